@@ -1,0 +1,1 @@
+//! libutcp.so: the preload library that gives an unmodified program utcp's sockets.

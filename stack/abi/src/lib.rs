@@ -1,0 +1,1 @@
+//! The contract in shared memory between a program and the utcp engine.

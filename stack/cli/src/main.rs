@@ -1,0 +1,2 @@
+//! The utcp command: run, engine, ss, why.
+fn main() {}

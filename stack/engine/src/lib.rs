@@ -1,0 +1,1 @@
+//! The utcp engine: shards, flows, listeners, timers and ports around the pure TCP core.
