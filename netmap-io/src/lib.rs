@@ -1,1 +1,55 @@
-//! Packet I/O for utcp: netmap rings, AF_XDP, TAP and an in-memory pipe behind one Port trait.
+//! Packet I/O for utcp: netmap rings, AF_XDP, TAP and an in-memory pipe behind one [`Port`] trait.
+//!
+//! A *port* is one queue pair of a device: one ring that receives and one that sends, after netmap's
+//! model. The user owns the slots in `[head, tail)`, everything else belongs to the device, and the
+//! border between the two moves only in a *sync*:
+//!
+//! ```text
+//!            released   head              tail     free for the device
+//!   rx ring  ──────────┬──────────────────┬──────────────────────────►
+//!            given back│ frames to read   │ being filled
+//!            at sync   └──── user owns ───┘
+//!
+//!            committed  head              tail     on their way out
+//!   tx ring  ──────────┬──────────────────┬──────────────────────────►
+//!            sent at   │ room to write    │
+//!            sync      └──── user owns ───┘
+//! ```
+//!
+//! The engine's loop is `rx_sync`, one pass over [`RxRing`], then [`TxRing`] slots built in place, then
+//! `tx_sync`. Virtual calls happen once per batch; a frame costs a few loads, whatever the device.
+//!
+//! Frames are bytes. Nothing here knows TCP; the one place that looks at headers is the XDP program
+//! ([`Steering`]) that decides which of the device's frames are ours at all.
+//!
+//! | device string | module | what it is |
+//! |---|---|---|
+//! | `xdp:eth0`, `xdp:eth0-3` | `xdp` | AF_XDP sockets and the steering program, any driver |
+//! | `pipe:NAME` | `pipe` | netmap's memory layout in shared memory, two ends joined |
+//! | `tap:utcp0` | `tap` | a TAP device of the kernel |
+//! | `netmap:eth0`, `vale0:a` | `netmap` | the netmap module |
+
+mod error;
+mod port;
+mod ring;
+mod spec;
+mod steering;
+
+pub use error::PortError;
+pub use port::{Caps, Counters, Device, OpenOptions, PollFd, PollFds, Port, XdpMode, ZeroCopy};
+pub use ring::{RxFrame, RxRing, Slot, SlotFlags, TxRing, TxSlot};
+pub use spec::{DeviceSpec, Rings, SpecError};
+pub use steering::{Flow, PeerVerdict, Proto, Steering, Tuple, mapped};
+
+/// Opens every queue that `device` names, in the order of their numbers.
+///
+/// Errors say what is wrong with the string, the interface or the privilege, and what to do about it.
+pub fn open(device: &str, options: &OpenOptions) -> Result<Device, PortError> {
+    let spec: DeviceSpec = device.parse()?;
+    open_spec(&spec, options)
+}
+
+/// [`open`] for a device string that was parsed before.
+pub fn open_spec(spec: &DeviceSpec, _options: &OpenOptions) -> Result<Device, PortError> {
+    Err(PortError::NotBuilt { device: spec.to_string() })
+}
