@@ -1,0 +1,199 @@
+//! The control channel: fixed-size messages over a SOCK_SEQPACKET unix socket, descriptors beside them.
+//!
+//! Used when something is set up: attaching, descriptors, listeners, bells of epoll sets. Never on a
+//! connection's path. One message, one answer ([`Reply`]); a process that is forked gets a channel
+//! of its own by [`Kind::Adopt`], sent with one end of a new socket pair over the inherited channel.
+
+use crate::socket::Addr;
+
+/// Bytes of every message and reply.
+pub const MESSAGE_LEN: usize = 128;
+/// Descriptors in one reply at most.
+pub const FDS_MAX: usize = 64;
+
+/// What a message asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// First message of a program: `a` = ABI version, `b` = pid. Reply: `a` = client, `b` = shards,
+    /// `c` = region length; descriptors: region, engine page, one eventfd per shard.
+    Hello = 1,
+    /// A forked child's channel: `b` = pid; descriptor: the engine's end. No reply on the old channel.
+    Adopt = 2,
+    /// `a` descriptors for sockets. Reply: `a` = how many, `tokens`; descriptors.
+    Pool = 3,
+    /// Bell of set `a`; descriptor: an eventfd. Reply.
+    SetBell = 4,
+    /// Socket `a` listens at `addr` with backlog `b`; `c` = [`listen`] bits; descriptor: the kernel socket.
+    /// Reply: errno, `a` = listener slot.
+    Listen = 5,
+    /// A descriptor of listening socket `a` was closed: look whether the kernel still has it. Reply.
+    ListenCheck = 6,
+    /// Tools: a report. `a` = [`Report`], `b` = argument. Reply: `a` = bytes; the text follows in
+    /// messages of up to 32 KiB, the last one empty.
+    Report = 7,
+    /// Hold this bound kernel socket for socket `a` (bind before connect). Descriptor: it. Reply.
+    Hold = 8,
+}
+
+/// Bits of a listen message's `c`.
+pub mod listen {
+    /// IPV6_V6ONLY, or an IPv4 socket.
+    pub const ONE_FAMILY: u64 = 1;
+    /// SO_REUSEPORT.
+    pub const REUSEPORT: u64 = 2;
+    /// AF_INET6 socket.
+    pub const INET6: u64 = 4;
+}
+
+/// What a tool wants to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Report {
+    /// Every socket.
+    Sockets = 1,
+    /// Counters.
+    Counters = 2,
+    /// Why is port or pid `b` (not) accelerated?
+    Why = 3,
+    /// Clients.
+    Clients = 4,
+}
+
+impl Kind {
+    /// From the number that crossed.
+    #[must_use]
+    pub fn from_u32(value: u32) -> Option<Self> {
+        Some(match value {
+            1 => Self::Hello,
+            2 => Self::Adopt,
+            3 => Self::Pool,
+            4 => Self::SetBell,
+            5 => Self::Listen,
+            6 => Self::ListenCheck,
+            7 => Self::Report,
+            8 => Self::Hold,
+            _ => return None,
+        })
+    }
+}
+
+/// A message: 128 bytes, every pattern valid.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Message {
+    /// [`crate::layout::MAGIC`].
+    pub magic: u32,
+    /// [`Kind`] as u32.
+    pub kind: u32,
+    /// See [`Kind`].
+    pub a: u64,
+    /// See [`Kind`].
+    pub b: u64,
+    /// See [`Kind`].
+    pub c: u64,
+    /// Address words (see [`Addr::to_words`]).
+    pub addr: [u64; 3],
+    /// Program name for people, NUL-padded.
+    pub name: [u8; 16],
+    /// Room.
+    pub spare: [u64; 7],
+}
+
+/// A reply: 128 bytes without the tokens, which follow for [`Kind::Pool`].
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// [`crate::layout::MAGIC`].
+    pub magic: u32,
+    /// 0 or an errno.
+    pub error: i32,
+    /// See [`Kind`].
+    pub a: u64,
+    /// See [`Kind`].
+    pub b: u64,
+    /// See [`Kind`].
+    pub c: u64,
+    /// Tokens of the descriptors that come with it.
+    pub tokens: [u32; FDS_MAX],
+}
+
+impl Default for Reply {
+    fn default() -> Self {
+        Self { magic: crate::layout::MAGIC, error: 0, a: 0, b: 0, c: 0, tokens: [0; FDS_MAX] }
+    }
+}
+
+impl Message {
+    /// A message of `kind`.
+    #[must_use]
+    pub fn new(kind: Kind) -> Self {
+        Self { magic: crate::layout::MAGIC, kind: kind as u32, ..Self::default() }
+    }
+
+    /// The address in it.
+    #[must_use]
+    pub fn address(&self) -> Addr {
+        Addr::from_words(self.addr)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: repr(C) without padding (checked below), so every byte is initialised.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+
+    /// From the bytes that came; `None` unless the length and the magic are right.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length matches and every bit pattern is a `Message`.
+        let message = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
+        (message.magic == crate::layout::MAGIC).then_some(message)
+    }
+}
+
+impl Reply {
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: repr(C) without padding (checked below).
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+
+    /// From the bytes that came; `None` unless the length and the magic are right.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != size_of::<Self>() {
+            return None;
+        }
+        // SAFETY: the length matches and every bit pattern is a `Reply`.
+        let reply = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
+        (reply.magic == crate::layout::MAGIC).then_some(reply)
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Message>() == MESSAGE_LEN);
+    assert!(size_of::<Reply>() == 8 + 24 + 4 * FDS_MAX);
+};
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_cross() {
+        let mut message = Message::new(Kind::Listen);
+        message.addr = Addr { ip: [7; 16], port: 80, scope: 3 }.to_words();
+        assert_eq!(Message::from_bytes(message.as_bytes()), Some(message));
+        assert_eq!(message.address().port, 80);
+        assert_eq!(Message::from_bytes(&message.as_bytes()[1..]), None);
+        assert_eq!(Message::from_bytes(&[0; MESSAGE_LEN]), None, "no magic");
+        let reply = Reply { error: 98, ..Reply::default() };
+        assert_eq!(Reply::from_bytes(reply.as_bytes()), Some(reply));
+    }
+}

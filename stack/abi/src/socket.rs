@@ -1,0 +1,498 @@
+//! One socket as both ends see it: 512 bytes, each cache line written by one side.
+//!
+//! A slot's **generation** sits in the upper bits of its stream positions ([`first_position`]):
+//! a `recv` that was overtaken by a close and the slot's next use fails at its final
+//! compare-and-swap and delivers nothing.
+
+use crate::arbiter::Arbiter;
+use crate::bell::Bell;
+use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+/// Epoll interests that one connected socket can be in at once. (A listener has more: see
+/// [`crate::listener::Listener::members`].)
+pub const MEMBERS: usize = 8;
+
+/// Bits of [`Socket::status`]: what is true now, written by the engine.
+pub mod status {
+    /// A `connect` is under way.
+    pub const CONNECTING: u32 = 1;
+    /// The handshake is done; streams exist.
+    pub const CONNECTED: u32 = 2;
+    /// The peer's FIN was received and everything before it delivered: end of file.
+    pub const RX_FIN: u32 = 4;
+    /// Our FIN is queued or sent: `send` fails with EPIPE.
+    pub const TX_FIN: u32 = 8;
+    /// The connection ended by an error (reset, time-out, refused …): no byte moves any more.
+    pub const DEAD: u32 = 16;
+    /// The socket listens.
+    pub const LISTENING: u32 = 32;
+    /// Both directions ended: EPOLLHUP.
+    pub const HUP: u32 = 64;
+}
+
+/// Bits of [`Socket::intent`]: what the program wants, read by the engine when the dirty bit is set.
+pub mod intent {
+    /// A descriptor stands on this socket (it was accepted, or made by `socket`).
+    pub const OWNED: u32 = 1;
+    /// `shutdown(SHUT_WR)`: FIN after the queued bytes.
+    pub const SHUT_WR: u32 = 2;
+    /// `shutdown(SHUT_RD)`.
+    pub const SHUT_RD: u32 = 4;
+    /// The last descriptor was closed.
+    pub const CLOSE: u32 = 8;
+    /// An option changed: read [`super::Options`] again.
+    pub const OPTIONS: u32 = 16;
+    /// The program met a full tx stream: tell it when there is space (EPOLLOUT's edge).
+    pub const TX_FULL: u32 = 32;
+}
+
+/// What a program asks of the engine and waits for, one at a time per socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum OpCode {
+    /// Connect to `args[0..2]` (address), `args[2]` (port | scope << 32), from `args[3..5]` and
+    /// `args[5]` (0: any). Result: 0 (under way), [`RESULT_KERNEL`] or an errno.
+    Connect = 1,
+    /// Fill [`Socket::info`]. Result: 0.
+    Info = 2,
+}
+
+/// An [`OpCode::Connect`] that is the kernel's to serve.
+pub const RESULT_KERNEL: i32 = -1;
+
+/// An address and port in shared memory, written by one side while nobody reads.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct SharedAddr {
+    /// The 16 address bytes in two big-endian words; IPv4 as ::ffff:a.b.c.d.
+    pub ip: [AtomicU64; 2],
+    /// Port (low 16 bits), IPv6 scope id (high 32 bits).
+    pub port_scope: AtomicU64,
+}
+
+/// An address and port as plain values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Addr {
+    /// 16 bytes; IPv4 as ::ffff:a.b.c.d.
+    pub ip: [u8; 16],
+    /// Host byte order.
+    pub port: u16,
+    /// IPv6 scope id (interface index), else 0.
+    pub scope: u32,
+}
+
+impl Addr {
+    /// From the three words that cross.
+    #[must_use]
+    pub fn from_words(words: [u64; 3]) -> Self {
+        let mut ip = [0; 16];
+        let (high, low) = ip.split_at_mut(8);
+        high.copy_from_slice(&words[0].to_be_bytes());
+        low.copy_from_slice(&words[1].to_be_bytes());
+        Self { ip, port: (words[2] & 0xffff) as u16, scope: (words[2] >> 32) as u32 }
+    }
+
+    /// The three words that cross.
+    #[must_use]
+    pub fn to_words(self) -> [u64; 3] {
+        let mut halves = [[0; 8]; 2];
+        halves[0].copy_from_slice(&self.ip[..8]);
+        halves[1].copy_from_slice(&self.ip[8..]);
+        [
+            u64::from_be_bytes(halves[0]),
+            u64::from_be_bytes(halves[1]),
+            u64::from(self.port) | u64::from(self.scope) << 32,
+        ]
+    }
+}
+
+impl SharedAddr {
+    /// Reads it.
+    #[must_use]
+    pub fn load(&self) -> Addr {
+        Addr::from_words([
+            self.ip[0].load(Ordering::Acquire),
+            self.ip[1].load(Ordering::Relaxed),
+            self.port_scope.load(Ordering::Relaxed),
+        ])
+    }
+
+    /// Writes it.
+    pub fn store(&self, addr: Addr) {
+        let words = addr.to_words();
+        self.port_scope.store(words[2], Ordering::Relaxed);
+        self.ip[1].store(words[1], Ordering::Relaxed);
+        self.ip[0].store(words[0], Ordering::Release);
+    }
+}
+
+/// Socket options as `setsockopt` set them. Zero means "the default" where 0 is not a value.
+/// An accepted socket starts with its listener's.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Bits of [`option`].
+    pub flags: AtomicU32,
+    /// SO_SNDBUF and SO_RCVBUF as `getsockopt` reports them (bytes, doubled as Linux does).
+    pub sndbuf: AtomicU32,
+    /// See [`Options::sndbuf`].
+    pub rcvbuf: AtomicU32,
+    /// SO_RCVLOWAT.
+    pub rcvlowat: AtomicU32,
+    /// SO_RCVTIMEO in microseconds, 0 = none.
+    pub rcvtimeo_us: AtomicU64,
+    /// SO_SNDTIMEO in microseconds, 0 = none.
+    pub sndtimeo_us: AtomicU64,
+    /// SO_LINGER's seconds, valid with [`option::LINGER`].
+    pub linger_s: AtomicU32,
+    /// TCP_KEEPIDLE, seconds.
+    pub keepidle_s: AtomicU32,
+    /// TCP_KEEPINTVL, seconds.
+    pub keepintvl_s: AtomicU32,
+    /// TCP_KEEPCNT.
+    pub keepcnt: AtomicU32,
+    /// TCP_USER_TIMEOUT, milliseconds.
+    pub user_timeout_ms: AtomicU32,
+    /// TCP_DEFER_ACCEPT, seconds.
+    pub defer_accept_s: AtomicU32,
+    /// TCP_MAXSEG.
+    pub maxseg: AtomicU32,
+    /// TCP_NOTSENT_LOWAT.
+    pub notsent_lowat: AtomicU32,
+    /// TCP_CONGESTION: see [`congestion`].
+    pub congestion: AtomicU32,
+    /// IP_TOS | IPV6_TCLASS << 8.
+    pub tos: AtomicU32,
+    /// TCP_LINGER2 (seconds), 0 = default.
+    pub linger2_s: AtomicI32,
+    /// TCP_FASTOPEN's queue length.
+    pub fastopen: AtomicU32,
+    /// SO_PRIORITY.
+    pub priority: AtomicU32,
+    /// IP_TTL | IPV6_UNICAST_HOPS << 16; 0 = default.
+    pub ttl: AtomicU32,
+    /// SO_MARK.
+    pub mark: AtomicU32,
+    /// TCP_SYNCNT.
+    pub syncnt: AtomicU32,
+    /// TCP_WINDOW_CLAMP.
+    pub window_clamp: AtomicU32,
+    /// SO_MAX_PACING_RATE, bytes per second, 0 = none.
+    pub max_pacing: AtomicU32,
+    /// Room for options to come.
+    pub spare: [AtomicU32; 6],
+}
+
+impl Options {
+    /// Copies every option from `other`.
+    pub fn copy_from(&self, other: &Self) {
+        // Both are 128 bytes of plain words; the fields are listed once, in `fields`.
+        for (to, from) in self.fields().into_iter().zip(other.fields()) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.rcvtimeo_us.store(other.rcvtimeo_us.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.sndtimeo_us.store(other.sndtimeo_us.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.linger2_s.store(other.linger2_s.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn fields(&self) -> [&AtomicU32; 21] {
+        [
+            &self.flags,
+            &self.sndbuf,
+            &self.rcvbuf,
+            &self.rcvlowat,
+            &self.linger_s,
+            &self.keepidle_s,
+            &self.keepintvl_s,
+            &self.keepcnt,
+            &self.user_timeout_ms,
+            &self.defer_accept_s,
+            &self.maxseg,
+            &self.notsent_lowat,
+            &self.congestion,
+            &self.tos,
+            &self.fastopen,
+            &self.priority,
+            &self.ttl,
+            &self.mark,
+            &self.syncnt,
+            &self.window_clamp,
+            &self.max_pacing,
+        ]
+    }
+
+    /// Back to the defaults of a new socket.
+    pub fn reset(&self) {
+        for field in self.fields() {
+            field.store(0, Ordering::Relaxed);
+        }
+        self.rcvtimeo_us.store(0, Ordering::Relaxed);
+        self.sndtimeo_us.store(0, Ordering::Relaxed);
+        self.linger2_s.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether every bit of `flag` is set.
+    #[must_use]
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags.load(Ordering::Relaxed) & flag == flag
+    }
+}
+
+/// Bits of [`Options::flags`].
+pub mod option {
+    /// TCP_NODELAY.
+    pub const NODELAY: u32 = 1;
+    /// TCP_CORK.
+    pub const CORK: u32 = 2;
+    /// SO_KEEPALIVE.
+    pub const KEEPALIVE: u32 = 4;
+    /// SO_LINGER is on.
+    pub const LINGER: u32 = 8;
+    /// TCP_QUICKACK.
+    pub const QUICKACK: u32 = 16;
+    /// SO_REUSEADDR.
+    pub const REUSEADDR: u32 = 32;
+    /// SO_REUSEPORT.
+    pub const REUSEPORT: u32 = 64;
+    /// IPV6_V6ONLY.
+    pub const V6ONLY: u32 = 128;
+    /// SO_OOBINLINE.
+    pub const OOBINLINE: u32 = 256;
+    /// IP_FREEBIND.
+    pub const FREEBIND: u32 = 512;
+    /// IP_TRANSPARENT.
+    pub const TRANSPARENT: u32 = 1024;
+    /// SO_ZEROCOPY.
+    pub const ZEROCOPY: u32 = 2048;
+    /// TCP_QUICKACK was turned off.
+    pub const NO_QUICKACK: u32 = 4096;
+    /// SO_BROADCAST and other flags without meaning for TCP, kept for `getsockopt`.
+    pub const BROADCAST: u32 = 8192;
+    /// SO_DONTROUTE.
+    pub const DONTROUTE: u32 = 1 << 14;
+    /// SO_TIMESTAMP.
+    pub const TIMESTAMP: u32 = 1 << 15;
+}
+
+/// Values of [`Options::congestion`].
+pub mod congestion {
+    /// The stack's default (CUBIC).
+    pub const DEFAULT: u32 = 0;
+    /// "cubic".
+    pub const CUBIC: u32 = 1;
+    /// "reno".
+    pub const RENO: u32 = 2;
+}
+
+/// Bits of [`Socket::file`]: what the kernel keeps in an open file description, shared by dup and fork.
+pub mod file {
+    /// O_NONBLOCK.
+    pub const NONBLOCK: u32 = 1;
+    /// O_ASYNC.
+    pub const ASYNC: u32 = 2;
+    /// AF_INET6 (else AF_INET).
+    pub const INET6: u32 = 4;
+    /// More than one descriptor may refer to it (dup, SCM_RIGHTS): close goes through the kernel.
+    pub const SHARED: u32 = 8;
+}
+
+/// Where a stream's bytes are: offset in the arena (40 bits), log2 of the capacity (8 bits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BufRef(pub u64);
+
+impl BufRef {
+    /// No buffer.
+    pub const NONE: Self = Self(0);
+
+    /// From an offset in the arena (bytes) and log2 of a capacity.
+    #[must_use]
+    pub fn new(offset: u64, capacity_log2: u32) -> Self {
+        Self(offset << 8 | u64::from(capacity_log2))
+    }
+
+    /// Offset in the arena, bytes.
+    #[must_use]
+    pub fn offset(self) -> u64 {
+        self.0 >> 8
+    }
+
+    /// Capacity in bytes; 0 for [`BufRef::NONE`] or nonsense.
+    #[must_use]
+    pub fn capacity(self) -> u64 {
+        match self.0 & 0xff {
+            log2 @ 12..=32 => 1 << log2,
+            _ => 0,
+        }
+    }
+}
+
+/// One socket.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Socket {
+    // Line 0: the engine writes, the program reads.
+    /// Position behind the last byte received in order.
+    pub rx_tail: AtomicU64,
+    /// Position of the first byte not yet acknowledged by the peer: below it is free space.
+    pub tx_head: AtomicU64,
+    /// Bits of [`status`].
+    pub status: AtomicU32,
+    /// SO_ERROR: an errno; the program takes it by a swap with 0.
+    pub error: AtomicI32,
+    /// How often this slot was used.
+    pub generation: AtomicU32,
+    /// Shard that serves it.
+    pub shard: AtomicU32,
+    /// [`BufRef`] of the rx stream.
+    pub rx_buf: AtomicU64,
+    /// [`BufRef`] of the tx stream.
+    pub tx_buf: AtomicU64,
+    /// Index of its [`crate::listener::Listener`], while it listens.
+    pub listener: AtomicU32,
+    /// First errno that ended the connection, kept for `utcp why` after SO_ERROR was read.
+    pub cause: AtomicI32,
+
+    // Line 1: the program writes, the engine reads (and checks).
+    /// Position of the first byte that `recv` has not taken. Moved by compare-and-swap.
+    pub rx_head: AtomicU64,
+    /// Position behind the last byte that `send` queued.
+    pub tx_tail: AtomicU64,
+    /// Who copies into the tx stream now.
+    pub tx_arbiter: Arbiter,
+    /// Bits of [`intent`].
+    pub intent: AtomicU32,
+    /// Token of the descriptor that stands on this socket, 0 = none.
+    pub token: AtomicU32,
+    /// Bits of [`file`].
+    pub file: AtomicU32,
+    /// The client's fork epoch when this socket got its descriptor.
+    pub epoch: AtomicU32,
+    /// Process id of the program that uses it, for `utcp ss`.
+    pub owner_pid: AtomicU32,
+    /// Set by the program when a window update would matter: it found less than half the rx stream free.
+    pub rx_pressed: AtomicU32,
+    /// Room.
+    pub line1_spare: [AtomicU32; 3],
+
+    // Lines 2 and 3: sleeping, and the one-at-a-time operations.
+    /// Rung when bytes, an end of file, an error or the result of an operation arrive.
+    pub rx_bell: Bell,
+    /// Rung when space in the tx stream or the end of a handshake arrives.
+    pub tx_bell: Bell,
+    /// Count of operations asked for (program).
+    pub op_asked: AtomicU32,
+    /// Count of operations answered (engine).
+    pub op_done: AtomicU32,
+    /// [`OpCode`] as u32.
+    pub op_code: AtomicU32,
+    /// Result of the last operation.
+    pub op_result: AtomicI32,
+    /// Sleeps on the answer.
+    pub op_bell: Bell,
+    /// Who may ask.
+    pub op_arbiter: Arbiter,
+    /// Arguments of the operation.
+    pub op_args: [AtomicU64; 6],
+    /// Local address, written by the engine when it is known.
+    pub local: SharedAddr,
+    /// Peer's address.
+    pub remote: SharedAddr,
+
+    // Line 4: who wants to know.
+    /// Epoll interests in this socket: [`crate::set::Member`] words, 0 = unused.
+    pub members: [AtomicU64; MEMBERS],
+
+    // Lines 5 and 6.
+    /// Options, written by the program.
+    pub options: Options,
+
+    // Line 7.
+    /// Answer to [`OpCode::Info`]: words of [`info`].
+    pub info: [AtomicU32; 16],
+}
+
+/// Indices into [`Socket::info`].
+pub mod info {
+    /// State as Linux numbers them (TCP_ESTABLISHED = 1 …).
+    pub const STATE: usize = 0;
+    /// Smoothed round-trip time, µs.
+    pub const RTT_US: usize = 1;
+    /// Its variation, µs.
+    pub const RTTVAR_US: usize = 2;
+    /// Congestion window, segments.
+    pub const CWND: usize = 3;
+    /// Slow-start threshold, segments.
+    pub const SSTHRESH: usize = 4;
+    /// Sender's MSS, bytes.
+    pub const SND_MSS: usize = 5;
+    /// Receiver's MSS, bytes.
+    pub const RCV_MSS: usize = 6;
+    /// Retransmission time-out, µs.
+    pub const RTO_US: usize = 7;
+    /// Segments retransmitted since the beginning.
+    pub const TOTAL_RETRANS: usize = 8;
+    /// Segments sent and not acknowledged.
+    pub const UNACKED: usize = 9;
+    /// Bytes queued and not sent.
+    pub const NOTSENT: usize = 10;
+    /// Option bits as Linux's TCPI_OPT_*, window scales in bits 8..12 and 12..16.
+    pub const OPTIONS: usize = 11;
+    /// Lowest round-trip time seen, µs.
+    pub const MIN_RTT_US: usize = 12;
+    /// Segments in.
+    pub const SEGS_IN: usize = 13;
+    /// Segments out.
+    pub const SEGS_OUT: usize = 14;
+    /// Receive window's space, bytes.
+    pub const RCV_SPACE: usize = 15;
+}
+
+/// The first position of both streams of a slot in its `generation`-th use.
+#[must_use]
+pub fn first_position(generation: u32) -> u64 {
+    u64::from(generation) << 44
+}
+
+impl Socket {
+    /// Bytes that `recv` could take now.
+    #[must_use]
+    pub fn rx_available(&self) -> u64 {
+        let tail = self.rx_tail.load(Ordering::Acquire);
+        tail.saturating_sub(self.rx_head.load(Ordering::Relaxed))
+    }
+
+    /// Bytes that wait in the tx stream, acknowledged ones excluded.
+    #[must_use]
+    pub fn tx_queued(&self) -> u64 {
+        let head = self.tx_head.load(Ordering::Acquire);
+        self.tx_tail.load(Ordering::Relaxed).saturating_sub(head)
+    }
+
+    /// Whether every bit of `bits` is set in the status.
+    #[must_use]
+    pub fn is(&self, bits: u32) -> bool {
+        self.status.load(Ordering::Acquire) & bits == bits
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_cross_whole() {
+        let addr = Addr { ip: *b"0123456789abcdef", port: 65535, scope: u32::MAX };
+        assert_eq!(Addr::from_words(addr.to_words()), addr);
+        let shared = SharedAddr::default();
+        shared.store(addr);
+        assert_eq!(shared.load(), addr);
+    }
+
+    #[test]
+    fn nonsense_buffers_have_no_room() {
+        assert_eq!(BufRef::NONE.capacity(), 0);
+        assert_eq!(BufRef(63).capacity(), 0);
+        let buf = BufRef::new(1 << 35, 18);
+        assert_eq!((buf.offset(), buf.capacity()), (1 << 35, 1 << 18));
+    }
+}
