@@ -96,11 +96,6 @@ pub enum PortError {
 }
 
 impl PortError {
-    /// Wraps the calling thread's `errno`.
-    pub(crate) fn last(what: impl Into<String>) -> Self {
-        Self::System { what: what.into(), source: io::Error::last_os_error() }
-    }
-
     /// Wraps an error of the standard library.
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::System { what: what.into(), source }

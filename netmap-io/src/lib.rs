@@ -30,10 +30,15 @@
 //! | `netmap:eth0`, `vale0:a` | `netmap` | the netmap module |
 
 mod error;
+mod memory;
 mod port;
 mod ring;
 mod spec;
 mod steering;
+mod sys;
+#[cfg(test)]
+mod testing;
+mod xdp;
 
 pub use error::PortError;
 pub use port::{Caps, Counters, Device, OpenOptions, PollFd, PollFds, Port, XdpMode, ZeroCopy};
@@ -50,6 +55,9 @@ pub fn open(device: &str, options: &OpenOptions) -> Result<Device, PortError> {
 }
 
 /// [`open`] for a device string that was parsed before.
-pub fn open_spec(spec: &DeviceSpec, _options: &OpenOptions) -> Result<Device, PortError> {
-    Err(PortError::NotBuilt { device: spec.to_string() })
+pub fn open_spec(spec: &DeviceSpec, options: &OpenOptions) -> Result<Device, PortError> {
+    match spec {
+        DeviceSpec::Xdp { interface, queue } => xdp::open(interface, *queue, options),
+        _ => Err(PortError::NotBuilt { device: spec.to_string() }),
+    }
 }

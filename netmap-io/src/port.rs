@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::{PortError, RxRing, Steering, TxRing};
 
@@ -207,9 +207,9 @@ pub trait Port: Send {
     /// The descriptor and events to wait for when the tx ring is full.
     fn tx_poll_fd(&self) -> Option<PollFd>;
 
-    /// When `rx_sync` or `tx_sync` has to be called although no descriptor will tell: only layers
-    /// that hold frames back (fault injection) have such a time.
-    fn deadline(&self) -> Option<Instant> {
+    /// Within what time `rx_sync` and `tx_sync` have to be called although no descriptor will tell:
+    /// frames that the device had no room for, or that a layer holds back (fault injection).
+    fn resync_in(&self) -> Option<Duration> {
         None
     }
 

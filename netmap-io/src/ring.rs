@@ -67,11 +67,6 @@ impl Buffers {
         index < self.count
     }
 
-    /// Bytes of one buffer.
-    pub(crate) fn stride(self) -> u32 {
-        self.stride
-    }
-
     /// Where a checked piece of a buffer starts.
     fn at(self, buf: u32, offset: u32) -> NonNull<u8> {
         debug_assert!(

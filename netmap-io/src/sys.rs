@@ -1,0 +1,203 @@
+//! System calls that several backends share: mappings, interface facts, sleeping on a descriptor.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+
+/// A mapping of memory, undone when dropped.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread; whoever holds it decides who touches it.
+unsafe impl Send for Mapping {}
+// SAFETY: as above: a shared reference gives out no more than the address.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Zeroed private memory, present from the start so that the fast path takes no page fault.
+    pub(crate) fn anonymous(bytes: usize) -> io::Result<Self> {
+        Self::map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE, -1, 0)
+    }
+
+    /// `bytes` of `fd` from `offset`, shared with whoever else maps them.
+    pub(crate) fn shared(fd: BorrowedFd<'_>, offset: libc::off_t, bytes: usize) -> io::Result<Self> {
+        Self::map(bytes, libc::MAP_SHARED | libc::MAP_POPULATE, fd.as_raw_fd(), offset)
+    }
+
+    fn map(bytes: usize, flags: libc::c_int, fd: libc::c_int, offset: libc::off_t) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, fd, offset) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, bytes })
+    }
+
+    /// Where it starts; page-aligned.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Its length.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// The address `offset` bytes into it.
+    pub(crate) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset <= self.bytes, "offset {offset} is behind the mapping's {} bytes", self.bytes);
+        // SAFETY: the offset was checked against the mapping's length.
+        unsafe { self.base.add(offset) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is exactly what `map` made, and every borrower has ended with the owner.
+        let _ = unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// `-1` becomes `errno`, everything else the value.
+pub(crate) fn check(value: libc::c_int) -> io::Result<libc::c_int> {
+    if value < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// Takes ownership of a descriptor that a system call just made; `-1` becomes `errno`.
+pub(crate) fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
+    let fd = check(fd)?;
+    // SAFETY: the caller passes the fresh result of a system call that makes a descriptor; nobody
+    // else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A descriptor's number as the kernel's unsigned fields want it.
+pub(crate) fn number(fd: &impl AsFd) -> u32 {
+    u32::try_from(fd.as_fd().as_raw_fd()).expect("an open descriptor has a number")
+}
+
+/// What the kernel says about an interface.
+#[derive(Clone, Debug)]
+pub(crate) struct Interface {
+    pub(crate) name: String,
+    pub(crate) index: u32,
+    pub(crate) mtu: u32,
+    pub(crate) mac: [u8; 6],
+    /// Ethernet, so that frames have the header that everybody expects.
+    pub(crate) ethernet: bool,
+    /// Receive queues that the driver uses now.
+    pub(crate) queues: u32,
+    /// Name of the driver; empty when it does not tell.
+    pub(crate) driver: String,
+}
+
+const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+
+/// `struct ethtool_drvinfo`.
+#[repr(C)]
+struct DriverInfo {
+    cmd: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+const _: () = assert!(size_of::<DriverInfo>() == 196);
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct Channels {
+    cmd: u32,
+    max: [u32; 4],
+    rx: u32,
+    tx: u32,
+    other: u32,
+    combined: u32,
+}
+const _: () = assert!(size_of::<Channels>() == 36);
+
+/// Asks the kernel about the interface `name` in the network namespace of this thread; `None` when
+/// there is none.
+pub(crate) fn interface(name: &str) -> io::Result<Option<Interface>> {
+    // SAFETY: makes a descriptor, touches no memory.
+    let socket = own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    let index = match ifreq(&socket, name, libc::SIOCGIFINDEX) {
+        Ok(reply) => reply,
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // SAFETY: SIOCGIFINDEX fills this member of the union.
+    let index = u32::try_from(unsafe { index.ifr_ifru.ifru_ifindex }).unwrap_or(0);
+    let mtu = ifreq(&socket, name, libc::SIOCGIFMTU)?;
+    // SAFETY: SIOCGIFMTU fills this member of the union.
+    let mtu = u32::try_from(unsafe { mtu.ifr_ifru.ifru_mtu }).unwrap_or(0);
+    let address = ifreq(&socket, name, libc::SIOCGIFHWADDR)?;
+    // SAFETY: SIOCGIFHWADDR fills this member of the union.
+    let address = unsafe { address.ifr_ifru.ifru_hwaddr };
+    let mut mac = [0; 6];
+    for (to, from) in mac.iter_mut().zip(address.sa_data) {
+        *to = u8::from_ne_bytes(from.to_ne_bytes());
+    }
+    let mut info = DriverInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    let driver = match ethtool(&socket, name, &mut info) {
+        Ok(()) => String::from_utf8_lossy(info.driver.split(|b| *b == 0).next().unwrap_or(&[])).into_owned(),
+        Err(_) => String::new(),
+    };
+    let mut channels = Channels { cmd: ETHTOOL_GCHANNELS, ..Channels::default() };
+    let queues = match ethtool(&socket, name, &mut channels) {
+        Ok(()) => (channels.rx + channels.combined).max(1),
+        Err(_) => 1,
+    };
+    let ethernet = address.sa_family == libc::ARPHRD_ETHER;
+    Ok(Some(Interface { name: name.into(), index, mtu, mac, ethernet, queues, driver }))
+}
+
+/// An `ifreq` with the name filled in; the rest zero.
+pub(crate) fn ifreq_named(name: &str) -> libc::ifreq {
+    // SAFETY: zeroes are a value of every member of `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes(from.to_ne_bytes());
+    }
+    request
+}
+
+fn ifreq(socket: &OwnedFd, name: &str, command: libc::Ioctl) -> io::Result<libc::ifreq> {
+    let mut request = ifreq_named(name);
+    // SAFETY: the interface requests read and write one `ifreq`, which lives until the call returns.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), command, &raw mut request) })?;
+    Ok(request)
+}
+
+fn ethtool<T>(socket: &OwnedFd, name: &str, command: &mut T) -> io::Result<()> {
+    let mut request = ifreq_named(name);
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(command).cast();
+    // SAFETY: the kernel reads and writes the structure that belongs to the command number in its
+    // first word; both callers pass that structure at its full size.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })?;
+    Ok(())
+}
+
+/// Lifts the soft limit of locked memory to the hard one, and both to `bytes` if we may. Best effort:
+/// the call that needs the memory says whether it was enough.
+pub(crate) fn raise_memlock(bytes: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: fills the structure that we own.
+    if unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) } != 0 {
+        return;
+    }
+    let want = limit.rlim_cur.saturating_add(bytes);
+    let raised = libc::rlimit { rlim_cur: want, rlim_max: limit.rlim_max.max(want) };
+    // SAFETY: reads the structure that we own.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const raised) } != 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: reads the structure that we own.
+        let _ = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    }
+}

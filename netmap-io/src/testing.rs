@@ -1,0 +1,112 @@
+//! What the tests of several ports need: frames, and namespaces that vanish with their thread.
+
+use std::net::IpAddr;
+
+use crate::Proto;
+
+/// Why a test that needs `what` can't run here; `None` when it can.
+pub(crate) fn missing(what: &str) -> Option<String> {
+    let has = |bit: u32| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or("0");
+        u64::from_str_radix(line.trim(), 16).unwrap_or(0) >> bit & 1 == 1
+    };
+    const NET_ADMIN: u32 = 12;
+    const NET_RAW: u32 = 13;
+    const SYS_ADMIN: u32 = 21;
+    const BPF: u32 = 39;
+    let need: &[(u32, &str)] = match what {
+        "bpf" => &[(NET_ADMIN, "CAP_NET_ADMIN"), (BPF, "CAP_BPF")],
+        "namespaces" => &[
+            (NET_ADMIN, "CAP_NET_ADMIN"),
+            (NET_RAW, "CAP_NET_RAW"),
+            (SYS_ADMIN, "CAP_SYS_ADMIN"),
+            (BPF, "CAP_BPF"),
+        ],
+        other => panic!("unknown need {other:?}"),
+    };
+    need.iter().find(|(bit, _)| !has(*bit)).map(|(_, name)| (*name).to_owned())
+}
+
+/// Leaves the test with a visible reason when a privilege is missing; with `UTCP_TEST_NO_SKIP` set, fails.
+macro_rules! skip_without {
+    ($what:ident) => {
+        if let Some(name) = $crate::testing::missing(stringify!($what)) {
+            let place = module_path!();
+            assert!(std::env::var_os("UTCP_TEST_NO_SKIP").is_none(), "{place}: needs {name}");
+            // To the terminal itself: the harness shows what a passing test prints only on demand.
+            let line = format!("SKIPPED {place}:{}: needs {name}\n", line!());
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+            return;
+        }
+    };
+}
+pub(crate) use skip_without;
+
+/// A frame that looks like TCP or UDP to the steering program; its checksums are zero.
+pub(crate) struct Frame {
+    proto: Proto,
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
+    macs: [[u8; 6]; 2],
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    pub(crate) fn new(proto: Proto, from: (IpAddr, u16), to: (IpAddr, u16)) -> Self {
+        Self { proto, from, to, macs: [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], payload: Vec::new() }
+    }
+
+    /// Destination and source address of the link.
+    pub(crate) fn macs(mut self, to: [u8; 6], from: [u8; 6]) -> Self {
+        self.macs = [to, from];
+        self
+    }
+
+    pub(crate) fn payload(mut self, payload: &[u8]) -> Self {
+        self.payload = payload.to_vec();
+        self
+    }
+
+    /// Bytes in front of the payload.
+    pub(crate) fn header_len(&self) -> usize {
+        14 + if self.to.0.is_ipv4() { 20 } else { 40 } + if self.proto == Proto::TCP { 20 } else { 8 }
+    }
+
+    pub(crate) fn build(&self) -> Vec<u8> {
+        let transport = if self.proto == Proto::TCP { 20 } else { 8 } + self.payload.len();
+        let len16 = |len: usize| u16::try_from(len).unwrap().to_be_bytes();
+        let mut out: Vec<u8> = self.macs.concat();
+        match (self.from.0, self.to.0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                out.extend([8, 0, 0x45, 0]);
+                out.extend(len16(20 + transport));
+                out.extend([0, 0, 0, 0, 64, self.proto.0, 0, 0]);
+                out.extend(from.octets());
+                out.extend(to.octets());
+                let sum =
+                    out[14..34].chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum::<u32>();
+                let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+                out[24..26].copy_from_slice(&(!folded).to_be_bytes());
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                out.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+                out.extend(len16(transport));
+                out.extend([self.proto.0, 64]);
+                out.extend(from.octets());
+                out.extend(to.octets());
+            }
+            _ => panic!("both addresses of one family"),
+        }
+        out.extend(self.from.1.to_be_bytes());
+        out.extend(self.to.1.to_be_bytes());
+        if self.proto == Proto::TCP {
+            out.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+        } else {
+            out.extend(len16(transport));
+            out.extend([0, 0]);
+        }
+        out.extend(&self.payload);
+        out
+    }
+}

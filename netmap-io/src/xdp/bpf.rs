@@ -1,0 +1,347 @@
+//! bpf(2): maps, programs and links, without libbpf.
+//!
+//! Each command has an argument structure of its own here, as long as the fields that we use; the kernel
+//! takes whatever follows as zero.
+
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use super::asm::Insn;
+use crate::sys::{number, own};
+
+const MAP_CREATE: libc::c_int = 0;
+const MAP_UPDATE: libc::c_int = 2;
+const MAP_DELETE: libc::c_int = 3;
+const PROG_LOAD: libc::c_int = 5;
+#[cfg(test)]
+const PROG_TEST_RUN: libc::c_int = 10;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const LINK_CREATE: libc::c_int = 28;
+const LINK_GET_FD_BY_ID: libc::c_int = 30;
+const LINK_GET_NEXT_ID: libc::c_int = 31;
+
+const PROG_TYPE_XDP: u32 = 6;
+const ATTACH_TYPE_XDP: u32 = 37;
+const LINK_TYPE_XDP: u32 = 6;
+/// Attach to socket buffers, in front of the stack.
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+/// Attach inside the driver.
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+/// Bytes of a verifier log; a refused program of our size fills a fraction.
+const LOG_BYTES: u32 = 256 * 1024;
+
+/// Kinds of maps.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(super) enum MapType {
+    Hash = 1,
+    Array = 2,
+    XskMap = 17,
+}
+
+/// A map takes memory for its entries only as they come.
+pub(super) const NO_PREALLOC: u32 = 1;
+
+/// What an update may find.
+#[derive(Clone, Copy, Debug)]
+#[repr(u64)]
+pub(super) enum Update {
+    /// Make or replace.
+    Any = 0,
+    /// Fail with `EEXIST` when the key is there.
+    NoExist = 1,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapCreateArgs {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    name: [u8; 16],
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ElemArgs {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoadArgs {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    expected_attach_type: u32,
+}
+
+#[cfg(test)]
+#[repr(C)]
+#[derive(Default)]
+struct TestRunArgs {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreateArgs {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct IdArgs {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct InfoArgs {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+/// The head of `struct bpf_link_info` for XDP.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    ifindex: u32,
+    rest: [u32; 3],
+}
+
+/// The head of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Default)]
+struct ProgInfo {
+    kind: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_len: u32,
+    xlated_len: u32,
+    jited: u64,
+    xlated: u64,
+    load_time: u64,
+    created_by_uid: u32,
+    nr_map_ids: u32,
+    map_ids: u64,
+    name: [u8; 16],
+}
+
+/// Calls bpf(2) with the argument structure of `command`.
+///
+/// # Safety
+/// `T` is that command's structure, and every address in it is valid for what the command does.
+unsafe fn bpf<T>(command: libc::c_int, args: &mut T) -> io::Result<libc::c_int> {
+    let size = libc::c_ulong::try_from(size_of::<T>()).unwrap_or(0);
+    // SAFETY: by the caller's contract the kernel finds in `args` what the command expects.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(args), size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(libc::c_int::try_from(result).unwrap_or(0)) }
+}
+
+fn address<T: ?Sized>(of: &T) -> u64 {
+    (std::ptr::from_ref(of).cast::<c_void>().addr()) as u64
+}
+
+fn object_name(name: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (to, from) in bytes[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    bytes
+}
+
+/// A BPF map with keys `K` and values `V`, both plain bytes without padding.
+#[derive(Debug)]
+pub(super) struct Map<K, V> {
+    fd: OwnedFd,
+    _types: std::marker::PhantomData<fn(K, V)>,
+}
+
+impl<K: Copy, V: Copy> Map<K, V> {
+    /// Makes a map for `entries` at most.
+    pub(super) fn new(kind: MapType, name: &str, entries: u32, flags: u32) -> io::Result<Self> {
+        let mut args = MapCreateArgs {
+            map_type: kind as u32,
+            key_size: u32::try_from(size_of::<K>()).unwrap_or(0),
+            value_size: u32::try_from(size_of::<V>()).unwrap_or(0),
+            max_entries: entries,
+            map_flags: flags,
+            name: object_name(name),
+            ..MapCreateArgs::default()
+        };
+        // SAFETY: the command reads its structure only and returns a new descriptor.
+        let fd = own(unsafe { bpf(MAP_CREATE, &mut args) }?)?;
+        Ok(Self { fd, _types: std::marker::PhantomData })
+    }
+
+    /// Its descriptor, for the assembler.
+    pub(super) fn raw_fd(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    fn elem(&self, key: &K) -> ElemArgs {
+        ElemArgs { map_fd: number(&self.fd), key: address(key), ..ElemArgs::default() }
+    }
+
+    /// Stores one entry.
+    pub(super) fn update(&self, key: &K, value: &V, how: Update) -> io::Result<()> {
+        let mut args = ElemArgs { value: address(value), flags: how as u64, ..self.elem(key) };
+        // SAFETY: key and value are as long as the map was made for, and live until the call returns.
+        unsafe { bpf(MAP_UPDATE, &mut args) }.map(drop)
+    }
+
+    /// Removes one entry; `false` when there was none.
+    pub(super) fn remove(&self, key: &K) -> io::Result<bool> {
+        let mut args = self.elem(key);
+        // SAFETY: the key is as long as the map was made for, and lives until the call returns.
+        match unsafe { bpf(MAP_DELETE, &mut args) } {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A loaded XDP program.
+#[derive(Debug)]
+pub(super) struct Program {
+    fd: OwnedFd,
+}
+
+impl Program {
+    /// Loads `insns`. On refusal loads once more with the verifier's log on, and returns that log.
+    pub(super) fn load(name: &str, insns: &[Insn]) -> Result<Self, (io::Error, String)> {
+        let mut args = ProgLoadArgs {
+            prog_type: PROG_TYPE_XDP,
+            insn_cnt: u32::try_from(insns.len()).unwrap_or(0),
+            insns: address(insns),
+            // None of the helpers that we call asks for a GPL program.
+            license: address(c"Dual MIT/GPL"),
+            name: object_name(name),
+            expected_attach_type: ATTACH_TYPE_XDP,
+            ..ProgLoadArgs::default()
+        };
+        // SAFETY: instructions and licence live until the call returns.
+        let first = unsafe { bpf(PROG_LOAD, &mut args) };
+        let error = match first.and_then(own) {
+            Ok(fd) => return Ok(Self { fd }),
+            Err(error) => error,
+        };
+        let mut log = vec![0_u8; LOG_BYTES as usize];
+        args.log_level = 1;
+        args.log_size = LOG_BYTES;
+        args.log_buf = log.as_mut_ptr().addr() as u64;
+        // SAFETY: as above; the kernel writes at most `log_size` bytes to the log.
+        if let Ok(fd) = unsafe { bpf(PROG_LOAD, &mut args) }.and_then(own) {
+            return Ok(Self { fd });
+        }
+        let text = log.split(|b| *b == 0).next().unwrap_or(&[]);
+        Err((error, String::from_utf8_lossy(text).trim_end().to_owned()))
+    }
+
+    /// Attaches to an interface for as long as the link lives; nothing stays behind after a `kill -9`.
+    pub(super) fn attach(&self, ifindex: u32, native: bool) -> io::Result<OwnedFd> {
+        let mut args = LinkCreateArgs {
+            prog_fd: number(&self.fd),
+            target_ifindex: ifindex,
+            attach_type: ATTACH_TYPE_XDP,
+            flags: if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE },
+        };
+        // SAFETY: the command reads its structure only and returns a new descriptor.
+        own(unsafe { bpf(LINK_CREATE, &mut args) }?)
+    }
+
+    #[cfg(test)]
+    /// Runs the program on a frame without a device; its verdict and the nanoseconds of one run.
+    pub(super) fn test_run(&self, frame: &[u8], repeat: u32) -> io::Result<(u32, u32)> {
+        let mut args = TestRunArgs {
+            prog_fd: number(&self.fd),
+            data_size_in: u32::try_from(frame.len()).unwrap_or(0),
+            data_in: address(frame),
+            repeat,
+            ..TestRunArgs::default()
+        };
+        // SAFETY: the kernel reads `data_size_in` bytes of the frame and writes none.
+        unsafe { bpf(PROG_TEST_RUN, &mut args) }?;
+        Ok((args.retval, args.duration))
+    }
+
+    /// Its number, as `bpftool prog` shows it.
+    pub(super) fn id(&self) -> u32 {
+        info::<ProgInfo>(&self.fd).map_or(0, |info| info.id)
+    }
+}
+
+fn info<T: Default>(fd: &OwnedFd) -> io::Result<T> {
+    let mut info = T::default();
+    let mut args = InfoArgs {
+        fd: number(fd),
+        len: u32::try_from(size_of::<T>()).unwrap_or(0),
+        info: std::ptr::from_mut(&mut info).addr() as u64,
+    };
+    // SAFETY: the kernel writes at most `len` bytes; both callers pass plain integers.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut args) }?;
+    Ok(info)
+}
+
+/// Number and name of the program that some link holds on the XDP hook of an interface.
+pub(super) fn attached(ifindex: u32) -> Option<(u32, String)> {
+    let mut ids = IdArgs::default();
+    // SAFETY: the command reads and writes its structure only.
+    while unsafe { bpf(LINK_GET_NEXT_ID, &mut ids) }.is_ok() {
+        ids.id = ids.next_id;
+        let link: LinkInfo = match by_id(LINK_GET_FD_BY_ID, ids.id) {
+            Ok(link) => link,
+            Err(_) => continue,
+        };
+        if link.kind == LINK_TYPE_XDP && link.ifindex == ifindex {
+            let prog: ProgInfo = by_id(PROG_GET_FD_BY_ID, link.prog_id).unwrap_or_default();
+            let name = prog.name.split(|b| *b == 0).next().unwrap_or(&[]);
+            return Some((link.prog_id, String::from_utf8_lossy(name).into_owned()));
+        }
+    }
+    None
+}
+
+fn by_id<T: Default>(command: libc::c_int, id: u32) -> io::Result<T> {
+    let mut args = IdArgs { id, ..IdArgs::default() };
+    // SAFETY: the command reads its structure only and returns a new descriptor.
+    let fd = own(unsafe { bpf(command, &mut args) }?)?;
+    info(&fd)
+}

@@ -1,0 +1,244 @@
+//! The steering program: which frames of the device are ours.
+//!
+//! ```text
+//! Ethernet ─► [priority tag] ─► IPv4 or IPv6 ─► TCP or UDP ─► flow registered? ─► tuple registered?
+//!     │             │                │              │               │                   │
+//!     └─────────────┴────────────────┴── anything else: XDP_PASS    └── its verdict     └─► our socket
+//! ```
+//!
+//! What it doesn't understand, it passes to the kernel: ARP, ND, other protocols, fragments, IPv6
+//! extension headers, truncated frames, frames of VLAN interfaces. The verifier proves that it
+//! terminates and reads inside the frame alone.
+
+use super::asm::{Asm, Helper, If, Insn, Label, Reg, Width};
+use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
+
+/// XDP verdict: on to the kernel's stack.
+pub(super) const XDP_PASS: i32 = 2;
+
+/// Key of the tuple map: what [`Tuple`](crate::Tuple) says, in network byte order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct TupleKey {
+    pub(super) addr: [u8; 16],
+    pub(super) port: [u8; 2],
+    pub(super) proto: u8,
+    pub(super) zero: u8,
+}
+const _: () = assert!(size_of::<TupleKey>() == 20);
+
+/// Key of the flow map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FlowKey {
+    pub(super) local_addr: [u8; 16],
+    pub(super) peer_addr: [u8; 16],
+    pub(super) local_port: [u8; 2],
+    pub(super) peer_port: [u8; 2],
+    pub(super) proto: u8,
+    pub(super) zero: [u8; 3],
+}
+const _: () = assert!(size_of::<FlowKey>() == 40);
+
+/// The one value of the state map, which the program reads and the engine writes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    /// Number of entries in the flow map: while it is 0, the program need not look there.
+    pub(super) flows: u32,
+}
+
+/// Value of a flow: take it.
+pub(super) const FLOW_TAKE: u32 = 1;
+/// Value of a flow: leave it to the kernel.
+pub(super) const FLOW_LEAVE: u32 = 2;
+
+/// The maps that the program uses, by descriptor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Maps {
+    /// `TupleKey` → anything.
+    pub(super) tuples: i32,
+    /// `FlowKey` → `FLOW_TAKE` or `FLOW_LEAVE`.
+    pub(super) flows: i32,
+    /// `State`, one.
+    pub(super) state: i32,
+    /// Queue → AF_XDP socket.
+    pub(super) sockets: i32,
+}
+
+// Offsets in `struct xdp_md`.
+const MD_DATA: i16 = 0;
+const MD_DATA_END: i16 = 4;
+const MD_RX_QUEUE: i16 = 16;
+
+// The keys on the stack. The addresses of both begin with the local one, so it is written twice.
+const FLOW: i16 = -40;
+const FLOW_PEER: i16 = FLOW + 16;
+const FLOW_LOCAL_PORT: i16 = FLOW + 32;
+const FLOW_PEER_PORT: i16 = FLOW + 34;
+const FLOW_PROTO: i16 = FLOW + 36;
+const TUPLE: i16 = FLOW - 24;
+const TUPLE_PORT: i16 = TUPLE + 16;
+const TUPLE_PROTO: i16 = TUPLE + 18;
+
+const ETHER_HEADER: i32 = 14;
+const VLAN_TAG: i32 = 4;
+const IPV4_HEADER: i32 = 20;
+const IPV6_HEADER: i32 = 40;
+const TCP: i32 = 6;
+const UDP: i32 = 17;
+
+/// A 16-bit number as a little- or big-endian machine reads it from a frame.
+fn wire16(value: u16) -> i32 {
+    i32::from(u16::from_ne_bytes(value.to_be_bytes()))
+}
+
+/// Jumps to `out` unless `bytes` bytes from `at` on are inside the frame.
+fn need(asm: &mut Asm, at: Reg, bytes: i32, out: Label) {
+    asm.mov(R2, at);
+    asm.add_imm(R2, bytes);
+    asm.jump_if(R2, If::Greater, R8, out);
+}
+
+/// Copies a word of the frame into both keys, or into the flow key alone for the peer's address.
+fn copy_word(asm: &mut Asm, from: i16, to: &[i16]) {
+    asm.load(Width::Word, R3, R9, from);
+    for &offset in to {
+        asm.store(Width::Word, R10, offset, R3);
+    }
+}
+
+/// Assembles the program. `absent` is the verdict for a frame of ours on a queue without a socket.
+///
+/// R6: context, R7: frame, R8: its end, R9: IP header, R5: TCP or UDP header.
+pub(super) fn assemble(maps: Maps, absent: i32) -> Vec<Insn> {
+    let mut asm = Asm::default();
+    let [pass, untagged, ipv4, ipv6, ports, tuple, take] = std::array::from_fn(|_| asm.label());
+
+    asm.mov(R6, R1);
+    asm.load(Width::Word, R7, R6, MD_DATA);
+    asm.load(Width::Word, R8, R6, MD_DATA_END);
+    need(&mut asm, R7, ETHER_HEADER, pass);
+    asm.load(Width::Half, R3, R7, 12);
+    asm.mov(R9, R7);
+    asm.add_imm(R9, ETHER_HEADER);
+    asm.jump_if_imm(R3, If::NotEqual, wire16(0x8100), untagged);
+    // IEEE 802.1Q: VLAN 0 is a priority tag on the interface's own traffic. Any other VLAN has an
+    // interface of its own, whose frames are not ours even if the address is the same.
+    need(&mut asm, R7, ETHER_HEADER + VLAN_TAG, pass);
+    asm.load(Width::Half, R3, R7, 14);
+    asm.and_imm(R3, wire16(0x0fff));
+    asm.jump_if_imm(R3, If::NotEqual, 0, pass);
+    asm.load(Width::Half, R3, R7, 16);
+    asm.add_imm(R9, VLAN_TAG);
+    asm.place(untagged);
+    asm.jump_if_imm(R3, If::Equal, wire16(0x0800), ipv4);
+    asm.jump_if_imm(R3, If::Equal, wire16(0x86dd), ipv6);
+    asm.jump(pass);
+
+    asm.place(ipv4);
+    write_ipv4(&mut asm, pass);
+    asm.jump(ports);
+
+    asm.place(ipv6);
+    write_ipv6(&mut asm, pass);
+
+    asm.place(ports);
+    write_ports(&mut asm, pass);
+    write_lookups(&mut asm, maps, [pass, tuple, take]);
+
+    asm.place(take);
+    asm.load(Width::Word, R2, R6, MD_RX_QUEUE);
+    asm.load_map(R1, maps.sockets);
+    asm.mov_imm(R3, absent);
+    asm.call(Helper::RedirectMap);
+    asm.exit();
+
+    asm.place(pass);
+    asm.mov_imm(R0, XDP_PASS);
+    asm.exit();
+    asm.finish()
+}
+
+/// IPv4 (RFC 791): addresses into the keys, R5 behind the header, R4 the protocol.
+fn write_ipv4(asm: &mut Asm, pass: Label) {
+    need(asm, R9, IPV4_HEADER, pass);
+    // Version 4 and a header of at least five words; options are stepped over.
+    asm.load(Width::Byte, R5, R9, 0);
+    asm.jump_if_imm(R5, If::Less, 0x45, pass);
+    asm.jump_if_imm(R5, If::Greater, 0x4f, pass);
+    asm.and_imm(R5, 0x0f);
+    asm.shift_left(R5, 2);
+    asm.add(R5, R9);
+    // More fragments, or an offset: only the first fragment has ports. For now the kernel reassembles
+    // and, having no socket, refuses. Here is the place to send both kinds to a reassembly of our own.
+    asm.load(Width::Half, R3, R9, 6);
+    asm.and_imm(R3, wire16(0x3fff));
+    asm.jump_if_imm(R3, If::NotEqual, 0, pass);
+    // ICMP (1) is left to the kernel below, as all but TCP and UDP. Here is the place to look into an
+    // ICMP error for a quoted tuple of ours.
+    asm.load(Width::Byte, R4, R9, 9);
+    for key in [TUPLE, FLOW, FLOW_PEER] {
+        asm.store_imm(Width::Double, R10, key, 0);
+        asm.store_imm(Width::Word, R10, key + 8, i32::from_ne_bytes([0, 0, 0xff, 0xff]));
+    }
+    copy_word(asm, 16, &[TUPLE + 12, FLOW + 12]);
+    copy_word(asm, 12, &[FLOW_PEER + 12]);
+}
+
+/// IPv6 (RFC 8200): the same. Extension headers (fragments among them) and ICMPv6 pass to the kernel
+/// by their protocol number.
+fn write_ipv6(asm: &mut Asm, pass: Label) {
+    need(asm, R9, IPV6_HEADER, pass);
+    asm.load(Width::Byte, R4, R9, 6);
+    asm.mov(R5, R9);
+    asm.add_imm(R5, IPV6_HEADER);
+    for word in [0, 4, 8, 12] {
+        copy_word(asm, 24 + word, &[TUPLE + word, FLOW + word]);
+        copy_word(asm, 8 + word, &[FLOW_PEER + word]);
+    }
+}
+
+/// TCP and UDP begin with the two ports; the destination is our side.
+fn write_ports(asm: &mut Asm, pass: Label) {
+    let known = asm.label();
+    asm.jump_if_imm(R4, If::Equal, TCP, known);
+    asm.jump_if_imm(R4, If::NotEqual, UDP, pass);
+    asm.place(known);
+    need(asm, R5, 4, pass);
+    asm.load(Width::Half, R3, R5, 2);
+    asm.store(Width::Half, R10, TUPLE_PORT, R3);
+    asm.store(Width::Half, R10, FLOW_LOCAL_PORT, R3);
+    asm.load(Width::Half, R3, R5, 0);
+    asm.store(Width::Half, R10, FLOW_PEER_PORT, R3);
+    // The protocol and the zero bytes behind it; the byte order of the machine decides which is first.
+    asm.store_imm(Width::Half, R10, TUPLE_PROTO, 0);
+    asm.store(Width::Byte, R10, TUPLE_PROTO, R4);
+    asm.store_imm(Width::Word, R10, FLOW_PROTO, 0);
+    asm.store(Width::Byte, R10, FLOW_PROTO, R4);
+}
+
+/// A registered flow decides; else a registered tuple does.
+fn write_lookups(asm: &mut Asm, maps: Maps, [pass, tuple, take]: [Label; 3]) {
+    asm.load_map_value(R1, maps.state);
+    asm.load(Width::Word, R1, R1, 0);
+    asm.jump_if_imm(R1, If::Equal, 0, tuple);
+    lookup(asm, maps.flows, FLOW);
+    asm.jump_if_imm(R0, If::Equal, 0, tuple);
+    asm.load(Width::Word, R0, R0, 0);
+    let take_flow = i32::from_ne_bytes(FLOW_TAKE.to_ne_bytes());
+    asm.jump_if_imm(R0, If::Equal, take_flow, take);
+    asm.jump(pass);
+
+    asm.place(tuple);
+    lookup(asm, maps.tuples, TUPLE);
+    asm.jump_if_imm(R0, If::Equal, 0, pass);
+}
+
+/// `r0 = map[key on the stack]`, or null.
+fn lookup(asm: &mut Asm, map: i32, key: i16) {
+    asm.load_map(R1, map);
+    asm.mov(R2, R10);
+    asm.add_imm(R2, i32::from(key));
+    asm.call(Helper::MapLookup);
+}

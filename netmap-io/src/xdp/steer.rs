@@ -1,0 +1,219 @@
+//! [`Steering`] of an AF_XDP device: the maps behind the program, and its attachment.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use super::bpf::{self, Map, MapType, NO_PREALLOC, Program, Update};
+use super::program::{self, FLOW_LEAVE, FLOW_TAKE, FlowKey, Maps, State, TupleKey, XDP_PASS};
+use crate::sys::number;
+use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
+
+/// Name of our program, as `bpftool prog` and another engine see it.
+const PROGRAM_NAME: &str = "utcp_steer";
+/// What the kernel asks for.
+const NEED: &str = "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF in the initial user namespace";
+const SETCAP: &str = "cap_net_admin,cap_net_raw,cap_bpf";
+
+/// Turns a refusal for want of privilege into the error that says so.
+pub(super) fn refused(what: &'static str, error: io::Error) -> PortError {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => PortError::Privilege { what, need: NEED, setcap: SETCAP },
+        Some(libc::ENOSYS) => PortError::Option {
+            option: "xdp:".into(),
+            reason: format!("{what}: this kernel was built without bpf(2); use a tap: port"),
+        },
+        _ => PortError::io(what, error),
+    }
+}
+
+/// The steering program of one interface with its maps. Detaches when the last holder is dropped.
+#[derive(Debug)]
+pub(super) struct XdpSteering {
+    tuples: Map<TupleKey, u32>,
+    flows: Map<FlowKey, u32>,
+    state: Map<u32, State>,
+    sockets: Map<u32, u32>,
+    program: Program,
+    /// Number of registered flows; the lock also orders updates of the state map.
+    flow_count: Mutex<u32>,
+    attached: Option<Attached>,
+}
+
+#[derive(Debug)]
+struct Attached {
+    interface: String,
+    native: bool,
+    /// Closing it detaches, also when the kernel closes it for a killed process.
+    _link: OwnedFd,
+}
+
+impl XdpSteering {
+    /// Loads the program for a device with `queues` queues. Nothing is taken before [`Self::attach`].
+    pub(super) fn load(queues: u32, tuples_max: u32) -> Result<Self, PortError> {
+        Self::load_with(queues, tuples_max, XDP_PASS)
+    }
+
+    /// [`Self::load`] with another verdict for frames of ours that find no socket.
+    fn load_with(queues: u32, tuples_max: u32, absent: i32) -> Result<Self, PortError> {
+        let map = |error| refused("making a BPF map", error);
+        let tuples = Map::new(MapType::Hash, "utcp_tuples", tuples_max, NO_PREALLOC).map_err(map)?;
+        let flows = Map::new(MapType::Hash, "utcp_flows", tuples_max, NO_PREALLOC).map_err(map)?;
+        let state = Map::new(MapType::Array, "utcp_state", 1, 0).map_err(map)?;
+        let sockets = Map::new(MapType::XskMap, "utcp_sockets", queues, 0).map_err(map)?;
+        let maps = Maps {
+            tuples: tuples.raw_fd(),
+            flows: flows.raw_fd(),
+            state: state.raw_fd(),
+            sockets: sockets.raw_fd(),
+        };
+        let insns = program::assemble(maps, absent);
+        let program = Program::load(PROGRAM_NAME, &insns).map_err(|(source, log)| {
+            if log.is_empty() {
+                refused("loading the steering program", source)
+            } else {
+                PortError::Verifier { source, log }
+            }
+        })?;
+        let flow_count = Mutex::new(0);
+        Ok(Self { tuples, flows, state, sockets, program, flow_count, attached: None })
+    }
+
+    /// Frames of ours on `queue` go to `socket`.
+    pub(super) fn set_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), PortError> {
+        let fd = number(&socket);
+        self.sockets
+            .update(&queue, &fd, Update::Any)
+            .map_err(|e| refused("entering a socket for steering", e))
+    }
+
+    /// Puts the program in front of the interface. Returns whether it runs in the driver.
+    pub(super) fn attach(&mut self, interface: &str, ifindex: u32, mode: XdpMode) -> Result<bool, PortError> {
+        let mut native = mode != XdpMode::Generic;
+        let link = match self.program.attach(ifindex, native) {
+            // Busy stays busy in the other mode. Any other refusal is the driver's: it has no XDP, or
+            // not with this MTU or number of queues.
+            Err(error) if mode == XdpMode::Auto && !is_busy(&error) => {
+                native = false;
+                self.program.attach(ifindex, native)
+            }
+            other => other,
+        };
+        let link = link.map_err(|error| Self::attach_error(interface, ifindex, mode, error))?;
+        self.attached = Some(Attached { interface: interface.into(), native, _link: link });
+        Ok(native)
+    }
+
+    fn attach_error(interface: &str, ifindex: u32, mode: XdpMode, error: io::Error) -> PortError {
+        if is_busy(&error) {
+            let detail = match bpf::attached(ifindex) {
+                Some((id, name)) if name == PROGRAM_NAME => {
+                    format!("another utcp engine drives it (program {id}); stop that one or attach to it")
+                }
+                Some((id, name)) => format!(
+                    "XDP program {name:?} (number {id}) is attached; `bpftool net` shows by whom, and it must be detached first"
+                ),
+                None => format!(
+                    "an XDP program is attached; `ip link set dev {interface} xdp off` detaches one that was left behind"
+                ),
+            };
+            return PortError::InUse { what: format!("the XDP hook of {interface}"), detail };
+        }
+        if mode == XdpMode::Native && matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) {
+            return PortError::Option {
+                option: "xdp_mode native".into(),
+                reason: format!("the driver of {interface} refused ({error}); use automatic or generic mode"),
+            };
+        }
+        refused("attaching the steering program", error)
+    }
+
+    fn flow_key(flow: Flow) -> FlowKey {
+        FlowKey {
+            local_addr: flow.local.addr.octets(),
+            peer_addr: flow.peer_addr.octets(),
+            local_port: flow.local.port.to_be_bytes(),
+            peer_port: flow.peer_port.to_be_bytes(),
+            proto: flow.local.proto.0,
+            zero: [0; 3],
+        }
+    }
+
+    fn publish_flow_count(&self, flows: u32) -> Result<(), PortError> {
+        self.state
+            .update(&0, &State { flows }, Update::Any)
+            .map_err(|e| refused("counting flows for steering", e))
+    }
+
+    fn register_error(what: &str, error: io::Error) -> PortError {
+        match error.raw_os_error() {
+            Some(libc::EEXIST) => PortError::InUse {
+                what: what.into(),
+                detail: "it is registered already; one stack at a time can have it".into(),
+            },
+            Some(libc::E2BIG | libc::ENOSPC) => PortError::Option {
+                option: "tuples_max".into(),
+                reason: format!("no room to register {what}; open the device with a larger one"),
+            },
+            _ => refused("registering a tuple", error),
+        }
+    }
+}
+
+/// Someone else's program is there, in this or the other mode.
+fn is_busy(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn tuple_key(tuple: Tuple) -> TupleKey {
+    TupleKey { addr: tuple.addr.octets(), port: tuple.port.to_be_bytes(), proto: tuple.proto.0, zero: 0 }
+}
+
+impl Steering for XdpSteering {
+    fn register(&self, tuple: Tuple) -> Result<(), PortError> {
+        let result = self.tuples.update(&tuple_key(tuple), &1, Update::NoExist);
+        result.map_err(|error| Self::register_error(&tuple.to_string(), error))
+    }
+
+    fn unregister(&self, tuple: Tuple) -> Result<(), PortError> {
+        self.tuples.remove(&tuple_key(tuple)).map(drop).map_err(|e| refused("unregistering a tuple", e))
+    }
+
+    fn register_flow(&self, flow: Flow, verdict: PeerVerdict) -> Result<(), PortError> {
+        let value = match verdict {
+            PeerVerdict::Take => FLOW_TAKE,
+            PeerVerdict::LeaveToKernel => FLOW_LEAVE,
+        };
+        let mut count = self.flow_count.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = self.flows.update(&Self::flow_key(flow), &value, Update::NoExist);
+        result.map_err(|error| Self::register_error(&flow.to_string(), error))?;
+        *count += 1;
+        self.publish_flow_count(*count)
+    }
+
+    fn unregister_flow(&self, flow: Flow) -> Result<(), PortError> {
+        let mut count = self.flow_count.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.flows.remove(&Self::flow_key(flow)).map_err(|e| refused("unregistering a flow", e))? {
+            *count = count.saturating_sub(1);
+            self.publish_flow_count(*count)?;
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let id = self.program.id();
+        match &self.attached {
+            Some(Attached { interface, native: true, .. }) => {
+                format!("native XDP on {interface} (program {id})")
+            }
+            Some(Attached { interface, native: false, .. }) => {
+                format!("generic XDP on {interface} (program {id})")
+            }
+            None => format!("XDP program {id}, not attached"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "steer_tests.rs"]
+mod tests;

@@ -1,0 +1,198 @@
+//! The steering program against a table of frames, run by the kernel without a device.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::*;
+use crate::Proto;
+use crate::testing::{Frame, skip_without};
+
+/// `XDP_ABORTED … XDP_PASS`: the program runs without sockets, and what it would take gets this verdict.
+const TAKEN: u32 = 1;
+const PASSED: u32 = 2;
+
+const US4: [u8; 4] = [10, 0, 0, 1];
+const PEER4: [u8; 4] = [10, 0, 0, 2];
+const US6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+const PEER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
+
+/// The program with `10.0.0.1:80` and `[fd00::1]:80` registered for TCP, `10.0.0.1:53` for UDP.
+fn steering() -> XdpSteering {
+    let steering = XdpSteering::load_with(4, 1024, i32::from(TAKEN as u8)).unwrap();
+    steering.register(Tuple::new(US4, 80, Proto::TCP)).unwrap();
+    steering.register(Tuple::new(US6, 80, Proto::TCP)).unwrap();
+    steering.register(Tuple::new(US4, 53, Proto::UDP)).unwrap();
+    steering
+}
+
+fn tcp4(port: u16) -> Frame {
+    Frame::new(Proto::TCP, (PEER4.into(), 40_000), (US4.into(), port))
+}
+
+fn tcp6(port: u16) -> Frame {
+    Frame::new(Proto::TCP, (PEER6.into(), 40_000), (US6.into(), port))
+}
+
+#[track_caller]
+fn check(steering: &XdpSteering, what: &str, frame: &[u8], want: u32) {
+    let (verdict, _) = steering.program.test_run(frame, 1).unwrap();
+    assert_eq!(verdict, want, "{what}");
+}
+
+#[test]
+fn only_whole_registered_frames_are_taken() {
+    skip_without!(bpf);
+    let s = &steering();
+    check(s, "registered IPv4 tuple", &tcp4(80).build(), TAKEN);
+    check(s, "another port", &tcp4(81).build(), PASSED);
+    check(s, "registered IPv6 tuple", &tcp6(80).build(), TAKEN);
+    check(s, "another IPv6 port", &tcp6(81).build(), PASSED);
+    let other = Frame::new(Proto::TCP, (PEER4.into(), 40_000), (IpAddr::from([10, 0, 0, 9]), 80));
+    check(s, "another address", &other.build(), PASSED);
+    let udp = |port| Frame::new(Proto::UDP, (PEER4.into(), 40_000), (US4.into(), port)).build();
+    check(s, "the same port of UDP", &udp(80), PASSED);
+    check(s, "a registered UDP tuple", &udp(53), TAKEN);
+    check(s, "a TCP port registered for UDP", &tcp4(53).build(), PASSED);
+    let back = Frame::new(Proto::TCP, (US4.into(), 80), (PEER4.into(), 40_000));
+    check(s, "our tuple as the source", &back.build(), PASSED);
+}
+
+#[test]
+fn what_is_not_plain_tcp_or_udp_passes() {
+    skip_without!(bpf);
+    let s = &steering();
+    let edit = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut frame = tcp4(80).build();
+        change(&mut frame);
+        frame
+    };
+    check(s, "ARP", &edit(&|f| f[12..14].copy_from_slice(&[8, 6])), PASSED);
+    check(s, "first fragment", &edit(&|f| f[20] = 0x20), PASSED);
+    check(s, "last fragment", &edit(&|f| f[21] = 1), PASSED);
+    check(s, "do not fragment", &edit(&|f| f[20] = 0x40), TAKEN);
+    check(s, "ICMP", &edit(&|f| f[23] = 1), PASSED);
+    check(s, "SCTP", &edit(&|f| f[23] = 132), PASSED);
+    check(s, "IP version 5", &edit(&|f| f[14] = 0x55), PASSED);
+    check(s, "header of four words", &edit(&|f| f[14] = 0x44), PASSED);
+    let edit6 = |next: u8| {
+        let mut frame = tcp6(80).build();
+        frame[20] = next;
+        frame
+    };
+    check(s, "IPv6 fragment header", &edit6(44), PASSED);
+    check(s, "IPv6 hop-by-hop options", &edit6(0), PASSED);
+    check(s, "ICMPv6", &edit6(58), PASSED);
+}
+
+#[test]
+fn ip_options_are_stepped_over() {
+    skip_without!(bpf);
+    let s = &steering();
+    let mut frame = tcp4(80).build();
+    frame[14] = 0x46;
+    frame.splice(34..34, [1, 1, 1, 0]);
+    check(s, "one word of options", &frame, TAKEN);
+    frame[14] = 0x4f;
+    check(s, "options that are not there: ports behind the payload", &frame, PASSED);
+}
+
+#[test]
+fn only_the_priority_tag_counts_as_untagged() {
+    skip_without!(bpf);
+    let s = &steering();
+    let tagged = |tci: u16| {
+        let mut frame = tcp4(80).build();
+        let [high, low] = tci.to_be_bytes();
+        frame.splice(12..12, [0x81, 0x00, high, low]);
+        frame
+    };
+    check(s, "VLAN 0, priority 7", &tagged(0xe000), TAKEN);
+    check(s, "VLAN 5", &tagged(5), PASSED);
+    check(s, "VLAN 256, whose low byte is 0", &tagged(0x0100), PASSED);
+}
+
+#[test]
+fn no_truncated_frame_is_taken() {
+    skip_without!(bpf);
+    let s = &steering();
+    for (frame, ports_end) in [(tcp4(80).build(), 38), (tcp6(80).build(), 58)] {
+        // The kernel runs no test on less than an Ethernet header.
+        for len in 14..frame.len() {
+            let want = if len < ports_end { PASSED } else { TAKEN };
+            check(s, &format!("the first {len} bytes"), &frame[..len], want);
+        }
+    }
+}
+
+#[test]
+fn a_flow_outranks_its_tuple() {
+    skip_without!(bpf);
+    let s = &steering();
+    let flow = |port, peer_port| Flow {
+        local: Tuple::new(US4, port, Proto::TCP),
+        peer_addr: crate::mapped(PEER4.into()),
+        peer_port,
+    };
+    s.register_flow(flow(80, 40_000), PeerVerdict::LeaveToKernel).unwrap();
+    s.register_flow(flow(81, 40_000), PeerVerdict::Take).unwrap();
+    let twice = s.register_flow(flow(81, 40_000), PeerVerdict::Take).unwrap_err();
+    assert_eq!(
+        twice.to_string(),
+        "tcp 10.0.0.1:81 from 10.0.0.2:40000 is in use: it is registered already; one stack at a time can have it"
+    );
+    check(s, "a flow left to the kernel", &tcp4(80).build(), PASSED);
+    check(s, "a flow taken", &tcp4(81).build(), TAKEN);
+    let other = |port| Frame::new(Proto::TCP, (PEER4.into(), 40_001), (US4.into(), port)).build();
+    check(s, "its neighbour goes by the tuple", &other(80), TAKEN);
+    check(s, "its neighbour goes by the tuple", &other(81), PASSED);
+    s.unregister_flow(flow(80, 40_000)).unwrap();
+    s.unregister_flow(flow(80, 40_000)).unwrap();
+    s.unregister_flow(flow(81, 40_000)).unwrap();
+    check(s, "by the tuple again", &tcp4(80).build(), TAKEN);
+    check(s, "by the tuple again", &tcp4(81).build(), PASSED);
+    assert_eq!(*s.flow_count.lock().unwrap(), 0);
+}
+
+#[test]
+fn ranges_are_taken_whole_or_not_at_all() {
+    skip_without!(bpf);
+    let s = &steering();
+    let first = Tuple::new(US4, 0, Proto::TCP);
+    s.register_range(first, 40_000..=40_999).unwrap();
+    check(s, "first of the range", &tcp4(40_000).build(), TAKEN);
+    check(s, "last of the range", &tcp4(40_999).build(), TAKEN);
+    check(s, "behind the range", &tcp4(41_000).build(), PASSED);
+    let error = s.register_range(first, 39_990..=40_010).unwrap_err();
+    assert!(error.to_string().starts_with("tcp 10.0.0.1:40000 is in use"), "{error}");
+    check(s, "nothing of the second range stays", &tcp4(39_990).build(), PASSED);
+    check(s, "nor goes from the first", &tcp4(40_005).build(), TAKEN);
+    let full = s.register_range(first, 50_000..=52_000).unwrap_err();
+    assert!(full.to_string().contains("tuples_max"), "{full}");
+    check(s, "nothing of a range that did not fit", &tcp4(50_000).build(), PASSED);
+}
+
+#[test]
+fn a_tuple_is_registered_once_and_given_back() {
+    skip_without!(bpf);
+    let s = &steering();
+    let tuple = Tuple::new(US6, 80, Proto::TCP);
+    let error = s.register(tuple).unwrap_err();
+    assert!(error.to_string().starts_with("tcp [fd00::1]:80 is in use"), "{error}");
+    s.unregister(tuple).unwrap();
+    s.unregister(tuple).unwrap();
+    check(s, "after unregister", &tcp6(80).build(), PASSED);
+}
+
+/// Not a benchmark, but the figure belongs to the record: printed with `--nocapture`.
+#[test]
+fn the_program_is_fast_enough_to_stand_in_front_of_everybody() {
+    skip_without!(bpf);
+    let s = &steering();
+    s.register_range(Tuple::new(US4, 0, Proto::TCP), 40_000..=40_999).unwrap();
+    for (what, frame) in
+        [("taken", tcp4(80).build()), ("passed", tcp4(81).build()), ("IPv6", tcp6(80).build())]
+    {
+        let (_, nanos) = s.program.test_run(&frame, 100_000).unwrap();
+        println!("{what}: {nanos} ns per frame");
+        assert!(nanos < 5_000, "{what}: {nanos} ns per frame");
+    }
+}
