@@ -29,6 +29,7 @@
 //! | `tap:utcp0` | `tap` | a TAP device of the kernel |
 //! | `netmap:eth0`, `vale0:a` | `netmap` | the netmap module |
 
+pub mod conformance;
 mod error;
 mod memory;
 mod port;

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::time::Duration;
 
 /// A mapping of memory, undone when dropped.
 #[derive(Debug)]
@@ -200,4 +201,47 @@ pub(crate) fn raise_memlock(bytes: u64) {
         // SAFETY: reads the structure that we own.
         let _ = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
     }
+}
+
+/// poll(2); whether any descriptor is ready.
+pub(crate) fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> bool {
+    let count = libc::nfds_t::try_from(fds.len()).unwrap_or(0);
+    let millis = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads and writes `count` entries of the slice.
+    unsafe { libc::poll(fds.as_mut_ptr(), count, millis) > 0 }
+}
+
+/// Moves this thread into a network namespace of its own, which ends with it.
+#[cfg(test)]
+pub(crate) fn leave_network() -> io::Result<()> {
+    // SAFETY: changes the kernel's view of this thread only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// The kernel's number of this thread.
+#[cfg(test)]
+pub(crate) fn thread_id() -> i32 {
+    // SAFETY: has no arguments and can't fail.
+    unsafe { libc::gettid() }
+}
+
+/// Sends one ICMP echo request by a raw socket; whether the answer comes.
+#[cfg(test)]
+pub(crate) fn ping(addr: [u8; 4], timeout: Duration) -> io::Result<bool> {
+    use std::io::{Read, Write};
+    // SAFETY: makes a descriptor, touches no memory.
+    let socket = own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP) })?;
+    // SAFETY: zeroes are a value of every member of `sockaddr_in`.
+    let mut to: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+    to.sin_family = libc::sa_family_t::try_from(libc::AF_INET).unwrap_or(0);
+    to.sin_addr.s_addr = u32::from_ne_bytes(addr);
+    let len = libc::socklen_t::try_from(size_of_val(&to)).unwrap_or(0);
+    // SAFETY: the kernel reads one address, which lives until the call returns.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const to).cast(), len) })?;
+    let mut file = std::fs::File::from(socket);
+    // Echo request, identifier 0x7777; the checksum of these two words is their complement.
+    file.write_all(&[8, 0, 0x80, 0x88, 0x77, 0x77, 0, 0])?;
+    let mut fds = [libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    let mut answer = [0; 128];
+    Ok(poll(&mut fds, timeout) && file.read(&mut answer)? >= 28 && answer[20] == 0)
 }

@@ -1,8 +1,11 @@
 //! What the tests of several ports need: frames, and namespaces that vanish with their thread.
 
 use std::net::IpAddr;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
-use crate::Proto;
+use crate::{Device, OpenOptions, PortError, Proto, sys};
 
 /// Why a test that needs `what` can't run here; `None` when it can.
 pub(crate) fn missing(what: &str) -> Option<String> {
@@ -108,5 +111,101 @@ impl Frame {
         }
         out.extend(&self.payload);
         out
+    }
+}
+
+/// A thread in a network namespace of its own, which runs what it is given until it is dropped.
+///
+/// The namespace has no name and no file: it goes with the thread, also when the test is killed.
+pub(crate) struct Host {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    id: i32,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        let (jobs, work) = mpsc::channel::<Job>();
+        let (tell, told) = mpsc::channel();
+        let body = move || {
+            sys::leave_network().unwrap();
+            tell.send(sys::thread_id()).unwrap();
+            work.into_iter().for_each(|job| job());
+        };
+        let thread = std::thread::Builder::new().name("nio-host".into()).spawn(body).unwrap();
+        let host = Self { jobs: Some(jobs), thread: Some(thread), id: told.recv().unwrap() };
+        host.ip("link set lo up");
+        host
+    }
+
+    /// Runs `job` in the namespace and waits for it. A panic in it becomes a panic here.
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = mpsc::channel();
+        let job = move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+            tell.send(result).unwrap();
+        };
+        self.jobs.as_ref().unwrap().send(Box::new(job)).unwrap();
+        told.recv().unwrap().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Starts `job` in the namespace without waiting.
+    pub(crate) fn start(&self, job: impl FnOnce() + Send + 'static) {
+        self.jobs.as_ref().unwrap().send(Box::new(job)).unwrap();
+    }
+
+    /// `ip ARGS` in the namespace.
+    #[track_caller]
+    pub(crate) fn ip(&self, args: &str) {
+        let words: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
+        let output = self.run(|| Command::new("ip").args(words).output().expect("the ip program (iproute2)"));
+        assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.jobs.take();
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+/// Two hosts joined by a veth pair: `nio-a` (10.77.0.1, fd77::1) and `nio-b` (10.77.0.2, fd77::2).
+pub(crate) struct Network {
+    pub(crate) a: Host,
+    pub(crate) b: Host,
+}
+
+pub(crate) const MAC_A: [u8; 6] = [2, 0, 0, 0, 0x77, 1];
+pub(crate) const MAC_B: [u8; 6] = [2, 0, 0, 0, 0x77, 2];
+pub(crate) const IP_A: [u8; 4] = [10, 77, 0, 1];
+pub(crate) const IP_B: [u8; 4] = [10, 77, 0, 2];
+
+impl Network {
+    pub(crate) fn new(queues: u32, mtu: u32) -> Self {
+        let (a, b) = (Host::new(), Host::new());
+        let many = format!("numrxqueues {queues} numtxqueues {queues} mtu {mtu}");
+        let mac = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+        let (mac_a, mac_b) = (mac(MAC_A), mac(MAC_B));
+        a.ip(&format!(
+            "link add nio-a {many} address {mac_a} type veth peer name nio-b {many} address {mac_b} netns {}",
+            b.id
+        ));
+        for (host, dev, me, you, mac) in [(&a, "nio-a", 1, 2, &mac_b), (&b, "nio-b", 2, 1, &mac_a)] {
+            host.ip(&format!("addr add 10.77.0.{me}/24 dev {dev}"));
+            host.ip(&format!("addr add fd77::{me}/64 dev {dev} nodad"));
+            host.ip(&format!("link set {dev} up"));
+            host.ip(&format!("neigh replace 10.77.0.{you} dev {dev} lladdr {mac} nud permanent"));
+            host.ip(&format!("neigh replace fd77::{you} dev {dev} lladdr {mac} nud permanent"));
+        }
+        Self { a, b }
+    }
+
+    /// Opens `device` on host `a` or `b`.
+    pub(crate) fn open(&self, host: &Host, device: &str, options: &OpenOptions) -> Result<Device, PortError> {
+        let (device, options) = (device.to_owned(), options.clone());
+        host.run(move || crate::open(&device, &options))
     }
 }

@@ -40,6 +40,9 @@ const LINK_HEADER: u32 = 18;
 const TX_RETRY: Duration = Duration::from_millis(1);
 /// Calls per sync at most: on kernels that send 32 frames per call, this is 1024 frames.
 const KICKS_MAX: u32 = 32;
+/// How often, and how far apart, a busy queue is tried again.
+const BUSY_RETRIES: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Opens `queue` of an interface, or all of them.
 pub(crate) fn open(name: &str, queue: Option<u32>, options: &OpenOptions) -> Result<Device, PortError> {
@@ -320,11 +323,10 @@ fn bind(
         ZeroCopy::Auto => 0,
         ZeroCopy::Force => libc::XDP_ZEROCOPY,
     };
-    let bound = match socket.bind(device.index, queue, flags | libc::XDP_USE_NEED_WAKEUP) {
+    let bind = |flags| bind_when_free(socket, device.index, queue, flags | libc::XDP_USE_NEED_WAKEUP);
+    let bound = match bind(flags) {
         // Some drivers have the mode but refuse it for this queue or MTU.
-        Err(error) if flags == 0 && error.raw_os_error() != Some(libc::EBUSY) => {
-            socket.bind(device.index, queue, libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP)
-        }
+        Err(error) if flags == 0 && error.raw_os_error() != Some(libc::EBUSY) => bind(libc::XDP_COPY),
         other => other,
     };
     bound.map_err(|error| match error.raw_os_error() {
@@ -342,6 +344,18 @@ fn bind(
         _ => refused("binding an AF_XDP socket to its queue", error),
     })?;
     Ok(socket.zero_copy())
+}
+
+/// The kernel frees the queue of a closed socket some time after the close, so an engine that is
+/// restarted finds it busy for a moment.
+fn bind_when_free(socket: &Socket, ifindex: u32, queue: u32, flags: u16) -> io::Result<()> {
+    for _ in 0..BUSY_RETRIES {
+        match socket.bind(ifindex, queue, flags) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => std::thread::sleep(BUSY_PAUSE),
+            other => return other,
+        }
+    }
+    socket.bind(ifindex, queue, flags)
 }
 
 impl Port for XdpPort {
@@ -401,3 +415,6 @@ impl Port for XdpPort {
         counters
     }
 }
+
+#[cfg(test)]
+mod tests;

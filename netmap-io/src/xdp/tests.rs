@@ -1,0 +1,247 @@
+//! AF_XDP over a veth pair between two network namespaces.
+
+use std::io::{Read, Write};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::conformance::{self, Pair};
+use crate::testing::{Frame, IP_A, IP_B, MAC_A, MAC_B, Network, skip_without};
+use crate::{Device, OpenOptions, Port, Proto, Tuple, XdpMode};
+
+const PORT: u16 = 4000;
+
+/// Both ends under AF_XDP, each with one tuple registered.
+fn pair(net: &Network, options: &OpenOptions) -> Pair {
+    let end = |host, device| {
+        let Device { mut ports, steering } = net.open(host, device, options).unwrap();
+        let steering = steering.unwrap();
+        // Forwarded frames keep their destination, so both ends take both addresses.
+        for addr in [IP_A, IP_B] {
+            steering.register(Tuple::new(addr, PORT, Proto::TCP)).unwrap();
+        }
+        ports.remove(0)
+    };
+    let (a, b) = (end(&net.a, "xdp:nio-a"), end(&net.b, "xdp:nio-b"));
+    let make = |to_b: bool| {
+        let (from, to) = if to_b { (IP_A, IP_B) } else { (IP_B, IP_A) };
+        let (to_mac, from_mac) = if to_b { (MAC_B, MAC_A) } else { (MAC_A, MAC_B) };
+        Frame::new(Proto::TCP, (from.into(), PORT), (to.into(), PORT)).macs(to_mac, from_mac)
+    };
+    let header = make(true).header_len();
+    let frame = move |to_b, len: usize| {
+        let payload: Vec<u8> = (0..len - header).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        make(to_b).payload(&payload).build()
+    };
+    Pair { a, b, frame: Box::new(frame), frame_len_min: header + 8, pushes_back: false, kicks_max: 1 }
+}
+
+#[track_caller]
+fn conforms(mode: XdpMode, mtu: u32, rx_slots: u32) {
+    let net = Network::new(1, mtu);
+    let options = OpenOptions { xdp_mode: mode, rx_slots, tx_slots: rx_slots, ..OpenOptions::default() };
+    let mut pair = pair(&net, &options);
+    println!("{} and {}: {}", pair.a.caps().name, pair.b.caps().name, pair.a.caps().mode);
+    let mut failures = Vec::new();
+    conformance::run(&mut pair, |case, result| {
+        println!("  {}: {result:?}", case.name);
+        if let Err(error) = result {
+            failures.push(format!("{}: {error}", case.name));
+        }
+    });
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn native_mode_conforms() {
+    skip_without!(namespaces);
+    conforms(XdpMode::Native, 1500, 256);
+}
+
+#[test]
+fn generic_mode_conforms() {
+    skip_without!(namespaces);
+    conforms(XdpMode::Generic, 1500, 256);
+}
+
+#[test]
+fn large_buffers_conform() {
+    skip_without!(namespaces);
+    conforms(XdpMode::Native, 3000, 64);
+}
+
+/// The kernel of host `b` talks to host `a`, whose port 80 is ours.
+#[test]
+fn registered_tuples_reach_us_and_all_else_the_kernel() {
+    skip_without!(namespaces);
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let net = Network::new(1, 1500);
+        let options = OpenOptions { xdp_mode: mode, ..OpenOptions::default() };
+        let device = net.open(&net.a, "xdp:nio-a", &options).unwrap();
+        let steering = device.steering.unwrap();
+        let [mut port]: [Box<dyn Port>; 1] = device.ports.try_into().ok().unwrap();
+        let ours6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+        steering.register(Tuple::new(IP_A, 80, Proto::TCP)).unwrap();
+        steering.register(Tuple::new(ours6, 80, Proto::TCP)).unwrap();
+
+        for (what, addr) in [("IPv4", SocketAddr::from((IP_A, 0))), ("IPv6", SocketAddr::from((ours6, 0)))] {
+            let to = move |port| SocketAddr::new(addr.ip(), port);
+            // Another kernel server on the same address, before, while and after frames are taken.
+            assert_eq!(talk(&net, to(81)), "hello", "{what} to the kernel");
+            let connect = move || TcpStream::connect_timeout(&to(80), Duration::from_millis(50)).map(drop);
+            let error = net.b.run(connect).unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{what}: nobody answered for us");
+            port.rx_sync().unwrap();
+            let frame = port.rx().next().expect("the SYN").bytes().to_vec();
+            let ip = &frame[14..];
+            let tcp = if addr.is_ipv4() { &ip[20..] } else { &ip[40..] };
+            assert_eq!(tcp[2..4], 80_u16.to_be_bytes(), "{what}: destination port");
+            assert_eq!(tcp[13] & 0x3f, 0x02, "{what}: SYN");
+            assert_eq!(talk(&net, to(81)), "hello", "{what} to the kernel");
+        }
+        net.b.run(|| ping(IP_A));
+
+        steering.unregister(Tuple::new(IP_A, 80, Proto::TCP)).unwrap();
+        assert_eq!(talk(&net, SocketAddr::from((IP_A, 80))), "hello", "after unregister");
+        let counters = port.counters();
+        assert_eq!((counters.rx_dropped, counters.rx_ring_full), (0, 0));
+    }
+}
+
+/// A kernel client on `b` and a kernel server on `a` exchange a word.
+fn talk(net: &Network, server: SocketAddr) -> String {
+    let listener = net.a.run(move || TcpListener::bind(server)).unwrap();
+    net.a.start(move || listener.accept().unwrap().0.write_all(b"hello").unwrap());
+    net.b.run(move || {
+        let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2)).unwrap();
+        let mut word = String::new();
+        stream.read_to_string(&mut word).unwrap();
+        word
+    })
+}
+
+/// One ICMP echo to the kernel behind `addr`.
+fn ping(addr: [u8; 4]) {
+    let answered = crate::sys::ping(addr, Duration::from_secs(2)).unwrap();
+    assert!(answered, "the kernel answers pings");
+}
+
+#[test]
+fn each_queue_is_a_port_and_one_can_be_picked() {
+    skip_without!(namespaces);
+    let net = Network::new(4, 1500);
+    let options = OpenOptions { rx_slots: 64, tx_slots: 64, ..OpenOptions::default() };
+    let all = net.open(&net.a, "xdp:nio-a", &options).unwrap();
+    let names: Vec<_> = all.ports.iter().map(|port| port.caps().name.clone()).collect();
+    assert_eq!(names, ["xdp:nio-a-0", "xdp:nio-a-1", "xdp:nio-a-2", "xdp:nio-a-3"]);
+    drop(all);
+    let one = net.open(&net.a, "xdp:nio-a-2", &options).unwrap();
+    assert_eq!(one.ports.len(), 1);
+    let caps = one.ports[0].caps();
+    assert_eq!((caps.queue, caps.mac, caps.mtu, caps.local), (2, MAC_A, 1500, true));
+    drop(one);
+    let error = net.open(&net.a, "xdp:nio-a-4", &options).err().unwrap();
+    assert_eq!(error.to_string(), "nio-a has 4 queue(s), so queue 4 does not exist; use nio-a-0 … nio-a-3");
+}
+
+/// The kernel of `b` spreads flows over its tx queues, and the veth maps them to ours.
+#[test]
+fn frames_reach_the_port_of_their_queue() {
+    skip_without!(namespaces);
+    let net = Network::new(2, 1500);
+    let options = OpenOptions { rx_slots: 64, tx_slots: 64, ..OpenOptions::default() };
+    let mut a = net.open(&net.a, "xdp:nio-a", &options).unwrap();
+    let mut b = net.open(&net.b, "xdp:nio-b", &options).unwrap();
+    a.steering.as_ref().unwrap().register(Tuple::new(IP_A, PORT, Proto::TCP)).unwrap();
+    let frame = Frame::new(Proto::TCP, (IP_B.into(), PORT), (IP_A.into(), PORT)).macs(MAC_A, MAC_B);
+    for queue in 0..2 {
+        assert!(b.ports[queue].tx().push(&frame.build()));
+        b.ports[queue].tx_sync().unwrap();
+    }
+    let mut seen = 0;
+    for _ in 0..1000 {
+        seen = 0;
+        for port in &mut a.ports {
+            seen += port.rx_sync().unwrap();
+        }
+        if seen == 2 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let each: Vec<_> = a.ports.iter().map(|port| port.counters().rx_frames).collect();
+    assert_eq!((seen, each.as_slice()), (2, &[1, 1][..]), "frames per queue");
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let options = OpenOptions { rx_slots: 64, tx_slots: 64, ..OpenOptions::default() };
+    let error = |device: &str| net.open(&net.a, device, &options).err().unwrap().to_string();
+    assert!(error("xdp:nio-x").starts_with("no interface named \"nio-x\" in this network namespace"));
+    assert!(error("xdp:lo").contains("not an Ethernet interface"));
+    let _held = net.open(&net.a, "xdp:nio-a", &options).unwrap();
+    let busy = error("xdp:nio-a");
+    assert!(
+        busy.contains("the XDP hook of nio-a is in use: another utcp engine drives it (program "),
+        "{busy}"
+    );
+    let odd = OpenOptions { rx_slots: 100, ..options.clone() };
+    let odd = net.open(&net.b, "xdp:nio-b", &odd).err().unwrap().to_string();
+    assert_eq!(odd, "rx_slots 100: a ring has a power of two of slots, 2 to 32768");
+    let zero_copy = OpenOptions { zero_copy: crate::ZeroCopy::Force, ..options.clone() };
+    let zero_copy = net.open(&net.b, "xdp:nio-b", &zero_copy).err().unwrap().to_string();
+    assert!(zero_copy.contains("the driver \"veth\" of nio-b has no zero-copy mode"), "{zero_copy}");
+}
+
+/// An interface whose own name ends like a queue is found.
+#[test]
+fn a_name_that_ends_like_a_queue_is_an_interface() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    net.a.ip("link set nio-a name br-12");
+    let options = OpenOptions { rx_slots: 64, tx_slots: 64, ..OpenOptions::default() };
+    let device = net.open(&net.a, "xdp:br-12", &options).unwrap();
+    assert_eq!(device.ports[0].caps().name, "xdp:br-12-0");
+    drop(device);
+    assert_eq!(net.open(&net.a, "xdp:br-12-0", &options).unwrap().ports.len(), 1);
+}
+
+/// Opens the device in its namespace and waits to be killed; started by the test below.
+#[test]
+#[ignore = "a helper process of another test"]
+fn victim() {
+    let _device = crate::open("xdp:nio-a", &OpenOptions::default()).unwrap();
+    std::thread::sleep(Duration::from_secs(30));
+}
+
+#[test]
+fn a_killed_engine_leaves_nothing_on_the_interface() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let attached = || {
+        net.a.run(|| {
+            let output = std::process::Command::new("ip").args(["link", "show", "nio-a"]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().contains("xdp")
+        })
+    };
+    let wait_for = |want: bool| {
+        (0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            attached() == want
+        })
+    };
+    assert!(!attached());
+    let mut child = net.a.run(|| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "xdp::tests::victim", "--ignored"]).stdout(std::process::Stdio::null());
+        command.spawn().unwrap()
+    });
+    let came = wait_for(true);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(came, "the program was attached");
+    assert!(wait_for(false), "the program was detached");
+    drop(net.open(&net.a, "xdp:nio-a", &OpenOptions::default()).unwrap());
+    assert!(wait_for(false), "the program is detached when the device is closed");
+}
