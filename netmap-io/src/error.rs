@@ -85,6 +85,16 @@ pub enum PortError {
         /// What the kernel said, or what was seen.
         reason: String,
     },
+    /// Nobody opened the other end of a pipe.
+    #[error(
+        "{device}: nobody opened the other end within {waited_s} s; start the other engine with the same name"
+    )]
+    PeerAbsent {
+        /// The device string.
+        device: String,
+        /// Seconds.
+        waited_s: u64,
+    },
     /// Any other refusal of the kernel.
     #[error("{what}: {source}")]
     System {

@@ -32,6 +32,8 @@
 pub mod conformance;
 mod error;
 mod memory;
+mod netmap;
+pub mod pipe;
 mod port;
 mod ring;
 mod spec;
@@ -59,6 +61,7 @@ pub fn open(device: &str, options: &OpenOptions) -> Result<Device, PortError> {
 pub fn open_spec(spec: &DeviceSpec, options: &OpenOptions) -> Result<Device, PortError> {
     match spec {
         DeviceSpec::Xdp { interface, queue } => xdp::open(interface, *queue, options),
+        DeviceSpec::Pipe { name } => pipe::open(name, options),
         _ => Err(PortError::NotBuilt { device: spec.to_string() }),
     }
 }

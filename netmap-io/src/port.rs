@@ -38,8 +38,9 @@ pub struct Caps {
     pub vnet_header: u8,
     /// Frames are written by the driver straight into our buffers.
     pub zero_copy: bool,
-    /// There is no network behind it that answers ARP or ND for us: both sides are this program's kind.
-    pub needs_no_neighbour: bool,
+    /// Link address of the one station at the other side, where there is exactly one: frames go to it
+    /// without ARP or ND.
+    pub peer_mac: Option<[u8; 6]>,
     /// How it is driven, for people: `AF_XDP, copy, native`.
     pub mode: String,
 }
@@ -204,7 +205,7 @@ pub trait Port: Send {
     /// What to sleep on, besides the engine's doorbell. After waking, `rx_sync` clears the cause.
     fn poll_fds(&self) -> PollFds;
 
-    /// The descriptor and events to wait for when the tx ring is full.
+    /// What to wait for in addition when the tx ring is full. `None`: [`Port::poll_fds`] wakes for room, too.
     fn tx_poll_fd(&self) -> Option<PollFd>;
 
     /// Within what time `rx_sync` and `tx_sync` have to be called although no descriptor will tell:

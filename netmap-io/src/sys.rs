@@ -211,6 +211,12 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> bool {
     unsafe { libc::poll(fds.as_mut_ptr(), count, millis) > 0 }
 }
 
+/// Waits for an exclusive lock on an open file, which ends when the file is closed.
+pub(crate) fn lock(fd: libc::c_int) -> io::Result<()> {
+    // SAFETY: acts on a descriptor and touches no memory.
+    check(unsafe { libc::flock(fd, libc::LOCK_EX) }).map(drop)
+}
+
 /// Moves this thread into a network namespace of its own, which ends with it.
 #[cfg(test)]
 pub(crate) fn leave_network() -> io::Result<()> {

@@ -1,0 +1,66 @@
+//! The user's half of a netmap ring: the words of its header that a sync exchanges.
+
+use std::ptr::NonNull;
+
+use super::layout::{NetmapRing, SLOTS_OFFSET};
+use crate::ring::{Buffers, SlotRing};
+
+/// A ring in netmap's memory. `slots` has our copies of head and tail; the header changes in
+/// [`UserRing::publish`] alone.
+#[derive(Debug)]
+pub(crate) struct UserRing {
+    header: NonNull<NetmapRing>,
+    /// The slots, and how far we are.
+    pub(crate) slots: SlotRing,
+}
+
+// SAFETY: as for `SlotRing`: one user, no thread affinity.
+unsafe impl Send for UserRing {}
+
+impl UserRing {
+    /// # Safety
+    /// `header` points to a ring of `num_slots` slots, whose memory and `buffers` outlive `self`; nobody else
+    /// plays the user of this ring.
+    pub(crate) unsafe fn new(header: NonNull<NetmapRing>, num_slots: u32, buffers: Buffers) -> Self {
+        // SAFETY: the slots of a ring follow its header, by the caller's contract.
+        let slots = unsafe {
+            let first = header.cast::<u8>().add(SLOTS_OFFSET).cast();
+            SlotRing::new(first, num_slots, buffers, false)
+        };
+        let mut ring = Self { header, slots };
+        let now = ring.read();
+        (ring.slots.head, ring.slots.tail) = (now.head.min(num_slots - 1), now.tail.min(num_slots - 1));
+        ring
+    }
+
+    /// A copy of the header.
+    fn read(&self) -> NetmapRing {
+        // SAFETY: `new` was promised a ring. Volatile: the other side of the sync may have written it.
+        unsafe { self.header.read_volatile() }
+    }
+
+    /// Before a sync: shows how far we are. We want to be woken for whatever is new, so cur is head.
+    pub(crate) fn publish(&mut self) {
+        // SAFETY: `new` was promised a ring whose user we are: these two words are ours to write.
+        unsafe {
+            (&raw mut (*self.header.as_ptr()).head).write_volatile(self.slots.head);
+            (&raw mut (*self.header.as_ptr()).cur).write_volatile(self.slots.head);
+        }
+    }
+
+    /// After a sync: takes over the new tail. Returns the old one. A tail behind the ring is nonsense
+    /// and changes nothing.
+    pub(crate) fn refresh(&mut self) -> u32 {
+        let old = self.slots.tail;
+        let now = self.read();
+        if now.tail < self.slots.num_slots() {
+            self.slots.tail = now.tail;
+        }
+        // The other side resets a head that it found wrong; ours never is, unless the memory was
+        // scribbled on. Then it is right and we are wrong.
+        if now.head < self.slots.num_slots() {
+            self.slots.head = now.head;
+        }
+        old
+    }
+}
