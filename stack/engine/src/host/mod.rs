@@ -1,0 +1,13 @@
+//! The kernel's view of this host, mirrored by netlink: interfaces, addresses, routes, rules, neighbours.
+//!
+//! ```text
+//!   kernel ──notifications──► HostMirror ──Arc<HostView>──► shards
+//!     ▲  └────── dumps ─────►  (control thread)              (read only)
+//!     └── "resolve", "in use" ───┘
+//! ```
+
+mod mirror;
+mod view;
+
+pub use mirror::HostMirror;
+pub use view::{HostView, Interface, Kind, Neighbour, Route};
