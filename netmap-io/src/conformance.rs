@@ -101,6 +101,8 @@ impl Pair {
             got.extend(port.rx().map(|frame| frame.to_vec()));
             ensure!(Instant::now() < until, "{} of {want} frames arrived at {}", got.len(), port.caps().name);
         }
+        // Gives the slots back, which on some devices is what gives the sender room.
+        port.rx_sync().map_err(words)?;
         Ok(got)
     }
 

@@ -82,12 +82,14 @@ pub struct Counters {
     pub fault_reordered: u64,
     /// Changed by the fault layer.
     pub fault_corrupted: u64,
+    /// Not written by the capture layer: the disk was full, or the reader gone.
+    pub capture_lost: u64,
 }
 
 impl Counters {
     /// Every counter with its name, in the order of the struct.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 17] {
+    pub fn named(&self) -> [(&'static str, u64); 18] {
         let Self {
             rx_frames,
             rx_bytes,
@@ -106,6 +108,7 @@ impl Counters {
             fault_duplicated,
             fault_reordered,
             fault_corrupted,
+            capture_lost,
         } = *self;
         [
             ("rx_frames", rx_frames),
@@ -125,6 +128,7 @@ impl Counters {
             ("fault_duplicated", fault_duplicated),
             ("fault_reordered", fault_reordered),
             ("fault_corrupted", fault_corrupted),
+            ("capture_lost", capture_lost),
         ]
     }
 }

@@ -156,6 +156,31 @@ impl SlotRing {
         (self.bufs.contains(slot.buf) && offset + len <= self.bufs.stride).then_some((offset, len))
     }
 
+    /// Copies `bytes` to where `slot` says the frame is; `false` if they don't fit there.
+    pub(crate) fn write_frame(&mut self, slot: Slot, bytes: &[u8]) -> bool {
+        let Some((offset, len)) = self.extent(slot) else { return false };
+        if len as usize != bytes.len() {
+            return false;
+        }
+        // SAFETY: `extent` checked that the piece is inside the buffers. The caller owns the slot, and
+        // `&mut self` keeps every borrower of its buffer away.
+        let room =
+            unsafe { std::slice::from_raw_parts_mut(self.bufs.at(slot.buf, offset).as_ptr(), len as usize) };
+        room.copy_from_slice(bytes);
+        true
+    }
+
+    /// The frames in `count` slots from `from` on; slots that lie are left out.
+    pub(crate) fn frames(&self, from: u32, count: u32) -> impl Iterator<Item = &[u8]> {
+        let first = std::iter::successors(Some(from), |index| Some(self.next(*index)));
+        first.take(count as usize).filter_map(|index| self.frame(self.slot(index)))
+    }
+
+    /// The slot `count` places before `index`.
+    pub(crate) fn before(&self, index: u32, count: u32) -> u32 {
+        if index >= count { index - count } else { index + self.num_slots - count }
+    }
+
     /// The bytes of the frame in `slot`; `None` if the slot lies.
     #[inline]
     pub(crate) fn frame(&self, slot: Slot) -> Option<&[u8]> {
@@ -217,6 +242,13 @@ impl<'a> RxRing<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ring.head == self.ring.tail
+    }
+
+    /// The frames that wait, without releasing them, but for the first `skip` slots.
+    pub fn unread(&self, skip: u32) -> impl Iterator<Item = &[u8]> {
+        let skip = skip.min(self.ring.available());
+        let from = (0..skip).fold(self.ring.head, |index, _| self.ring.next(index));
+        self.ring.frames(from, self.ring.available() - skip)
     }
 
     /// The next frame without releasing it. Slots that point outside the memory are skipped.
@@ -330,6 +362,11 @@ impl<'a> TxRing<'a> {
         }
         slot.ptr &= !self.ring.offset_mask;
         Some(TxSlot { buf: slot.buf, slot, ring: self.ring, _one: PhantomData })
+    }
+
+    /// The last `count` frames that were committed.
+    pub(crate) fn committed(&self, count: u32) -> impl Iterator<Item = &[u8]> {
+        self.ring.frames(self.ring.before(self.ring.head, count), count)
     }
 
     /// Copies `frame` into the next free slot. `false` when the ring is full or a slot too small.

@@ -1,0 +1,277 @@
+//! Writes every frame of a port to a pcapng file, as Wireshark and tcpdump read it.
+//!
+//! ```text
+//!  section header │ interface 0 │ interface 1 │ packet │ packet │ …
+//! ```
+//!
+//! Frames are read in place: received ones when they become visible, sent ones just before they leave. One
+//! write per batch. A file that can't be written ends the capture and counts what it lost; traffic goes on.
+//! Format: `draft-ietf-opsawg-pcapng`.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::{Caps, Counters, PollFd, PollFds, Port, PortError, RxRing, TxRing};
+
+const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+const INTERFACE: u32 = 1;
+const ENHANCED_PACKET: u32 = 6;
+const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
+const LINKTYPE_ETHERNET: u16 = 1;
+
+const OPT_COMMENT: u16 = 1;
+const SHB_USERAPPL: u16 = 4;
+const IF_NAME: u16 = 2;
+const IF_MACADDR: u16 = 6;
+const IF_TSRESOL: u16 = 9;
+const EPB_FLAGS: u16 = 2;
+
+/// A capture file, shared by the ports that are written to it.
+#[derive(Clone)]
+pub struct Capture {
+    file: Arc<Mutex<File>>,
+}
+
+struct File {
+    sink: Box<dyn Write + Send>,
+    interfaces: u32,
+    /// The first error; nothing is written after it.
+    error: Option<io::Error>,
+    /// Goes with the next packet.
+    comment: Option<String>,
+}
+
+impl File {
+    fn write(&mut self, blocks: &[u8]) -> bool {
+        if self.error.is_none() {
+            let result = self.sink.write_all(blocks).and_then(|()| self.sink.flush());
+            self.error = result.err();
+        }
+        self.error.is_none()
+    }
+}
+
+/// Which way a frame went; the values of `epb_flags`.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+enum Direction {
+    In = 1,
+    Out = 2,
+}
+
+/// Appends a block: `body` writes what stands between the two lengths.
+fn block(out: &mut Vec<u8>, kind: u32, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend(kind.to_ne_bytes());
+    out.extend([0; 4]);
+    body(out);
+    let length = u32::try_from(out.len() - start + 4).unwrap_or(u32::MAX).to_ne_bytes();
+    out.extend(length);
+    out[start + 4..start + 8].copy_from_slice(&length);
+}
+
+fn option(out: &mut Vec<u8>, code: u16, value: &[u8]) {
+    let value = &value[..value.len().min(usize::from(u16::MAX - 3))];
+    out.extend(code.to_ne_bytes());
+    out.extend(u16::try_from(value.len()).unwrap_or(0).to_ne_bytes());
+    out.extend(value);
+    pad(out);
+}
+
+fn end_of_options(out: &mut Vec<u8>) {
+    out.extend([0; 4]);
+}
+
+/// Blocks begin at multiples of four, and so does everything in them.
+fn pad(out: &mut Vec<u8>) {
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+fn packet(
+    out: &mut Vec<u8>,
+    interface: u32,
+    time: Duration,
+    way: Direction,
+    bytes: &[u8],
+    comment: Option<&str>,
+) {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_ne_bytes();
+    block(out, ENHANCED_PACKET, |out| {
+        out.extend(interface.to_ne_bytes());
+        out.extend(u32::try_from(nanos >> 32).unwrap_or(0).to_ne_bytes());
+        out.extend(u32::try_from(nanos & 0xffff_ffff).unwrap_or(0).to_ne_bytes());
+        out.extend(length);
+        out.extend(length);
+        out.extend(bytes);
+        pad(out);
+        option(out, EPB_FLAGS, &(way as u32).to_ne_bytes());
+        if let Some(comment) = comment {
+            option(out, OPT_COMMENT, comment.as_bytes());
+        }
+        end_of_options(out);
+    });
+}
+
+impl Capture {
+    /// Starts a capture that is written to `sink` (a file, a pipe to Wireshark).
+    ///
+    /// # Errors
+    /// When its first block can't be written.
+    pub fn new(sink: impl Write + Send + 'static) -> io::Result<Self> {
+        let mut out = Vec::new();
+        block(&mut out, SECTION_HEADER, |out| {
+            out.extend(BYTE_ORDER_MAGIC.to_ne_bytes());
+            out.extend(1_u16.to_ne_bytes());
+            out.extend(0_u16.to_ne_bytes());
+            // The length of the section is not known in advance.
+            out.extend((-1_i64).to_ne_bytes());
+            option(out, SHB_USERAPPL, concat!("utcp ", env!("CARGO_PKG_VERSION")).as_bytes());
+            end_of_options(out);
+        });
+        let mut file = File { sink: Box::new(sink), interfaces: 0, error: None, comment: None };
+        file.write(&out);
+        match file.error.take() {
+            Some(error) => Err(error),
+            None => Ok(Self { file: Arc::new(Mutex::new(file)) }),
+        }
+    }
+
+    /// The words stand beside the next packet that is captured.
+    pub fn comment(&self, words: impl Into<String>) {
+        self.lock().comment = Some(words.into());
+    }
+
+    /// Why the capture ended, if it did.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        self.lock().error.as_ref().map(ToString::to_string)
+    }
+
+    /// Captures what passes through `port` from now on.
+    #[must_use]
+    pub fn wrap(&self, port: Box<dyn Port>) -> Box<dyn Port> {
+        let caps = port.caps();
+        let mut out = Vec::new();
+        block(&mut out, INTERFACE, |out| {
+            out.extend(LINKTYPE_ETHERNET.to_ne_bytes());
+            out.extend([0; 2]);
+            // No limit on the length of a packet.
+            out.extend(0_u32.to_ne_bytes());
+            option(out, IF_NAME, caps.name.as_bytes());
+            option(out, IF_MACADDR, &caps.mac);
+            // Timestamps count nanoseconds.
+            option(out, IF_TSRESOL, &[9]);
+            end_of_options(out);
+        });
+        let interface = {
+            let mut file = self.lock();
+            file.write(&out);
+            file.interfaces += 1;
+            file.interfaces - 1
+        };
+        let counters = Counters::default();
+        Box::new(CapturePort {
+            capture: self.clone(),
+            interface,
+            inner: port,
+            tx_space: None,
+            counters,
+            batch: out,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, File> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A port whose frames are written down.
+struct CapturePort {
+    capture: Capture,
+    interface: u32,
+    inner: Box<dyn Port>,
+    /// Free tx slots after the last sync: what is missing now was committed since. `None` before the first.
+    tx_space: Option<u32>,
+    counters: Counters,
+    /// Blocks of one batch.
+    batch: Vec<u8>,
+}
+
+impl CapturePort {
+    fn write(&mut self, way: Direction, skip: u32, count: u32) {
+        let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.batch.clear();
+        let mut file = self.capture.lock();
+        let mut comment = file.comment.take();
+        let mut frames = 0;
+        let (rx, tx) = self.inner.rings();
+        let mut put = |bytes: &[u8]| {
+            packet(&mut self.batch, self.interface, time, way, bytes, comment.take().as_deref());
+            frames += 1;
+        };
+        match way {
+            Direction::In => rx.unread(skip).for_each(&mut put),
+            Direction::Out => tx.committed(count).for_each(&mut put),
+        }
+        if !file.write(&self.batch) {
+            self.counters.capture_lost += frames;
+        }
+    }
+}
+
+impl Port for CapturePort {
+    fn caps(&self) -> &Caps {
+        self.inner.caps()
+    }
+
+    fn rx_sync(&mut self) -> Result<u32, PortError> {
+        let unread = self.inner.rx().available();
+        let frames = self.inner.rx_sync()?;
+        if frames > unread {
+            self.write(Direction::In, unread, 0);
+        }
+        Ok(frames)
+    }
+
+    fn tx_sync(&mut self) -> Result<u32, PortError> {
+        let space = self.inner.tx().space();
+        let committed = self.tx_space.unwrap_or(self.inner.caps().tx_slots - 1).saturating_sub(space);
+        if committed > 0 {
+            self.write(Direction::Out, 0, committed);
+        }
+        let space = self.inner.tx_sync()?;
+        self.tx_space = Some(space);
+        Ok(space)
+    }
+
+    fn rings(&mut self) -> (RxRing<'_>, TxRing<'_>) {
+        self.inner.rings()
+    }
+
+    fn arm(&mut self) -> Result<bool, PortError> {
+        self.inner.arm()
+    }
+
+    fn poll_fds(&self) -> PollFds {
+        self.inner.poll_fds()
+    }
+
+    fn tx_poll_fd(&self) -> Option<PollFd> {
+        self.inner.tx_poll_fd()
+    }
+
+    fn resync_in(&self) -> Option<Duration> {
+        self.inner.resync_in()
+    }
+
+    fn counters(&self) -> Counters {
+        let capture_lost = self.counters.capture_lost;
+        Counters { capture_lost, ..self.inner.counters() }
+    }
+}
+
+#[cfg(test)]
+#[path = "capture_tests.rs"]
+mod tests;
