@@ -384,3 +384,48 @@ fn counting(pair: &mut Pair) -> Result<(), String> {
     ensure!(seen == (7, bytes), "7 frames of {bytes} bytes were counted as {seen:?} received");
     Ok(())
 }
+
+/// What sending frames in batches costs.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Bytes of a frame.
+    pub frame_len: usize,
+    /// Frames in a batch.
+    pub batch: usize,
+    /// Time of one frame, sent, received and read by one thread.
+    pub nanos_per_frame: u64,
+    /// System calls per frame, both ends together.
+    pub calls_per_frame: f64,
+}
+
+/// Measures `frames` frames from `a` to `b` in batches, both driven by this thread.
+///
+/// # Errors
+/// When the frames don't arrive.
+pub fn rate(pair: &mut Pair, frame_len: usize, batch: usize, frames: usize) -> Result<Rate, String> {
+    pair.drain()?;
+    let frame = pair.numbered(true, frame_len, 0);
+    let calls = |pair: &Pair| [&pair.a, &pair.b].map(|p| p.counters()).map(|c| c.rx_syscalls + c.tx_syscalls);
+    let before: u64 = calls(pair).iter().sum();
+    let start = Instant::now();
+    let (mut sent, mut seen, mut sum) = (0, 0, 0_u64);
+    while seen < frames {
+        pair.a.tx_sync().map_err(words)?;
+        let mut tx = pair.a.tx();
+        while sent < frames && sent - seen < batch && tx.push(&frame) {
+            sent += 1;
+        }
+        pair.a.tx_sync().map_err(words)?;
+        pair.b.rx_sync().map_err(words)?;
+        for frame in pair.b.rx() {
+            sum += u64::from(frame[frame.len() - 1]);
+            seen += 1;
+        }
+        ensure!(start.elapsed() < 20 * ARRIVAL, "{seen} of {frames} frames arrived (sum {sum})");
+    }
+    let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    let made = calls(pair).iter().sum::<u64>() - before;
+    #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
+    let calls_per_frame = made as f64 / frames as f64;
+    Ok(Rate { frame_len: frame.len(), batch, nanos_per_frame: nanos / frames as u64, calls_per_frame })
+}

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::layer::FaultError;
 use crate::spec::SpecError;
 
 /// Everything that opening or driving a port can fail with.
@@ -17,6 +18,9 @@ pub enum PortError {
         /// The device string.
         device: String,
     },
+    /// A fault string that makes no sense.
+    #[error(transparent)]
+    Faults(#[from] FaultError),
     /// No interface of that name is visible in this network namespace.
     #[error("no interface named {name:?} in this network namespace; `ip link` lists those that are there")]
     NoInterface {

@@ -31,7 +31,7 @@
 
 pub mod conformance;
 mod error;
-pub mod layer;
+mod layer;
 mod memory;
 mod netmap;
 pub mod pipe;
@@ -45,6 +45,7 @@ mod testing;
 mod xdp;
 
 pub use error::PortError;
+pub use layer::{Capture, FaultError, FaultSpec, capture, faults};
 pub use port::{Caps, Counters, Device, OpenOptions, PollFd, PollFds, Port, XdpMode, ZeroCopy};
 pub use ring::{RxFrame, RxRing, Slot, SlotFlags, TxRing, TxSlot};
 pub use spec::{DeviceSpec, Rings, SpecError};

@@ -26,11 +26,19 @@ const NO_ROOM_RETRY: Duration = Duration::from_micros(100);
 /// Link headers are left alone by corruption: a frame for another station tells nobody anything.
 const CORRUPT_FROM: usize = 14;
 
-/// Wraps `port`.
+/// Wraps `port` in the faults that `text` names, as in `loss=1%,reorder=1%,seed=7`.
+///
+/// # Errors
+/// When the text makes no sense, or there is no memory for the copies.
+pub fn wrap(port: Box<dyn Port>, text: &str) -> Result<Box<dyn Port>, PortError> {
+    wrap_spec(port, &text.parse()?)
+}
+
+/// [`wrap`] with faults that were parsed before.
 ///
 /// # Errors
 /// When there is no memory for the copies.
-pub fn wrap(port: Box<dyn Port>, spec: &FaultSpec) -> Result<Box<dyn Port>, PortError> {
+pub fn wrap_spec(port: Box<dyn Port>, spec: &FaultSpec) -> Result<Box<dyn Port>, PortError> {
     let start = Instant::now();
     let clock = Box::new(move || start.elapsed());
     Ok(Box::new(FaultPort::new(port, spec, clock)?))

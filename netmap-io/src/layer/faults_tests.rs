@@ -199,11 +199,11 @@ fn one_side_can_suffer_alone() {
 fn the_layer_conforms() {
     let options = OpenOptions { rx_slots: 64, tx_slots: 64, ..OpenOptions::default() };
     let [a, b] = crate::pipe::pair("layer", &options).unwrap();
-    let none = FaultSpec::default();
+    let none = "";
     let frame = |_, len: usize| (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
     let mut pair = Pair {
-        a: wrap(a, &none).unwrap(),
-        b: wrap(b, &none).unwrap(),
+        a: wrap(a, none).unwrap(),
+        b: wrap(b, none).unwrap(),
         frame: Box::new(frame),
         frame_len_min: 14,
         pushes_back: false,

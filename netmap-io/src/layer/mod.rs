@@ -14,7 +14,7 @@ impl Device {
     /// that a seed gives the same faults again.
     pub fn with_faults(mut self, spec: &FaultSpec) -> Result<Self, PortError> {
         let ports = std::mem::take(&mut self.ports);
-        self.ports = ports.into_iter().map(|port| faults::wrap(port, spec)).collect::<Result<_, _>>()?;
+        self.ports = ports.into_iter().map(|port| faults::wrap_spec(port, spec)).collect::<Result<_, _>>()?;
         Ok(self)
     }
 

@@ -249,3 +249,14 @@ fn the_memory_reads_as_netmap_lays_it_out() {
         assert_eq!((interface.ring_ofs[1], interface.ring_ofs[3]), (0, 0));
     }
 }
+
+/// A measurement, not a test: `cargo test --release -- --ignored --nocapture rate`.
+#[test]
+#[ignore = "a measurement"]
+fn rate() {
+    let [a, b] = pair("rate", &OpenOptions::default()).unwrap();
+    let mut pair = joined(a, b);
+    for (len, batch) in [(64, 1), (64, 16), (64, 64), (64, 256), (1514, 64)] {
+        println!("pipe: {:?}", conformance::rate(&mut pair, len, batch, 2_000_000).unwrap());
+    }
+}

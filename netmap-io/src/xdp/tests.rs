@@ -245,3 +245,18 @@ fn a_killed_engine_leaves_nothing_on_the_interface() {
     drop(net.open(&net.a, "xdp:nio-a", &OpenOptions::default()).unwrap());
     assert!(wait_for(false), "the program is detached when the device is closed");
 }
+
+/// A measurement, not a test: `cargo test --release -- --ignored --nocapture rate`.
+#[test]
+#[ignore = "a measurement"]
+fn rate() {
+    skip_without!(namespaces);
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        let net = Network::new(1, 1500);
+        let mut pair = pair(&net, &OpenOptions { xdp_mode: mode, ..OpenOptions::default() });
+        for (len, batch) in [(64, 1), (64, 16), (64, 64), (64, 256), (1514, 64)] {
+            let rate = conformance::rate(&mut pair, len, batch, 200_000).unwrap();
+            println!("{}: {rate:?}", pair.a.caps().mode);
+        }
+    }
+}
