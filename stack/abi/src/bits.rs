@@ -165,6 +165,17 @@ impl<'a> Bits<'a> {
         None
     }
 
+    /// Calls `each` with the index of every clear bit. O(words) and the clear ones: for rare sweeps.
+    pub fn for_each_clear(&self, mut each: impl FnMut(u32)) {
+        for (word, cell) in self.words.iter().enumerate() {
+            let mut clear = !cell.load(Ordering::Acquire);
+            while clear != 0 {
+                each((word as u32) << 6 | clear.trailing_zeros());
+                clear &= clear - 1;
+            }
+        }
+    }
+
     /// Claims a set bit for the caller alone (a free list): the lowest, or `None` if none is set.
     #[must_use]
     pub fn claim(&self) -> Option<u32> {

@@ -294,6 +294,8 @@ pub mod file {
     pub const INET6: u32 = 4;
     /// More than one descriptor may refer to it (dup, SCM_RIGHTS): close goes through the kernel.
     pub const SHARED: u32 = 8;
+    /// A `connect` was begun and no call has reported its end yet: the next one returns 0 or the error.
+    pub const CONNECTING: u32 = 16;
 }
 
 /// Where a stream's bytes are: offset in the arena (40 bits), log2 of the capacity (8 bits).

@@ -1,2 +1,51 @@
-//! The utcp command: run, engine, ss, why.
-fn main() {}
+//! `utcp`: runs programs under utcp, is the engine, and tells what the engine does.
+
+mod engine;
+mod find;
+mod run;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "utcp", version, about = "A user-level TCP/IP stack for unmodified programs.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a program with its TCP sockets on utcp.
+    Run(run::Run),
+    /// Run the engine in the foreground (programs start one by themselves when none runs).
+    Engine(engine::Engine),
+    /// Show the sockets that the engine serves.
+    Ss(tools::Where),
+    /// Say whether a port or process is accelerated, and why (not).
+    Why(tools::Why),
+    /// Show the engine's counters.
+    Metrics(tools::Where),
+    /// Show the programs that are attached.
+    Clients(tools::Where),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(run) => run::main(&run),
+        Command::Engine(engine) => engine::main(engine),
+        Command::Ss(at) => tools::report(&at, utcp_abi::message::Report::Sockets, 0, 0),
+        Command::Why(why) => tools::why(&why),
+        Command::Metrics(at) => tools::report(&at, utcp_abi::message::Report::Counters, 0, 0),
+        Command::Clients(at) => tools::report(&at, utcp_abi::message::Report::Clients, 0, 0),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("utcp: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `utcp engine`.
+
+use std::path::PathBuf;
+
+use tracing_subscriber::EnvFilter;
+use utcp_engine::Config;
+use utcp_engine::config::{parse_cores, system_path};
+use utcp_engine::sys::UnixName;
+
+/// Arguments of `utcp engine`. Each has a `UTCP_*` variable with the same meaning.
+#[derive(clap::Args)]
+pub struct Engine {
+    /// Device to drive, such as xdp:eth0; may be given several times.
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<String>,
+    /// Cores of the shards, such as 0,2-3: one shard for each, pinned.
+    #[arg(long, value_name = "LIST")]
+    cores: Option<String>,
+    /// Microseconds to look for more work before sleeping.
+    #[arg(long, value_name = "US")]
+    spin_us: Option<u64>,
+    /// Serve every user of this network namespace, at /run/utcp (needs root).
+    #[arg(long)]
+    system: bool,
+    /// Listen for programs at this path.
+    #[arg(long, value_name = "PATH", conflicts_with = "system")]
+    socket: Option<PathBuf>,
+    /// Leave with the last program. (Programs start their own engine so.)
+    #[arg(long)]
+    embedded: bool,
+    /// Write a byte to this descriptor when programs can come.
+    #[arg(long, value_name = "FD", hide = true)]
+    ready_fd: Option<i32>,
+}
+
+/// Runs the engine.
+pub fn main(arguments: Engine) -> Result<(), String> {
+    let mut config =
+        Config::from_variables(|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
+    if !arguments.device.is_empty() {
+        config.devices = arguments.device;
+    }
+    if let Some(list) = arguments.cores {
+        config.cores = parse_cores(&list).map_err(|error| error.to_string())?;
+    }
+    config.spin_us = arguments.spin_us.unwrap_or(config.spin_us);
+    config.embedded = arguments.embedded;
+    config.ready_fd = arguments.ready_fd;
+    if arguments.system {
+        let path = system_path().ok_or("can't tell which network namespace this is (/proc is missing)")?;
+        config.name = UnixName::Path(path);
+    } else if let Some(path) = arguments.socket {
+        config.name = UnixName::Path(path);
+    }
+    log_to_stderr();
+    match utcp_engine::run(config) {
+        // Two programs started an engine at the same time; the other one serves both.
+        Err(utcp_engine::EngineError::AlreadyRunning(_)) if arguments.embedded => Ok(()),
+        other => other.map_err(|error| error.to_string()),
+    }
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("UTCP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}

@@ -1,0 +1,185 @@
+//! What an engine is told when it starts: by its command line and by `UTCP_*` variables.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::sys::{self, UnixName};
+
+/// Settings of one engine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where programs find it.
+    pub name: UnixName,
+    /// Started by a program's shim: it leaves with its last client.
+    pub embedded: bool,
+    /// Device strings (`xdp:eth0`), none for same-host traffic only.
+    pub devices: Vec<String>,
+    /// Cores of the shards; one shard each. Empty: one shard that is not pinned.
+    pub cores: Vec<usize>,
+    /// How long a shard looks for work after the last before it sleeps, µs.
+    pub spin_us: u64,
+    /// Faults to inject on every device (see netmap-io), for tests.
+    pub faults: Option<String>,
+    /// Whether programs of one host talk without a device. False only to test the device path.
+    pub local: bool,
+    /// Descriptor to write a byte to when the engine is ready.
+    pub ready_fd: Option<i32>,
+}
+
+/// Why the settings are not usable; the text says what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigError {
+    /// A variable or option has a value that means nothing.
+    Value {
+        /// Its name.
+        name: &'static str,
+        /// What it says.
+        value: String,
+        /// What it may say.
+        wanted: &'static str,
+    },
+    /// The stack's name can't be part of a socket name.
+    StackName(String),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value { name, value, wanted } => write!(f, "{name}={value}: expected {wanted}"),
+            Self::StackName(name) => {
+                write!(f, "stack name {name:?}: use 1 to 32 letters, digits, '-' or '_'")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Microseconds that a shard spins by default before it sleeps.
+pub const SPIN_US_DEFAULT: u64 = 20;
+
+impl Config {
+    /// The defaults, changed by what `variable` (usually the environment) says.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the variable.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let devices = match variable("UTCP_DEVICE") {
+            None => Vec::new(),
+            Some(list) => list.split(',').filter(|d| !d.is_empty()).map(str::to_owned).collect(),
+        };
+        Ok(Self {
+            name: user_name(variable("UTCP_STACK").as_deref())?,
+            embedded: false,
+            devices,
+            cores: match variable("UTCP_CORES") {
+                None => Vec::new(),
+                Some(list) => parse_cores(&list)?,
+            },
+            spin_us: match variable("UTCP_SPIN_US") {
+                None => SPIN_US_DEFAULT,
+                Some(value) => value.parse().map_err(|_| ConfigError::Value {
+                    name: "UTCP_SPIN_US",
+                    value,
+                    wanted: "a number of microseconds, 0 to sleep at once",
+                })?,
+            },
+            faults: variable("UTCP_FAULTS").filter(|f| !f.is_empty()),
+            local: match variable("UTCP_LOCAL").as_deref() {
+                None | Some("1" | "on" | "yes") => true,
+                Some("0" | "off" | "no") => false,
+                Some(value) => {
+                    return Err(ConfigError::Value {
+                        name: "UTCP_LOCAL",
+                        value: value.to_owned(),
+                        wanted: "on or off",
+                    });
+                }
+            },
+            ready_fd: None,
+        })
+    }
+}
+
+/// The socket name of the calling user's own engine in this network namespace.
+///
+/// # Errors
+/// [`ConfigError::StackName`].
+pub fn user_name(stack: Option<&str>) -> Result<UnixName, ConfigError> {
+    let uid = sys::euid();
+    match stack {
+        None | Some("") => Ok(UnixName::Abstract(format!("utcp/{uid}"))),
+        Some(stack) => {
+            let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if stack.len() > 32 || !stack.chars().all(legal) {
+                return Err(ConfigError::StackName(stack.to_owned()));
+            }
+            Ok(UnixName::Abstract(format!("utcp/{uid}/{stack}")))
+        }
+    }
+}
+
+/// The socket path of the system's engine in this network namespace.
+#[must_use]
+pub fn system_path() -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let inode = std::fs::metadata("/proc/self/ns/net").ok()?.ino();
+    Some(PathBuf::from(format!("/run/utcp/{inode}.sock")))
+}
+
+/// A list of cores: `0,2-3`.
+///
+/// # Errors
+/// [`ConfigError::Value`].
+pub fn parse_cores(list: &str) -> Result<Vec<usize>, ConfigError> {
+    let wrong = || ConfigError::Value {
+        name: "UTCP_CORES",
+        value: list.to_owned(),
+        wanted: "cores of this machine, at most 8, such as 0 or 0,2-3",
+    };
+    let allowed = sys::cores();
+    let mut cores = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.trim().parse().map_err(|_| wrong())?;
+        let last: usize = last.trim().parse().map_err(|_| wrong())?;
+        if last < first || last - first > 4096 {
+            return Err(wrong());
+        }
+        cores.extend(first..=last);
+    }
+    if cores.is_empty()
+        || cores.len() > utcp_abi::layout::SHARDS_MAX
+        || !cores.iter().all(|core| allowed.contains(core))
+    {
+        return Err(wrong());
+    }
+    Ok(cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_are_checked() {
+        let own = sys::cores()[0];
+        assert_eq!(parse_cores(&own.to_string()), Ok(vec![own]));
+        for wrong in ["", "x", "1-", "-1", "99999", "3-1", "0-9999999"] {
+            assert!(parse_cores(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bad_variables_say_what_to_do() {
+        let error = |name: &'static str, value: &'static str| {
+            Config::from_variables(|n| (n == name).then(|| value.to_owned())).unwrap_err().to_string()
+        };
+        assert_eq!(
+            error("UTCP_SPIN_US", "fast"),
+            "UTCP_SPIN_US=fast: expected a number of microseconds, 0 to sleep at once"
+        );
+        assert!(error("UTCP_STACK", "a/b").contains("letters"));
+        assert!(error("UTCP_LOCAL", "maybe").contains("on or off"));
+    }
+}

@@ -1,0 +1,178 @@
+//! Messages of programs: attach, adopt, pool, bells, listen, reports.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use utcp_abi::layout::{LISTENERS_MAX, REGION_LEN};
+use utcp_abi::message::{FDS_MAX, Kind, MESSAGE_LEN, Message, Reply};
+
+use super::{Channel, ClientEntry, Control, Source, Token};
+use crate::shard::ToShard;
+use crate::shard::client::ClientRegion;
+use crate::sys::{self, UnixName};
+
+impl Control {
+    /// Programs knock.
+    pub(super) fn on_door(&mut self) {
+        while let Ok(fd) = sys::accept(self.door.as_fd()) {
+            let Ok((pid, uid)) = sys::peer(fd.as_fd()) else { continue };
+            // An abstract name has no permissions: it serves its own user and root. A path's permissions
+            // were checked by the kernel.
+            let own = uid == sys::euid() || uid == 0;
+            if matches!(self.config.name, UnixName::Abstract(_)) && !own {
+                tracing::warn!(pid, uid, "refused: another user's program");
+                continue;
+            }
+            self.add_channel(fd, None, pid, uid);
+        }
+    }
+
+    fn add_channel(&mut self, fd: OwnedFd, client: Option<u32>, pid: u32, uid: u32) {
+        let number = self.number();
+        if self
+            .epoll
+            .add(fd.as_fd(), libc::EPOLLIN | libc::EPOLLRDHUP, Source::Channel(number).pack())
+            .is_ok()
+        {
+            self.channels.insert(number, Channel { fd: Arc::new(fd), client, pid, uid });
+        }
+    }
+
+    /// A process says something, or is gone.
+    pub(super) fn on_channel(&mut self, number: u32) {
+        loop {
+            let Some(fd) = self.channels.get(&number).map(|c| c.fd.clone()) else { return };
+            let mut bytes = [0; MESSAGE_LEN + 1];
+            let mut fds = Vec::new();
+            match sys::receive(fd.as_fd(), &mut bytes, &mut fds) {
+                Ok(0) => return self.on_channel_gone(number),
+                Ok(len) => {
+                    let message = bytes.get(..len).and_then(Message::from_bytes);
+                    let kind = message.and_then(|m| Kind::from_u32(m.kind));
+                    if let (Some(message), Some(kind)) = (message, kind) {
+                        self.on_message(number, kind, &message, fds);
+                    } else {
+                        tracing::warn!(number, len, "a message that means nothing; channel closed");
+                        return self.on_channel_gone(number);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.on_channel_gone(number),
+            }
+        }
+    }
+
+    fn on_message(&mut self, number: u32, kind: Kind, message: &Message, mut fds: Vec<OwnedFd>) {
+        let client = self.channels.get(&number).and_then(|c| c.client);
+        match (kind, client) {
+            (Kind::Hello, None) => self.on_hello(number, message),
+            (Kind::Report, _) => self.on_report(number, message),
+            (Kind::Adopt, Some(client)) => {
+                let uid = self.channels.get(&number).map_or(0, |c| c.uid);
+                if let Some(fd) = fds.pop() {
+                    if let Some(entry) = self.clients.get_mut(&client) {
+                        entry.channels += 1;
+                        self.add_channel(fd, Some(client), message.b as u32, uid);
+                    }
+                }
+            }
+            (Kind::Pool, Some(client)) => self.on_pool(number, client, message.a),
+            (Kind::SetBell, Some(client)) => {
+                if let Some(bell) = fds.pop().map(Arc::new) {
+                    let set = message.a as u32;
+                    self.to_all(|| ToShard::SetBell { client, set, bell: bell.clone() });
+                }
+                self.reply(number, &Reply::default(), &[]);
+            }
+            (Kind::Listen, Some(client)) => {
+                let reply = match fds.pop() {
+                    Some(fd) => self.on_listen(client, message, &fd),
+                    None => Reply { error: libc::EBADF, ..Reply::default() },
+                };
+                self.reply(number, &reply, &[]);
+            }
+            (Kind::ListenCheck, Some(client)) => {
+                self.check_listeners(client, Some(message.a as u32));
+                self.reply(number, &Reply::default(), &[]);
+            }
+            _ => self.reply(number, &Reply { error: libc::EPROTO, ..Reply::default() }, &[]),
+        }
+    }
+
+    pub(super) fn reply(&self, number: u32, reply: &Reply, fds: &[BorrowedFd<'_>]) {
+        let Some(channel) = self.channels.get(&number) else { return };
+        let raw: Vec<i32> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        if let Err(error) = sys::send(channel.fd.as_fd(), reply.as_bytes(), &raw) {
+            tracing::warn!(pid = channel.pid, %error, "a reply could not be sent");
+        }
+    }
+
+    /// A program attaches: it gets a region of its own.
+    fn on_hello(&mut self, number: u32, message: &Message) {
+        if message.a != u64::from(utcp_abi::ABI_VERSION) {
+            tracing::warn!(theirs = message.a, ours = utcp_abi::ABI_VERSION, "a program of another version");
+            return self.reply(number, &Reply { error: libc::EPROTONOSUPPORT, ..Reply::default() }, &[]);
+        }
+        let id = self.number();
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        let name: String = message
+            .name
+            .iter()
+            .take_while(|&&byte| byte != 0)
+            .map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { '?' })
+            .collect();
+        let shared = match ClientRegion::new(id, channel.pid, channel.uid, name) {
+            Ok(shared) => Arc::new(shared),
+            Err(error) => {
+                tracing::error!(%error, "no region can be made");
+                let errno = error.raw_os_error().unwrap_or(libc::ENOMEM);
+                return self.reply(number, &Reply { error: errno, ..Reply::default() }, &[]);
+            }
+        };
+        channel.client = Some(id);
+        tracing::info!(client = id, pid = channel.pid, name = shared.name, "client attached");
+        self.to_all(|| ToShard::Attach(shared.clone()));
+        let mut fds = vec![shared.fd().as_fd(), self.life.fd().as_fd()];
+        fds.extend(self.inboxes.iter().map(|inbox| inbox.doorbell().as_fd()));
+        let reply = Reply {
+            a: u64::from(id),
+            b: self.inboxes.len() as u64,
+            c: REGION_LEN as u64,
+            ..Reply::default()
+        };
+        self.reply(number, &reply, &fds);
+        self.clients.insert(
+            id,
+            ClientEntry {
+                shared: shared.clone(),
+                channels: 1,
+                listeners: Vec::new(),
+                free_listener_slots: (0..LISTENERS_MAX).rev().collect(),
+            },
+        );
+    }
+
+    /// Descriptors for sockets: pairs whose far ends stay here.
+    fn on_pool(&mut self, number: u32, client: u32, wanted: u64) {
+        let mut reply = Reply::default();
+        let mut near_ends = Vec::new();
+        for slot in reply.tokens.iter_mut().take(wanted.min(FDS_MAX as u64) as usize) {
+            let Ok((near, far)) = sys::socket_pair() else { break };
+            let token = self.number();
+            if self.epoll.add(far.as_fd(), libc::EPOLLRDHUP, Source::Token(token).pack()).is_err() {
+                break;
+            }
+            self.tokens.insert(token, Token { client, _far_end: far });
+            *slot = token;
+            near_ends.push(near);
+        }
+        reply.a = near_ends.len() as u64;
+        if near_ends.is_empty() {
+            reply.error = libc::EMFILE;
+        }
+        let fds: Vec<BorrowedFd<'_>> = near_ends.iter().map(AsFd::as_fd).collect();
+        self.reply(number, &reply, &fds);
+    }
+}

@@ -1,0 +1,199 @@
+//! Listening sockets: the kernel's socket really listens, and the shards serve the same address.
+//!
+//! The kernel stays the judge of who may listen where, and of when a listener is gone: the engine keeps no
+//! reference to the kernel's socket, it asks for its inode (sock_diag) when a descriptor was closed or a
+//! process ended. A port whose listener is gone stays steered while connections to it live.
+
+use std::net::{IpAddr as StdAddr, Ipv6Addr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+
+use utcp_abi::message::{Message, Reply, listen};
+use utcp_abi::socket::{Addr, status};
+use utcp_netmap_io::{Proto, Tuple};
+use utcp_proto::wire::IpAddr;
+
+use super::{Control, diag};
+use crate::shard::{ListenRequest, Report, ReportRequest, ToShard};
+use crate::sys;
+
+/// A listener of a client.
+#[derive(Debug, Clone)]
+pub(super) struct ListenerEntry {
+    pub sock: u32,
+    pub slot: u32,
+    pub addr: Addr,
+    pub inode: u64,
+    pub one_family: bool,
+    /// What is registered with the devices' steering: (index of the steering, tuple).
+    pub steered: Vec<(usize, Tuple)>,
+}
+
+/// A port that stays steered until its last connection is gone.
+#[derive(Debug)]
+pub(super) struct Lingering {
+    steered: Vec<(usize, Tuple)>,
+    port: u16,
+}
+
+impl Control {
+    pub(super) fn on_listen(&mut self, client: u32, message: &Message, fd: &OwnedFd) -> Reply {
+        let refuse = |error| Reply { error, ..Reply::default() };
+        let Ok(inode) = sys::inode(fd.as_fd()) else { return refuse(libc::EBADF) };
+        let sock = message.a as u32;
+        let addr = message.address();
+        let Some(entry) = self.clients.get_mut(&client) else { return refuse(libc::EPROTO) };
+        let region = entry.shared.region();
+        let Some(socket) = region.socket(sock) else { return refuse(libc::EINVAL) };
+        // The kernel's word, not the program's: it must really listen there.
+        match diag::listening(addr.port, inode) {
+            Ok(true) => {}
+            Ok(false) => return refuse(libc::EINVAL),
+            Err(error) => return refuse(error.raw_os_error().unwrap_or(libc::EIO)),
+        }
+        let one_family = message.c & listen::ONE_FAMILY != 0;
+        let slot = match entry.listeners.iter().find(|l| l.sock == sock) {
+            Some(known) => known.slot,
+            None => {
+                let Some(slot) = entry.free_listener_slots.pop() else { return refuse(libc::ENOBUFS) };
+                let steered = Vec::new();
+                entry.listeners.push(ListenerEntry { sock, slot, addr, inode, one_family, steered });
+                slot
+            }
+        };
+        socket.listener.store(slot, Ordering::Relaxed);
+        socket.local.store(addr);
+        socket.status.store(status::LISTENING, Ordering::Release);
+        let request = ListenRequest {
+            client,
+            sock,
+            slot,
+            addr,
+            backlog: (message.b.min(4096) as u32).min(somaxconn()),
+            one_family,
+            reuseport: message.c & listen::REUSEPORT != 0,
+        };
+        self.to_all(|| ToShard::Listen(request.clone()));
+        self.life.set_listening(addr.port, true);
+        self.steer_all();
+        Reply { a: u64::from(slot), ..Reply::default() }
+    }
+
+    /// Registers every listener with every device, once per local address that it covers.
+    pub(super) fn steer_all(&mut self) {
+        if self.steerings.is_empty() {
+            return;
+        }
+        let host = self.host.clone();
+        let steerings = self.steerings.clone();
+        for client in self.clients.values_mut() {
+            for listener in &mut client.listeners {
+                for (index, (ifindex, steering)) in steerings.iter().enumerate() {
+                    for addr in host.local_addresses_of(*ifindex) {
+                        let tuple = Tuple::new(to_std(addr), listener.addr.port, Proto::TCP);
+                        if !covers(listener, addr) || listener.steered.contains(&(index, tuple)) {
+                            continue;
+                        }
+                        match steering.register(tuple) {
+                            Ok(()) | Err(utcp_netmap_io::PortError::InUse { .. }) => {
+                                listener.steered.push((index, tuple));
+                            }
+                            Err(error) => tracing::error!(%tuple, %error, "frames can't be steered to us"),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks whether the kernel still has a client's listeners (or one of them).
+    pub(super) fn check_listeners(&mut self, client: u32, sock: Option<u32>) {
+        let Some(entry) = self.clients.get(&client) else { return };
+        let gone: Vec<u32> = entry
+            .listeners
+            .iter()
+            .filter(|l| sock.is_none_or(|sock| l.sock == sock))
+            .filter(|l| matches!(diag::listening(l.addr.port, l.inode), Ok(false)))
+            .map(|l| l.sock)
+            .collect();
+        for sock in gone {
+            self.drop_listener(client, sock);
+        }
+    }
+
+    pub(super) fn drop_all_listeners(&mut self, client: u32) {
+        let socks: Vec<u32> =
+            self.clients.get(&client).map_or(Vec::new(), |e| e.listeners.iter().map(|l| l.sock).collect());
+        for sock in socks {
+            self.drop_listener(client, sock);
+        }
+    }
+
+    fn drop_listener(&mut self, client: u32, sock: u32) {
+        let Some(entry) = self.clients.get_mut(&client) else { return };
+        let Some(at) = entry.listeners.iter().position(|l| l.sock == sock) else { return };
+        let listener = entry.listeners.swap_remove(at);
+        entry.free_listener_slots.push(listener.slot);
+        self.to_all(|| ToShard::Unlisten { client, sock });
+        let port = listener.addr.port;
+        let another = self.clients.values().flat_map(|c| &c.listeners).any(|l| l.addr.port == port);
+        if !another {
+            self.life.set_listening(port, false);
+        }
+        if !listener.steered.is_empty() {
+            self.lingering_ports.push(Lingering { steered: listener.steered, port });
+        }
+    }
+
+    /// Gives ports back to the kernel whose last connection is gone.
+    pub(super) fn check_lingering_ports(&mut self) {
+        if self.lingering_ports.is_empty() {
+            return;
+        }
+        let mut ports = Vec::new();
+        for report in self.ask(ReportRequest::Sockets) {
+            if let Report::Sockets(lines) = report {
+                ports.extend(lines.iter().filter_map(|l| l.local.rsplit_once(':')?.1.parse::<u16>().ok()));
+            }
+        }
+        let lingering = std::mem::take(&mut self.lingering_ports);
+        for entry in lingering {
+            if ports.contains(&entry.port) {
+                self.lingering_ports.push(entry);
+                continue;
+            }
+            for (index, tuple) in entry.steered {
+                let again = self
+                    .clients
+                    .values()
+                    .flat_map(|c| &c.listeners)
+                    .any(|l| l.steered.contains(&(index, tuple)));
+                if !again {
+                    if let Err(error) = self.steerings[index].1.unregister(tuple) {
+                        tracing::warn!(%tuple, %error, "a port could not be given back to the kernel");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn covers(listener: &ListenerEntry, addr: IpAddr) -> bool {
+    let bound = IpAddr(listener.addr.ip);
+    if !bound.is_unspecified() {
+        return bound == addr;
+    }
+    bound.is_v4() == addr.is_v4() || (addr.is_v4() && !listener.one_family)
+}
+
+/// An address for netmap-io.
+pub(super) fn to_std(addr: IpAddr) -> StdAddr {
+    let v6 = Ipv6Addr::from(addr.0);
+    v6.to_ipv4_mapped().map_or(StdAddr::V6(v6), StdAddr::V4)
+}
+
+/// The kernel's bound of every backlog.
+fn somaxconn() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap_or_default();
+    text.trim().parse().unwrap_or(4096)
+}

@@ -1,0 +1,309 @@
+//! The control thread: attaches programs, hands out descriptors, hears of their death.
+//!
+//! It sleeps in one epoll on: the unix socket where programs come in, their channels, the far ends of the
+//! descriptors that stand under utcp sockets, netlink, the shards' outbox, and signals.
+
+mod channel;
+pub mod diag;
+mod listeners;
+mod report;
+mod start;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use utcp_netmap_io::Steering;
+
+use crate::config::Config;
+use crate::host::{HostMirror, HostView};
+use crate::life::Life;
+use crate::shard::client::ClientRegion;
+use crate::shard::{Inbox, Outbox, Report, ReportRequest, ToControl, ToShard};
+use crate::sys;
+
+pub use start::run;
+
+/// How long an embedded engine waits for another program before it leaves.
+const LINGER: Duration = Duration::from_millis(500);
+/// How often ports of listeners that are gone, but whose connections live on, are looked at again.
+const LINGERING_PORT_CHECK: Duration = Duration::from_secs(1);
+
+/// Why an engine could not start; the text says what to do.
+#[derive(Debug)]
+pub enum EngineError {
+    /// Another engine has the name already.
+    AlreadyRunning(String),
+    /// A system call failed.
+    System {
+        /// What we were doing.
+        doing: &'static str,
+        /// What came of it.
+        error: io::Error,
+    },
+    /// A device can't be opened.
+    Device {
+        /// The device string.
+        device: String,
+        /// Why.
+        error: utcp_netmap_io::PortError,
+    },
+    /// A setting is not usable.
+    Setting(String),
+}
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyRunning(name) => write!(f, "an engine is running already at {name}"),
+            Self::System { doing, error } => write!(f, "{doing}: {error}"),
+            Self::Device { device, error } => write!(f, "device {device}: {error}"),
+            Self::Setting(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+/// What an epoll event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Door,
+    Channel(u32),
+    Token(u32),
+    Netlink,
+    Outbox,
+    Signal,
+}
+
+impl Source {
+    fn pack(self) -> u64 {
+        let (kind, index) = match self {
+            Self::Door => (0, 0),
+            Self::Channel(index) => (1, index),
+            Self::Token(token) => (2, token),
+            Self::Netlink => (3, 0),
+            Self::Outbox => (4, 0),
+            Self::Signal => (5, 0),
+        };
+        kind << 32 | u64::from(index)
+    }
+
+    fn unpack(data: u64) -> Option<Self> {
+        let index = data as u32;
+        Some(match data >> 32 {
+            0 => Self::Door,
+            1 => Self::Channel(index),
+            2 => Self::Token(index),
+            3 => Self::Netlink,
+            4 => Self::Outbox,
+            5 => Self::Signal,
+            _ => return None,
+        })
+    }
+}
+
+/// One process's connection to the engine.
+#[derive(Debug)]
+struct Channel {
+    fd: Arc<OwnedFd>,
+    client: Option<u32>,
+    pid: u32,
+    uid: u32,
+}
+
+/// A client program: all processes that share a region.
+#[derive(Debug)]
+struct ClientEntry {
+    shared: Arc<ClientRegion>,
+    channels: u32,
+    listeners: Vec<listeners::ListenerEntry>,
+    free_listener_slots: Vec<u32>,
+}
+
+/// The far end of a descriptor that stands under a utcp socket, or waits in a pool.
+#[derive(Debug)]
+struct Token {
+    client: u32,
+    /// Kept open: its hang-up is the news.
+    _far_end: OwnedFd,
+}
+
+/// The control thread's state.
+struct Control {
+    config: Config,
+    epoll: sys::Epoll,
+    door: OwnedFd,
+    life: Arc<Life>,
+    inboxes: Vec<Arc<Inbox>>,
+    outbox: Arc<Outbox>,
+    steerings: Vec<(u32, Arc<dyn Steering>)>,
+    devices: Vec<String>,
+    mirror: HostMirror,
+    host: Arc<HostView>,
+    channels: HashMap<u32, Channel>,
+    clients: HashMap<u32, ClientEntry>,
+    tokens: HashMap<u32, Token>,
+    lingering_ports: Vec<listeners::Lingering>,
+    kernel_log: Vec<report::LogLine>,
+    next_number: u32,
+    empty_since: Option<Instant>,
+    stop: bool,
+}
+
+impl Control {
+    /// A number that no client, channel or token has.
+    fn number(&mut self) -> u32 {
+        loop {
+            self.next_number = self.next_number.wrapping_add(1);
+            let n = self.next_number;
+            if n != 0
+                && !self.tokens.contains_key(&n)
+                && !self.channels.contains_key(&n)
+                && !self.clients.contains_key(&n)
+            {
+                return n;
+            }
+        }
+    }
+
+    fn to_all(&self, message: impl Fn() -> ToShard) {
+        for inbox in &self.inboxes {
+            inbox.send(message());
+        }
+    }
+
+    fn run(&mut self) -> Result<(), EngineError> {
+        while !self.stop {
+            let timeout = self.timeout_ms();
+            let mut sources = Vec::new();
+            self.epoll
+                .wait(timeout, |data, _| sources.extend(Source::unpack(data)))
+                .map_err(|error| EngineError::System { doing: "waiting for programs", error })?;
+            let mut hung_up = Vec::new();
+            for source in sources {
+                match source {
+                    Source::Door => self.on_door(),
+                    Source::Channel(number) => self.on_channel(number),
+                    Source::Token(token) => hung_up.push(token),
+                    Source::Netlink => self.on_netlink(),
+                    Source::Outbox => self.on_outbox(),
+                    Source::Signal => self.stop = true,
+                }
+            }
+            self.on_hangups(&hung_up);
+            self.on_time();
+        }
+        Ok(())
+    }
+
+    fn timeout_ms(&self) -> i32 {
+        if !self.lingering_ports.is_empty() {
+            return LINGERING_PORT_CHECK.as_millis() as i32;
+        }
+        if self.config.embedded && self.channels.is_empty() { LINGER.as_millis() as i32 } else { -1 }
+    }
+
+    fn on_time(&mut self) {
+        self.check_lingering_ports();
+        if !self.config.embedded || !self.channels.is_empty() {
+            self.empty_since = None;
+            return;
+        }
+        let since = *self.empty_since.get_or_insert_with(Instant::now);
+        // What programs queued before they ended still has to go out.
+        if since.elapsed() >= LINGER && self.alive_flows() == 0 {
+            self.stop = true;
+        }
+    }
+
+    fn alive_flows(&self) -> usize {
+        let mut alive = 0;
+        for report in self.ask(ReportRequest::Alive) {
+            if let Report::Alive { flows } = report {
+                alive += flows;
+            }
+        }
+        alive
+    }
+
+    /// Asks every shard; those that don't answer within two seconds are left out.
+    fn ask(&self, request: ReportRequest) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for inbox in &self.inboxes {
+            let (to, from) = std::sync::mpsc::sync_channel(1);
+            inbox.send(ToShard::Report(request, to));
+            reports.extend(from.recv_timeout(Duration::from_secs(2)));
+        }
+        reports
+    }
+
+    fn on_netlink(&mut self) {
+        if let Some(view) = self.mirror.on_readable() {
+            self.host = view;
+            let page = self.life.page();
+            page.route_epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
+            let host = self.host.clone();
+            self.to_all(|| ToShard::Host(host.clone()));
+            self.steer_all();
+        }
+    }
+
+    fn on_outbox(&mut self) {
+        sys::drain(self.outbox.doorbell().as_fd());
+        while let Some(message) = self.outbox.receive() {
+            match message {
+                ToControl::Resolve { ifindex, next_hop } => self.mirror.resolve(ifindex, next_hop),
+            }
+        }
+    }
+
+    /// Descriptors under sockets (or in pools) whose last reference is gone.
+    fn on_hangups(&mut self, hung_up: &[u32]) {
+        let mut by_client: HashMap<u32, Vec<u32>> = HashMap::new();
+        for token in hung_up {
+            if let Some(entry) = self.tokens.remove(token) {
+                by_client.entry(entry.client).or_default().push(*token);
+            }
+        }
+        for (number, mut gone) in by_client {
+            gone.sort_unstable();
+            let Some(client) = self.clients.get(&number) else { continue };
+            let region = client.shared.region();
+            region.free_sockets().for_each_clear(|sock| {
+                let Some(socket) = region.socket(sock) else { return };
+                let token = socket.token.load(std::sync::atomic::Ordering::Acquire);
+                if token != 0 && gone.binary_search(&token).is_ok() {
+                    let shard = socket.shard.load(std::sync::atomic::Ordering::Relaxed) as usize;
+                    let inbox = self.inboxes.get(shard).or(self.inboxes.first());
+                    if let Some(inbox) = inbox {
+                        inbox.send(ToShard::Hangup { client: number, sock, token });
+                    }
+                }
+            });
+        }
+    }
+
+    /// A process is gone. With the last one its client goes.
+    fn on_channel_gone(&mut self, number: u32) {
+        let Some(channel) = self.channels.remove(&number) else { return };
+        let Some(client) = channel.client else { return };
+        let Some(entry) = self.clients.get_mut(&client) else { return };
+        entry.channels -= 1;
+        let last = entry.channels == 0;
+        let shared = entry.shared.clone();
+        self.drain_log(&shared);
+        if last {
+            tracing::info!(client, pid = channel.pid, name = shared.name, "client left");
+            self.drop_all_listeners(client);
+            self.clients.remove(&client);
+            self.to_all(|| ToShard::Detach(client));
+        } else {
+            self.to_all(|| ToShard::ProcessGone(client));
+            self.check_listeners(client, None);
+        }
+    }
+}

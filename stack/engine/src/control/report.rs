@@ -1,0 +1,228 @@
+//! What tools read: `utcp ss`, `utcp why`, counters.
+
+use std::fmt::Write as _;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use utcp_abi::message::{Message, Reply};
+use utcp_abi::region::{LOG_RECORDS, LogCode};
+
+use super::Control;
+use crate::counters::Counters;
+use crate::shard::client::ClientRegion;
+use crate::shard::{Report, ReportRequest, SocketLine};
+use crate::sys;
+
+/// Longest piece of a report in one message.
+const PIECE: usize = 32 * 1024;
+/// Reasons that are kept for `utcp why`.
+const LOG_KEPT: usize = 1024;
+
+/// Something that a program's shim said: why a socket went to the kernel.
+#[derive(Debug, Clone)]
+pub(super) struct LogLine {
+    pid: u32,
+    port: u32,
+    text: String,
+}
+
+impl Control {
+    pub(super) fn on_report(&mut self, number: u32, message: &Message) {
+        let regions: Vec<Arc<ClientRegion>> = self.clients.values().map(|c| c.shared.clone()).collect();
+        for region in &regions {
+            self.drain_log(region);
+        }
+        let text = match message.a {
+            1 => self.sockets(),
+            2 => self.counters(),
+            3 => self.why(message.b, message.c),
+            4 => self.clients_text(),
+            _ => String::new(),
+        };
+        let Some(channel) = self.channels.get(&number) else { return };
+        let fd = channel.fd.clone();
+        let reply = Reply { a: text.len() as u64, ..Reply::default() };
+        // A reader that dawdles must not hold the control thread.
+        std::thread::spawn(move || {
+            let _ = sys::send_waiting(fd.as_fd(), reply.as_bytes());
+            for piece in text.as_bytes().chunks(PIECE) {
+                if sys::send_waiting(fd.as_fd(), piece).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    fn lines(&self) -> Vec<SocketLine> {
+        let mut all: Vec<SocketLine> = Vec::new();
+        for report in self.ask(ReportRequest::Sockets) {
+            if let Report::Sockets(lines) = report {
+                for line in lines {
+                    // A listener is in every shard: shown once.
+                    if line.shard == 0 || line.state != "LISTEN" {
+                        all.push(line);
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    fn sockets(&self) -> String {
+        let mut text = format!(
+            "{:<11}{:>9}{:>9} {:<28}{:<28}{:<24}{}\n",
+            "State", "Recv-Q", "Send-Q", "Local", "Peer", "Process", "Detail"
+        );
+        for line in self.lines() {
+            let process =
+                if line.pid == 0 { "-".to_owned() } else { format!("{}/{}", line.program, line.pid) };
+            let _ = writeln!(
+                text,
+                "{:<11}{:>9}{:>9} {:<28}{:<28}{:<24}shard:{} {}",
+                line.state,
+                line.recv_queue,
+                line.send_queue,
+                line.local,
+                line.remote,
+                process,
+                line.shard,
+                line.detail
+            );
+        }
+        text
+    }
+
+    fn counters(&self) -> String {
+        let mut total = Counters::default();
+        let mut ports = Vec::new();
+        for report in self.ask(ReportRequest::Counters) {
+            if let Report::Counters(counters, more) = report {
+                total.add(&counters);
+                ports.extend(more);
+            }
+        }
+        let mut text = String::new();
+        for (name, value, meaning) in total.list() {
+            let _ = writeln!(text, "{name} {value} #{meaning}");
+        }
+        for (port, name, value) in ports {
+            let _ = writeln!(text, "{port}.{name} {value}");
+        }
+        text
+    }
+
+    fn clients_text(&self) -> String {
+        let mut text = String::new();
+        for (id, client) in &self.clients {
+            let _ = writeln!(
+                text,
+                "client {id}: {} pid {} uid {}, {} processes, {} listeners",
+                client.shared.name,
+                client.shared.pid,
+                client.shared.uid,
+                client.channels,
+                client.listeners.len()
+            );
+        }
+        text
+    }
+
+    /// In words: is port or pid `value` accelerated, and why (not)? `kind` 0: either, 1: port, 2: pid.
+    fn why(&self, value: u64, kind: u64) -> String {
+        let mut text = String::new();
+        let lines = self.lines();
+        let suffix = format!(":{value}");
+        if kind != 2 && value <= 65_535 {
+            for line in lines.iter().filter(|l| l.local.ends_with(&suffix) && l.state == "LISTEN") {
+                let _ = writeln!(
+                    text,
+                    "port {value}: accelerated. {}/{} listens at {} in this engine; programs under utcp on this host \
+                     reach it through shared memory{}; everybody else reaches its kernel socket.",
+                    line.program,
+                    line.pid,
+                    line.local,
+                    self.device_words()
+                );
+            }
+            let flows = lines.iter().filter(|l| {
+                l.state != "LISTEN" && (l.local.ends_with(&suffix) || l.remote.ends_with(&suffix))
+            });
+            let count = flows.count();
+            if count > 0 {
+                let _ = writeln!(text, "port {value}: {count} connections are served by this engine.");
+            }
+        }
+        if kind != 1 {
+            for line in lines.iter().filter(|l| u64::from(l.pid) == value) {
+                let _ = writeln!(
+                    text,
+                    "pid {value}: {} {} ↔ {} is served by this engine.",
+                    line.state, line.local, line.remote
+                );
+            }
+            for client in self.clients.values().filter(|c| u64::from(c.shared.pid) == value) {
+                let _ = writeln!(text, "pid {value}: {} is attached to this engine.", client.shared.name);
+            }
+        }
+        for line in &self.kernel_log {
+            if u64::from(line.port) == value && kind != 2 || u64::from(line.pid) == value && kind != 1 {
+                let _ = writeln!(text, "pid {}: {}", line.pid, line.text);
+            }
+        }
+        if text.is_empty() {
+            let _ = writeln!(
+                text,
+                "{value}: not accelerated. No program under utcp has such a port or pid in this engine: the program was \
+                 started without libutcp.so, by another user, in another network namespace, or it ended."
+            );
+        }
+        text
+    }
+
+    fn device_words(&self) -> String {
+        if self.devices.is_empty() {
+            String::new()
+        } else {
+            format!(", hosts behind {} through the engine's own TCP", self.devices.join(", "))
+        }
+    }
+
+    /// Takes what a program's shim wrote into its log ring.
+    pub(super) fn drain_log(&mut self, region: &ClientRegion) {
+        let view = region.region();
+        let header = view.header();
+        let next = header.log_next.load(Ordering::Acquire);
+        for ticket in next.saturating_sub(LOG_RECORDS as u32)..next {
+            let Some(record) = header.log.get(ticket as usize % LOG_RECORDS) else { continue };
+            if record.ready.swap(0, Ordering::Acquire) != ticket.wrapping_add(1) {
+                continue;
+            }
+            let (pid, port) = (record.pid.load(Ordering::Relaxed), record.subject.load(Ordering::Relaxed));
+            let detail = record.detail[0].load(Ordering::Relaxed);
+            let text = match record.code.load(Ordering::Relaxed) {
+                c if c == LogCode::ConnectKernel as u32 => format!(
+                    "a connection to port {port} runs on the kernel: no program under utcp listens there on this host, \
+                     and no device of the engine leads there."
+                ),
+                c if c == LogCode::ListenRefused as u32 => {
+                    format!(
+                        "the listener on port {port} runs on the kernel alone: the engine refused it (errno {detail})."
+                    )
+                }
+                c if c == LogCode::Exhausted as u32 => {
+                    "a socket runs on the kernel: the program has no free utcp socket left.".to_owned()
+                }
+                c if c == LogCode::UnknownOption as u32 => {
+                    format!("socket option {} of level {} was refused.", port & 0xffff, port >> 16)
+                }
+                _ => continue,
+            };
+            tracing::info!(pid, "{text}");
+            if self.kernel_log.len() >= LOG_KEPT {
+                self.kernel_log.remove(0);
+            }
+            self.kernel_log.push(LogLine { pid, port, text });
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What a shard counts. One line per counter: its name and what it means.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
+        /// Counters of one shard, written by it alone.
+        #[derive(Debug, Default, Clone)]
+        pub struct Counters { $($(#[doc = $doc])+ pub $name: u64,)* }
+
+        impl Counters {
+            /// Every counter: name, value, meaning.
+            #[must_use]
+            pub fn list(&self) -> Vec<(&'static str, u64, &'static str)> {
+                vec![$((stringify!($name), self.$name, concat!($($doc),+)),)*]
+            }
+
+            /// Adds another shard's.
+            pub fn add(&mut self, other: &Self) { $(self.$name += other.$name;)* }
+        }
+    };
+}
+
+counters! {
+    /// Rounds of the loop that found work.
+    rounds,
+    /// Times the shard went to sleep.
+    sleeps,
+    /// Sockets that programs asked the shard to look at.
+    commands,
+    /// Wake-ups sent to programs that slept in epoll, poll or select (eventfd writes).
+    wakes_set,
+    /// Wake-ups sent to programs that slept on one socket (futex).
+    wakes_socket,
+    /// Connections that programs asked for and utcp serves.
+    connects,
+    /// Connections that programs asked for and the kernel serves.
+    connects_kernel,
+    /// Connections put into an accept queue.
+    accepts,
+    /// Connections that ended.
+    closed,
+    /// Segments between two programs of this host.
+    local_segments,
+    /// Their bytes.
+    local_bytes,
+    /// Frames received from devices.
+    rx_frames,
+    /// Frames given to devices.
+    tx_frames,
+    /// Segments that were sent again.
+    retransmits,
+    /// Segments that a TCB refused, whatever the reason.
+    dropped_segments,
+    /// Frames that were not a well-formed packet for us.
+    dropped_frames,
+    /// Frames dropped because the tx ring was full (TCP sends them again).
+    dropped_tx_full,
+    /// Segments for no connection, answered by a reset.
+    resets_sent,
+    /// SYNs dropped because the accept queue was full.
+    listen_overflows,
+    /// SYNs answered by a cookie because the SYN queue was full.
+    syn_cookies,
+    /// Connections dropped because the program has no socket slot left.
+    out_of_sockets,
+    /// TIME-WAIT records dropped early because there were too many.
+    time_wait_overflows,
+    /// Clients thrown out because they wrote a word that no correct client can have written.
+    corrupt_clients,
+}

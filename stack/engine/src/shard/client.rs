@@ -1,0 +1,200 @@
+//! A client program as a shard sees it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use utcp_abi::Region;
+use utcp_abi::layout::{REGION_LEN, SETS_MAX, SOCKETS_MAX};
+use utcp_abi::socket::{BufRef, Socket, first_position};
+
+use crate::sys;
+
+/// log2 of the bytes of every stream.
+pub const STREAM_LOG2: u32 = 18;
+
+/// A client's region as the whole engine shares it.
+#[derive(Debug)]
+pub struct ClientRegion {
+    mapping: sys::Mapping,
+    fd: OwnedFd,
+    /// The client's number.
+    pub id: u32,
+    /// Process id of the program that attached.
+    pub pid: u32,
+    /// User id.
+    pub uid: u32,
+    /// The program's name.
+    pub name: String,
+}
+
+impl ClientRegion {
+    /// Makes and lays out a region.
+    pub fn new(id: u32, pid: u32, uid: u32, name: String) -> std::io::Result<Self> {
+        let fd = sys::memfd(c"utcp-region", REGION_LEN)?;
+        sys::seal(&fd, libc::F_SEAL_SEAL)?;
+        let mapping = sys::Mapping::new(&fd, REGION_LEN)?;
+        let this = Self { mapping, fd, id, pid, uid, name };
+        let region = this.region();
+        utcp_abi::region::format(region, id, SOCKETS_MAX);
+        Ok(this)
+    }
+
+    /// The view.
+    #[must_use]
+    pub fn region(&self) -> Region {
+        // SAFETY: the mapping has REGION_LEN bytes, starts on a page, and lives as long as `self`; the
+        // shard keeps `self` by Arc as long as it uses the view.
+        unsafe { Region::new(self.mapping.base()) }
+    }
+
+    /// What the program maps.
+    #[must_use]
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+}
+
+/// What a socket slot is to this shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SlotUse {
+    /// Nothing that this shard knows of: free, or fresh from `socket()`.
+    #[default]
+    Unknown,
+    /// A flow.
+    Flow(u32),
+    /// A flow that ended; the program has not closed the socket yet.
+    Ended,
+    /// A listener of this client.
+    Listener,
+}
+
+/// A client as one shard keeps it.
+#[derive(Debug)]
+pub struct Client {
+    /// The shared region.
+    pub shared: Arc<ClientRegion>,
+    /// Its view.
+    pub region: Region,
+    /// Use of each socket slot.
+    slots: Vec<SlotUse>,
+    /// Count of operations answered, per slot that ever asked.
+    ops_done: Vec<u32>,
+    /// The eventfds of its epoll sets.
+    pub set_bells: Vec<Option<Arc<OwnedFd>>>,
+    /// Flows of this client in this shard.
+    pub flows: u32,
+    /// No process of it is left.
+    pub gone: bool,
+    /// It wrote nonsense: serve it no more.
+    pub corrupt: bool,
+}
+
+impl Client {
+    /// A new client.
+    #[must_use]
+    pub fn new(shared: Arc<ClientRegion>) -> Self {
+        let region = shared.region();
+        Self {
+            shared,
+            region,
+            slots: vec![SlotUse::Unknown; SOCKETS_MAX as usize],
+            ops_done: vec![0; SOCKETS_MAX as usize],
+            set_bells: (0..SETS_MAX).map(|_| None).collect(),
+            flows: 0,
+            gone: false,
+            corrupt: false,
+        }
+    }
+
+    /// What slot `sock` is used for.
+    #[must_use]
+    pub fn slot(&self, sock: u32) -> SlotUse {
+        self.slots.get(sock as usize).copied().unwrap_or_default()
+    }
+
+    /// Notes what slot `sock` is used for.
+    pub fn set_slot(&mut self, sock: u32, to: SlotUse) {
+        if let Some(slot) = self.slots.get_mut(sock as usize) {
+            *slot = to;
+        }
+    }
+
+    /// Whether the program asked for an operation on `sock` that was not answered yet; counts it as seen.
+    pub fn take_op(&mut self, sock: u32, socket: &Socket) -> bool {
+        let asked = socket.op_asked.load(Ordering::Acquire);
+        match self.ops_done.get_mut(sock as usize) {
+            Some(done) if *done != asked => {
+                *done = asked;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Answers the last operation taken on `sock`.
+    pub fn answer_op(&self, sock: u32, socket: &Socket, result: i32) {
+        socket.op_result.store(result, Ordering::Relaxed);
+        let done = self.ops_done.get(sock as usize).copied().unwrap_or(0);
+        socket.op_done.store(done, Ordering::Release);
+        if socket.op_bell.ring() {
+            sys::futex_wake_all(socket.op_bell.word());
+        }
+    }
+
+    /// Claims a free slot for a connection that arrived. `None`: the program has used all.
+    pub fn claim_slot(&mut self) -> Option<u32> {
+        let sock = self.region.free_sockets().claim()?;
+        // A program that marks slots of live flows as free hurts itself only: we leave them alone.
+        if self.slot(sock) == SlotUse::Unknown { Some(sock) } else { None }
+    }
+
+    /// Gives a slot back: everything of its last use is wiped, its generation moves on.
+    pub fn free_slot(&mut self, sock: u32) {
+        let Some(socket) = self.region.socket(sock) else { return };
+        let generation = socket.generation.load(Ordering::Relaxed).wrapping_add(1) & 0xf_ffff;
+        socket.generation.store(generation, Ordering::Release);
+        for word in [
+            &socket.status,
+            &socket.shard,
+            &socket.listener,
+            &socket.intent,
+            &socket.token,
+            &socket.file,
+            &socket.epoch,
+            &socket.owner_pid,
+            &socket.rx_pressed,
+            &socket.op_code,
+        ] {
+            word.store(0, Ordering::Relaxed);
+        }
+        socket.error.store(0, Ordering::Relaxed);
+        socket.cause.store(0, Ordering::Relaxed);
+        socket.rx_buf.store(0, Ordering::Relaxed);
+        socket.tx_buf.store(0, Ordering::Relaxed);
+        for member in &socket.members {
+            member.store(0, Ordering::Relaxed);
+        }
+        socket.options.reset();
+        let first = first_position(generation);
+        for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.tx_tail] {
+            position.store(first, Ordering::Relaxed);
+        }
+        self.set_slot(sock, SlotUse::Unknown);
+        self.region.free_sockets().set(sock);
+    }
+
+    /// The buffers of slot `sock`: (rx, tx). Each slot has two of its own; pages come with use.
+    #[must_use]
+    pub fn buffers(sock: u32) -> (BufRef, BufRef) {
+        let at = |n: u64| BufRef::new(n << STREAM_LOG2, STREAM_LOG2);
+        (at(u64::from(sock) * 2), at(u64::from(sock) * 2 + 1))
+    }
+
+    /// Rings the bell of a set.
+    pub fn ring_set(&self, set: u32) {
+        if let Some(Some(bell)) = self.set_bells.get(set as usize) {
+            sys::ring(bell.as_fd());
+        }
+    }
+}

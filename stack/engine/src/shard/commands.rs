@@ -1,0 +1,244 @@
+//! What programs ask for. A set bit in the dirty map says "look at this socket"; everything else is
+//! derived from the socket's words, each read once and checked.
+
+use std::sync::atomic::Ordering;
+
+use utcp_abi::socket::{Options, Socket, congestion, intent, option, status};
+use utcp_proto::{Config, CongestionKind, Duration, Keepalive, UserCall};
+
+use super::client::SlotUse;
+use super::segments::Payload;
+use super::{Shard, flow::Flow, report};
+
+impl Shard {
+    /// Takes every client's dirty bits; true if there was one.
+    pub(super) fn take_commands(&mut self) -> bool {
+        let shard = self.config.index;
+        let mut work = false;
+        let mut dirty = std::mem::take(&mut self.dirty_scratch);
+        let mut index = 0;
+        while (index as usize) < self.clients.capacity_used() {
+            if let Some(client) = self.clients.get(index).filter(|c| !c.corrupt) {
+                client.region.dirty(shard).take_all(|sock| dirty.push(sock));
+                for sock in dirty.drain(..) {
+                    work = true;
+                    self.counters.commands += 1;
+                    self.on_dirty(index, sock);
+                }
+            }
+            index += 1;
+        }
+        self.dirty_scratch = dirty;
+        work
+    }
+
+    fn on_dirty(&mut self, client_index: u32, sock: u32) {
+        let Some(client) = self.clients.get_mut(client_index) else { return };
+        let region = client.region;
+        let Some(socket) = region.socket(sock) else { return };
+        let asked = client.take_op(sock, socket);
+        let wants = socket.intent.load(Ordering::Acquire);
+        match client.slot(sock) {
+            SlotUse::Flow(flow) => {
+                if asked {
+                    self.answer_info(flow);
+                }
+                self.on_flow_command(flow, socket, wants);
+            }
+            SlotUse::Unknown if asked && socket.op_code.load(Ordering::Relaxed) == 1 => {
+                self.on_connect(client_index, sock);
+            }
+            SlotUse::Unknown | SlotUse::Ended => {
+                if asked {
+                    client.answer_op(sock, socket, 0);
+                }
+                if wants & intent::CLOSE != 0 && !region.free_sockets().is_set(sock) {
+                    client.free_slot(sock);
+                }
+            }
+            SlotUse::Listener => {
+                if asked {
+                    client.answer_op(sock, socket, 0);
+                }
+            }
+        }
+    }
+
+    fn on_flow_command(&mut self, index: u32, socket: &Socket, wants: u32) {
+        let now = self.now;
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let client = flow.client;
+        if wants & intent::OWNED != 0 {
+            flow.waiting = None;
+        }
+        if wants & intent::OPTIONS != 0 {
+            socket.intent.fetch_and(!intent::OPTIONS, Ordering::AcqRel);
+            apply_options(flow, &socket.options, now);
+        }
+        let moved = flow.take_queued(socket).and_then(|added| Ok((added, flow.take_consumed(socket)?)));
+        let (added, consumed) = match moved {
+            Ok(moved) => moved,
+            Err(error) => return self.throw_out(client, error),
+        };
+        if added > 0 {
+            self.user(index, UserCall::Send { added, more: false, urgent: false });
+        }
+        if consumed > 0 {
+            self.user(index, UserCall::Received { n: consumed });
+        }
+        self.carry_out(index, socket, wants);
+        if wants & intent::TX_FULL != 0 {
+            self.offer_space(index);
+        }
+        self.list_transmit(index);
+    }
+
+    /// Shutdown and close, each once.
+    fn carry_out(&mut self, index: u32, socket: &Socket, wants: u32) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let new = wants & !flow.done;
+        flow.done |= wants & (intent::SHUT_WR | intent::SHUT_RD | intent::CLOSE);
+        if new & intent::SHUT_WR != 0 {
+            let both = flow.rx_fin;
+            let hup = if both { status::HUP } else { 0 };
+            socket.status.fetch_or(status::TX_FIN | hup, Ordering::AcqRel);
+            self.user(index, UserCall::Shutdown);
+            self.news(index, libc::EPOLLOUT | if both { libc::EPOLLHUP } else { 0 });
+        }
+        if new & intent::SHUT_RD != 0 {
+            self.user(index, UserCall::ShutdownRead);
+        }
+        if new & intent::CLOSE != 0 {
+            self.close_flow(index);
+        }
+    }
+
+    /// The program is done with the socket: FIN after what is queued, or RST if it left bytes unread or
+    /// lingers for no time at all.
+    pub(super) fn close_flow(&mut self, index: u32) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        flow.closed_by_program = true;
+        flow.done |= intent::CLOSE;
+        let client = self.clients.get(flow.client);
+        let socket = client.and_then(|c| c.region.socket(flow.sock).map(|s| (c, s)));
+        let abort = socket.is_some_and(|(_, socket)| {
+            socket.options.has(option::LINGER) && socket.options.linger_s.load(Ordering::Relaxed) == 0
+        });
+        self.user(index, if abort { UserCall::Abort } else { UserCall::Close });
+        self.list_transmit(index);
+    }
+
+    /// Ends a flow by a reset; nobody will read its socket again.
+    pub(super) fn abort(&mut self, index: u32) {
+        if let Some(flow) = self.flows.get_mut(index) {
+            flow.closed_by_program = true;
+            self.user(index, UserCall::Abort);
+            self.list_transmit(index);
+        }
+    }
+
+    /// A call on the TCB, and what follows from it.
+    pub(super) fn user(&mut self, index: u32, call: UserCall) {
+        let now = self.now;
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        // A refused call (the connection ended meanwhile) changes nothing: the program sees the status.
+        if let Ok(actions) = flow.tcb.on_user(now, call) {
+            self.act(index, &actions, Payload::None);
+        } else if matches!(call, UserCall::Close | UserCall::Abort) {
+            if let Some(flow) = self.flows.get_mut(index) {
+                flow.finished = true;
+            }
+        }
+    }
+
+    /// The last descriptor of a socket is gone, perhaps with its process.
+    pub(super) fn on_hangup(&mut self, number: u32, sock: u32, token: u32) {
+        let Some(&index) = self.by_number.get(&number) else { return };
+        // What the program did before it went (an accept, bytes) comes first.
+        self.take_commands();
+        let Some(client) = self.clients.get_mut(index) else { return };
+        let region = client.region;
+        let Some(socket) = region.socket(sock) else { return };
+        if socket.token.load(Ordering::Acquire) != token {
+            return;
+        }
+        match client.slot(sock) {
+            SlotUse::Flow(flow) => self.close_flow(flow),
+            SlotUse::Listener => {}
+            SlotUse::Unknown | SlotUse::Ended => {
+                if !region.free_sockets().is_set(sock) {
+                    client.free_slot(sock);
+                }
+            }
+        }
+    }
+
+    fn answer_info(&mut self, index: u32) {
+        let now = self.now;
+        let Some(flow) = self.flows.get(index) else { return };
+        let Some(client) = self.clients.get(flow.client) else { return };
+        let Some(socket) = client.region.socket(flow.sock) else { return };
+        report::fill_info(&flow.tcb.info(now), socket);
+        client.answer_op(flow.sock, socket, 0);
+    }
+}
+
+/// The TCB's settings that a socket's options stand for.
+pub(super) fn tcb_config(options: &Options, base: Config) -> Config {
+    let mut config = base;
+    config.nodelay = options.has(option::NODELAY);
+    config.cork = options.has(option::CORK);
+    config.keepalive = keepalive(options);
+    config.user_timeout = Duration::from_millis(u64::from(options.user_timeout_ms.load(Ordering::Relaxed)));
+    config.congestion = controller(options);
+    let maxseg = options.maxseg.load(Ordering::Relaxed);
+    if maxseg >= 88 {
+        config.mss = config.mss.min(maxseg.min(65_495) as u16);
+    }
+    if let retries @ 1..=255 = options.syncnt.load(Ordering::Relaxed) {
+        config.syn_retries = retries as u8;
+    }
+    if let seconds @ 1.. = options.linger2_s.load(Ordering::Relaxed) {
+        config.fin_timeout = Duration::from_secs(u64::from(seconds.unsigned_abs()).min(120));
+    }
+    config
+}
+
+fn keepalive(options: &Options) -> Option<Keepalive> {
+    if !options.has(option::KEEPALIVE) {
+        return None;
+    }
+    let or = |value: u32, default: u64| if value == 0 { default } else { u64::from(value) };
+    Some(Keepalive {
+        idle: Duration::from_secs(or(options.keepidle_s.load(Ordering::Relaxed), 7_200)),
+        interval: Duration::from_secs(or(options.keepintvl_s.load(Ordering::Relaxed), 75)),
+        probes: or(options.keepcnt.load(Ordering::Relaxed), 9).min(255) as u8,
+    })
+}
+
+fn controller(options: &Options) -> CongestionKind {
+    match options.congestion.load(Ordering::Relaxed) {
+        congestion::RENO => CongestionKind::NewReno,
+        _ => CongestionKind::Cubic,
+    }
+}
+
+fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant) {
+    let timeout = Duration::from_millis(u64::from(options.user_timeout_ms.load(Ordering::Relaxed)));
+    let rate = u64::from(options.max_pacing.load(Ordering::Relaxed));
+    let calls = [
+        UserCall::SetNoDelay(options.has(option::NODELAY)),
+        UserCall::SetCork(options.has(option::CORK)),
+        UserCall::SetKeepalive(keepalive(options)),
+        UserCall::SetUserTimeout(timeout),
+        UserCall::SetCongestion(controller(options)),
+        UserCall::SetPacingRate(if rate == 0 { u64::MAX } else { rate }),
+    ];
+    for call in calls {
+        // A connection that just ended refuses; its options matter to nobody then.
+        let _ = flow.tcb.on_user(now, call);
+    }
+    if options.has(option::QUICKACK) || options.has(option::NO_QUICKACK) {
+        let _ = flow.tcb.on_user(now, UserCall::SetQuickAck(options.has(option::QUICKACK)));
+    }
+}

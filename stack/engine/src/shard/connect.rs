@@ -1,0 +1,133 @@
+//! Who serves a destination: another program of this host, a device of ours, or the kernel.
+
+use std::sync::atomic::Ordering;
+
+use utcp_abi::socket::{Addr, RESULT_KERNEL, status};
+use utcp_proto::wire::IpAddr;
+use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
+
+use super::Shard;
+use super::client::STREAM_LOG2;
+use super::commands::tcb_config;
+use super::flow::Path;
+use super::table::Entry;
+
+/// Client ports of same-host connections: the kernel's default range.
+const LOCAL_PORTS: std::ops::Range<u32> = 32_768..61_000;
+/// Largest segment between two programs of one host, as on the kernel's loopback device.
+const LOCAL_MSS: u16 = 65_483;
+
+impl Shard {
+    /// The program asked to connect the fresh socket `sock`.
+    pub(super) fn on_connect(&mut self, client_index: u32, sock: u32) {
+        let result = self.try_connect(client_index, sock);
+        match result {
+            0 => self.counters.connects += 1,
+            RESULT_KERNEL => self.counters.connects_kernel += 1,
+            _ => {}
+        }
+        let Some(client) = self.clients.get(client_index) else { return };
+        if let Some(socket) = client.region.socket(sock) {
+            client.answer_op(sock, socket, result);
+        }
+    }
+
+    /// 0, [`RESULT_KERNEL`] or an errno.
+    fn try_connect(&mut self, client_index: u32, sock: u32) -> i32 {
+        let now = self.now;
+        let Some(client) = self.clients.get(client_index) else { return libc::EINVAL };
+        let region = client.region;
+        let Some(socket) = region.socket(sock) else { return libc::EINVAL };
+        let word = |i: usize| socket.op_args[i].load(Ordering::Relaxed);
+        let to = Addr::from_words([word(0), word(1), word(2)]);
+        let from = Addr::from_words([word(3), word(4), word(5)]);
+        let mut remote = Endpoint { addr: IpAddr(to.ip), port: to.port };
+        // Linux connects "any address" to the host itself.
+        if remote.addr == IpAddr::UNSPECIFIED_V4 {
+            remote.addr = IpAddr::v4([127, 0, 0, 1]);
+        } else if remote.addr == IpAddr::UNSPECIFIED_V6 {
+            remote.addr = IpAddr::v6(std::net::Ipv6Addr::LOCALHOST.octets());
+        }
+        let wanted = Endpoint { addr: IpAddr(from.ip), port: from.port };
+        let Some((path, source)) = self.path_to(remote, wanted.addr) else { return RESULT_KERNEL };
+        let Some(tuple) = self.choose_port(source, wanted.port, remote, path) else {
+            return libc::EADDRNOTAVAIL;
+        };
+        let config = tcb_config(&socket.options, self.base_config(path, &tuple));
+        let iss = self.config.secret.isn(&tuple, now);
+        let tcb = Tcb::connect(&config, now, tuple, iss);
+        socket.status.store(status::CONNECTING, Ordering::Release);
+        let Some(flow) = self.add_flow(client_index, sock, tcb, tuple, path) else { return libc::ENOBUFS };
+        self.list_transmit(flow);
+        self.refile(flow);
+        0
+    }
+
+    /// The way to `remote` and the address to come from; `None`: the kernel's business.
+    fn path_to(&mut self, remote: Endpoint, wanted: IpAddr) -> Option<(Path, IpAddr)> {
+        let any = wanted.is_unspecified();
+        if self.host.is_local(remote.addr) {
+            let source = if any { remote.addr } else { wanted };
+            let probe = FourTuple { local: remote, remote: Endpoint { addr: source, port: 0 } };
+            let served = self.config.local && self.find_listener(&probe).is_some();
+            return served.then_some((Path::Local(u32::MAX), source));
+        }
+        self.device_path(remote.addr, wanted)
+    }
+
+    /// A local port that makes the four-tuple unique (RFC 6056 §3.3.3, algorithm 3).
+    fn choose_port(
+        &mut self,
+        source: IpAddr,
+        wanted: u16,
+        remote: Endpoint,
+        path: Path,
+    ) -> Option<FourTuple> {
+        let at = |port: u16| FourTuple { local: Endpoint { addr: source, port }, remote };
+        if wanted != 0 {
+            return (self.table.get(&at(wanted)).is_none()).then(|| at(wanted));
+        }
+        let range = if matches!(path, Path::Local(_)) { LOCAL_PORTS } else { self.device_ports() };
+        let count = range.end - range.start;
+        let offset = self.config.secret.port_offset(&at(0));
+        for _ in 0..count {
+            self.next_port = self.next_port.wrapping_add(1);
+            let port = (range.start + offset.wrapping_add(self.next_port) % count) as u16;
+            let tuple = at(port);
+            match self.table.get(&tuple) {
+                None => return Some(tuple),
+                Some(Entry::TimeWait(index)) => {
+                    // RFC 6191: the old incarnation is far enough behind.
+                    let reusable =
+                        self.time_wait.get(index).and_then(|r| r.record.reuse_for_connect(self.now));
+                    if reusable.is_some() {
+                        self.end_time_wait_now(index);
+                        return Some(tuple);
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        None
+    }
+
+    /// The stack's own settings for a connection on `path`.
+    pub(super) fn base_config(&self, path: Path, tuple: &FourTuple) -> Config {
+        let capacity = 1u32 << STREAM_LOG2;
+        let common = Config {
+            recv_capacity: capacity,
+            recv_capacity_max: capacity,
+            ts_offset: self.config.secret.ts_offset(tuple),
+            ..Config::DEFAULT
+        };
+        match path {
+            // Nothing is lost or reordered inside the engine, so timestamps and SACK would be idle words.
+            Path::Local(_) => Config { mss: LOCAL_MSS, timestamps: false, sack: false, ..common },
+            Path::Device { port, .. } => {
+                let headers = if tuple.remote.addr.is_v4() { 40 } else { 60 };
+                let mtu = self.links.get(port as usize).map_or(1500, |link| link.mtu);
+                Config { mss: mtu.saturating_sub(headers).clamp(88, 65_495) as u16, ..common }
+            }
+        }
+    }
+}

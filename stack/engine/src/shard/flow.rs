@@ -1,0 +1,153 @@
+//! A flow: one connection's TCB, its two byte streams, and who owns it.
+
+use std::sync::atomic::Ordering;
+
+use utcp_abi::PeerCorrupt;
+use utcp_abi::socket::Socket;
+use utcp_abi::stream::{check_head, check_tail, pieces};
+use utcp_proto::{FourTuple, Tcb};
+
+use super::wheel::Handle;
+
+/// A byte stream's memory and our own copy of both indices. What the program writes is checked against them.
+#[derive(Debug, Clone, Copy)]
+pub struct Stream {
+    base: *mut u8,
+    capacity: u64,
+    /// First byte that the reader has not released.
+    pub head: u64,
+    /// Behind the last byte that the writer published.
+    pub tail: u64,
+}
+
+// SAFETY: the memory is the client's region, which the shard keeps mapped while it has flows in it.
+unsafe impl Send for Stream {}
+
+impl Stream {
+    /// A stream over `capacity` bytes at `base`, empty at `position`.
+    ///
+    /// # Safety
+    /// `capacity` bytes at `base` stay mapped as long as the stream is used.
+    #[must_use]
+    pub unsafe fn new(base: *mut u8, capacity: u64, position: u64) -> Self {
+        Self { base, capacity, head: position, tail: position }
+    }
+
+    /// Bytes it can hold.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Bytes in it.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.tail.wrapping_sub(self.head)
+    }
+
+    /// Calls `each` with the (at most two) runs of bytes from `position`.
+    pub fn read(&self, position: u64, len: u32, mut each: impl FnMut(&[u8])) {
+        for piece in pieces(self.capacity, position, u64::from(len)) {
+            if piece.len > 0 {
+                // SAFETY: `pieces` stays inside the capacity that `new` was promised. The program may change
+                // the bytes meanwhile; they are bytes, any value will do, and they are read once.
+                each(unsafe { std::slice::from_raw_parts(self.base.add(piece.offset), piece.len) });
+            }
+        }
+    }
+
+    /// Copies `from` into the stream at `position`.
+    pub fn write(&self, position: u64, from: &[u8]) {
+        let mut from = from;
+        for piece in pieces(self.capacity, position, from.len() as u64) {
+            let (now, later) = from.split_at(piece.len);
+            // SAFETY: as in `read`; the source is a frame or another client's region, never this buffer.
+            unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), self.base.add(piece.offset), now.len()) };
+            from = later;
+        }
+    }
+}
+
+/// How a flow's segments travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// To another flow of this shard; the index is where it was last seen.
+    Local(u32),
+    /// Over a device.
+    Device {
+        /// Which of the shard's ports.
+        port: u32,
+        /// Link address of the next hop, once known.
+        next_hop: [u8; 6],
+    },
+}
+
+/// What has to be told to a flow's program at the end of the batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct News {
+    /// EPOLL bits that became true.
+    pub events: u32,
+    /// It stands in the list of flows with news.
+    pub listed: bool,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Flow {
+    /// The arithmetic.
+    pub tcb: Tcb,
+    /// Its name.
+    pub tuple: FourTuple,
+    /// Client, by its index in the shard.
+    pub client: u32,
+    /// Socket slot.
+    pub sock: u32,
+    /// How its segments travel.
+    pub path: Path,
+    /// Engine → program.
+    pub rx: Stream,
+    /// Program → engine; bytes stay until they are acknowledged.
+    pub tx: Stream,
+    /// Its place in the timer wheel and when it is due there.
+    pub timer: Option<(Handle, u64)>,
+    /// It stands in the list of flows to transmit for.
+    pub transmit_listed: bool,
+    /// What to tell.
+    pub news: News,
+    /// The intent bits that were carried out.
+    pub done: u32,
+    /// The program has closed it.
+    pub closed_by_program: bool,
+    /// The TCB is done: drop the flow after its last segments are out.
+    pub finished: bool,
+    /// Enter TIME-WAIT instead of vanishing.
+    pub time_wait: bool,
+    /// The listener in whose accept queue it waits: (client, socket slot).
+    pub waiting: Option<u32>,
+    /// The peer's FIN came.
+    pub rx_fin: bool,
+}
+
+impl Flow {
+    /// Takes what the program queued since the last look: bytes added.
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`].
+    pub fn take_queued(&mut self, socket: &Socket) -> Result<u32, PeerCorrupt> {
+        let tail = socket.tx_tail.load(Ordering::Acquire);
+        let added = check_tail(self.tx.tail, tail, self.tx.head, self.tx.capacity)?;
+        self.tx.tail = tail;
+        Ok(added as u32)
+    }
+
+    /// Takes what the program consumed since the last look: bytes freed in rx.
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`].
+    pub fn take_consumed(&mut self, socket: &Socket) -> Result<u32, PeerCorrupt> {
+        let head = socket.rx_head.load(Ordering::Acquire);
+        let freed = check_head(self.rx.head, head, self.rx.tail)?;
+        self.rx.head = head;
+        Ok(freed as u32)
+    }
+}

@@ -1,0 +1,374 @@
+//! Listeners: the SYN queue (half-open records), SYN cookies when it is full, and the accept queue.
+
+use std::sync::atomic::Ordering;
+
+use utcp_abi::layout::ACCEPT_RING;
+use utcp_abi::socket::{intent, status};
+use utcp_proto::wire::IpAddr;
+use utcp_proto::{FourTuple, HalfOpen, Segment, Tcb, cookie};
+
+use super::client::SlotUse;
+use super::commands::tcb_config;
+use super::flow::{Flow, News, Path};
+use super::segments::{Payload, shared_addr};
+use super::table::Entry;
+use super::wheel::Handle;
+use super::{ListenRequest, Shard, Timer};
+
+/// Half-open records of one shard; beyond them SYNs are answered by cookies.
+pub(super) const HALF_OPEN_MAX: usize = 1 << 16;
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) struct Listener {
+    /// Client, by its index in the shard.
+    pub client: u32,
+    /// Socket slot.
+    pub sock: u32,
+    /// Listener slot in the region.
+    pub slot: u32,
+    /// Bound address; unspecified: any.
+    pub addr: IpAddr,
+    /// Port.
+    pub tcp_port: u16,
+    /// Connections that may wait, half-open ones apart.
+    pub backlog: u32,
+    /// An IPv6 wildcard that takes no IPv4.
+    pub one_family: bool,
+    /// Shares its address with other listeners.
+    pub reuseport: bool,
+    /// Producer index of the accept ring.
+    pub tail: u32,
+    /// Half-open records that belong to it.
+    pub half_open: u32,
+    /// It has news for epoll sets in this batch.
+    pub news: bool,
+}
+
+impl Listener {
+    /// How well it fits a destination: 0 not at all, 1 IPv6 wildcard for IPv4, 2 wildcard, 3 exactly.
+    fn fit(&self, addr: IpAddr) -> u32 {
+        if self.addr == addr {
+            3
+        } else if !self.addr.is_unspecified() {
+            0
+        } else if self.addr.is_v4() == addr.is_v4() {
+            2
+        } else {
+            u32::from(addr.is_v4() && !self.one_family)
+        }
+    }
+}
+
+/// A half-open connection and its listener.
+#[derive(Debug)]
+pub(super) struct HalfOpenRecord {
+    /// The numbers.
+    pub record: HalfOpen,
+    /// Its listener's index.
+    pub listener: u32,
+    /// The way back.
+    pub path: Path,
+    /// Its place in the timer wheel.
+    pub timer: Option<Handle>,
+}
+
+impl Shard {
+    pub(super) fn on_listen(&mut self, request: &ListenRequest) {
+        let Some(&client) = self.by_number.get(&request.client) else { return };
+        let Some(owner) = self.clients.get_mut(client) else { return };
+        let known = self.listeners.iter().find(|(_, l)| l.client == client && l.sock == request.sock);
+        if let Some(index) = known.map(|(index, _)| index) {
+            // `listen` twice: a new backlog.
+            if let Some(listener) = self.listeners.get_mut(index) {
+                listener.backlog = request.backlog;
+            }
+            return;
+        }
+        owner.set_slot(request.sock, SlotUse::Listener);
+        let ring = owner.region.listener(request.slot).map(|l| &l.queues[self.config.index as usize]);
+        let tail = ring.map_or(0, |queue| queue.tail.load(Ordering::Relaxed));
+        let index = self.listeners.insert(Listener {
+            client,
+            sock: request.sock,
+            slot: request.slot,
+            addr: IpAddr(request.addr.ip),
+            tcp_port: request.addr.port,
+            backlog: request.backlog.clamp(1, ACCEPT_RING as u32),
+            one_family: request.one_family,
+            reuseport: request.reuseport,
+            tail,
+            half_open: 0,
+            news: false,
+        });
+        self.by_port.entry(request.addr.port).or_default().push(index);
+    }
+
+    pub(super) fn on_unlisten(&mut self, number: u32, sock: u32) {
+        let Some(&client) = self.by_number.get(&number) else { return };
+        let found = self.listeners.iter().find(|(_, l)| l.client == client && l.sock == sock);
+        if let Some(index) = found.map(|(index, _)| index) {
+            self.drop_listener(index);
+        }
+    }
+
+    /// Forgets a listener; what waits in its queue is reset, as the kernel does.
+    pub(super) fn drop_listener(&mut self, index: u32) {
+        let Some(listener) = self.listeners.remove(index) else { return };
+        if let Some(list) = self.by_port.get_mut(&listener.tcp_port) {
+            list.retain(|&i| i != index);
+            if list.is_empty() {
+                self.by_port.remove(&listener.tcp_port);
+            }
+        }
+        let halves: Vec<u32> =
+            self.half_open.iter().filter(|(_, h)| h.listener == index).map(|(i, _)| i).collect();
+        for half in halves {
+            self.drop_half_open(half);
+        }
+        let Some(client) = self.clients.get(listener.client) else { return };
+        let region = client.region;
+        let mut waiting = Vec::new();
+        if let Some(shared) = region.listener(listener.slot) {
+            let ring = shared.queues[self.config.index as usize].ring();
+            // Bounded by the ring's length: a lying index can't keep us here.
+            for _ in 0..ACCEPT_RING {
+                let Some(sock) = ring.pop() else { break };
+                waiting.push(sock);
+            }
+        }
+        for sock in waiting {
+            let Some(client) = self.clients.get_mut(listener.client) else { return };
+            match client.slot(sock) {
+                SlotUse::Flow(flow) if self.flows.get(flow).is_some_and(|f| f.waiting.is_some()) => {
+                    self.abort(flow);
+                }
+                SlotUse::Ended => client.free_slot(sock),
+                _ => {}
+            }
+        }
+        if let Some(client) = self.clients.get_mut(listener.client) {
+            client.free_slot(listener.sock);
+        }
+    }
+
+    /// The listener for a destination, the best fit first; members of a SO_REUSEPORT group take turns by hash.
+    pub(super) fn find_listener(&self, tuple: &FourTuple) -> Option<u32> {
+        let list = self.by_port.get(&tuple.local.port)?;
+        let fit = |index: u32| self.listeners.get(index).map_or(0, |l| l.fit(tuple.local.addr));
+        let best = list.iter().map(|&index| fit(index)).max().filter(|&best| best > 0)?;
+        let candidates = list.iter().filter(|&&index| fit(index) == best).count();
+        let pick = if candidates > 1 {
+            let reuse =
+                list.iter().all(|&i| fit(i) != best || self.listeners.get(i).is_some_and(|l| l.reuseport));
+            if reuse {
+                self.config.secret.port_offset(tuple) as usize ^ usize::from(tuple.remote.port)
+            } else {
+                0
+            }
+        } else {
+            0
+        };
+        list.iter().copied().filter(|&index| fit(index) == best).nth(pick % candidates)
+    }
+
+    /// A SYN for `tuple`; `iss` is given when it replaces a TIME-WAIT record.
+    pub(super) fn on_syn(
+        &mut self,
+        tuple: &FourTuple,
+        seg: &Segment,
+        path: Path,
+        iss: Option<utcp_proto::SeqNum>,
+    ) {
+        let now = self.now;
+        let Some(index) = self.find_listener(tuple) else { return self.refuse(tuple, seg, path) };
+        let config = self.listener_config(index, path, tuple);
+        let Some(listener) = self.listeners.get(index) else { return };
+        // Linux drops a SYN when the accept queue is full; the client tries again.
+        if self.accept_queue_len(listener) >= listener.backlog {
+            self.counters.listen_overflows += 1;
+            return;
+        }
+        let half_open_max = (listener.backlog * 2).max(128) as usize;
+        if listener.half_open as usize >= half_open_max || self.half_open.len() >= HALF_OPEN_MAX {
+            self.counters.syn_cookies += 1;
+            let answer = cookie::encode(&self.config.secret, &config, now, *tuple, seg);
+            return self.send_for(tuple, &answer, path);
+        }
+        let iss = iss.unwrap_or_else(|| self.config.secret.isn(tuple, now));
+        let record = HalfOpen::on_syn(&config, now, *tuple, iss, seg);
+        let syn_ack = record.syn_ack(now);
+        let half = self.half_open.insert(HalfOpenRecord { record, listener: index, path, timer: None });
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.half_open += 1;
+        }
+        self.table.insert(*tuple, Entry::HalfOpen(half));
+        self.file_half_open(half);
+        self.send_for(tuple, &syn_ack, path);
+    }
+
+    /// The ACK that returns a SYN cookie; true if it was one (or could have been, and was dropped).
+    pub(super) fn on_cookie(&mut self, tuple: &FourTuple, seg: &Segment, path: Path) -> bool {
+        if self.counters.syn_cookies == 0 || seg.ack.is_none() {
+            return false;
+        }
+        let Some(index) = self.find_listener(tuple) else { return false };
+        let config = self.listener_config(index, path, tuple);
+        let Ok(record) = cookie::decode(&self.config.secret, &config, self.now, *tuple, seg) else {
+            return false;
+        };
+        let half = self.half_open.insert(HalfOpenRecord { record, listener: index, path, timer: None });
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.half_open += 1;
+        }
+        self.table.insert(*tuple, Entry::HalfOpen(half));
+        self.establish(half, seg, Payload::None);
+        self.drop_half_open(half);
+        true
+    }
+
+    /// The settings of a connection that arrives at a listener.
+    fn listener_config(&self, index: u32, path: Path, tuple: &FourTuple) -> utcp_proto::Config {
+        let base = self.base_config(path, tuple);
+        let listener = self.listeners.get(index);
+        let client = listener.and_then(|l| self.clients.get(l.client).map(|c| (l, c)));
+        let socket = client.and_then(|(l, c)| c.region.socket(l.sock));
+        socket.map_or(base, |socket| tcb_config(&socket.options, base))
+    }
+
+    pub(super) fn accept_queue_len(&self, listener: &Listener) -> u32 {
+        let Some(client) = self.clients.get(listener.client) else { return u32::MAX };
+        let Some(shared) = client.region.listener(listener.slot) else { return u32::MAX };
+        let head = shared.queues[self.config.index as usize].head.load(Ordering::Acquire);
+        // A lying head looks like a full queue and hurts its own program only.
+        listener.tail.wrapping_sub(head)
+    }
+
+    pub(super) fn file_half_open(&mut self, index: u32) {
+        let Some(half) = self.half_open.get_mut(index) else { return };
+        if let Some(handle) = half.timer.take() {
+            self.wheel.remove(handle);
+        }
+        let due = half.record.next_deadline().as_nanos();
+        half.timer = Some(self.wheel.insert(due, Timer::HalfOpen(index)));
+    }
+
+    pub(super) fn drop_half_open(&mut self, index: u32) {
+        let Some(half) = self.half_open.remove(index) else { return };
+        if let Some(handle) = half.timer {
+            self.wheel.remove(handle);
+        }
+        self.table.remove(&half.record.tuple, Entry::HalfOpen(index));
+        if let Some(listener) = self.listeners.get_mut(half.listener) {
+            listener.half_open = listener.half_open.saturating_sub(1);
+        }
+    }
+
+    /// The handshake is complete: the record becomes a flow in the accept queue. If the queue is full the
+    /// record stays; the peer sends again.
+    pub(super) fn establish(&mut self, index: u32, seg: &Segment, payload: Payload<'_>) {
+        let now = self.now;
+        let Some(half) = self.half_open.get(index) else { return };
+        let (record, listener_index, path) = (half.record, half.listener, half.path);
+        let tuple = record.tuple;
+        let config = self.listener_config(listener_index, path, &tuple);
+        let Some(listener) = self.listeners.get(listener_index) else { return };
+        let (client_index, listener_sock, slot) = (listener.client, listener.sock, listener.slot);
+        if self.accept_queue_len(listener) >= listener.backlog {
+            self.counters.listen_overflows += 1;
+            return;
+        }
+        let Some(client) = self.clients.get_mut(client_index) else { return };
+        let Some(sock) = client.claim_slot() else {
+            self.counters.out_of_sockets += 1;
+            return;
+        };
+        let region = client.region;
+        let (Some(socket), Some(parent)) = (region.socket(sock), region.socket(listener_sock)) else {
+            return;
+        };
+        socket.options.copy_from(&parent.options);
+        let (tcb, actions) = Tcb::from_half_open(&record, &config, now, seg);
+        self.drop_half_open(index);
+        let Some(flow) = self.add_flow(client_index, sock, tcb, tuple, path) else { return };
+        if let Some(flow) = self.flows.get_mut(flow) {
+            flow.waiting = Some(listener_index);
+        }
+        socket.status.store(status::CONNECTED, Ordering::Release);
+        self.act(flow, &actions, payload);
+        self.queue_accepted(listener_index, client_index, slot, sock);
+        self.list_transmit(flow);
+    }
+
+    fn queue_accepted(&mut self, listener_index: u32, client_index: u32, slot: u32, sock: u32) {
+        let Some(region) = self.clients.get(client_index).map(|c| c.region) else { return };
+        let Some(listener) = self.listeners.get_mut(listener_index) else { return };
+        let Some(shared) = region.listener(slot) else { return };
+        let ring = shared.queues[self.config.index as usize].ring();
+        match ring.push(&mut listener.tail, sock) {
+            Ok(_) => {
+                self.counters.accepts += 1;
+                if !listener.news {
+                    listener.news = true;
+                    self.listeners_with_news.push(listener_index);
+                }
+            }
+            Err(error) => self.throw_out(client_index, error),
+        }
+    }
+
+    /// Makes a flow on socket slot `sock` with fresh streams.
+    pub(super) fn add_flow(
+        &mut self,
+        client_index: u32,
+        sock: u32,
+        tcb: Tcb,
+        tuple: FourTuple,
+        path: Path,
+    ) -> Option<u32> {
+        let client = self.clients.get_mut(client_index)?;
+        let region = client.region;
+        let socket = region.socket(sock)?;
+        let (rx, tx) = super::client::Client::buffers(sock);
+        let first = utcp_abi::socket::first_position(socket.generation.load(Ordering::Relaxed));
+        let stream = |buf| {
+            let base = region.stream(buf)?;
+            // SAFETY: `Region::stream` checked that the buffer lies in the mapping, which the client's
+            // entry keeps mapped until its last flow is gone.
+            Some(unsafe { super::flow::Stream::new(base, buf.capacity(), first) })
+        };
+        let (rx_stream, tx_stream) = (stream(rx)?, stream(tx)?);
+        socket.rx_buf.store(rx.0, Ordering::Relaxed);
+        socket.tx_buf.store(tx.0, Ordering::Relaxed);
+        socket.shard.store(self.config.index, Ordering::Relaxed);
+        socket.local.store(shared_addr(tuple.local));
+        socket.remote.store(shared_addr(tuple.remote));
+        let done =
+            socket.intent.load(Ordering::Relaxed) & (intent::SHUT_RD | intent::SHUT_WR | intent::CLOSE);
+        debug_assert!(done == 0 || done & intent::CLOSE == 0, "a closed socket becomes a flow");
+        client.flows += 1;
+        let index = self.flows.insert(Flow {
+            tcb,
+            tuple,
+            client: client_index,
+            sock,
+            path,
+            rx: rx_stream,
+            tx: tx_stream,
+            timer: None,
+            transmit_listed: false,
+            news: News::default(),
+            done: 0,
+            closed_by_program: false,
+            finished: false,
+            time_wait: false,
+            waiting: None,
+            rx_fin: false,
+        });
+        if let Some(client) = self.clients.get_mut(client_index) {
+            client.set_slot(sock, SlotUse::Flow(index));
+        }
+        self.table.insert(tuple, Entry::Flow(index));
+        Some(index)
+    }
+}

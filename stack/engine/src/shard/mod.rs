@@ -1,0 +1,552 @@
+//! A shard: one thread with its own flows, timers, ports and rings. Nothing in here is shared on the
+//! fast path; the control thread talks to it through [`Inbox`].
+//!
+//! ```text
+//!  loop: clock ─ rx batch ─ client commands ─ expired timers ─ transmit ─ flush ports ─ tell programs
+//!          └── nothing to do? spin a little (yielding), then sleep with the doorbell armed ──────┘
+//! ```
+//!
+//! | module      | job |
+//! |-------------|-----|
+//! | `commands`  | what programs ask for: bytes queued, bytes consumed, connect, shutdown, close, options |
+//! | `segments`  | what segments do: flows, half-open and TIME-WAIT records, resets |
+//! | `listen`    | listeners and their accept queues |
+//! | `connect`   | who serves a destination, and with which local port |
+//! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
+//! | `device`    | frames in and out of ports |
+//! | `notify`    | readiness bits and bells, once per batch |
+//! | `flow`, `client`, `table`, `wheel` | what the others keep |
+
+pub mod client;
+mod commands;
+mod connect;
+mod device;
+mod flow;
+mod listen;
+mod notify;
+mod report;
+mod segments;
+mod table;
+mod transmit;
+pub mod wheel;
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::mpsc::SyncSender;
+
+use crossbeam_queue::SegQueue;
+use utcp_abi::PeerCorrupt;
+use utcp_abi::socket::Addr;
+use utcp_proto::isn::Secret;
+use utcp_proto::{Instant, TimeWait};
+
+use crate::counters::Counters;
+use crate::host::HostView;
+use crate::life::Life;
+use crate::sys;
+use client::{Client, ClientRegion};
+use flow::Flow;
+use table::{FlowTable, Slab};
+use wheel::{Handle, Wheel};
+
+/// TIME-WAIT records that one shard keeps; the oldest goes when there are more (counted).
+const TIME_WAIT_MAX: usize = 1 << 16;
+/// Room that is reserved up front, so that connections allocate nothing. Untouched, it costs no memory.
+const FLOWS_RESERVED: usize = 1 << 17;
+/// Segments that one transmit phase sends at most before the loop looks around again.
+const TRANSMIT_BUDGET: u32 = 2048;
+
+/// What the control thread tells a shard.
+#[derive(Debug)]
+pub enum ToShard {
+    /// A new client.
+    Attach(Arc<ClientRegion>),
+    /// No process of the client is left.
+    Detach(u32),
+    /// Serve a listener.
+    Listen(ListenRequest),
+    /// A listener is gone.
+    Unlisten {
+        /// Client number.
+        client: u32,
+        /// Socket slot.
+        sock: u32,
+    },
+    /// The last reference to the descriptor under a socket is gone.
+    Hangup {
+        /// Client number.
+        client: u32,
+        /// Socket slot.
+        sock: u32,
+        /// Token of the descriptor.
+        token: u32,
+    },
+    /// A process died: repair what it may have left half done.
+    ProcessGone(u32),
+    /// The bell of an epoll set.
+    SetBell {
+        /// Client number.
+        client: u32,
+        /// Set slot.
+        set: u32,
+        /// Its eventfd.
+        bell: Arc<OwnedFd>,
+    },
+    /// The host's addresses or routes changed.
+    Host(Arc<HostView>),
+    /// Somebody wants to know.
+    Report(ReportRequest, SyncSender<Report>),
+}
+
+/// A socket begins to listen.
+#[derive(Debug, Clone)]
+pub struct ListenRequest {
+    /// Client number.
+    pub client: u32,
+    /// Socket slot.
+    pub sock: u32,
+    /// Listener slot in the client's region.
+    pub slot: u32,
+    /// Where.
+    pub addr: Addr,
+    /// How many connections may wait.
+    pub backlog: u32,
+    /// Not IPv4 on an IPv6 wildcard.
+    pub one_family: bool,
+    /// Shares the address with other listeners.
+    pub reuseport: bool,
+}
+
+/// What a tool wants to know of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportRequest {
+    /// Every socket.
+    Sockets,
+    /// Counters.
+    Counters,
+    /// How many flows and clients are alive.
+    Alive,
+}
+
+/// A shard's answer.
+#[derive(Debug)]
+pub enum Report {
+    /// A line per socket.
+    Sockets(Vec<report::SocketLine>),
+    /// Counters, and (device, counter, value) of the ports.
+    Counters(Box<Counters>, Vec<(String, &'static str, u64)>),
+    /// Flows that still have something to send or that a program holds.
+    Alive {
+        /// Flows.
+        flows: usize,
+    },
+}
+pub use report::SocketLine;
+
+/// How the control thread reaches a shard.
+#[derive(Debug)]
+pub struct Inbox {
+    queue: SegQueue<ToShard>,
+    waiting: AtomicBool,
+    doorbell: OwnedFd,
+}
+
+impl Inbox {
+    /// A new one.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { queue: SegQueue::new(), waiting: AtomicBool::new(false), doorbell: sys::eventfd()? })
+    }
+
+    /// Sends a message and wakes the shard.
+    pub fn send(&self, message: ToShard) {
+        self.queue.push(message);
+        self.waiting.store(true, Ordering::SeqCst);
+        sys::ring(self.doorbell.as_fd());
+    }
+
+    /// The eventfd that programs ring.
+    #[must_use]
+    pub fn doorbell(&self) -> &OwnedFd {
+        &self.doorbell
+    }
+}
+
+/// What a shard tells the control thread.
+#[derive(Debug)]
+pub enum ToControl {
+    /// The link address of a next hop is needed.
+    Resolve {
+        /// Interface.
+        ifindex: u32,
+        /// Whose.
+        next_hop: utcp_proto::wire::IpAddr,
+    },
+}
+
+/// How shards reach the control thread.
+#[derive(Debug)]
+pub struct Outbox {
+    queue: SegQueue<ToControl>,
+    doorbell: OwnedFd,
+}
+
+impl Outbox {
+    /// A new one.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { queue: SegQueue::new(), doorbell: sys::eventfd()? })
+    }
+
+    /// Sends a message.
+    pub fn send(&self, message: ToControl) {
+        self.queue.push(message);
+        sys::ring(self.doorbell.as_fd());
+    }
+
+    /// Takes the oldest message.
+    #[must_use]
+    pub fn receive(&self) -> Option<ToControl> {
+        self.queue.pop()
+    }
+
+    /// Readable when there are messages.
+    #[must_use]
+    pub fn doorbell(&self) -> &OwnedFd {
+        &self.doorbell
+    }
+}
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy)]
+enum Timer {
+    Flow(u32),
+    HalfOpen(u32),
+    TimeWait(u32),
+}
+
+/// A TIME-WAIT record and its timer.
+#[derive(Debug)]
+struct TimeWaitRecord {
+    record: TimeWait,
+    timer: Handle,
+}
+
+/// Settings of one shard.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    /// Its number.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+    /// Core to pin to.
+    pub core: Option<usize>,
+    /// Spin before sleep, ns.
+    pub spin_ns: u64,
+    /// Same-host connections are served without a device.
+    pub local: bool,
+    /// Random key of the engine.
+    pub secret: Secret,
+}
+
+/// One shard.
+pub struct Shard {
+    config: ShardConfig,
+    life: Arc<Life>,
+    inbox: Arc<Inbox>,
+    now: Instant,
+    clients: Slab<Client>,
+    by_number: HashMap<u32, u32>,
+    flows: Slab<Flow>,
+    table: FlowTable,
+    half_open: Slab<listen::HalfOpenRecord>,
+    time_wait: Slab<TimeWaitRecord>,
+    time_wait_order: VecDeque<u32>,
+    wheel: Wheel<Timer>,
+    listeners: Slab<listen::Listener>,
+    by_port: HashMap<u16, Vec<u32>>,
+    ports: Vec<DevicePort>,
+    links: Vec<device::Link>,
+    headers: VecDeque<device::HeaderOnly>,
+    outbox: Arc<Outbox>,
+    host: Arc<HostView>,
+    to_transmit: VecDeque<u32>,
+    with_news: Vec<u32>,
+    listeners_with_news: Vec<u32>,
+    touched_sets: Vec<notify::Touched>,
+    dirty_scratch: Vec<u32>,
+    fired_scratch: Vec<Timer>,
+    next_port: u32,
+    counters: Counters,
+}
+
+impl Shard {
+    /// A shard that serves `ports`.
+    #[must_use]
+    pub fn new(
+        config: ShardConfig,
+        life: Arc<Life>,
+        inbox: Arc<Inbox>,
+        outbox: Arc<Outbox>,
+        ports: Vec<DevicePort>,
+        host: Arc<HostView>,
+    ) -> Self {
+        let now = sys::now_ns();
+        Self {
+            config,
+            life,
+            inbox,
+            now: Instant::from_nanos(now),
+            clients: Slab::new(16),
+            by_number: HashMap::new(),
+            flows: Slab::new(FLOWS_RESERVED),
+            table: FlowTable::new(FLOWS_RESERVED),
+            half_open: Slab::new(listen::HALF_OPEN_MAX),
+            time_wait: Slab::new(TIME_WAIT_MAX),
+            time_wait_order: VecDeque::with_capacity(TIME_WAIT_MAX),
+            wheel: Wheel::new(now, FLOWS_RESERVED),
+            listeners: Slab::new(64),
+            by_port: HashMap::new(),
+            links: ports.iter().map(|port| port.link).collect(),
+            ports,
+            headers: VecDeque::with_capacity(1024),
+            outbox,
+            host,
+            to_transmit: VecDeque::with_capacity(FLOWS_RESERVED),
+            with_news: Vec::with_capacity(4096),
+            listeners_with_news: Vec::with_capacity(64),
+            touched_sets: Vec::with_capacity(1024),
+            dirty_scratch: Vec::with_capacity(4096),
+            fired_scratch: Vec::with_capacity(4096),
+            next_port: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Runs until the process ends.
+    pub fn run(&mut self) {
+        if let Some(core) = self.config.core {
+            if let Err(error) = sys::pin(core) {
+                tracing::warn!(core, %error, "shard can't be pinned");
+            }
+        }
+        let mut idle_since = sys::now_ns();
+        loop {
+            self.now = Instant::from_nanos(sys::now_ns());
+            if self.round() {
+                self.counters.rounds += 1;
+                idle_since = self.now.as_nanos();
+            } else if self.now.as_nanos() - idle_since < self.config.spin_ns {
+                // Whoever waits for this core (the program that we serve, perhaps) goes first.
+                sys::yield_now();
+            } else {
+                self.sleep();
+                idle_since = sys::now_ns();
+            }
+        }
+    }
+
+    /// One turn of the loop; true if there was work.
+    fn round(&mut self) -> bool {
+        let mut work = false;
+        if self.inbox.waiting.swap(false, Ordering::SeqCst) {
+            while let Some(message) = self.inbox.queue.pop() {
+                self.on_message(message);
+            }
+            work = true;
+        }
+        work |= self.receive_frames();
+        work |= self.take_commands();
+        work |= self.run_timers();
+        self.send_headers();
+        work |= self.transmit_all();
+        self.send_headers();
+        self.flush_ports();
+        self.tell_programs();
+        work
+    }
+
+    fn run_timers(&mut self) -> bool {
+        let now = self.now.as_nanos();
+        let mut fired = std::mem::take(&mut self.fired_scratch);
+        self.wheel.advance(now, |what| fired.push(what));
+        let any = !fired.is_empty();
+        for timer in fired.drain(..) {
+            match timer {
+                Timer::Flow(index) => self.on_flow_timer(index),
+                Timer::HalfOpen(index) => self.on_half_open_timer(index),
+                Timer::TimeWait(index) => self.end_time_wait(index),
+            }
+        }
+        self.fired_scratch = fired;
+        any
+    }
+
+    fn on_flow_timer(&mut self, index: u32) {
+        let now = self.now;
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        flow.timer = None;
+        let actions = flow.tcb.on_timer(now);
+        self.act(index, &actions, segments::Payload::None);
+        self.list_transmit(index);
+        self.refile(index);
+    }
+
+    /// Files the flow under its TCB's next deadline. A later deadline than the filed one is left alone: the
+    /// timer then fires early once and is filed again, which is cheaper than moving it with every segment.
+    fn refile(&mut self, index: u32) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let due = flow.tcb.next_deadline().filter(|due| !due.is_never()).map(Instant::as_nanos);
+        match (due, flow.timer) {
+            (None, _) => {}
+            (Some(due), Some((_, filed))) if filed <= due => {}
+            (Some(due), filed) => {
+                if let Some((handle, _)) = filed {
+                    self.wheel.remove(handle);
+                }
+                flow.timer = Some((self.wheel.insert(due, Timer::Flow(index)), due));
+            }
+        }
+    }
+
+    /// Sleeps until somebody rings, a frame arrives or a timer is due.
+    fn sleep(&mut self) {
+        let life = self.life.clone();
+        let Some(asleep) = life.page().asleep.get(self.config.index as usize) else { return };
+        let count = asleep.count.load(Ordering::Relaxed) | 1;
+        asleep.count.store(count, Ordering::SeqCst);
+        // Pairs with the ringer's: our "asleep" before our last look, its news before its look.
+        fence(Ordering::SeqCst);
+        let shard = self.config.index;
+        let quiet = !self.inbox.waiting.load(Ordering::SeqCst)
+            && self.clients.iter().all(|(_, c)| c.corrupt || c.region.dirty(shard).is_empty())
+            && self.to_transmit.is_empty()
+            && self.arm_ports();
+        if quiet {
+            self.counters.sleeps += 1;
+            self.wait();
+        }
+        // Even again, and different from last time: nobody takes an old ring for a new one.
+        asleep.count.store(count.wrapping_add(1), Ordering::SeqCst);
+    }
+
+    fn wait(&self) {
+        let mut fds = vec_of_fds(self.inbox.doorbell.as_raw_fd());
+        let mut n = 1;
+        for port in &self.ports {
+            for poll in port.port.poll_fds().iter() {
+                if let Some(slot) = fds.get_mut(n) {
+                    *slot = libc::pollfd { fd: poll.fd, events: poll.events, revents: 0 };
+                    n += 1;
+                }
+            }
+        }
+        let mut due = self.wheel.next_ns();
+        let now = sys::now_ns();
+        for port in &self.ports {
+            if let Some(within) = port.port.resync_in() {
+                let at = now.saturating_add(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX));
+                due = Some(due.map_or(at, |d| d.min(at)));
+            }
+        }
+        sys::poll(&mut fds[..n], due.map(|due| due.saturating_sub(now)));
+        sys::drain(self.inbox.doorbell.as_fd());
+    }
+
+    fn on_message(&mut self, message: ToShard) {
+        match message {
+            ToShard::Attach(shared) => {
+                let number = shared.id;
+                let index = self.clients.insert(Client::new(shared));
+                self.by_number.insert(number, index);
+            }
+            ToShard::Detach(number) => self.on_detach(number),
+            ToShard::Listen(request) => self.on_listen(&request),
+            ToShard::Unlisten { client, sock } => self.on_unlisten(client, sock),
+            ToShard::Hangup { client, sock, token } => self.on_hangup(client, sock, token),
+            ToShard::ProcessGone(number) => {
+                if let Some(client) = self.by_number.get(&number).and_then(|&i| self.clients.get(i)) {
+                    client.region.dirty(self.config.index).repair();
+                }
+            }
+            ToShard::SetBell { client, set, bell } => {
+                let client = self.by_number.get(&client).and_then(|&i| self.clients.get_mut(i));
+                if let Some(slot) = client.and_then(|c| c.set_bells.get_mut(set as usize)) {
+                    *slot = Some(bell);
+                }
+            }
+            ToShard::Host(host) => self.on_host(host),
+            ToShard::Report(request, to) => {
+                let _ = to.try_send(self.report(request));
+            }
+        }
+    }
+
+    /// A client wrote a word that no correct client can have written: it is served no more.
+    fn throw_out(&mut self, index: u32, error: PeerCorrupt) {
+        let Some(client) = self.clients.get_mut(index) else { return };
+        if client.corrupt {
+            return;
+        }
+        client.corrupt = true;
+        client.region.header().closed.store(1, Ordering::Release);
+        let (pid, name) = (client.shared.pid, client.shared.name.clone());
+        tracing::warn!(pid, name, what = error.what, value = error.value, "client thrown out");
+        self.counters.corrupt_clients += 1;
+        self.abort_all(index);
+    }
+
+    /// Resets every flow and drops every listener of a client.
+    fn abort_all(&mut self, index: u32) {
+        let listeners: Vec<u32> =
+            self.listeners.iter().filter(|(_, l)| l.client == index).map(|(i, _)| i).collect();
+        for listener in listeners {
+            self.drop_listener(listener);
+        }
+        let flows: Vec<u32> = self.flows.iter().filter(|(_, f)| f.client == index).map(|(i, _)| i).collect();
+        for flow in flows {
+            self.abort(flow);
+        }
+    }
+
+    fn on_detach(&mut self, number: u32) {
+        let Some(&index) = self.by_number.get(&number) else { return };
+        // What its programs queued before they ended still goes out; then the region is given up.
+        let listeners: Vec<u32> =
+            self.listeners.iter().filter(|(_, l)| l.client == index).map(|(i, _)| i).collect();
+        for listener in listeners {
+            self.drop_listener(listener);
+        }
+        let flows: Vec<u32> = self
+            .flows
+            .iter()
+            .filter(|(_, f)| f.client == index && !f.closed_by_program)
+            .map(|(i, _)| i)
+            .collect();
+        for flow in flows {
+            self.close_flow(flow);
+        }
+        if let Some(client) = self.clients.get_mut(index) {
+            client.gone = true;
+        }
+        self.forget_client_if_done(index);
+    }
+
+    fn forget_client_if_done(&mut self, index: u32) {
+        let Some(client) = self.clients.get(index) else { return };
+        if client.gone && client.flows == 0 {
+            let number = client.shared.id;
+            self.clients.remove(index);
+            self.by_number.remove(&number);
+        }
+    }
+}
+
+/// A shard sleeps on its doorbell and at most two descriptors per port.
+fn vec_of_fds(doorbell: i32) -> [libc::pollfd; 33] {
+    let mut fds = [libc::pollfd { fd: -1, events: 0, revents: 0 }; 33];
+    fds[0] = libc::pollfd { fd: doorbell, events: libc::POLLIN, revents: 0 };
+    fds
+}
+
+pub use device::{DEVICE_PORTS, DevicePort};

@@ -1,0 +1,198 @@
+//! What tools read of a shard: sockets, counters, TCP_INFO.
+
+use std::sync::atomic::Ordering;
+
+use utcp_abi::socket::{Socket, info};
+use utcp_proto::{State, TcpInfo};
+
+use super::flow::Path;
+use super::{Report, ReportRequest, Shard};
+
+/// One line of `utcp ss`.
+#[derive(Debug, Clone)]
+pub struct SocketLine {
+    /// State's name as `ss` prints it.
+    pub state: &'static str,
+    /// Local endpoint.
+    pub local: String,
+    /// Peer's endpoint, `*` for a listener.
+    pub remote: String,
+    /// Bytes received and not read; for a listener: connections that wait.
+    pub recv_queue: u64,
+    /// Bytes queued and not acknowledged; for a listener: the backlog.
+    pub send_queue: u64,
+    /// Everything else, `key:value`.
+    pub detail: String,
+    /// Process that uses it.
+    pub pid: u32,
+    /// Its program.
+    pub program: String,
+    /// Shard.
+    pub shard: u32,
+}
+
+impl Shard {
+    pub(super) fn report(&self, request: ReportRequest) -> Report {
+        match request {
+            ReportRequest::Sockets => Report::Sockets(self.socket_lines()),
+            ReportRequest::Counters => {
+                let mut ports = Vec::new();
+                for port in &self.ports {
+                    let name = port.port.caps().name.clone();
+                    ports.extend(port.port.counters().named().map(|(n, v)| (name.clone(), n, v)));
+                }
+                Report::Counters(Box::new(self.counters.clone()), ports)
+            }
+            ReportRequest::Alive => Report::Alive { flows: self.flows.len() },
+        }
+    }
+
+    fn socket_lines(&self) -> Vec<SocketLine> {
+        let shard = self.config.index;
+        let mut lines = Vec::new();
+        for (_, listener) in self.listeners.iter() {
+            let Some(client) = self.clients.get(listener.client) else { continue };
+            lines.push(SocketLine {
+                state: "LISTEN",
+                local: endpoint(listener.addr, listener.tcp_port),
+                remote: "*:*".to_owned(),
+                recv_queue: u64::from(self.accept_queue_len(listener)),
+                send_queue: u64::from(listener.backlog),
+                detail: format!("syn-queue:{}", listener.half_open),
+                pid: client.shared.pid,
+                program: client.shared.name.clone(),
+                shard,
+            });
+        }
+        for (_, flow) in self.flows.iter() {
+            let Some(client) = self.clients.get(flow.client) else { continue };
+            let info = flow.tcb.info(self.now);
+            let owner = client.region.socket(flow.sock).map_or(0, |s| s.owner_pid.load(Ordering::Relaxed));
+            lines.push(SocketLine {
+                state: state_name(flow.tcb.state()),
+                local: endpoint(flow.tuple.local.addr, flow.tuple.local.port),
+                remote: endpoint(flow.tuple.remote.addr, flow.tuple.remote.port),
+                recv_queue: flow.rx.len(),
+                send_queue: flow.tx.len(),
+                detail: detail(&info, flow.path, flow.waiting.is_some(), flow.closed_by_program),
+                pid: if owner == 0 { client.shared.pid } else { owner },
+                program: client.shared.name.clone(),
+                shard,
+            });
+        }
+        for (_, record) in self.half_open.iter() {
+            let tuple = record.record.tuple;
+            lines.push(bare("SYN-RECV", &tuple, shard));
+        }
+        for (_, record) in self.time_wait.iter() {
+            lines.push(bare("TIME-WAIT", &record.record.tuple, shard));
+        }
+        lines
+    }
+}
+
+fn bare(state: &'static str, tuple: &utcp_proto::FourTuple, shard: u32) -> SocketLine {
+    SocketLine {
+        state,
+        local: endpoint(tuple.local.addr, tuple.local.port),
+        remote: endpoint(tuple.remote.addr, tuple.remote.port),
+        recv_queue: 0,
+        send_queue: 0,
+        detail: String::new(),
+        pid: 0,
+        program: String::new(),
+        shard,
+    }
+}
+
+fn endpoint(addr: utcp_proto::wire::IpAddr, port: u16) -> String {
+    if addr.is_v4() { format!("{addr}:{port}") } else { format!("[{addr}]:{port}") }
+}
+
+fn detail(info: &TcpInfo, path: Path, waiting: bool, orphan: bool) -> String {
+    let path = match path {
+        Path::Local(_) => "same-host".to_owned(),
+        Path::Device { port, .. } => format!("port{port}"),
+    };
+    format!(
+        "path:{path} cwnd:{} ssthresh:{} rtt:{:.3}/{:.3} rto:{} mss:{} retrans:{} unacked:{} bytes_acked:{} \
+         bytes_received:{}{}{}",
+        info.snd_cwnd,
+        info.snd_ssthresh,
+        info.rtt.as_micros() as f64 / 1000.0,
+        info.rttvar.as_micros() as f64 / 1000.0,
+        info.rto.as_millis(),
+        info.snd_mss,
+        info.total_retrans,
+        info.unacked,
+        info.bytes_acked,
+        info.bytes_received,
+        if waiting { " unaccepted" } else { "" },
+        if orphan { " orphan" } else { "" },
+    )
+}
+
+/// The name that `ss` uses.
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::SynSent => "SYN-SENT",
+        State::SynReceived => "SYN-RECV",
+        State::Established => "ESTAB",
+        State::FinWait1 => "FIN-WAIT-1",
+        State::FinWait2 => "FIN-WAIT-2",
+        State::CloseWait => "CLOSE-WAIT",
+        State::Closing => "CLOSING",
+        State::LastAck => "LAST-ACK",
+        State::TimeWait => "TIME-WAIT",
+        _ => "UNCONN",
+    }
+}
+
+/// Linux's number of a state (include/net/tcp_states.h).
+fn linux_state(state: State) -> u32 {
+    match state {
+        State::Established => 1,
+        State::SynSent => 2,
+        State::SynReceived => 3,
+        State::FinWait1 => 4,
+        State::FinWait2 => 5,
+        State::TimeWait => 6,
+        State::CloseWait => 8,
+        State::LastAck => 9,
+        State::Closing => 11,
+        State::Closed => 7,
+    }
+}
+
+/// Writes TCP_INFO's numbers where the program reads them.
+pub(super) fn fill_info(from: &TcpInfo, socket: &Socket) {
+    let micros = |d: utcp_proto::Duration| d.as_micros().min(u64::from(u32::MAX)) as u32;
+    let options = u32::from(from.timestamps)
+        | u32::from(from.sack) << 1
+        | u32::from(from.window_scaling) << 2
+        | u32::from(from.ecn) << 3
+        | u32::from(from.snd_wscale) << 8
+        | u32::from(from.rcv_wscale) << 12;
+    for (index, value) in [
+        (info::STATE, linux_state(from.state)),
+        (info::RTT_US, micros(from.rtt)),
+        (info::RTTVAR_US, micros(from.rttvar)),
+        (info::CWND, from.snd_cwnd),
+        (info::SSTHRESH, from.snd_ssthresh),
+        (info::SND_MSS, from.snd_mss),
+        (info::RCV_MSS, from.rcv_mss),
+        (info::RTO_US, micros(from.rto)),
+        (info::TOTAL_RETRANS, from.total_retrans),
+        (info::UNACKED, from.unacked),
+        (info::NOTSENT, from.notsent_bytes),
+        (info::OPTIONS, options),
+        (info::MIN_RTT_US, micros(from.min_rtt)),
+        (info::SEGS_IN, from.segs_in),
+        (info::SEGS_OUT, from.segs_out),
+        (info::RCV_SPACE, from.rcv_space),
+    ] {
+        if let Some(word) = socket.info.get(index) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}

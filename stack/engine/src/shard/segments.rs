@@ -1,0 +1,344 @@
+//! What segments do: to flows, to half-open and TIME-WAIT records, and to nothing at all.
+//!
+//! A segment comes off a device or straight from another flow of this host; the way back is the same
+//! ([`Path`]). Everything here works on numbers; the only bytes moved are the payload's, once.
+
+use std::sync::atomic::Ordering;
+
+use utcp_abi::socket::{Addr, intent, status};
+use utcp_proto::{
+    Actions, Endpoint, Events, Flags, FourTuple, HalfOpenTimer, HalfOpenVerdict, Segment, SocketError,
+    TimeWaitVerdict, Transmit, UserCall, reset_for,
+};
+
+use super::client::SlotUse;
+use super::flow::{Path, Stream};
+use super::table::Entry;
+use super::{Shard, TIME_WAIT_MAX, TimeWaitRecord, Timer};
+
+/// Where a segment's payload is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Payload<'a> {
+    /// It has none.
+    None,
+    /// In a frame.
+    Frame(&'a [u8]),
+    /// In the sender's tx stream, at this position.
+    Stream(Stream, u64),
+}
+
+impl Shard {
+    /// A segment arrived for `tuple` (our side is `local`); `path` leads back to its sender.
+    pub(super) fn on_segment(&mut self, tuple: &FourTuple, seg: &Segment, payload: Payload<'_>, path: Path) {
+        match self.table.get(tuple) {
+            Some(Entry::Flow(index)) => self.on_flow_segment(index, seg, payload),
+            Some(Entry::HalfOpen(index)) => self.on_half_open_segment(index, seg, payload),
+            Some(Entry::TimeWait(index)) => self.on_time_wait_segment(index, seg, path),
+            None => self.on_new_segment(tuple, seg, path),
+        }
+    }
+
+    /// A segment for a flow.
+    pub(super) fn on_flow_segment(&mut self, index: u32, seg: &Segment, payload: Payload<'_>) {
+        let now = self.now;
+        if seg.len > 0 {
+            self.take_consumed(index);
+        }
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let actions = flow.tcb.on_segment(now, seg);
+        self.act(index, &actions, payload);
+    }
+
+    /// Tells the TCB what the program read since the last segment, so that its window is true.
+    fn take_consumed(&mut self, index: u32) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let client = flow.client;
+        let Some(region) = self.clients.get(client).map(|c| c.region) else { return };
+        let Some(socket) = region.socket(flow.sock) else { return };
+        match flow.take_consumed(socket) {
+            Ok(0) => {}
+            Ok(n) => {
+                // Refused only by a connection that just ended.
+                let _ = flow.tcb.on_user(self.now, UserCall::Received { n });
+            }
+            Err(error) => self.throw_out(client, error),
+        }
+    }
+
+    /// Carries out what a TCB decided: copy, release, publish, report.
+    pub(super) fn act(&mut self, index: u32, actions: &Actions, payload: Payload<'_>) {
+        if actions.drop.is_some() {
+            self.counters.dropped_segments += 1;
+        }
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let Some(region) = self.clients.get(flow.client).map(|c| c.region) else { return };
+        let Some(socket) = region.socket(flow.sock) else { return };
+        if let Some(place) = actions.place {
+            let at = flow.rx.tail.wrapping_add(u64::from(place.at));
+            match payload {
+                Payload::Frame(bytes) => {
+                    if let Some(part) = bytes.get(place.from as usize..(place.from + place.len) as usize) {
+                        flow.rx.write(at, part);
+                    }
+                }
+                Payload::Stream(from, position) => {
+                    let mut at = at;
+                    from.read(position.wrapping_add(u64::from(place.from)), place.len, |bytes| {
+                        flow.rx.write(at, bytes);
+                        at = at.wrapping_add(bytes.len() as u64);
+                    });
+                }
+                Payload::None => {}
+            }
+        }
+        if actions.released > 0 {
+            flow.tx.head = flow.tx.head.wrapping_add(u64::from(actions.released));
+            socket.tx_head.store(flow.tx.head, Ordering::Release);
+        }
+        if actions.advanced > 0 {
+            flow.rx.tail = flow.rx.tail.wrapping_add(u64::from(actions.advanced));
+            // Release: the bytes before the index that publishes them.
+            socket.rx_tail.store(flow.rx.tail, Ordering::Release);
+            self.news(index, libc::EPOLLIN | libc::EPOLLRDNORM);
+        }
+        if actions.released > 0 {
+            self.offer_space(index);
+        }
+        if !actions.events.is_empty() || actions.error.is_some() {
+            self.on_events(index, actions);
+        }
+        if actions.transmit {
+            self.list_transmit(index);
+        }
+        self.refile(index);
+    }
+
+    /// The tx stream has room: tells a program that met it full, once a third of it is free.
+    pub(super) fn offer_space(&mut self, index: u32) {
+        let Some(flow) = self.flows.get(index) else { return };
+        let Some(region) = self.clients.get(flow.client).map(|c| c.region) else { return };
+        let Some(socket) = region.socket(flow.sock) else { return };
+        if socket.intent.load(Ordering::SeqCst) & intent::TX_FULL == 0 {
+            return;
+        }
+        let free = flow.tx.capacity().saturating_sub(flow.tx.len());
+        if free * 3 >= flow.tx.capacity() {
+            socket.intent.fetch_and(!intent::TX_FULL, Ordering::SeqCst);
+            self.news(index, libc::EPOLLOUT | libc::EPOLLWRNORM);
+        }
+    }
+
+    fn on_events(&mut self, index: u32, actions: &Actions) {
+        let events = actions.events;
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let Some(region) = self.clients.get(flow.client).map(|c| c.region) else { return };
+        let Some(socket) = region.socket(flow.sock) else { return };
+        let mut news = 0;
+        if events.any(Events::CONNECTED) {
+            socket.status.fetch_or(status::CONNECTED, Ordering::AcqRel);
+            socket.status.fetch_and(!status::CONNECTING, Ordering::AcqRel);
+            news |= libc::EPOLLOUT | libc::EPOLLWRNORM;
+        }
+        if events.any(Events::PEER_FIN) {
+            flow.rx_fin = true;
+            let both = socket.status.load(Ordering::Relaxed) & status::TX_FIN != 0;
+            let hup = if both { status::HUP } else { 0 };
+            socket.status.fetch_or(status::RX_FIN | hup, Ordering::AcqRel);
+            news |= libc::EPOLLIN | libc::EPOLLRDNORM | libc::EPOLLRDHUP;
+            news |= if both { libc::EPOLLHUP } else { 0 };
+        }
+        let over = events.any(Events::CLOSED) || events.any(Events::TIME_WAIT);
+        if let Some(error) = actions.error.filter(|_| events.any(Events::CLOSED)) {
+            let errno = errno(error);
+            socket.cause.store(errno, Ordering::Relaxed);
+            socket.error.store(errno, Ordering::Release);
+            socket.status.fetch_and(!status::CONNECTING, Ordering::AcqRel);
+            socket.status.fetch_or(status::DEAD | status::HUP, Ordering::AcqRel);
+            news |= libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP | libc::EPOLLRDHUP;
+        } else if over {
+            socket.status.fetch_or(status::HUP, Ordering::AcqRel);
+            news |= libc::EPOLLHUP;
+        }
+        if over {
+            flow.finished = true;
+            // Between two programs of one host nothing can be delayed or lost on its way, so there is no
+            // old duplicate to wait for.
+            flow.time_wait = events.any(Events::TIME_WAIT) && matches!(flow.path, Path::Device { .. });
+            self.list_transmit(index);
+        }
+        self.news(index, news);
+    }
+
+    /// Drops a flow whose last segment is out.
+    pub(super) fn end_flow(&mut self, index: u32) {
+        let now = self.now;
+        let Some(flow) = self.flows.remove(index) else { return };
+        self.counters.closed += 1;
+        if flow.news.listed && !flow.closed_by_program {
+            // The index may be used again before the batch ends.
+            self.tell_socket(flow.client, flow.sock, flow.news.events);
+        }
+        if let Some((handle, _)) = flow.timer {
+            self.wheel.remove(handle);
+        }
+        self.table.remove(&flow.tuple, Entry::Flow(index));
+        if let Some(record) = flow.tcb.time_wait(now).filter(|_| flow.time_wait) {
+            if self.time_wait.len() >= TIME_WAIT_MAX {
+                self.counters.time_wait_overflows += 1;
+                while let Some(oldest) = self.time_wait_order.pop_front() {
+                    if self.time_wait.get(oldest).is_some() {
+                        self.end_time_wait_now(oldest);
+                        break;
+                    }
+                }
+            }
+            let timer_slot = self.time_wait.insert(TimeWaitRecord {
+                record,
+                timer: self.wheel.insert(record.expires().as_nanos(), Timer::TimeWait(u32::MAX)),
+            });
+            self.file_time_wait(timer_slot);
+            self.time_wait_order.push_back(timer_slot);
+            self.table.insert(flow.tuple, Entry::TimeWait(timer_slot));
+        }
+        let Some(client) = self.clients.get_mut(flow.client) else { return };
+        client.flows -= 1;
+        if flow.closed_by_program {
+            client.free_slot(flow.sock);
+        } else {
+            client.set_slot(flow.sock, SlotUse::Ended);
+        }
+        self.forget_client_if_done(flow.client);
+    }
+
+    fn file_time_wait(&mut self, index: u32) {
+        if let Some(record) = self.time_wait.get_mut(index) {
+            self.wheel.remove(record.timer);
+            let due = record.record.expires().as_nanos();
+            record.timer = self.wheel.insert(due, Timer::TimeWait(index));
+        }
+    }
+
+    /// A TIME-WAIT record's timer fired.
+    pub(super) fn end_time_wait(&mut self, index: u32) {
+        if let Some(record) = self.time_wait.remove(index) {
+            self.table.remove(&record.record.tuple, Entry::TimeWait(index));
+            if self.time_wait_order.front() == Some(&index) {
+                self.time_wait_order.pop_front();
+            }
+        }
+    }
+
+    /// Drops a TIME-WAIT record before its time.
+    pub(super) fn end_time_wait_now(&mut self, index: u32) {
+        if let Some(record) = self.time_wait.get(index) {
+            self.wheel.remove(record.timer);
+            self.end_time_wait(index);
+        }
+    }
+
+    fn on_time_wait_segment(&mut self, index: u32, seg: &Segment, path: Path) {
+        let now = self.now;
+        let Some(record) = self.time_wait.get_mut(index) else { return };
+        let tuple = record.record.tuple;
+        match record.record.on_segment(now, seg) {
+            TimeWaitVerdict::Drop(_) => self.counters.dropped_segments += 1,
+            TimeWaitVerdict::Ack(transmit, _) => {
+                self.file_time_wait(index);
+                self.send_for(&tuple, &transmit, path);
+            }
+            TimeWaitVerdict::Reuse { iss } => {
+                self.end_time_wait_now(index);
+                self.on_syn(&tuple, seg, path, Some(iss));
+            }
+            TimeWaitVerdict::Remove => self.end_time_wait_now(index),
+        }
+    }
+
+    /// A segment for a four-tuple that nothing stands at.
+    fn on_new_segment(&mut self, tuple: &FourTuple, seg: &Segment, path: Path) {
+        if seg.flags.any(Flags::SYN) && seg.ack.is_none() && !seg.flags.any(Flags::RST) {
+            self.on_syn(tuple, seg, path, None);
+        } else if !self.on_cookie(tuple, seg, path) {
+            self.refuse(tuple, seg, path);
+        }
+    }
+
+    /// RFC 9293 §3.10.7.1: a segment for no connection is answered by a reset.
+    pub(super) fn refuse(&mut self, tuple: &FourTuple, seg: &Segment, path: Path) {
+        if let Some(reset) = reset_for(seg) {
+            self.counters.resets_sent += 1;
+            self.send_for(tuple, &reset, path);
+        }
+    }
+
+    fn on_half_open_segment(&mut self, index: u32, seg: &Segment, payload: Payload<'_>) {
+        let now = self.now;
+        let Some(half) = self.half_open.get_mut(index) else { return };
+        let (tuple, path) = (half.record.tuple, half.path);
+        match half.record.on_segment(now, seg) {
+            HalfOpenVerdict::Established => self.establish(index, seg, payload),
+            HalfOpenVerdict::ResendSynAck => {
+                let transmit = half.record.syn_ack(now);
+                self.send_for(&tuple, &transmit, path);
+            }
+            HalfOpenVerdict::Ack(transmit, _) | HalfOpenVerdict::Reset(transmit, _) => {
+                self.send_for(&tuple, &transmit, path);
+            }
+            HalfOpenVerdict::Remove(_) => self.drop_half_open(index),
+            HalfOpenVerdict::Drop(_) => self.counters.dropped_segments += 1,
+        }
+    }
+
+    pub(super) fn on_half_open_timer(&mut self, index: u32) {
+        let now = self.now;
+        let Some(half) = self.half_open.get_mut(index) else { return };
+        half.timer = None;
+        let (tuple, path) = (half.record.tuple, half.path);
+        match half.record.on_timer(now) {
+            HalfOpenTimer::Resend => {
+                let transmit = half.record.syn_ack(now);
+                self.file_half_open(index);
+                self.send_for(&tuple, &transmit, path);
+            }
+            HalfOpenTimer::GiveUp => self.drop_half_open(index),
+            HalfOpenTimer::Wait => self.file_half_open(index),
+        }
+    }
+
+    /// Sends a segment that no TCB made (a SYN-ACK, a reset, an ACK out of TIME-WAIT).
+    pub(super) fn send_for(&mut self, tuple: &FourTuple, transmit: &Transmit, path: Path) {
+        match path {
+            Path::Local(_) => {
+                let seg = Segment::from_transmit(transmit);
+                self.counters.local_segments += 1;
+                self.on_segment(&tuple.reversed(), &seg, Payload::None, Path::Local(u32::MAX));
+            }
+            Path::Device { port, next_hop } => self.send_header(port, next_hop, tuple, transmit),
+        }
+    }
+}
+
+/// An address in shared memory's form.
+pub(super) fn shared_addr(endpoint: Endpoint) -> Addr {
+    Addr { ip: endpoint.addr.0, port: endpoint.port, scope: 0 }
+}
+
+/// The errno that stands for a connection's end.
+pub(super) fn errno(error: SocketError) -> i32 {
+    match error {
+        SocketError::Refused => libc::ECONNREFUSED,
+        SocketError::BrokenPipe => libc::EPIPE,
+        SocketError::TimedOut => libc::ETIMEDOUT,
+        SocketError::Aborted => libc::ECONNABORTED,
+        SocketError::HostUnreachable => libc::EHOSTUNREACH,
+        SocketError::NetUnreachable => libc::ENETUNREACH,
+        SocketError::ProtocolUnreachable => libc::ENOPROTOOPT,
+        SocketError::HostDown => libc::EHOSTDOWN,
+        SocketError::NotOnNetwork => libc::ENONET,
+        SocketError::SourceRouteFailed => libc::EOPNOTSUPP,
+        SocketError::MessageSize => libc::EMSGSIZE,
+        SocketError::Protocol => libc::EPROTO,
+        SocketError::AccessDenied => libc::EACCES,
+        _ => libc::ECONNRESET,
+    }
+}

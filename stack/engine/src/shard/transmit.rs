@@ -1,0 +1,107 @@
+//! From a TCB's decision to a frame on a device, or straight into the peer's rx stream on this host.
+
+use utcp_proto::{Segment, Transmit, TxLimits};
+
+use super::flow::Path;
+use super::segments::Payload;
+use super::table::Entry;
+use super::{Shard, TRANSMIT_BUDGET};
+
+/// Bytes that one same-host segment carries at most: long enough that headers don't matter, short enough
+/// that reader and writer overlap.
+const LOCAL_SEGMENT_MAX: u32 = 65_536;
+/// Segments of one flow before the next flow has its turn.
+const FLOW_BUDGET: u32 = 64;
+
+impl Shard {
+    /// Puts a flow on the list of those that may have something to send.
+    pub(super) fn list_transmit(&mut self, index: u32) {
+        if let Some(flow) = self.flows.get_mut(index).filter(|f| !f.transmit_listed) {
+            flow.transmit_listed = true;
+            self.to_transmit.push_back(index);
+        }
+    }
+
+    /// Sends for every listed flow, within the budget; true if there was one.
+    pub(super) fn transmit_all(&mut self) -> bool {
+        let mut sent = 0;
+        let any = !self.to_transmit.is_empty();
+        let mut blocked = 0;
+        while sent < TRANSMIT_BUDGET && blocked < self.to_transmit.len() {
+            let Some(index) = self.to_transmit.pop_front() else { break };
+            let Some(flow) = self.flows.get_mut(index) else { continue };
+            flow.transmit_listed = false;
+            match self.transmit_flow(index) {
+                Some(n) => sent += n.max(1),
+                None => {
+                    // No room in its port's tx ring: its turn comes again after the flush.
+                    self.list_transmit(index);
+                    blocked += 1;
+                }
+            }
+        }
+        any && sent > 0
+    }
+
+    /// Sends what the flow's TCB wants to send. `None`: the port is full.
+    fn transmit_flow(&mut self, index: u32) -> Option<u32> {
+        let now = self.now;
+        let mut sent = 0;
+        loop {
+            let flow = self.flows.get_mut(index)?;
+            let path = flow.path;
+            let limits = match path {
+                Path::Local(_) => TxLimits { payload_max: LOCAL_SEGMENT_MAX },
+                Path::Device { .. } => TxLimits::WIRE,
+            };
+            if let Path::Device { port, .. } = path {
+                if !self.port_has_room(port) {
+                    return None;
+                }
+            }
+            let flow = self.flows.get_mut(index)?;
+            let Some(transmit) = flow.tcb.poll_transmit(now, limits) else { break };
+            if transmit.retransmission {
+                self.counters.retransmits += 1;
+            }
+            match path {
+                Path::Local(peer) => self.deliver(index, peer, &transmit),
+                Path::Device { port, next_hop } => self.send_segment(index, port, next_hop, &transmit),
+            }
+            sent += 1;
+            if sent >= FLOW_BUDGET {
+                self.list_transmit(index);
+                return Some(sent);
+            }
+        }
+        self.refile(index);
+        if self.flows.get(index).is_some_and(|f| f.finished && !f.transmit_listed) {
+            self.end_flow(index);
+        }
+        Some(sent)
+    }
+
+    /// Hands a segment of flow `index` to its peer on this host.
+    fn deliver(&mut self, index: u32, peer: u32, transmit: &Transmit) {
+        self.counters.local_segments += 1;
+        self.counters.local_bytes += u64::from(transmit.len);
+        let Some(flow) = self.flows.get(index) else { return };
+        let tuple = flow.tuple.reversed();
+        let payload = if transmit.len == 0 {
+            Payload::None
+        } else {
+            Payload::Stream(flow.tx, flow.tx.head.wrapping_add(u64::from(transmit.offset)))
+        };
+        let seg = Segment::from_transmit(transmit);
+        if self.flows.get(peer).is_some_and(|f| f.tuple == tuple) {
+            return self.on_flow_segment(peer, &seg, payload);
+        }
+        if let Some(Entry::Flow(found)) = self.table.get(&tuple) {
+            if let Some(flow) = self.flows.get_mut(index) {
+                flow.path = Path::Local(found);
+            }
+            return self.on_flow_segment(found, &seg, payload);
+        }
+        self.on_segment(&tuple, &seg, payload, Path::Local(index));
+    }
+}
