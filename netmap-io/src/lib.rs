@@ -40,6 +40,7 @@ mod ring;
 mod spec;
 mod steering;
 mod sys;
+mod tap;
 #[cfg(test)]
 mod testing;
 mod xdp;
@@ -63,6 +64,7 @@ pub fn open(device: &str, options: &OpenOptions) -> Result<Device, PortError> {
 pub fn open_spec(spec: &DeviceSpec, options: &OpenOptions) -> Result<Device, PortError> {
     match spec {
         DeviceSpec::Xdp { interface, queue } => xdp::open(interface, *queue, options),
+        DeviceSpec::Tap { name } => tap::open(name, options),
         DeviceSpec::Pipe { name } => pipe::open(name, options),
         _ => Err(PortError::NotBuilt { device: spec.to_string() }),
     }

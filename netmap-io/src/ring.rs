@@ -170,6 +170,18 @@ impl SlotRing {
         true
     }
 
+    /// The whole buffer in `slot`; `None` if the slot lies.
+    pub(crate) fn buffer(&mut self, slot: Slot) -> Option<&mut [u8]> {
+        if !self.bufs.contains(slot.buf) {
+            return None;
+        }
+        // SAFETY: the index was checked. The caller owns the slot, and `&mut self` keeps every borrower
+        // of its buffer away.
+        Some(unsafe {
+            std::slice::from_raw_parts_mut(self.bufs.at(slot.buf, 0).as_ptr(), self.bufs.stride as usize)
+        })
+    }
+
     /// The frames in `count` slots from `from` on; slots that lie are left out.
     pub(crate) fn frames(&self, from: u32, count: u32) -> impl Iterator<Item = &[u8]> {
         let first = std::iter::successors(Some(from), |index| Some(self.next(*index)));

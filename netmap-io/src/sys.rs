@@ -89,6 +89,8 @@ pub(crate) struct Interface {
     pub(crate) index: u32,
     pub(crate) mtu: u32,
     pub(crate) mac: [u8; 6],
+    /// Set up by the administrator.
+    pub(crate) up: bool,
     /// Ethernet, so that frames have the header that everybody expects.
     pub(crate) ethernet: bool,
     /// Receive queues that the driver uses now.
@@ -144,6 +146,10 @@ pub(crate) fn interface(name: &str) -> io::Result<Option<Interface>> {
     for (to, from) in mac.iter_mut().zip(address.sa_data) {
         *to = u8::from_ne_bytes(from.to_ne_bytes());
     }
+    let flags = ifreq(&socket, name, libc::SIOCGIFFLAGS)?;
+    // SAFETY: SIOCGIFFLAGS fills this member of the union.
+    let flags = libc::c_int::from(unsafe { flags.ifr_ifru.ifru_flags });
+    let up = flags & libc::IFF_UP != 0;
     let mut info = DriverInfo { cmd: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
     let driver = match ethtool(&socket, name, &mut info) {
         Ok(()) => String::from_utf8_lossy(info.driver.split(|b| *b == 0).next().unwrap_or(&[])).into_owned(),
@@ -155,7 +161,7 @@ pub(crate) fn interface(name: &str) -> io::Result<Option<Interface>> {
         Err(_) => 1,
     };
     let ethernet = address.sa_family == libc::ARPHRD_ETHER;
-    Ok(Some(Interface { name: name.into(), index, mtu, mac, ethernet, queues, driver }))
+    Ok(Some(Interface { name: name.into(), index, mtu, mac, up, ethernet, queues, driver }))
 }
 
 /// An `ifreq` with the name filled in; the rest zero.

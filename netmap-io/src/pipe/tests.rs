@@ -12,7 +12,7 @@ fn small() -> OpenOptions {
 
 fn joined(a: Box<dyn Port>, b: Box<dyn Port>) -> Pair {
     let frame = |_, len: usize| (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
-    Pair { a, b, frame: Box::new(frame), frame_len_min: 14, pushes_back: true, kicks_max: 1 }
+    Pair { a, b, frame: Box::new(frame), frame_len_min: 14, pushes_back: true, kicks_max: 1, skip: &[] }
 }
 
 #[track_caller]

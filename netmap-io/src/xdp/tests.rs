@@ -32,7 +32,15 @@ fn pair(net: &Network, options: &OpenOptions) -> Pair {
         let payload: Vec<u8> = (0..len - header).map(|i| u8::try_from(i % 251).unwrap()).collect();
         make(to_b).payload(&payload).build()
     };
-    Pair { a, b, frame: Box::new(frame), frame_len_min: header + 8, pushes_back: false, kicks_max: 1 }
+    Pair {
+        a,
+        b,
+        frame: Box::new(frame),
+        frame_len_min: header + 8,
+        pushes_back: false,
+        kicks_max: 1,
+        skip: &[],
+    }
 }
 
 #[track_caller]

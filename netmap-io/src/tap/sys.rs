@@ -1,0 +1,40 @@
+//! The system calls of a TAP device.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+
+use crate::sys::{check, ifreq_named, own};
+
+/// Opens the device that makes TAP devices.
+pub(super) fn open_tun() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")
+}
+
+/// Joins `file` to the TAP device `name`: one queue, frames without any header in front.
+pub(super) fn attach(file: &File, name: &str) -> io::Result<()> {
+    let mut request = ifreq_named(name);
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or(0);
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives until the call returns.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) }).map(drop)
+}
+
+/// Sets an interface up.
+pub(super) fn set_up(name: &str) -> io::Result<()> {
+    // SAFETY: makes a descriptor, touches no memory.
+    let socket = own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    let mut request = ifreq_named(name);
+    // SAFETY: SIOCGIFFLAGS reads and writes one `ifreq`, which lives until the call returns.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) })?;
+    let up = libc::c_short::try_from(libc::IFF_UP).unwrap_or(0);
+    // SAFETY: SIOCGIFFLAGS filled this member of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    if flags & up != 0 {
+        return Ok(());
+    }
+    request.ifr_ifru.ifru_flags = flags | up;
+    // SAFETY: as above.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) }).map(drop)
+}

@@ -1,0 +1,116 @@
+//! TAP devices joined by a bridge, and one with the kernel as its peer.
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::Proto;
+use crate::conformance::{self, Pair};
+use crate::testing::{Frame, Host, skip_without};
+
+/// A host without IPv6, which would send frames of its own.
+fn quiet_host() -> Host {
+    let host = Host::new();
+    host.run(|| {
+        for which in ["all", "default"] {
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1").unwrap();
+        }
+    });
+    host
+}
+
+fn open_on(host: &Host, device: &'static str) -> Result<Box<dyn Port>, PortError> {
+    let options = OpenOptions { rx_slots: 64, tx_slots: 64, ..OpenOptions::default() };
+    host.run(move || crate::open(device, &options).map(|mut device| device.ports.remove(0)))
+}
+
+#[test]
+fn two_behind_a_bridge_conform() {
+    skip_without!(namespaces);
+    let host = quiet_host();
+    host.ip("link add nio-br type bridge mcast_snooping 0");
+    host.ip("link set nio-br up");
+    let (a, b) = (open_on(&host, "tap:nio-a").unwrap(), open_on(&host, "tap:nio-b").unwrap());
+    host.ip("link set nio-a master nio-br");
+    host.ip("link set nio-b master nio-br");
+    let (mac_a, mac_b) = (a.caps().mac, b.caps().mac);
+    let make = move |to_b: bool| {
+        let (to, from) = if to_b { (mac_b, mac_a) } else { (mac_a, mac_b) };
+        Frame::new(Proto::UDP, ([10, 0, 0, 1].into(), 1), ([10, 0, 0, 2].into(), 2)).macs(to, from)
+    };
+    let header = make(true).header_len();
+    let frame = move |to_b, len: usize| make(to_b).payload(&vec![0x55; len - header]).build();
+    let mut pair = Pair {
+        a,
+        b,
+        frame: Box::new(frame),
+        frame_len_min: header + 8,
+        pushes_back: false,
+        kicks_max: 64,
+        skip: &[
+            // Only a system call tells whether a frame is there.
+            "idle syncs cost no system call",
+            // The device's queue drops what nobody reads, in the kernel's counters of the interface.
+            "what a slow receiver loses is counted",
+            // A bridge sends no frame back to where it came from, and learns who lives where.
+            "forwarding swaps buffers without mixing them up",
+        ],
+    };
+    let mut failures = Vec::new();
+    conformance::run(&mut pair, |case, result| {
+        if let Err(error) = result {
+            failures.push(format!("{}: {error}", case.name));
+        }
+    });
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+#[test]
+fn the_kernel_is_the_peer() {
+    skip_without!(namespaces);
+    let host = quiet_host();
+    let mut port = open_on(&host, "tap:nio-t").unwrap();
+    let mac = port.caps().mac;
+    host.ip("addr add 10.77.1.1/24 dev nio-t");
+    let station = mac.map(|byte| format!("{byte:02x}")).join(":");
+    host.ip(&format!("neigh replace 10.77.1.2 dev nio-t lladdr {station} nud permanent"));
+    let (us, kernel) = (([10, 77, 1, 2].into(), 5000), ([10, 77, 1, 1].into(), 6000));
+
+    let socket = host.run(|| UdpSocket::bind("10.77.1.1:6000")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    socket.send_to(b"from the kernel", "10.77.1.2:5000").unwrap();
+    let until = Instant::now() + Duration::from_secs(2);
+    while port.rx_sync().unwrap() == 0 {
+        assert!(Instant::now() < until, "nothing came from the kernel");
+    }
+    let frame = port.rx().next().unwrap();
+    assert_eq!((&frame[..6], &frame[42..]), (&mac[..], &b"from the kernel"[..]));
+    let kernel_mac: [u8; 6] = frame[6..12].try_into().unwrap();
+
+    let answer = Frame::new(Proto::UDP, us, kernel).macs(kernel_mac, mac).payload(b"from us").build();
+    assert!(port.tx().push(&answer));
+    port.tx_sync().unwrap();
+    let mut word = [0; 64];
+    let (len, from) = socket.recv_from(&mut word).unwrap();
+    assert_eq!((&word[..len], from.to_string()), (&b"from us"[..], "10.77.1.2:5000".to_owned()));
+}
+
+#[test]
+fn errors_say_what_to_do() {
+    skip_without!(namespaces);
+    let host = quiet_host();
+    let error = |device| open_on(&host, device).err().unwrap().to_string();
+    host.ip("link add nio-v type bridge");
+    assert!(error("tap:nio-v").contains("exists and is no TAP device"), "{}", error("tap:nio-v"));
+    let _held = open_on(&host, "tap:nio-t").unwrap();
+    assert!(error("tap:nio-t").contains("TAP device nio-t is in use: another program has it open"));
+}
+
+#[test]
+fn a_device_of_the_user_is_used_and_left_there() {
+    skip_without!(namespaces);
+    let host = quiet_host();
+    host.ip("tuntap add nio-p mode tap");
+    drop(open_on(&host, "tap:nio-p").unwrap());
+    host.ip("link show nio-p");
+}
