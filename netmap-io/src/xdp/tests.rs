@@ -254,6 +254,74 @@ fn a_killed_engine_leaves_nothing_on_the_interface() {
     assert!(wait_for(false), "the program is detached when the device is closed");
 }
 
+/// Prints what opening the device says; started by the tests below with fewer privileges.
+#[test]
+#[ignore = "a helper process of other tests"]
+fn open_and_tell() {
+    match crate::open("xdp:nio-a", &OpenOptions::default()) {
+        Ok(device) => println!("opened {}", device.ports[0].caps().name),
+        Err(error) => println!("refused: {error}"),
+    }
+}
+
+/// What `open_and_tell` prints when it is started by `launcher`.
+fn told_under(net: &Network, launcher: &'static str) -> String {
+    let output = net.a.run(move || {
+        let mut words = launcher.split_whitespace();
+        let mut command = std::process::Command::new(words.next().unwrap());
+        command.args(words).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "xdp::tests::open_and_tell", "--ignored", "--nocapture"]);
+        command.output().expect("setpriv and prlimit (util-linux)")
+    });
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told = text
+        .lines()
+        .find_map(|line| line.find("opened").or(line.find("refused")).map(|at| line[at..].to_owned()));
+    told.unwrap_or_else(|| panic!("{launcher}: {text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn a_user_without_privilege_is_told_what_is_missing() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let told = told_under(&net, "setpriv --bounding-set=-bpf,-sys_admin --inh-caps=-bpf,-sys_admin");
+    assert!(told.contains("needs CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF"), "{told}");
+    assert!(told.contains("setcap cap_net_admin,cap_net_raw,cap_bpf+ep"), "{told}");
+}
+
+#[test]
+fn a_small_limit_of_locked_memory_is_raised_or_named() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let told =
+        told_under(&net, "setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock prlimit --memlock=65536:");
+    assert_eq!(told, "opened xdp:nio-a-0", "the soft limit is raised to the hard one");
+    let capless = "setpriv --bounding-set=-ipc_lock,-sys_resource --inh-caps=-ipc_lock,-sys_resource prlimit --memlock=65536:65536";
+    let told = told_under(&net, capless);
+    assert!(told.contains("8388608 bytes of packet memory exceed the locked-memory limit"), "{told}");
+}
+
+#[test]
+fn sending_on_a_removed_interface_says_that_it_is_gone() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let options = OpenOptions { rx_slots: 64, tx_slots: 64, ..OpenOptions::default() };
+    let mut pair = pair(&net, &options);
+    let frame = (pair.frame)(true, 100);
+    let mut send = || {
+        assert!(pair.a.tx().push(&frame));
+        pair.a.tx_sync()
+    };
+    send().unwrap();
+    net.a.ip("link set nio-a down");
+    send().expect("an interface that is down may come up again");
+    net.a.ip("link set nio-a up");
+    net.a.ip("link del nio-a");
+    let error = send().unwrap_err().to_string();
+    assert!(error.starts_with("xdp:nio-a-0 is gone ("), "{error}");
+    assert_eq!(pair.b.rx_sync().map_err(|e| e.to_string()), Ok(1), "what arrived before is there");
+}
+
 /// A measurement, not a test: `cargo test --release -- --ignored --nocapture rate`.
 #[test]
 #[ignore = "a measurement"]
