@@ -76,6 +76,8 @@ pub struct HalfOpen {
     pub(crate) snd_wnd: u16,
     /// SYN-ACKs sent after the first.
     pub(crate) resent: u8,
+    /// Made from a cookie: the time of the SYN-ACK is not known, so it gives no RTT sample.
+    pub(crate) cookie: bool,
     resent_max: u8,
     rto: Duration,
     rto_max: Duration,
@@ -131,6 +133,7 @@ impl HalfOpen {
             mss: cfg.mss,
             snd_wnd: seg.wnd,
             resent: 0,
+            cookie: false,
             resent_max: cfg.synack_retries,
             rto: cfg.rto_initial,
             rto_max: cfg.rto_max,
@@ -152,8 +155,7 @@ impl HalfOpen {
         half.irs = irs;
         half.agreed = agreed;
         half.snd_wnd = seg.wnd;
-        // The time of the SYN-ACK is not known: no RTT sample from it.
-        half.resent = 1;
+        half.cookie = true;
         half
     }
 

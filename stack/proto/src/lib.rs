@@ -48,9 +48,13 @@ pub mod time;
 pub mod wire;
 
 mod actions;
+mod congestion;
 mod half_open;
 mod info;
+mod reassembly;
 mod reset;
+mod rtt;
+mod scoreboard;
 mod segment;
 mod tcb;
 mod time_wait;

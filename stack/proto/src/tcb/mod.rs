@@ -1,83 +1,183 @@
-//! The transmission control block.
+//! The transmission control block: one connection.
+//!
+//! The parts follow RFC 9293:
+//!
+//! | file | what |
+//! |---|---|
+//! | `state.rs` | the variables (§3.3.1) |
+//! | `arrives.rs` | SEGMENT ARRIVES (§3.10.7) up to the ACK field; `syn_sent.rs` for SYN-SENT |
+//! | `ack.rs` | the ACK field: releases data, moves the send window and the congestion window |
+//! | `data.rs` | text, URG and FIN; which ACK to send when; the receive window |
+//! | `recovery.rs` | what is lost, how fast it is sent again (RFC 6675, 8985, 6937, 6582) |
+//! | `timers.rs` | timeouts (§3.10.8) |
+//! | `transmit.rs` | what to send next |
+//! | `user.rs`, `icmp.rs`, `snapshot.rs` | calls of the program, errors from the network, `TCP_INFO` |
 
-use crate::actions::{Actions, IcmpError, UserCall, UserError};
-use crate::config::Config;
-use crate::half_open::HalfOpen;
-use crate::info::{State, TcpInfo};
-use crate::segment::{FourTuple, Segment, Transmit, TxLimits};
+mod ack;
+mod arrives;
+mod data;
+mod icmp;
+mod recovery;
+mod snapshot;
+mod state;
+mod syn_sent;
+mod timers;
+mod transmit;
+mod user;
+
+use crate::actions::{Actions, Events, SocketError};
+use crate::config::{Config, EcnMode};
+use crate::congestion::Congestion;
+use crate::half_open::{Agreed, HalfOpen};
+use crate::info::State;
+use crate::reassembly::Reassembly;
+use crate::rtt::Rtt;
+use crate::scoreboard::Scoreboard;
+use crate::segment::{FourTuple, Segment};
 use crate::seq::SeqNum;
 use crate::time::Instant;
-use crate::time_wait::TimeWait;
+use crate::time_wait::{TimeWait, TimeWaitClock};
+
+use recovery::Recovery;
+use state::{AckState, Options, Receive, Send, Stats, Timer, Timers};
 
 /// One TCP connection: arithmetic on sequence numbers, no bytes, no clock.
 #[derive(Clone, Debug)]
 pub struct Tcb {
+    state: State,
+    /// No program has the socket any more.
+    orphan: bool,
+    /// `shutdown(SHUT_RD)`.
+    read_shut: bool,
+    /// The last soft ICMP error, reported if the connection times out.
+    soft_error: Option<SocketError>,
+    snd: Send,
+    rcv: Receive,
+    ack: AckState,
+    opt: Options,
+    timers: Timers,
+    rtt: Rtt,
+    cc: Congestion,
+    recovery: Recovery,
+    stats: Stats,
+    cfg: Config,
     tuple: FourTuple,
+    reassembly: Reassembly,
+    board: Scoreboard,
 }
 
 impl Tcb {
+    fn new(cfg: &Config, now: Instant, tuple: FourTuple, iss: SeqNum) -> Self {
+        Self {
+            state: State::Closed,
+            orphan: false,
+            read_shut: false,
+            soft_error: None,
+            snd: Send::new(iss, cfg.mss),
+            rcv: Receive::new(cfg.recv_capacity),
+            ack: AckState::new(cfg),
+            opt: Options::default(),
+            timers: Timers::new(),
+            rtt: Rtt::new(cfg),
+            cc: Congestion::new(cfg.congestion, u32::from(cfg.mss), iss),
+            recovery: Recovery::new(iss),
+            stats: Stats::new(now),
+            cfg: *cfg,
+            tuple,
+            reassembly: Reassembly::new(),
+            board: Scoreboard::new(iss),
+        }
+    }
+
     /// OPEN, active (RFC 9293 §3.10.1). `iss` comes from [`crate::isn::Secret::isn`]. The SYN comes out of
     /// [`Tcb::poll_transmit`].
     #[must_use]
     pub fn connect(cfg: &Config, now: Instant, tuple: FourTuple, iss: SeqNum) -> Self {
-        let _ = (cfg, now, iss);
-        Self { tuple }
+        let mut tcb = Self::new(cfg, now, tuple, iss);
+        tcb.state = State::SynSent;
+        tcb.snd.syn_due = true;
+        tcb.opt.ecn = cfg.ecn == EcnMode::Active;
+        tcb
     }
 
     /// The connection that grows out of a half-open record when [`crate::HalfOpenVerdict::Established`] was the
     /// verdict on `seg`; the actions are those of the segment (CONNECTED, and data if it carried some).
     #[must_use]
     pub fn from_half_open(half: &HalfOpen, cfg: &Config, now: Instant, seg: &Segment) -> (Self, Actions) {
-        let mut tcb = Self { tuple: half.tuple };
+        let mut tcb = Self::new(cfg, now, half.tuple, half.iss);
+        tcb.state = State::SynReceived;
+        tcb.cfg.ts_offset = half.ts_offset;
+        tcb.snd.nxt = half.iss + 1;
+        tcb.board.append(tcb.snd.nxt, crate::scoreboard::Tick::at(half.sent_at));
+        tcb.recovery.syn_resent = half.resent > 0;
+        if half.resent > 0 || half.cookie {
+            tcb.board.resend(half.iss, 1, crate::scoreboard::Tick::at(now));
+        }
+        tcb.rcv.start(half.irs);
+        tcb.rcv.adv = tcb.rcv.nxt + u32::from(half.rcv_wnd);
+        tcb.rcv.acked = tcb.rcv.nxt;
+        tcb.opt.ts_recent = half.ts_recent;
+        tcb.opt.ts_recent_at = half.sent_at;
+        tcb.agree(&half.agreed);
+        tcb.snd.wnd = u32::from(half.snd_wnd);
+        tcb.snd.wnd_max = tcb.snd.wnd;
+        tcb.snd.wl1 = half.irs;
+        tcb.snd.wl2 = half.iss;
         let actions = tcb.on_segment(now, seg);
-        let _ = cfg;
         (tcb, actions)
     }
 
-    /// A segment arrived (RFC 9293 §3.10.7).
-    pub fn on_segment(&mut self, now: Instant, seg: &Segment) -> Actions {
-        let _ = (now, seg);
-        Actions::default()
+    /// Takes over what the two SYNs agreed on.
+    fn agree(&mut self, agreed: &Agreed) {
+        self.snd.wscale = agreed.snd_wscale;
+        self.rcv.wscale = agreed.rcv_wscale;
+        self.opt.wscale = agreed.wscale;
+        self.opt.timestamps = agreed.timestamps;
+        self.opt.sack = agreed.sack;
+        self.opt.ecn = agreed.ecn;
+        self.snd.peer_mss = agreed.peer_mss;
+        self.update_mss();
     }
 
-    /// The program called (RFC 9293 §3.10.2 to §3.10.6).
-    ///
-    /// # Errors
-    /// When the state of the connection does not allow the call.
-    pub fn on_user(&mut self, now: Instant, call: UserCall) -> Result<Actions, UserError> {
-        let _ = (now, call);
-        Ok(Actions::default())
+    /// RFC 9293 §3.7.1: Eff.snd.MSS = min(peer's MSS, what the path carries) less the options of every segment.
+    fn update_mss(&mut self) {
+        let options = if self.opt.timestamps { 12 } else { 0 };
+        let whole = self.snd.peer_mss.min(self.cfg.mss).min(self.snd.path_mss);
+        self.snd.mss = whole.saturating_sub(options).max(8);
     }
 
-    /// A deadline may have passed (RFC 9293 §3.10.8). Harmless when called early or late.
-    pub fn on_timer(&mut self, now: Instant) -> Actions {
-        let _ = now;
-        Actions::default()
-    }
-
-    /// An ICMP error came in that quotes a segment of ours.
-    pub fn on_icmp(&mut self, now: Instant, error: IcmpError) -> Actions {
-        let _ = (now, error);
-        Actions::default()
-    }
-
-    /// The next segment to send, until `None`.
-    pub fn poll_transmit(&mut self, now: Instant, limits: TxLimits) -> Option<Transmit> {
-        let _ = (now, limits);
-        None
+    /// The record that replaces a TCB after [`Events::TIME_WAIT`]; `None` in any other state.
+    #[must_use]
+    pub fn time_wait(&self, now: Instant) -> Option<TimeWait> {
+        if self.state != State::TimeWait {
+            return None;
+        }
+        let ts = self.opt.timestamps.then_some(TimeWaitClock {
+            recent: self.opt.ts_recent,
+            recent_at: self.opt.ts_recent_at,
+            offset: self.cfg.ts_offset,
+        });
+        let rcv_wnd = self.rcv.nxt.span_to(self.rcv.adv);
+        Some(TimeWait {
+            tuple: self.tuple,
+            snd_nxt: self.snd.nxt,
+            rcv_nxt: self.rcv.nxt,
+            wnd: (rcv_wnd >> self.rcv.wscale).min(65_535) as u16,
+            rcv_wnd,
+            ts,
+            rfc1337: self.cfg.rfc1337,
+            length: self.cfg.time_wait,
+            expires: now + self.cfg.time_wait,
+            acked_at: Instant::ZERO,
+        })
     }
 
     /// When [`Tcb::on_timer`] has to be called; `None` if no timer runs.
+    #[inline]
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        None
-    }
-
-    /// The record that replaces a TCB after [`crate::Events::TIME_WAIT`]; `None` in any other state.
-    #[must_use]
-    pub fn time_wait(&self, now: Instant) -> Option<TimeWait> {
-        let _ = now;
-        None
+        let next = self.timers.next();
+        (!next.is_never()).then_some(next)
     }
 
     /// The connection's name.
@@ -87,40 +187,75 @@ impl Tcb {
     }
 
     /// The state.
+    #[inline]
     #[must_use]
     pub const fn state(&self) -> State {
-        State::Closed
+        self.state
     }
 
-    /// What `TCP_INFO` shows.
-    #[must_use]
-    pub fn info(&self, now: Instant) -> TcpInfo {
-        let _ = now;
-        TcpInfo::default()
-    }
-
-    /// How many bytes the receive stream should hold so that the window does not limit the peer (dynamic right-sizing).
-    /// Look at it after [`crate::Events::RECV_LIMITED`]; answer with `UserCall::SetRecvCapacity`.
-    #[must_use]
-    pub const fn recv_capacity_wanted(&self) -> u32 {
-        0
-    }
-
-    /// How many bytes the transmit stream should hold so that it does not limit the congestion window: two windows.
-    #[must_use]
-    pub const fn send_capacity_wanted(&self) -> u32 {
-        0
-    }
-
-    /// SND.UNA, the sequence number of the first byte in the transmit stream; to match ICMP errors and for traces.
+    /// SND.UNA: the first byte in the transmit stream has this number (or the next, while SYN is unacknowledged).
     #[must_use]
     pub const fn snd_una(&self) -> SeqNum {
-        SeqNum::new(0)
+        self.snd.una
+    }
+
+    /// SND.NXT, for traces.
+    #[must_use]
+    pub const fn snd_nxt(&self) -> SeqNum {
+        self.snd.nxt
     }
 
     /// RCV.NXT, for traces.
     #[must_use]
     pub const fn rcv_nxt(&self) -> SeqNum {
-        SeqNum::new(0)
+        self.rcv.nxt
+    }
+
+    /// The connection is over: no more timers, `CLOSED`, and the error for the program if there is one.
+    fn close(&mut self, out: &mut Actions, error: Option<SocketError>) {
+        self.state = State::Closed;
+        self.timers.clear_all();
+        self.snd.syn_due = false;
+        self.ack.now = false;
+        out.events.insert(Events::CLOSED);
+        out.error = error.or(out.error);
+        out.transmit = self.snd.rst_due;
+    }
+
+    /// Gives the connection up with a RST on the way out.
+    fn abort(&mut self, out: &mut Actions, error: Option<SocketError>) {
+        // RFC 9293 §3.10.5: reset in the synchronized states; in SYN-SENT the peer has nothing to reset.
+        self.snd.rst_due = !matches!(self.state, State::SynSent | State::Closed | State::TimeWait);
+        self.close(out, error);
+    }
+
+    /// Both FINs are acknowledged and ours was first.
+    fn enter_time_wait(&mut self, out: &mut Actions) {
+        self.state = State::TimeWait;
+        self.timers.clear_all();
+        out.events.insert(Events::TIME_WAIT);
+    }
+
+    /// Checks what must always hold between the variables; for tests and debug builds.
+    #[cfg(any(test, debug_assertions))]
+    pub fn check(&self) {
+        self.board.check();
+        if self.state == State::Closed {
+            return;
+        }
+        assert!(self.snd.una.before_or_eq(self.snd.nxt), "SND.UNA ran past SND.NXT");
+        assert!(self.snd.nxt.before_or_eq(self.snd.limit()), "SND.NXT ran past what is queued");
+        assert_eq!(self.board.end(), self.snd.nxt, "the board and SND.NXT disagree");
+        let in_flight = self.snd.una.distance_to(self.snd.nxt);
+        assert!(self.board.sacked() + self.board.lost() <= in_flight, "more marked than in flight");
+        assert!(self.rcv.consumed.before_or_eq(self.rcv.nxt), "consumed what has not arrived");
+        let room = self.rcv.consumed + self.rcv.capacity;
+        assert!(self.rcv.adv.before_or_eq(room + 1), "advertised more than there is room for");
+        if in_flight > 0 && matches!(self.state, State::Established | State::FinWait1 | State::CloseWait) {
+            assert!(self.timers.is_armed(Timer::Retransmit), "bytes in flight and no timer");
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

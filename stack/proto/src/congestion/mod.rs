@@ -1,0 +1,172 @@
+//! Congestion control behind one small interface: what an ACK delivered goes in, a window in bytes comes out.
+//!
+//! Loss recovery (what is lost, what to send again, PRR) is not here: it is the same for all controllers.
+
+mod cubic;
+mod hystart;
+
+use crate::config::CongestionKind;
+use crate::seq::SeqNum;
+use crate::time::{Duration, Instant};
+
+use cubic::Cubic;
+use hystart::HyStart;
+
+/// "No threshold yet": slow start goes on until the first loss.
+pub(crate) const SSTHRESH_NONE: u32 = u32::MAX;
+/// Windows stop here: far beyond any stream, far below where sums of two overflow.
+const CWND_MAX: u32 = 1 << 30;
+
+/// What an ACK says to the controller.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AckSample {
+    pub(crate) now: Instant,
+    /// Bytes that it acknowledged.
+    pub(crate) acked: u32,
+    /// Bytes of a full segment.
+    pub(crate) mss: u32,
+    pub(crate) srtt: Duration,
+    /// The round trip that this ACK measured.
+    pub(crate) rtt: Option<Duration>,
+    pub(crate) una: SeqNum,
+    pub(crate) nxt: SeqNum,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Algorithm {
+    NewReno,
+    Cubic(Cubic),
+}
+
+/// The window and the controller that moves it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Congestion {
+    /// The congestion window in bytes.
+    pub(crate) cwnd: u32,
+    /// The slow start threshold in bytes.
+    pub(crate) ssthresh: u32,
+    /// Acknowledged bytes that did not make a whole byte of window yet, times the window.
+    credit: u64,
+    hystart: HyStart,
+    algorithm: Algorithm,
+}
+
+impl Congestion {
+    pub(crate) fn new(kind: CongestionKind, cwnd: u32, una: SeqNum) -> Self {
+        let mut new = Self {
+            cwnd,
+            ssthresh: SSTHRESH_NONE,
+            credit: 0,
+            hystart: HyStart::new(una),
+            algorithm: Algorithm::NewReno,
+        };
+        new.set_kind(kind);
+        new
+    }
+
+    pub(crate) const fn kind(&self) -> CongestionKind {
+        match self.algorithm {
+            Algorithm::NewReno => CongestionKind::NewReno,
+            Algorithm::Cubic(_) => CongestionKind::Cubic,
+        }
+    }
+
+    /// Changes the controller; window and threshold stay.
+    pub(crate) fn set_kind(&mut self, kind: CongestionKind) {
+        self.algorithm = match kind {
+            CongestionKind::NewReno => Algorithm::NewReno,
+            CongestionKind::Cubic => Algorithm::Cubic(Cubic::new()),
+        };
+    }
+
+    #[inline]
+    pub(crate) const fn in_slow_start(&self) -> bool {
+        self.cwnd < self.ssthresh
+    }
+
+    /// New data was acknowledged outside of recovery, and the window was what limited the sender (RFC 7661 §4.1).
+    #[inline]
+    pub(crate) fn on_ack(&mut self, ack: &AckSample) {
+        let mut acked = ack.acked;
+        if self.in_slow_start() {
+            acked = self.slow_start(ack);
+            if acked == 0 {
+                return;
+            }
+        }
+        let grow = match &mut self.algorithm {
+            // RFC 5681 §3.1: one segment for each window acknowledged.
+            Algorithm::NewReno => ack.mss,
+            Algorithm::Cubic(cubic) => cubic.on_ack(ack, self.cwnd, acked),
+        };
+        self.credit += u64::from(grow) * u64::from(acked);
+        let cwnd = u64::from(self.cwnd.max(1));
+        if self.credit >= cwnd {
+            let bytes = (self.credit / cwnd) as u32;
+            self.credit %= cwnd;
+            self.cwnd = self.cwnd.saturating_add(bytes).min(CWND_MAX);
+        }
+    }
+
+    /// RFC 5681 §3.1 with HyStart++ (RFC 9406); returns the acknowledged bytes that are left for congestion avoidance.
+    fn slow_start(&mut self, ack: &AckSample) -> u32 {
+        let divisor = if self.ssthresh == SSTHRESH_NONE { self.hystart.on_ack(ack) } else { Some(1) };
+        let Some(divisor) = divisor else {
+            // RFC 9406 §4.2: conservative slow start is over.
+            self.ssthresh = self.cwnd;
+            return ack.acked;
+        };
+        let room = self.ssthresh.min(CWND_MAX).saturating_sub(self.cwnd);
+        let grow = (ack.acked / divisor).min(room);
+        self.cwnd += grow;
+        if divisor > 1 { 0 } else { ack.acked - grow }
+    }
+
+    /// A loss or an ECN mark: sets the threshold to which recovery lowers the window.
+    pub(crate) fn on_congestion(&mut self, flight: u32, mss: u32) {
+        self.credit = 0;
+        self.ssthresh = match &mut self.algorithm {
+            // RFC 5681 §3.1 equation 4.
+            Algorithm::NewReno => flight / 2,
+            Algorithm::Cubic(cubic) => cubic.on_congestion(self.cwnd, flight),
+        }
+        .max(2 * mss);
+    }
+
+    /// RFC 5681 §3.1 after a retransmission timeout: the window is one segment.
+    pub(crate) fn on_timeout(&mut self, mss: u32) {
+        self.cwnd = mss;
+        self.credit = 0;
+        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
+            cubic.restart();
+        }
+    }
+
+    /// RFC 4015, RFC 9438 §4.9: the loss was none; takes the reduction back.
+    pub(crate) fn undo(&mut self, cwnd: u32, ssthresh: u32) {
+        self.cwnd = self.cwnd.max(cwnd);
+        self.ssthresh = self.ssthresh.max(ssthresh);
+        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
+            cubic.undo(self.cwnd);
+        }
+    }
+
+    /// RFC 5681 §4.1: nothing was sent for `rtos` timeouts; halves the window for each, down to `restart`.
+    pub(crate) fn on_idle(&mut self, now: Instant, idle: Duration, rtos: u64, restart: u32) {
+        let kept = self.cwnd.checked_shr(rtos.min(31) as u32).unwrap_or(0);
+        if self.cwnd > restart {
+            self.ssthresh = if self.ssthresh == SSTHRESH_NONE {
+                SSTHRESH_NONE
+            } else {
+                self.ssthresh.max(self.cwnd / 4 * 3)
+            };
+            self.cwnd = kept.max(restart);
+        }
+        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
+            cubic.on_idle(now, idle);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

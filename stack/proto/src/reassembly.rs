@@ -1,0 +1,181 @@
+//! Ranges of bytes that arrived out of order (RFC 9293 §3.10.7.4, seventh). The bytes lie in the receive stream
+//! already; here is where.
+//!
+//! The list is bounded. A peer can make it full by sending every other byte; then new ranges are refused, and the peer
+//! has to send them again.
+
+use crate::segment::{SackBlock, SackBlocks};
+use crate::seq::SeqNum;
+
+/// Ranges on the list.
+pub(crate) const RANGES_MAX: usize = 32;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    start: SeqNum,
+    end: SeqNum,
+    /// Larger for what changed later.
+    stamp: u32,
+}
+
+/// The list: sorted, disjoint, not touching, all after RCV.NXT.
+#[derive(Clone, Debug)]
+pub(crate) struct Reassembly {
+    len: u8,
+    clock: u32,
+    runs: [Run; RANGES_MAX],
+}
+
+/// What became of an out-of-order segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Insert {
+    /// It is on the list.
+    Stored,
+    /// All of it was there already.
+    Duplicate,
+    /// There is no room for another range.
+    Full,
+}
+
+impl Reassembly {
+    pub(crate) const fn new() -> Self {
+        const EMPTY: Run = Run { start: SeqNum::new(0), end: SeqNum::new(0), stamp: 0 };
+        Self { len: 0, clock: 0, runs: [EMPTY; RANGES_MAX] }
+    }
+
+    #[inline]
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn runs(&self) -> &[Run] {
+        self.runs.get(..usize::from(self.len)).unwrap_or(&[])
+    }
+
+    /// Adds `start..end`, which is not empty and lies after RCV.NXT.
+    pub(crate) fn insert(&mut self, start: SeqNum, end: SeqNum) -> Insert {
+        debug_assert!(start.before(end));
+        let len = usize::from(self.len);
+        // The runs that touch the new one are first..last.
+        let first = self.runs().iter().position(|r| r.end.after_or_eq(start)).unwrap_or(len);
+        let touching = self.runs().iter().skip(first).take_while(|r| r.start.before_or_eq(end)).count();
+        let last = first + touching;
+        self.clock = self.clock.wrapping_add(1);
+        let mut merged = Run { start, end, stamp: self.clock };
+        if touching == 0 {
+            if len == RANGES_MAX {
+                return Insert::Full;
+            }
+            self.runs.copy_within(first..len, first + 1);
+            self.len += 1;
+        } else {
+            for run in self.runs().iter().take(last).skip(first) {
+                if run.start.before_or_eq(start) && run.end.after_or_eq(end) {
+                    return Insert::Duplicate;
+                }
+                merged.start = merged.start.earlier(run.start);
+                merged.end = merged.end.later(run.end);
+            }
+            self.runs.copy_within(last..len, first + 1);
+            self.len -= (touching - 1) as u8;
+        }
+        if let Some(slot) = self.runs.get_mut(first) {
+            *slot = merged;
+        }
+        Insert::Stored
+    }
+
+    /// RCV.NXT moved to `nxt`: forgets what lies before it and returns where the in-order bytes now end.
+    pub(crate) fn advance(&mut self, nxt: SeqNum) -> SeqNum {
+        let gone = self.runs().iter().take_while(|r| r.start.before_or_eq(nxt)).count();
+        let end = self.runs().iter().take(gone).fold(nxt, |end, r| end.later(r.end));
+        if gone > 0 {
+            self.runs.copy_within(gone..usize::from(self.len), 0);
+            self.len -= gone as u8;
+        }
+        end
+    }
+
+    /// The run that covers `seq`.
+    pub(crate) fn covering(&self, seq: SeqNum) -> Option<SackBlock> {
+        let run = self.runs().iter().find(|r| r.start.before_or_eq(seq) && r.end.after(seq))?;
+        Some(SackBlock { start: run.start, end: run.end })
+    }
+
+    /// RFC 2018 §4: the block with the most recent segment first, then those reported before it, up to `max` in all.
+    pub(crate) fn sack_blocks(&self, blocks: &mut SackBlocks, max: usize) {
+        let mut below = None;
+        while blocks.len() < max {
+            let age = |r: &Run| self.clock.wrapping_sub(r.stamp);
+            let next = self.runs().iter().filter(|r| below.is_none_or(|b| age(r) > b)).min_by_key(|r| age(r));
+            let Some(run) = next else { return };
+            below = Some(age(run));
+            blocks.push(SackBlock { start: run.start, end: run.end });
+        }
+    }
+
+    /// Bytes on the list, for `TCP_INFO` and tests.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> u32 {
+        self.runs().iter().map(|r| r.start.distance_to(r.end)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: SeqNum = SeqNum::new(0xffff_ff00);
+
+    #[track_caller]
+    fn check(list: &Reassembly, expected: &[(u32, u32)]) {
+        let runs = list.runs();
+        assert_eq!(runs.len(), expected.len());
+        for (run, &(start, end)) in runs.iter().zip(expected) {
+            assert_eq!((BASE.distance_to(run.start), BASE.distance_to(run.end)), (start, end));
+        }
+    }
+
+    #[test]
+    fn ranges_merge_across_the_wrap() {
+        let mut list = Reassembly::new();
+        assert_eq!(list.insert(BASE + 300, BASE + 400), Insert::Stored);
+        assert_eq!(list.insert(BASE + 100, BASE + 200), Insert::Stored);
+        check(&list, &[(100, 200), (300, 400)]);
+        assert_eq!(list.insert(BASE + 320, BASE + 400), Insert::Duplicate);
+        assert_eq!(list.insert(BASE + 200, BASE + 250), Insert::Stored);
+        check(&list, &[(100, 250), (300, 400)]);
+        assert_eq!(list.insert(BASE + 50, BASE + 500), Insert::Stored);
+        check(&list, &[(50, 500)]);
+        assert_eq!(list.bytes(), 450);
+        assert_eq!(list.advance(BASE + 40), BASE + 40);
+        assert_eq!(list.advance(BASE + 50), BASE + 500);
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn sack_reports_the_latest_first() {
+        let mut list = Reassembly::new();
+        for n in [5, 1, 3, 7, 9] {
+            list.insert(BASE + n * 100, BASE + n * 100 + 50);
+        }
+        list.insert(BASE + 350, BASE + 360);
+        let mut blocks = SackBlocks::NONE;
+        list.sack_blocks(&mut blocks, 3);
+        let starts: [u32; 3] = core::array::from_fn(|i| BASE.distance_to(blocks.as_slice()[i].start));
+        assert_eq!(starts, [300, 900, 700]);
+        assert_eq!(blocks.as_slice()[0].end, BASE + 360);
+    }
+
+    #[test]
+    fn a_full_list_refuses_and_recovers() {
+        let mut list = Reassembly::new();
+        for n in 0..RANGES_MAX as u32 {
+            assert_eq!(list.insert(BASE + 10 + 4 * n, BASE + 11 + 4 * n), Insert::Stored);
+        }
+        assert_eq!(list.insert(BASE + 1_000, BASE + 1_001), Insert::Full);
+        assert_eq!(list.insert(BASE + 9, BASE + 10), Insert::Stored, "it merges");
+        assert_eq!(list.advance(BASE + 10), BASE + 11);
+        assert_eq!(list.insert(BASE + 1_000, BASE + 1_001), Insert::Stored);
+    }
+}

@@ -1,0 +1,596 @@
+//! What is known of the bytes in flight (RFC 6675 §3 "scoreboard", RFC 8985 §5.2 "per-segment variables").
+//!
+//! ```text
+//!   snd.una                                                        snd.nxt
+//!     │ lost │ sacked │ lost, resent │ sacked │   sent at t1   │ sent at t2 │
+//!     └ a record is the run of neighbouring bytes of which the same is known ┘
+//! ```
+//!
+//! Segments of equal fate share a record, so the board has a fixed size: bytes sent at (nearly) the same time are one
+//! record, and so is a run of bytes that are selectively acknowledged. When it is full, neighbours merge, which blurs the
+//! times a little; a SACK that would need another record is ignored, which costs a retransmission, never data.
+
+use crate::seq::SeqNum;
+use crate::time::Instant;
+
+/// Records on the board; a power of two.
+pub(crate) const RECORDS_MAX: usize = 64;
+const MASK: usize = RECORDS_MAX - 1;
+
+/// Selectively acknowledged.
+const SACKED: u8 = 1;
+/// Held for lost.
+const LOST: u8 = 2;
+/// Sent again since it was held for lost.
+const RESENT: u8 = 4;
+/// Sent more than once: gives no RTT sample (Karn's algorithm, RFC 6298 §3).
+const AMBIGUOUS: u8 = 8;
+
+/// A time in units of 1 024 ns on a circle of 73 minutes: no record lives that long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tick(u32);
+
+impl Tick {
+    #[inline]
+    pub(crate) const fn at(now: Instant) -> Self {
+        Self((now.as_nanos() >> 10) as u32)
+    }
+
+    /// Ticks since `earlier`, zero if that lies ahead.
+    #[inline]
+    pub(crate) const fn since(self, earlier: Self) -> u32 {
+        let d = self.0.wrapping_sub(earlier.0);
+        if d & 0x8000_0000 != 0 { 0 } else { d }
+    }
+
+    #[inline]
+    const fn before(self, other: Self) -> bool {
+        self.0.wrapping_sub(other.0) & 0x8000_0000 != 0
+    }
+}
+
+/// Ticks as nanoseconds.
+pub(crate) const fn ticks_to_nanos(ticks: u32) -> u64 {
+    (ticks as u64) << 10
+}
+
+/// A run of bytes, from the end of the record before it to `end`.
+#[derive(Clone, Copy, Debug, Default)]
+struct Record {
+    end: SeqNum,
+    /// When the first of the bytes was last sent.
+    sent_at: Tick,
+    flags: u8,
+}
+
+impl Record {
+    const fn is(&self, flags: u8) -> bool {
+        self.flags & flags != 0
+    }
+}
+
+/// The board.
+#[derive(Clone, Debug)]
+pub(crate) struct Scoreboard {
+    /// SND.UNA: the first record starts here.
+    start: SeqNum,
+    head: u8,
+    len: u8,
+    /// Merge bytes sent within so many ticks of each other.
+    grain: u32,
+    /// Bytes in records that are SACKED.
+    sacked: u32,
+    /// Bytes in records that are LOST.
+    lost: u32,
+    /// Bytes in records that are RESENT.
+    resent: u32,
+    records: [Record; RECORDS_MAX],
+}
+
+/// What an acknowledgement, cumulative or selective, told about segments delivered just now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    /// Bytes that had not been acknowledged in either way.
+    pub(crate) bytes: u32,
+    /// When those that were sent once were sent: the first, and the last.
+    pub(crate) oldest_once: Option<Tick>,
+    pub(crate) newest_once: Option<Tick>,
+    /// The most recently sent of all: time, end of its bytes, and whether it was sent more than once.
+    pub(crate) newest: Option<(Tick, SeqNum, bool)>,
+    /// Lowest sequence number that was delivered here for the first time and had been sent once only.
+    pub(crate) lowest_once: Option<SeqNum>,
+    /// Bytes were delivered that had been sent once although all was held for lost (RFC 5682: a spurious timeout).
+    pub(crate) original: bool,
+}
+
+impl Delivered {
+    fn note(&mut self, record: &Record, start: SeqNum, bytes: u32) {
+        self.bytes += bytes;
+        let ambiguous = record.is(AMBIGUOUS);
+        if !ambiguous {
+            if self.oldest_once.is_none_or(|t| record.sent_at.before(t)) {
+                self.oldest_once = Some(record.sent_at);
+            }
+            if self.newest_once.is_none_or(|t| !record.sent_at.before(t)) {
+                self.newest_once = Some(record.sent_at);
+            }
+            if self.lowest_once.is_none_or(|s| start.before(s)) {
+                self.lowest_once = Some(start);
+            }
+            self.original |= record.is(LOST);
+        }
+        let newer = self.newest.is_none_or(|(t, end, _)| sent_after((record.sent_at, record.end), (t, end)));
+        if newer {
+            self.newest = Some((record.sent_at, record.end, ambiguous));
+        }
+    }
+}
+
+/// RFC 8985 §6.2, RACK_sent_after: later sent, or at the same time and later in sequence.
+pub(crate) fn sent_after(a: (Tick, SeqNum), b: (Tick, SeqNum)) -> bool {
+    b.0.before(a.0) || (a.0 == b.0 && b.1.before(a.1))
+}
+
+impl Scoreboard {
+    pub(crate) const fn new(una: SeqNum) -> Self {
+        const EMPTY: Record = Record { end: SeqNum::new(0), sent_at: Tick(0), flags: 0 };
+        Self {
+            start: una,
+            head: 0,
+            len: 0,
+            grain: 0,
+            sacked: 0,
+            lost: 0,
+            resent: 0,
+            records: [EMPTY; RECORDS_MAX],
+        }
+    }
+
+    /// Bytes selectively acknowledged.
+    #[inline]
+    pub(crate) const fn sacked(&self) -> u32 {
+        self.sacked
+    }
+
+    /// Bytes held for lost, sent again or not.
+    #[inline]
+    pub(crate) const fn lost(&self) -> u32 {
+        self.lost
+    }
+
+    /// Bytes sent again and not acknowledged since.
+    #[inline]
+    pub(crate) const fn resent(&self) -> u32 {
+        self.resent
+    }
+
+    /// Bytes that wait to be sent again.
+    #[inline]
+    pub(crate) const fn to_resend(&self) -> u32 {
+        self.lost.saturating_sub(self.resent)
+    }
+
+    /// True if nothing was ever marked: all bytes are simply in flight.
+    #[inline]
+    pub(crate) const fn is_clean(&self) -> bool {
+        self.sacked | self.lost | self.resent == 0
+    }
+
+    /// SND.NXT as the board knows it.
+    #[inline]
+    pub(crate) fn end(&self) -> SeqNum {
+        if self.len == 0 { self.start } else { self.get(usize::from(self.len) - 1).end }
+    }
+
+    /// RFC 6675 §4 "pipe": bytes that are believed to be in the network.
+    #[inline]
+    pub(crate) fn pipe(&self) -> u32 {
+        let flight = self.start.distance_to(self.end());
+        (flight + self.resent).saturating_sub(self.sacked + self.lost)
+    }
+
+    /// Sets the resolution of times to a sixteenth of the shortest round trip.
+    pub(crate) fn set_grain(&mut self, min_rtt_ns: u64) {
+        self.grain = (min_rtt_ns >> 14).min(1 << 16) as u32;
+    }
+
+    #[inline]
+    fn get(&self, i: usize) -> &Record {
+        &self.records[(usize::from(self.head) + i) & MASK]
+    }
+
+    #[inline]
+    fn get_mut(&mut self, i: usize) -> &mut Record {
+        &mut self.records[(usize::from(self.head) + i) & MASK]
+    }
+
+    fn start_of(&self, i: usize) -> SeqNum {
+        if i == 0 { self.start } else { self.get(i - 1).end }
+    }
+
+    /// New bytes, from the end of the board to `end`, were sent at `now`.
+    #[inline]
+    pub(crate) fn append(&mut self, end: SeqNum, now: Tick) {
+        debug_assert!(end.after(self.end()), "nothing was sent");
+        let len = usize::from(self.len);
+        if len > 0 {
+            let grain = self.grain;
+            let last = self.get_mut(len - 1);
+            if last.flags == 0 && now.since(last.sent_at) <= grain {
+                last.end = end;
+                return;
+            }
+        }
+        if len == RECORDS_MAX {
+            self.append_to_full(end, now);
+            return;
+        }
+        *self.get_mut(len) = Record { end, sent_at: now, flags: 0 };
+        self.len += 1;
+    }
+
+    #[cold]
+    fn append_to_full(&mut self, end: SeqNum, now: Tick) {
+        self.thin_out();
+        let len = usize::from(self.len);
+        if len < RECORDS_MAX {
+            *self.get_mut(len) = Record { end, sent_at: now, flags: 0 };
+            self.len += 1;
+            return;
+        }
+        // No two neighbours are alike: let the last one grow. If that was sacked or lost, the new bytes count for lost,
+        // to be sent again: bytes may never be taken for delivered by mistake.
+        let grown = self.end().distance_to(end);
+        let old = *self.get(len - 1);
+        self.account(&old, false, self.start_of(len - 1).distance_to(old.end));
+        let flags = if old.flags == 0 { 0 } else { LOST | AMBIGUOUS };
+        let merged = Record { end, sent_at: old.sent_at, flags };
+        *self.get_mut(len - 1) = merged;
+        self.account(&merged, true, self.start_of(len - 1).distance_to(end));
+        debug_assert!(grown > 0);
+    }
+
+    /// Halves the number of records in which nothing is marked, by merging neighbours.
+    fn thin_out(&mut self) {
+        self.merge(|a, b, odd| (a.flags == 0 && b.flags == 0 && odd) || alike(a, b));
+    }
+
+    /// Merges neighbours of which the same is known.
+    fn coalesce(&mut self) {
+        self.merge(|a, b, _| alike(a, b));
+    }
+
+    /// Merges each record into the one before it where `may` says so; the third argument is true if that one has not
+    /// taken in another yet.
+    fn merge(&mut self, may: impl Fn(&Record, &Record, bool) -> bool) {
+        let len = usize::from(self.len);
+        let mut kept = 0;
+        let mut fresh = true;
+        for i in 1..len {
+            let next = *self.get(i);
+            let last = *self.get(kept);
+            if may(&last, &next, fresh) {
+                self.get_mut(kept).end = next.end;
+                fresh = false;
+            } else {
+                kept += 1;
+                *self.get_mut(kept) = next;
+                fresh = true;
+            }
+        }
+        if len > 0 {
+            self.len = (kept + 1) as u8;
+        }
+    }
+
+    /// Cumulative acknowledgement up to `ack`, which lies after the start and not after the end.
+    #[inline]
+    pub(crate) fn ack_to(&mut self, ack: SeqNum, delivered: &mut Delivered) {
+        debug_assert!(ack.after(self.start) && ack.before_or_eq(self.end()), "ACK outside of the board");
+        while self.len > 0 {
+            let record = *self.get(0);
+            let end = record.end.earlier(ack);
+            let bytes = self.start.distance_to(end);
+            if !record.is(SACKED) {
+                delivered.note(&Record { end, ..record }, self.start, bytes);
+            }
+            if record.flags != 0 {
+                self.account(&record, false, bytes);
+            }
+            self.start = end;
+            if record.end.after(ack) {
+                break;
+            }
+            self.head = (self.head + 1) & MASK as u8;
+            self.len -= 1;
+            if end == ack {
+                break;
+            }
+        }
+        self.start = ack;
+    }
+
+    /// Adds or takes away `bytes` of a record in the sums.
+    fn account(&mut self, record: &Record, add: bool, bytes: u32) {
+        let apply = |sum: &mut u32, flag: u8| {
+            if record.is(flag) {
+                *sum = if add { *sum + bytes } else { sum.saturating_sub(bytes) };
+            }
+        };
+        apply(&mut self.sacked, SACKED);
+        apply(&mut self.lost, LOST);
+        apply(&mut self.resent, RESENT);
+    }
+
+    /// Puts a boundary at `at`, which lies inside record `i`; false if there is no room for it.
+    fn split(&mut self, i: usize, at: SeqNum) -> bool {
+        let mut len = usize::from(self.len);
+        if len == RECORDS_MAX {
+            // Neighbours before `i` might merge and shift it: only try when nothing else helps.
+            return false;
+        }
+        while len > i {
+            let moved = *self.get(len - 1);
+            *self.get_mut(len) = moved;
+            len -= 1;
+        }
+        self.get_mut(i).end = at;
+        self.len += 1;
+        true
+    }
+
+    /// Selective acknowledgement of `start..end`; what lies outside of the board is cut off.
+    pub(crate) fn sack(&mut self, start: SeqNum, end: SeqNum, delivered: &mut Delivered) {
+        let (start, end) = (start.later(self.start), end.earlier(self.end()));
+        if !start.before(end) {
+            return;
+        }
+        if usize::from(self.len) + 2 > RECORDS_MAX {
+            self.thin_out();
+        }
+        let mut i = 0;
+        while i < usize::from(self.len) {
+            let from = self.start_of(i);
+            if from.after_or_eq(end) {
+                break;
+            }
+            let record = *self.get(i);
+            if record.end.before_or_eq(start) || record.is(SACKED) {
+                i += 1;
+                continue;
+            }
+            if from.before(start) {
+                // The part before the block stays as it is; look at the rest in the next round.
+                if !self.split(i, start) {
+                    break;
+                }
+                i += 1;
+                continue;
+            }
+            if record.end.after(end) && !self.split(i, end) {
+                break;
+            }
+            let record = *self.get(i);
+            let bytes = from.distance_to(record.end);
+            delivered.note(&record, from, bytes);
+            self.account(&record, false, bytes);
+            let sacked = Record { flags: SACKED | record.flags & AMBIGUOUS, ..record };
+            *self.get_mut(i) = sacked;
+            self.account(&sacked, true, bytes);
+            i += 1;
+        }
+        self.coalesce();
+    }
+
+    /// RFC 8985 §6.2 step 5, RACK_detect_loss: holds for lost what was sent long enough before `newest` was. Returns
+    /// the ticks until the next record would be lost, if one is on its way to that.
+    pub(crate) fn detect_lost(
+        &mut self,
+        now: Tick,
+        newest: (Tick, SeqNum),
+        wait_ticks: u32,
+    ) -> (u32, Option<u32>) {
+        let mut marked = 0;
+        let mut timeout: Option<u32> = None;
+        for i in 0..usize::from(self.len) {
+            let record = *self.get(i);
+            let waits = record.is(LOST) && !record.is(RESENT);
+            if record.is(SACKED) || waits || !sent_after(newest, (record.sent_at, record.end)) {
+                continue;
+            }
+            let age = now.since(record.sent_at);
+            if age >= wait_ticks {
+                marked += self.mark_lost(i);
+            } else {
+                let left = wait_ticks - age;
+                timeout = Some(timeout.map_or(left, |t| t.max(left)));
+            }
+        }
+        if marked > 0 {
+            self.coalesce();
+        }
+        (marked, timeout)
+    }
+
+    /// Holds record `i` for lost, also if it was sent again already; returns its bytes.
+    fn mark_lost(&mut self, i: usize) -> u32 {
+        let record = *self.get(i);
+        let bytes = self.start_of(i).distance_to(record.end);
+        self.account(&record, false, bytes);
+        let lost = Record { flags: LOST | record.flags & AMBIGUOUS, ..record };
+        *self.get_mut(i) = lost;
+        self.account(&lost, true, bytes);
+        bytes
+    }
+
+    /// A retransmission timeout: everything that is not sacked is lost (RFC 6675 §5.1).
+    pub(crate) fn lose_all(&mut self) {
+        for i in 0..usize::from(self.len) {
+            if !self.get(i).is(SACKED) {
+                self.mark_lost(i);
+            }
+        }
+        self.coalesce();
+    }
+
+    /// RFC 2018 §8: after a timeout what was sacked may have been thrown away; forget it.
+    pub(crate) fn forget_sacks(&mut self) {
+        for i in 0..usize::from(self.len) {
+            let record = *self.get(i);
+            if record.is(SACKED) {
+                let bytes = self.start_of(i).distance_to(record.end);
+                self.account(&record, false, bytes);
+                *self.get_mut(i) = Record { flags: record.flags & AMBIGUOUS, ..record };
+            }
+        }
+    }
+
+    /// True if the first byte in flight is sacked: the receiver reneged, as else SND.UNA would have passed it.
+    pub(crate) fn head_is_sacked(&self) -> bool {
+        self.len > 0 && self.get(0).is(SACKED)
+    }
+
+    /// What was held for lost was not (undo): it counts as in flight again.
+    pub(crate) fn unlose_all(&mut self) {
+        for i in 0..usize::from(self.len) {
+            let record = *self.get(i);
+            if record.is(LOST | RESENT) {
+                let bytes = self.start_of(i).distance_to(record.end);
+                self.account(&record, false, bytes);
+                *self.get_mut(i) = Record { flags: record.flags & AMBIGUOUS, ..record };
+            }
+        }
+    }
+
+    /// Holds the first `bytes` for lost unless they were sent again already: NewReno has no better information
+    /// (RFC 6582 §3.2). Returns how many were marked.
+    pub(crate) fn lose_head(&mut self, bytes: u32) -> u32 {
+        if self.len == 0 || self.get(0).is(LOST) {
+            return 0;
+        }
+        let end = self.start + bytes;
+        if self.get(0).end.after(end) && !self.split(0, end) {
+            self.thin_out();
+            if self.get(0).end.after(end) && !self.split(0, end) {
+                return 0;
+            }
+        }
+        self.mark_lost(0)
+    }
+
+    /// The first run of bytes that waits to be sent again.
+    pub(crate) fn next_to_resend(&self) -> Option<(SeqNum, u32)> {
+        if self.to_resend() == 0 {
+            return None;
+        }
+        for i in 0..usize::from(self.len) {
+            let record = self.get(i);
+            if record.is(LOST) && !record.is(RESENT) {
+                let start = self.start_of(i);
+                return Some((start, start.distance_to(record.end)));
+            }
+        }
+        None
+    }
+
+    /// The last bytes in flight, at most `max`: what a tail loss probe repeats (RFC 8985 §7.3).
+    pub(crate) fn tail(&self, max: u32) -> Option<(SeqNum, u32)> {
+        let last = usize::from(self.len).checked_sub(1)?;
+        let start = self.start_of(last);
+        let end = self.get(last).end;
+        let len = start.distance_to(end).min(max);
+        Some((end - len, len))
+    }
+
+    /// When the oldest byte in flight was last sent.
+    pub(crate) fn oldest_sent_at(&self) -> Option<Tick> {
+        (self.len > 0).then(|| self.get(0).sent_at)
+    }
+
+    /// `len` bytes from `start` on, all within one record, were sent again.
+    pub(crate) fn resend(&mut self, start: SeqNum, len: u32, now: Tick) {
+        if usize::from(self.len) + 2 > RECORDS_MAX {
+            self.thin_out();
+        }
+        let end = start + len;
+        let mut i = 0;
+        while i < usize::from(self.len) {
+            let from = self.start_of(i);
+            let record = *self.get(i);
+            if record.end.before_or_eq(start) {
+                i += 1;
+                continue;
+            }
+            if from.before(start) && self.split(i, start) {
+                i += 1;
+                continue;
+            }
+            if record.end.after(end) {
+                self.split(i, end);
+            }
+            // Without room to split, the whole record counts as sent again; if it is lost, the timer finds out.
+            let from = self.start_of(i);
+            let record = *self.get(i);
+            let bytes = from.distance_to(record.end);
+            self.account(&record, false, bytes);
+            let resent_flag = if record.is(LOST) { LOST | RESENT } else { record.flags & SACKED };
+            let again = Record { sent_at: now, flags: resent_flag | AMBIGUOUS, ..record };
+            *self.get_mut(i) = again;
+            self.account(&again, true, bytes);
+            break;
+        }
+        self.coalesce_resent(i);
+    }
+
+    /// A run that is sent again piece by piece at the same time stays one record.
+    fn coalesce_resent(&mut self, i: usize) {
+        if i == 0 || i >= usize::from(self.len) {
+            return;
+        }
+        let (a, b) = (*self.get(i - 1), *self.get(i));
+        if a.flags != b.flags || b.sent_at.since(a.sent_at) > self.grain {
+            return;
+        }
+        self.get_mut(i - 1).end = b.end;
+        for j in i + 1..usize::from(self.len) {
+            let moved = *self.get(j);
+            *self.get_mut(j - 1) = moved;
+        }
+        self.len -= 1;
+    }
+
+    /// Where the highest sacked byte ends.
+    pub(crate) fn highest_sacked(&self) -> Option<SeqNum> {
+        if self.sacked == 0 {
+            return None;
+        }
+        (0..usize::from(self.len)).rev().map(|i| self.get(i)).find(|r| r.is(SACKED)).map(|r| r.end)
+    }
+
+    /// Checks what must always hold; for tests and debug builds.
+    #[cfg(any(test, debug_assertions))]
+    pub(crate) fn check(&self) {
+        let (mut sacked, mut lost, mut resent) = (0, 0, 0);
+        for i in 0..usize::from(self.len) {
+            let record = self.get(i);
+            let bytes = self.start_of(i).distance_to(record.end);
+            assert!(self.start_of(i).before(record.end), "an empty record");
+            sacked += if record.is(SACKED) { bytes } else { 0 };
+            lost += if record.is(LOST) { bytes } else { 0 };
+            resent += if record.is(RESENT) { bytes } else { 0 };
+            assert!(!(record.is(SACKED) && record.is(LOST)), "both sacked and lost");
+            assert!(!record.is(RESENT) || record.is(LOST), "resent but not lost");
+        }
+        assert_eq!((sacked, lost, resent), (self.sacked, self.lost, self.resent), "the sums are off");
+    }
+}
+
+/// True if two neighbouring records may become one without loss of what matters.
+fn alike(a: &Record, b: &Record) -> bool {
+    let same = a.flags & !AMBIGUOUS == b.flags & !AMBIGUOUS;
+    same && (a.is(SACKED) || (a.is(LOST) && !a.is(RESENT) && a.flags == b.flags))
+        || (a.flags == b.flags && a.sent_at == b.sent_at)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! SEGMENT ARRIVES, fifth: check the ACK field (RFC 9293 §3.10.7.4).
+
+use super::Tcb;
+use super::arrives::Verdict;
+use super::recovery::AckFacts;
+use super::state::Timer;
+use crate::actions::{Actions, DropReason, Events};
+use crate::congestion::AckSample;
+use crate::half_open::{ts_before, ts_clock};
+use crate::info::{RecoveryState, State};
+use crate::scoreboard::{Delivered, Tick, ticks_to_nanos};
+use crate::segment::{Flags, Segment};
+use crate::seq::SeqNum;
+use crate::time::{Duration, Instant};
+
+impl Tcb {
+    /// The full check, for every synchronized state.
+    pub(super) fn check_ack(&mut self, now: Instant, seg: &Segment, out: &mut Actions) -> Verdict {
+        let Some(ack) = seg.ack else { return Verdict::Drop(DropReason::AckMissing) };
+        if self.state == State::SynReceived {
+            // SND.UNA < SEG.ACK =< SND.NXT, otherwise <SEQ=SEG.ACK><CTL=RST>.
+            if ack.before_or_eq(self.snd.una) || ack.after(self.snd.nxt) {
+                self.snd.rst_for = Some(ack);
+                return Verdict::Drop(DropReason::AckOfUnsent);
+            }
+            self.establish(now, out);
+            if self.snd.fin_queued {
+                self.state = State::FinWait1;
+            }
+        }
+        // Acks something not yet sent: send an ACK, drop the segment.
+        if ack.after(self.snd.nxt) {
+            return Verdict::AckThenDrop(DropReason::AckOfUnsent);
+        }
+        // RFC 5961 §5.2: older than any window we were ever given is an injection.
+        if ack.before(self.snd.una - self.snd.wnd_max) {
+            return Verdict::AckThenDrop(DropReason::AckTooOld);
+        }
+        self.recovery.probes = 0;
+        let mut delivered = Delivered::default();
+        let mut facts = AckFacts::of(self, seg, ack);
+        if facts.advanced > 0 {
+            self.board.ack_to(ack, &mut delivered);
+            self.release(now, ack, out);
+            self.sample_rtt(now, seg, &delivered);
+        }
+        if self.opt.sack && !seg.options.sack.is_empty() {
+            facts.dsack = self.take_sacks(seg, ack, &mut delivered);
+        }
+        self.stats.delivered_bytes += u64::from(delivered.bytes);
+        self.update_send_window(seg, ack);
+        facts.ece = self.opt.ecn && seg.flags.any(Flags::ECE) && !seg.flags.any(Flags::SYN);
+        self.on_ack_recovery(now, seg, &facts, &delivered);
+        if facts.advanced > 0 && self.grows_window() {
+            self.grow_window(now, facts.advanced, &delivered);
+        }
+        self.after_ack(now, facts.advanced > 0 || delivered.bytes > 0);
+        self.on_fin_acked(now, out);
+        debug_assert!(self.snd.una.before_or_eq(self.snd.nxt), "SND.UNA ran past SND.NXT");
+        Verdict::Continue
+    }
+
+    /// An acceptable ACK while nothing is lost, sacked, probed or repeated.
+    #[inline]
+    pub(super) fn on_plain_ack(&mut self, now: Instant, seg: &Segment, ack: SeqNum, out: &mut Actions) {
+        self.recovery.probes = 0;
+        if ack == self.snd.una {
+            let wnd = u32::from(seg.wnd) << self.snd.wscale;
+            if wnd != self.snd.wnd {
+                self.update_send_window(seg, ack);
+                self.after_ack(now, false);
+            } else if seg.len == 0 && self.snd.flight() > 0 && !self.opt.sack {
+                self.on_duplicate_ack(now);
+            }
+            return;
+        }
+        let mut delivered = Delivered::default();
+        let advanced = self.snd.una.distance_to(ack);
+        self.board.ack_to(ack, &mut delivered);
+        self.release(now, ack, out);
+        self.sample_rtt(now, seg, &delivered);
+        self.stats.delivered_bytes += u64::from(delivered.bytes);
+        self.update_send_window(seg, ack);
+        self.grow_window(now, advanced, &delivered);
+        self.after_ack(now, true);
+    }
+
+    /// SND.UNA moves to `ack`: the engine forgets the bytes.
+    #[inline]
+    fn release(&mut self, now: Instant, ack: SeqNum, out: &mut Actions) {
+        let bytes = self.snd.stream_start().span_to(ack.earlier(self.snd.end));
+        self.snd.una = ack;
+        self.stats.acked_at = now;
+        self.stats.bytes_acked += u64::from(bytes);
+        self.recovery.retransmits = 0;
+        self.recovery.waiting_since = now;
+        if bytes > 0 {
+            out.released = bytes;
+            out.events.insert(Events::WRITABLE);
+        }
+        if self.snd.urgent.is_some_and(|up| up.before_or_eq(ack)) {
+            self.snd.urgent = None;
+        }
+    }
+
+    /// RFC 9293 §3.10.7.4: the send window follows the newest segment, told by WL1 and WL2.
+    #[inline]
+    pub(super) fn update_send_window(&mut self, seg: &Segment, ack: SeqNum) {
+        let newer =
+            self.snd.wl1.before(seg.seq) || (self.snd.wl1 == seg.seq && self.snd.wl2.before_or_eq(ack));
+        if newer && ack.after_or_eq(self.snd.una) {
+            self.snd.wnd = u32::from(seg.wnd) << self.snd.wscale;
+            self.snd.wnd_max = self.snd.wnd_max.max(self.snd.wnd);
+            self.snd.wl1 = seg.seq;
+            self.snd.wl2 = ack;
+        }
+    }
+
+    /// Takes an RTT sample: from the time of the transmission if the bytes were sent once (Karn's algorithm), else from
+    /// the echoed timestamp (RFC 7323 §4.1).
+    #[inline]
+    pub(super) fn sample_rtt(&mut self, now: Instant, seg: &Segment, delivered: &Delivered) {
+        let rtt = if let Some(sent_at) = delivered.oldest_once {
+            Duration::from_nanos(ticks_to_nanos(Tick::at(now).since(sent_at)))
+        } else if let (true, Some(ts)) = (self.opt.timestamps, seg.options.timestamps) {
+            let clock = ts_clock(now, self.cfg.ts_offset);
+            // An echo of zero, or one from the future, is a fault of the peer.
+            if ts.ecr == 0 || ts_before(clock, ts.ecr) {
+                return;
+            }
+            Duration::from_millis(u64::from(clock.wrapping_sub(ts.ecr)))
+        } else {
+            return;
+        };
+        self.rtt.sample(now, rtt, &self.cfg);
+        self.board.set_grain(self.rtt.min.as_nanos());
+    }
+
+    /// True if ACKs open the congestion window in this state of recovery.
+    fn grows_window(&self) -> bool {
+        matches!(self.recovery.state, RecoveryState::Open | RecoveryState::Disorder | RecoveryState::Loss)
+    }
+
+    /// RFC 7661 §4.1: the window grows only if it was what held the sender back.
+    #[inline]
+    fn grow_window(&mut self, now: Instant, advanced: u32, delivered: &Delivered) {
+        let mss = u32::from(self.snd.mss);
+        let used = if self.cc.in_slow_start() {
+            self.cc.cwnd < self.snd.max_flight.saturating_mul(2)
+        } else {
+            self.cc.cwnd < self.snd.max_flight + 2 * mss
+        };
+        if self.snd.una.after(self.snd.max_flight_end) {
+            self.snd.max_flight = self.snd.flight();
+            self.snd.max_flight_end = self.snd.nxt;
+        }
+        if !used {
+            return;
+        }
+        let rtt = delivered.newest_once.map(|t| Duration::from_nanos(ticks_to_nanos(Tick::at(now).since(t))));
+        self.cc.on_ack(&AckSample {
+            now,
+            acked: advanced,
+            mss,
+            srtt: self.rtt.smoothed,
+            rtt,
+            una: self.snd.una,
+            nxt: self.snd.nxt,
+        });
+    }
+
+    /// RFC 6298 §5.2, §5.3: stops the timer when all is acknowledged, restarts it when some is.
+    #[inline]
+    fn after_ack(&mut self, now: Instant, progress: bool) {
+        if progress {
+            if self.snd.una == self.snd.nxt {
+                self.timers.clear(Timer::Retransmit);
+            } else {
+                self.set_loss_timer(now);
+            }
+        }
+        self.measure_rate(now);
+    }
+
+    /// The delivery rate over about one round trip, for `TCP_INFO`.
+    #[inline]
+    fn measure_rate(&mut self, now: Instant) {
+        let elapsed = now - self.stats.rate_at;
+        if elapsed > self.rtt.smoothed && elapsed.as_nanos() > 1_000_000 {
+            let bytes = self.stats.delivered_bytes - self.stats.rate_from;
+            self.stats.rate = bytes.saturating_mul(1_000_000) / elapsed.as_micros().max(1);
+            self.stats.rate_from = self.stats.delivered_bytes;
+            self.stats.rate_at = now;
+        }
+    }
+
+    /// "If our FIN is now acknowledged": the transitions of FIN-WAIT-1, CLOSING and LAST-ACK.
+    fn on_fin_acked(&mut self, now: Instant, out: &mut Actions) {
+        if !self.snd.fin_sent() || self.snd.una != self.snd.nxt {
+            return;
+        }
+        match self.state {
+            State::FinWait1 => {
+                self.state = State::FinWait2;
+                out.events.insert(Events::FIN_ACKED);
+                self.arm_fin_wait(now);
+            }
+            State::Closing => {
+                out.events.insert(Events::FIN_ACKED);
+                self.enter_time_wait(out);
+            }
+            State::LastAck => {
+                out.events.insert(Events::FIN_ACKED);
+                self.close(out, None);
+            }
+            _ => {}
+        }
+    }
+}

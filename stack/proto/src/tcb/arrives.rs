@@ -1,0 +1,223 @@
+//! SEGMENT ARRIVES (RFC 9293 §3.10.7.4) for the states in which both SYNs are known: sequence number, RST, SYN.
+
+use super::Tcb;
+use super::state::Timer;
+use crate::actions::{Actions, DropReason, Events, SocketError};
+use crate::half_open::ts_before;
+use crate::info::State;
+use crate::segment::{Flags, Segment};
+use crate::time::{Duration, Instant};
+
+/// RFC 7323 §5.5: a timestamp that is older than this says nothing any more.
+const PAWS_IDLE: Duration = Duration::from_secs(24 * 24 * 3_600);
+/// At most one answer to out-of-window segments without data in this time (RFC 5961 §7; Linux: 500 ms).
+const CHALLENGE_GAP: Duration = Duration::from_millis(500);
+
+/// What to do with a segment after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Go on with the next step.
+    Continue,
+    /// Forget it.
+    Drop(DropReason),
+    /// Send an ACK and forget it.
+    AckThenDrop(DropReason),
+    /// The step has said all (a reset, a challenge).
+    Done,
+}
+
+/// Flags that take a segment off the fast path.
+const SLOW: Flags =
+    Flags::FIN.with(Flags::SYN).with(Flags::RST).with(Flags::URG).with(Flags::ECE).with(Flags::CWR);
+
+impl Tcb {
+    /// A segment arrived (RFC 9293 §3.10.7).
+    pub fn on_segment(&mut self, now: Instant, seg: &Segment) -> Actions {
+        let mut out = Actions::default();
+        self.stats.segs_in = self.stats.segs_in.wrapping_add(1);
+        self.stats.heard_at = now;
+        if self.state == State::Established && self.is_expected(seg) {
+            self.on_expected(now, seg, &mut out);
+        } else {
+            self.on_unexpected(now, seg, &mut out);
+        }
+        out.transmit = self.has_output();
+        #[cfg(debug_assertions)]
+        self.check_input(&out, seg);
+        out
+    }
+
+    /// The common case: the next data in order, or an ACK, with nothing unusual about either end (header prediction).
+    #[inline]
+    fn is_expected(&self, seg: &Segment) -> bool {
+        let ts_ok = match (self.opt.timestamps, seg.options.timestamps) {
+            (false, _) => true,
+            (true, Some(ts)) => !ts_before(ts.val, self.opt.ts_recent),
+            (true, None) => false,
+        };
+        seg.seq == self.rcv.nxt
+            && !seg.flags.any(SLOW)
+            && ts_ok
+            && seg.len <= self.rcv.nxt.span_to(self.rcv.adv)
+            && self.reassembly.is_empty()
+            && self.rcv.fin.is_none()
+            && seg.options.sack.is_empty()
+            && !seg.ce
+            && seg.ack.is_some_and(|ack| self.snd.una.before_or_eq(ack) && ack.before_or_eq(self.snd.nxt))
+            && self.recovery.is_quiet()
+    }
+
+    /// As the steps below, with the outcome of each known.
+    #[inline]
+    fn on_expected(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
+        if let (true, Some(ts)) = (self.opt.timestamps, seg.options.timestamps) {
+            self.update_ts_recent(now, seg, ts.val);
+        }
+        if let Some(ack) = seg.ack {
+            self.on_plain_ack(now, seg, ack, out);
+        }
+        if seg.len > 0 {
+            self.on_data_in_order(now, seg, out);
+        }
+    }
+
+    #[inline(never)]
+    fn on_unexpected(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
+        let verdict = match self.state {
+            State::Closed | State::TimeWait => Verdict::Drop(DropReason::Closed),
+            State::SynSent => self.on_segment_syn_sent(now, seg, out),
+            _ => self.on_synchronized(now, seg, out),
+        };
+        match verdict {
+            Verdict::Continue | Verdict::Done => {}
+            Verdict::Drop(reason) => out.drop = Some(reason),
+            Verdict::AckThenDrop(reason) => {
+                self.challenge(now, seg, out);
+                out.drop = Some(reason);
+            }
+        }
+    }
+
+    fn on_synchronized(&mut self, now: Instant, seg: &Segment, out: &mut Actions) -> Verdict {
+        // RFC 9293 §3.5, simultaneous open: the SYN-ACK repeats the peer's SYN. What is new in it is the ACK.
+        let stripped;
+        let seg = if self.is_syn_ack_of_simultaneous_open(seg) {
+            stripped = Segment { seq: seg.seq + 1, flags: seg.flags.without(Flags::SYN), ..*seg };
+            &stripped
+        } else {
+            seg
+        };
+        let verdict = self.check_sequence(now, seg);
+        if verdict != Verdict::Continue {
+            return verdict;
+        }
+        if seg.flags.any(Flags::RST) {
+            return self.on_reset(now, seg, out);
+        }
+        // Fourth, RFC 5961 §4.2: whatever the sequence number, a SYN is answered by a challenge ACK. If the peer has
+        // really restarted, its RST in answer to that is exact.
+        if seg.flags.any(Flags::SYN) {
+            return Verdict::AckThenDrop(DropReason::SynInWindow);
+        }
+        let verdict = self.check_ack(now, seg, out);
+        if verdict != Verdict::Continue || self.state == State::Closed {
+            return verdict;
+        }
+        self.check_urgent(seg, out);
+        self.on_text(now, seg, out)
+    }
+
+    fn is_syn_ack_of_simultaneous_open(&self, seg: &Segment) -> bool {
+        self.state == State::SynReceived
+            && seg.flags.all(Flags::SYN)
+            && !seg.flags.any(Flags::RST)
+            && seg.seq + 1 == self.rcv.nxt
+            && seg.ack == Some(self.snd.iss + 1)
+    }
+
+    /// First: check the sequence number. RFC 7323 §5.3 puts PAWS before it.
+    fn check_sequence(&mut self, now: Instant, seg: &Segment) -> Verdict {
+        let rst = seg.flags.any(Flags::RST);
+        if let (true, Some(ts), false) = (self.opt.timestamps, seg.options.timestamps, rst) {
+            // RFC 7323 §5.3 R1, unless TS.Recent is outdated (§5.5).
+            if ts_before(ts.val, self.opt.ts_recent) && now - self.opt.ts_recent_at < PAWS_IDLE {
+                return Verdict::AckThenDrop(DropReason::Paws);
+            }
+        }
+        // The table of §3.4, except that what ends between the last ACK sent and RCV.NXT passes to have its ACK read: a
+        // pure ACK that was overtaken by data is no reason for an ACK in return.
+        let old = seg.end().before(self.rcv.acked);
+        let beyond = seg.seq.after(self.rcv.adv)
+            || (seg.len > 0 && seg.seq == self.rcv.adv && self.rcv.adv != self.rcv.nxt);
+        if old || beyond {
+            if rst {
+                return Verdict::Drop(DropReason::RstOutOfWindow);
+            }
+            if old && seg.len > 0 {
+                // RFC 2883 §4.1: tell the sender that it repeated itself.
+                self.note_duplicate(seg.seq, seg.seq + seg.len);
+            }
+            return Verdict::AckThenDrop(if old { DropReason::Duplicate } else { DropReason::OutOfWindow });
+        }
+        if let (true, Some(ts)) = (self.opt.timestamps, seg.options.timestamps) {
+            self.update_ts_recent(now, seg, ts.val);
+        }
+        Verdict::Continue
+    }
+
+    /// RFC 7323 §4.3 (2): TS.Recent follows the segment that covers the last ACK sent.
+    #[inline]
+    fn update_ts_recent(&mut self, now: Instant, seg: &Segment, val: u32) {
+        if seg.seq.before_or_eq(self.rcv.acked) {
+            self.opt.ts_recent = val;
+            self.opt.ts_recent_at = now;
+        }
+    }
+
+    /// Second: check the RST bit, with RFC 5961 §3.2: only an exact one counts.
+    fn on_reset(&mut self, now: Instant, seg: &Segment, out: &mut Actions) -> Verdict {
+        if seg.seq != self.rcv.nxt {
+            self.challenge(now, seg, out);
+            return Verdict::Drop(DropReason::RstNotExact);
+        }
+        let error = match self.state {
+            // An active open that was refused half-way (simultaneous open).
+            State::SynReceived => Some(SocketError::Refused),
+            State::CloseWait => Some(SocketError::BrokenPipe),
+            State::Closing | State::LastAck | State::TimeWait => None,
+            _ => Some(SocketError::Reset),
+        };
+        self.close(out, error);
+        Verdict::Done
+    }
+
+    /// An ACK in answer to what is out of order in some way. RFC 5961 §7: its rate is limited unless it answers data.
+    pub(super) fn challenge(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
+        let fresh = self.ack.challenge_at != Instant::ZERO && now - self.ack.challenge_at < CHALLENGE_GAP;
+        let data = seg.len > 0 && !seg.flags.any(Flags::SYN.with(Flags::RST));
+        if fresh && !data {
+            return;
+        }
+        if !data {
+            self.ack.challenge_at = now;
+            out.events.insert(Events::CHALLENGE);
+        }
+        self.ack.now = true;
+    }
+
+    #[cfg(debug_assertions)]
+    fn check_input(&self, out: &Actions, seg: &Segment) {
+        self.check();
+        if let Some(place) = out.place {
+            debug_assert!(
+                place.len > 0 && place.from + place.len <= seg.len,
+                "a place outside of the payload"
+            );
+            debug_assert!(place.at + place.len <= self.rcv.capacity, "a place outside of the stream");
+        }
+        debug_assert!(
+            self.state != State::Closed || !self.timers.is_armed(Timer::Retransmit),
+            "a timer of a closed connection"
+        );
+    }
+}

@@ -1,0 +1,79 @@
+//! Errors from the network (RFC 1122 §4.2.3.9, RFC 5927, RFC 1191, RFC 8201) and a path that swallows large segments.
+
+use super::Tcb;
+use crate::actions::{Actions, DropReason, Events, IcmpError, IcmpKind};
+use crate::info::{RecoveryState, State};
+use crate::time::Instant;
+
+/// Headers of IPv4 or IPv6 and TCP without options.
+const HEADERS_V4: u32 = 40;
+const HEADERS_V6: u32 = 60;
+/// Linux `ip_no_pmtu_disc` aside, no router is believed that asks for less: 552 (`min_pmtu`), and 1 280 (RFC 8200 §5).
+const MTU_MIN_V4: u32 = 552;
+const MTU_MIN_V6: u32 = 1_280;
+/// RFC 1191 §7: likely MTUs for a router that does not say.
+const PLATEAUS: [u32; 8] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, 552];
+/// Timeouts in a row after which a path is suspected to swallow large segments (RFC 4821 §7.7, RFC 8899 §4.3).
+const BLACK_HOLE_TIMEOUTS: u8 = 3;
+/// RFC 4821 §7.2: a size that is nearly certain to get through.
+const BASE_MSS: u16 = 1_024;
+
+impl Tcb {
+    /// An ICMP error came in that quotes a segment of ours.
+    pub fn on_icmp(&mut self, now: Instant, error: IcmpError) -> Actions {
+        let mut out = Actions::default();
+        // RFC 5927 §4.1: what it quotes must be in flight, or anybody could have made it up.
+        if self.state == State::Closed || !error.seq.within(self.snd.una, self.snd.flight()) {
+            out.drop = Some(DropReason::IcmpNotInFlight);
+            return out;
+        }
+        let connecting = matches!(self.state, State::SynSent | State::SynReceived);
+        match error.kind {
+            // RFC 5927 §5.2, RFC 1122 §4.2.3.9: an attempt ends; an established connection takes it for a hint.
+            IcmpKind::Hard(reason) if connecting => self.close(&mut out, Some(reason)),
+            IcmpKind::Hard(reason) | IcmpKind::Soft(reason) => self.soft_error = Some(reason),
+            IcmpKind::TooBig { mtu } => self.on_too_big(now, mtu, &mut out),
+        }
+        out.transmit = self.has_output();
+        out
+    }
+
+    fn on_too_big(&mut self, now: Instant, mtu: u32, out: &mut Actions) {
+        let v4 = self.tuple.remote.addr.is_v4();
+        let (headers, floor) = if v4 { (HEADERS_V4, MTU_MIN_V4) } else { (HEADERS_V6, MTU_MIN_V6) };
+        let current = u32::from(self.path_payload()) + headers;
+        let mtu = if mtu == 0 { PLATEAUS.into_iter().find(|&p| p < current).unwrap_or(floor) } else { mtu };
+        let payload = mtu.max(floor) - headers;
+        if payload >= u32::from(self.path_payload()) {
+            return;
+        }
+        self.snd.path_mss = payload as u16;
+        self.shrink_segments(now, out);
+    }
+
+    fn path_payload(&self) -> u16 {
+        self.snd.peer_mss.min(self.cfg.mss).min(self.snd.path_mss)
+    }
+
+    /// RFC 1191 §6.5: what is in flight is sent again in smaller pieces; that is no sign of congestion.
+    fn shrink_segments(&mut self, now: Instant, out: &mut Actions) {
+        self.update_mss();
+        out.events.insert(Events::MSS_CHANGED);
+        if matches!(self.state, State::SynSent | State::SynReceived) {
+            return;
+        }
+        self.board.lose_all();
+        if self.recovery.state != RecoveryState::Loss {
+            self.begin_repair(now);
+        }
+    }
+
+    /// Repeated timeouts: perhaps only large segments get lost, and no router says so.
+    pub(super) fn probe_path(&mut self) {
+        let payload = self.path_payload();
+        if self.recovery.retransmits >= BLACK_HOLE_TIMEOUTS && payload > 512 {
+            self.snd.path_mss = if payload > BASE_MSS { BASE_MSS } else { (payload / 2).max(512) };
+            self.update_mss();
+        }
+    }
+}

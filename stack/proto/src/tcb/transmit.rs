@@ -1,0 +1,399 @@
+//! What to send next (RFC 9293 §3.8): resets, SYNs, what was lost, new data, probes, bare ACKs, in this order.
+
+use super::Tcb;
+use super::state::{Timer, Watch};
+use crate::config::EcnMode;
+use crate::half_open::ts_clock;
+use crate::info::State;
+use crate::scoreboard::Tick;
+use crate::segment::{Flags, Options, Timestamps, Transmit, TxLimits};
+use crate::seq::SeqNum;
+use crate::time::{Duration, Instant};
+use crate::wire::tcp::options_len;
+
+/// SEG.UP reaches no further (RFC 6093 §2).
+const URGENT_MAX: u32 = 65_535;
+
+impl Tcb {
+    /// The next segment to send, until `None`.
+    #[inline]
+    pub fn poll_transmit(&mut self, now: Instant, limits: TxLimits) -> Option<Transmit> {
+        if !self.has_output() {
+            return None;
+        }
+        let tx = self.next_segment(now, limits)?;
+        self.stats.segs_out = self.stats.segs_out.wrapping_add(1);
+        if tx.len > 0 {
+            self.stats.data_segs_out = self.stats.data_segs_out.wrapping_add(1);
+            self.stats.bytes_sent += u64::from(tx.len);
+        }
+        Some(tx)
+    }
+
+    /// False if there is certainly nothing to send.
+    #[inline]
+    pub(super) fn has_output(&self) -> bool {
+        self.ack.now
+            || self.snd.nxt.before(self.snd.limit()) && self.state != State::Closed
+            || self.board.to_resend() > 0
+            || self.snd.rst_due
+            || self.snd.syn_due
+            || self.snd.probe_due
+            || self.snd.repeat.is_some()
+            || self.snd.rst_for.is_some()
+    }
+
+    fn next_segment(&mut self, now: Instant, limits: TxLimits) -> Option<Transmit> {
+        if let Some(seq) = self.snd.rst_for.take() {
+            return Some(Transmit { seq, flags: Flags::RST, ..Transmit::default() });
+        }
+        match self.state {
+            State::Closed => return self.reset(),
+            State::SynSent | State::SynReceived if self.snd.syn_due => return Some(self.syn(now)),
+            State::SynSent => return None,
+            State::SynReceived | State::TimeWait => {}
+            _ => {
+                if let Some(tx) = self.data(now, limits) {
+                    return Some(tx);
+                }
+            }
+        }
+        if core::mem::take(&mut self.snd.probe_due) {
+            return Some(self.probe(now));
+        }
+        self.ack.now.then(|| self.bare_ack(now))
+    }
+
+    /// RFC 9293 §3.10.5: <SEQ=SND.NXT><CTL=RST>, with an ACK so that a strict peer finds it exact.
+    fn reset(&mut self) -> Option<Transmit> {
+        core::mem::take(&mut self.snd.rst_due).then(|| Transmit {
+            seq: self.snd.nxt,
+            ack: Some(self.rcv.nxt),
+            flags: Flags::RST,
+            ..Transmit::default()
+        })
+    }
+
+    /// Our SYN, or in SYN-RECEIVED the SYN-ACK of a simultaneous open; the first and each repetition.
+    fn syn(&mut self, now: Instant) -> Transmit {
+        self.snd.syn_due = false;
+        let first = self.snd.nxt == self.snd.iss;
+        let tick = Tick::at(now);
+        if first {
+            self.snd.nxt = self.snd.iss + 1;
+            self.board.append(self.snd.nxt, tick);
+            self.recovery.waiting_since = now;
+        } else if self.board.to_resend() > 0 {
+            self.board.resend(self.snd.iss, 1, tick);
+            self.stats.total_retrans = self.stats.total_retrans.wrapping_add(1);
+        }
+        let answer = self.state == State::SynReceived;
+        let ack = answer.then_some(self.rcv.nxt);
+        if answer {
+            self.note_ack_sent();
+        }
+        if !self.timers.is_armed(Timer::Retransmit) {
+            self.timers.watch = Watch::Rto;
+            self.timers.set(Timer::Retransmit, now + self.rtt.rto(&self.cfg));
+        }
+        let offer = |agreed: bool, wanted: bool| if answer { agreed } else { wanted };
+        let ts = offer(self.opt.timestamps, self.cfg.timestamps);
+        let val = ts_clock(now, self.cfg.ts_offset);
+        let flags = match (answer, self.opt.ecn) {
+            (false, true) if self.cfg.ecn == EcnMode::Active => Flags::ECE.with(Flags::CWR),
+            (true, true) => Flags::ECE,
+            _ => Flags::NONE,
+        };
+        Transmit {
+            seq: self.snd.iss,
+            ack,
+            flags: Flags::SYN.with(flags),
+            // RFC 7323 §2.2: not scaled.
+            wnd: self.cfg.recv_capacity.min(65_535) as u16,
+            options: Options {
+                mss: Some(self.cfg.mss),
+                wscale: offer(self.opt.wscale, self.cfg.window_scaling).then(|| self.cfg.wscale()),
+                sack_permitted: offer(self.opt.sack, self.cfg.sack),
+                timestamps: ts.then_some(Timestamps { val, ecr: self.opt.ts_recent }),
+                ..Options::default()
+            },
+            retransmission: !first,
+            ..Transmit::default()
+        }
+    }
+
+    /// Data and FIN: first what was lost, then what is new.
+    #[inline]
+    fn data(&mut self, now: Instant, limits: TxLimits) -> Option<Transmit> {
+        let idle = !self.snd.nxt.before(self.snd.limit()) && self.snd.repeat.is_none();
+        if self.board.to_resend() == 0 && idle {
+            return None;
+        }
+        if self.pace_holds(now) {
+            return None;
+        }
+        let options = self.segment_options(now);
+        let fixed = if self.opt.timestamps { 12 } else { 0 };
+        let mss = u32::from(self.snd.mss).saturating_sub(options_len(&options) as u32 - fixed).max(8);
+        let max = limits.payload_max.max(mss);
+        let span = self.repeat_tail(now).or_else(|| self.lost(now, mss, max));
+        let Some((seq, len, again)) = span.or_else(|| self.fresh(now, mss, max)) else {
+            self.arm_persist(now);
+            return None;
+        };
+        Some(self.build(now, options, seq, len, again, mss))
+    }
+
+    /// A tail loss probe that repeats the last segment (RFC 8985 §7.3). It is not held for lost, and the congestion window
+    /// does not hold it back.
+    #[inline]
+    fn repeat_tail(&mut self, now: Instant) -> Option<(SeqNum, u32, bool)> {
+        let (seq, len) = self.snd.repeat.take()?;
+        if seq.before(self.snd.una) {
+            return None;
+        }
+        self.board.resend(seq, len, Tick::at(now));
+        self.stats.total_retrans = self.stats.total_retrans.wrapping_add(1);
+        self.stats.bytes_retrans += u64::from(len);
+        Some((seq, len, true))
+    }
+
+    /// The next piece of what is held for lost: sequence number, numbers covered, and that it is a repetition.
+    fn lost(&mut self, now: Instant, mss: u32, max: u32) -> Option<(SeqNum, u32, bool)> {
+        let (seq, run) = self.board.next_to_resend()?;
+        let pipe = self.pipe();
+        // One segment may always go when nothing is in flight, or a small window would stall.
+        if pipe > 0 && pipe + mss.min(run) > self.cc.cwnd {
+            return None;
+        }
+        let room = self.cc.cwnd.saturating_sub(pipe).max(mss);
+        let len = run.min(max).min(whole_segments(room, mss));
+        // SYN is sent by `syn` alone; what comes here starts after it.
+        debug_assert!(seq.after(self.snd.iss), "SYN taken for data");
+        // FIN goes along with the last byte, but takes no payload.
+        let payload = seq.span_to((seq + len).earlier(self.snd.end));
+        self.board.resend(seq, len, Tick::at(now));
+        self.note_resent(now, len);
+        self.stats.total_retrans = self.stats.total_retrans.wrapping_add(payload.div_ceil(mss).max(1));
+        self.stats.bytes_retrans += u64::from(payload);
+        if !self.timers.is_armed(Timer::Retransmit) {
+            self.set_loss_timer(now);
+        }
+        Some((seq, len, true))
+    }
+
+    /// New data or FIN, as far as the windows, Nagle and cork allow.
+    #[inline]
+    fn fresh(&mut self, now: Instant, mss: u32, max: u32) -> Option<(SeqNum, u32, bool)> {
+        let nxt = self.snd.nxt;
+        let queued = nxt.span_to(self.snd.end);
+        let pipe = self.pipe();
+        let in_flight = self.snd.flight();
+        let window = nxt.span_to(self.snd.una + self.snd.wnd);
+        let fin_next = self.snd.fin_queued && !self.snd.fin_sent();
+        if queued == 0 {
+            // FIN alone. It takes a number of the window (RFC 9293 §3.4) but may pass a closed one, as Linux has it: the
+            // peer can always take it.
+            if !fin_next {
+                return None;
+            }
+            return Some(self.advance(now, 1, in_flight));
+        }
+        if in_flight == 0 {
+            self.after_idle(now);
+        }
+        let cwnd_room = if pipe == 0 { self.cc.cwnd.max(mss) } else { self.cc.cwnd.saturating_sub(pipe) };
+        let mut len = queued.min(window).min(max);
+        if cwnd_room < len {
+            if cwnd_room < mss {
+                return None;
+            }
+            len = whole_segments(cwnd_room, mss);
+        }
+        if len > mss && len < queued {
+            len = whole_segments(len, mss);
+        }
+        if len == 0 || (len < mss && !self.may_send_small(len, queued, window, in_flight)) {
+            return None;
+        }
+        if len % mss != 0 {
+            self.snd.small_end = nxt + len;
+            self.snd.push_out = false;
+        }
+        let fin = fin_next && len == queued && len < window;
+        Some(self.advance(now, len + u32::from(fin), in_flight))
+    }
+
+    /// RFC 9293 §3.8.6.2.1 (sender's silly window avoidance) and §3.7.4 (Nagle), and `TCP_CORK`.
+    fn may_send_small(&self, len: u32, queued: u32, window: u32, in_flight: u32) -> bool {
+        if self.snd.push_out {
+            return true;
+        }
+        if len < queued {
+            // The window cuts it: wait for more window, unless it is half of the largest that the peer ever offered.
+            return window < queued && len >= self.snd.wnd_max / 2 && len > 0;
+        }
+        if self.snd.fin_queued {
+            return true;
+        }
+        if self.cfg.cork || self.snd.more {
+            return false;
+        }
+        // Nagle in Minshall's form, as Linux has it: one small segment may be in flight, not two.
+        self.cfg.nodelay || in_flight == 0 || self.snd.small_end.before_or_eq(self.snd.una)
+    }
+
+    /// `len` sequence numbers leave for the first time.
+    #[inline]
+    fn advance(&mut self, now: Instant, len: u32, in_flight: u32) -> (SeqNum, u32, bool) {
+        let seq = self.snd.nxt;
+        self.snd.nxt = seq + len;
+        self.board.append(self.snd.nxt, Tick::at(now));
+        if in_flight == 0 {
+            self.recovery.waiting_since = now;
+        }
+        let flight = in_flight + len;
+        if flight > self.snd.max_flight {
+            self.snd.max_flight = flight;
+            self.snd.max_flight_end = self.snd.nxt;
+        }
+        if self.timers.watch != Watch::Reorder || !self.timers.is_armed(Timer::Retransmit) {
+            self.set_loss_timer(now);
+        }
+        (seq, len, false)
+    }
+
+    /// Turns a span of sequence numbers into a segment; its last may be the FIN.
+    #[inline]
+    fn build(
+        &mut self,
+        now: Instant,
+        options: Options,
+        seq: SeqNum,
+        len: u32,
+        again: bool,
+        mss: u32,
+    ) -> Transmit {
+        let end = seq + len;
+        let fin = self.snd.fin_queued && end.after(self.snd.end);
+        let payload = len - u32::from(fin);
+        let mut flags = if fin { Flags::FIN } else { Flags::NONE };
+        if payload > 0 {
+            if seq + payload == self.snd.end {
+                // RFC 9293 §3.9.1, MUST-60: PSH with the last data that is queued.
+                flags = flags.with(Flags::PSH);
+            }
+            self.note_data_sent(now);
+            self.stats.sent_at = now;
+        }
+        let urg = self.urgent_pointer(seq);
+        if urg > 0 {
+            flags = flags.with(Flags::URG);
+        }
+        // RFC 3168 §6.1.2, §6.1.4: CWR on new data, ECT on new data only.
+        let ect = self.opt.ecn && payload > 0 && !again;
+        if ect && core::mem::take(&mut self.opt.cwr_due) {
+            flags = flags.with(Flags::CWR);
+        }
+        if self.recovery.is_reducing() {
+            self.recovery.prr_out = self.recovery.prr_out.saturating_add(len);
+        }
+        self.pace(now, payload);
+        let offset = self.snd.stream_start().distance_to(seq);
+        self.finish(Transmit {
+            seq,
+            flags,
+            urg,
+            options,
+            offset,
+            len: payload,
+            mss: mss as u16,
+            ect,
+            retransmission: again,
+            ..Transmit::default()
+        })
+    }
+
+    /// RFC 9293 §3.8.5: SEG.UP while the urgent byte has not been acknowledged.
+    #[inline]
+    fn urgent_pointer(&self, seq: SeqNum) -> u16 {
+        match self.snd.urgent {
+            Some(up) if up.after(seq) => seq.distance_to(up).min(URGENT_MAX) as u16,
+            _ => 0,
+        }
+    }
+
+    /// The ACK field, the window and the ECN echo: the same for all segments of a synchronized connection.
+    #[inline]
+    fn finish(&mut self, mut tx: Transmit) -> Transmit {
+        tx.wnd = self.select_window();
+        tx.ack = Some(self.rcv.nxt);
+        if self.ack.ecn_echo {
+            tx.flags = tx.flags.with(Flags::ECE);
+        }
+        self.note_ack_sent();
+        tx
+    }
+
+    #[inline]
+    fn bare_ack(&mut self, now: Instant) -> Transmit {
+        let options = self.segment_options(now);
+        self.finish(Transmit { seq: self.snd.nxt, options, ..Transmit::default() })
+    }
+
+    /// A window or keep-alive probe (RFC 9293 §3.8.4, §3.8.6.1): an old sequence number, which the peer must answer.
+    fn probe(&mut self, now: Instant) -> Transmit {
+        let options = self.segment_options(now);
+        self.finish(Transmit { seq: self.snd.una - 1, options, ..Transmit::default() })
+    }
+
+    /// RFC 9293 §3.8.6.1: data waits and nothing is in flight whose ACK could open the window.
+    fn arm_persist(&mut self, now: Instant) {
+        if self.snd.flight() == 0 && !self.timers.is_armed(Timer::Retransmit) {
+            self.recovery.waiting_since = now;
+            self.timers.watch = Watch::Persist;
+            let wait = if self.snd.wnd == 0 { self.rtt.rto(&self.cfg) } else { self.cfg.rto_min };
+            let at = self.clamp_to_user_timeout(now + wait);
+            self.timers.set(Timer::Retransmit, at);
+        }
+    }
+
+    /// RFC 5681 §4.1: after an idle period the window is not trusted.
+    #[cold]
+    fn after_idle(&mut self, now: Instant) {
+        let idle = now - self.stats.sent_at;
+        let rto = self.rtt.rto(&self.cfg);
+        if idle > rto && self.cfg.slow_start_after_idle && self.stats.bytes_sent > 0 {
+            let restart = u32::from(self.cfg.initial_cwnd.max(1)) * u32::from(self.snd.mss);
+            let rtos = idle.as_nanos() / rto.as_nanos().max(1);
+            self.cc.on_idle(now, idle, rtos, restart.min(self.cc.cwnd));
+            self.snd.max_flight = 0;
+        }
+    }
+
+    /// True while the pacing rate forbids to send; arms the timer for the moment when it no longer does.
+    #[inline]
+    fn pace_holds(&mut self, now: Instant) -> bool {
+        if self.cfg.pacing_rate_max == u64::MAX || now >= self.snd.pace_next {
+            return false;
+        }
+        self.timers.set(Timer::Pace, self.snd.pace_next);
+        true
+    }
+
+    #[inline]
+    fn pace(&mut self, now: Instant, payload: u32) {
+        if self.cfg.pacing_rate_max == u64::MAX {
+            return;
+        }
+        let ns = u64::from(payload).saturating_mul(1_000_000_000) / self.cfg.pacing_rate_max.max(1);
+        let from = if self.snd.pace_next > now { self.snd.pace_next } else { now };
+        self.snd.pace_next = from + Duration::from_nanos(ns);
+    }
+}
+
+/// `bytes` rounded down to full segments, but at least one.
+#[inline]
+const fn whole_segments(bytes: u32, mss: u32) -> u32 {
+    if bytes < 2 * mss { mss } else { bytes / mss * mss }
+}
