@@ -30,6 +30,9 @@ mod table;
 mod transmit;
 pub mod wheel;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;

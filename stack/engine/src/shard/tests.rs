@@ -1,0 +1,418 @@
+//! One shard, driven by hand: the test is the program, writing the words that the shim would write.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use utcp_abi::Region;
+use utcp_abi::layout::SOCKETS_MAX;
+use utcp_abi::set::Member;
+use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_KERNEL, Socket, intent, option, status};
+use utcp_abi::stream::pieces;
+use utcp_proto::isn::Secret;
+
+use super::client::ClientRegion;
+use super::{Inbox, ListenRequest, Outbox, Shard, ShardConfig, ToShard};
+use crate::host::HostMirror;
+use crate::life::Life;
+
+const PORT: u16 = 8080;
+
+fn loopback(port: u16) -> Addr {
+    let mut ip = [0; 16];
+    ip[10..].copy_from_slice(&[0xff, 0xff, 127, 0, 0, 1]);
+    Addr { ip, port, scope: 0 }
+}
+
+/// A shard and one client program per number.
+struct World {
+    shard: Shard,
+    clients: Vec<Arc<ClientRegion>>,
+}
+
+impl World {
+    fn new(clients: u32) -> Self {
+        let (_, host) = HostMirror::open().expect("netlink");
+        let config = ShardConfig {
+            index: 0,
+            count: 1,
+            core: None,
+            spin_ns: 0,
+            local: true,
+            secret: Secret::new(1, 2),
+        };
+        let life = Arc::new(Life::new(1).expect("page"));
+        let inbox = Arc::new(Inbox::new().expect("eventfd"));
+        let outbox = Arc::new(Outbox::new().expect("eventfd"));
+        let mut shard = Shard::new(config, life, inbox, outbox, Vec::new(), host);
+        let clients: Vec<_> = (1..=clients)
+            .map(|id| Arc::new(ClientRegion::new(id, 100 + id, 0, format!("client{id}")).expect("region")))
+            .collect();
+        for client in &clients {
+            shard.on_message(ToShard::Attach(client.clone()));
+        }
+        Self { shard, clients }
+    }
+
+    fn region(&self, client: u32) -> Region {
+        self.clients[client as usize - 1].region()
+    }
+
+    fn program(&self, client: u32) -> Program {
+        Program(self.region(client))
+    }
+
+    fn listen(&mut self, client: u32, backlog: u32) -> u32 {
+        let sock = self.program(client).claim();
+        self.shard.on_message(ToShard::Listen(ListenRequest {
+            client,
+            sock,
+            slot: 0,
+            addr: loopback(PORT),
+            backlog,
+            one_family: true,
+            reuseport: false,
+        }));
+        sock
+    }
+
+    /// Rounds until nothing is left to do.
+    fn settle(&mut self) {
+        for _ in 0..1000 {
+            self.shard.now = utcp_proto::Instant::from_nanos(crate::sys::now_ns());
+            if !self.shard.round() {
+                return;
+            }
+        }
+        panic!("the shard never comes to rest");
+    }
+
+    /// Time passes.
+    fn pass(&mut self, ms: u64) {
+        let end = self.shard.now.as_nanos() + ms * 1_000_000;
+        while self.shard.now.as_nanos() < end {
+            let next = self.shard.now.as_nanos() + 5_000_000;
+            self.shard.now = utcp_proto::Instant::from_nanos(next.min(end));
+            self.shard.round();
+        }
+    }
+
+    fn connect(&mut self, client: u32) -> u32 {
+        let sock = self.program(client).ask_connect(loopback(PORT));
+        self.settle();
+        let socket = self.region(client);
+        let socket = socket.socket(sock).expect("slot");
+        assert_eq!(socket.op_done.load(Ordering::Relaxed), 1, "answered");
+        assert_eq!(socket.op_result.load(Ordering::Relaxed), 0);
+        sock
+    }
+}
+
+/// What the shim does, in a few words each.
+#[derive(Clone, Copy)]
+struct Program(Region);
+
+impl Program {
+    fn socket(&self, sock: u32) -> &Socket {
+        self.0.socket(sock).expect("slot")
+    }
+
+    fn claim(&self) -> u32 {
+        let sock = self.0.free_sockets().claim().expect("a free slot");
+        self.socket(sock).intent.fetch_or(intent::OWNED, Ordering::Relaxed);
+        sock
+    }
+
+    fn kick(&self, sock: u32) {
+        self.0.dirty(0).set(sock);
+    }
+
+    fn ask_connect(&self, to: Addr) -> u32 {
+        let sock = self.claim();
+        let socket = self.socket(sock);
+        for (word, value) in socket.op_args.iter().zip(to.to_words()) {
+            word.store(value, Ordering::Relaxed);
+        }
+        socket.op_code.store(OpCode::Connect as u32, Ordering::Relaxed);
+        socket.op_asked.fetch_add(1, Ordering::Release);
+        self.kick(sock);
+        sock
+    }
+
+    fn accept(&self) -> Option<u32> {
+        let sock = self.0.listener(0).expect("listener").queues[0].ring().pop()?;
+        self.socket(sock).intent.fetch_or(intent::OWNED, Ordering::Relaxed);
+        self.kick(sock);
+        Some(sock)
+    }
+
+    fn send(&self, sock: u32, bytes: &[u8]) {
+        let socket = self.socket(sock);
+        let buf = BufRef(socket.tx_buf.load(Ordering::Relaxed));
+        let base = self.0.stream(buf).expect("stream");
+        let tail = socket.tx_tail.load(Ordering::Relaxed);
+        let mut from = bytes;
+        for piece in pieces(buf.capacity(), tail, bytes.len() as u64) {
+            let (now, later) = from.split_at(piece.len);
+            // SAFETY: `pieces` stays inside the buffer.
+            unsafe { std::ptr::copy_nonoverlapping(now.as_ptr(), base.add(piece.offset), now.len()) };
+            from = later;
+        }
+        socket.tx_tail.store(tail + bytes.len() as u64, Ordering::Release);
+        self.kick(sock);
+    }
+
+    fn recv(&self, sock: u32) -> Vec<u8> {
+        let socket = self.socket(sock);
+        let buf = BufRef(socket.rx_buf.load(Ordering::Relaxed));
+        let base = self.0.stream(buf).expect("stream");
+        let head = socket.rx_head.load(Ordering::Relaxed);
+        let len = socket.rx_available();
+        let mut out = Vec::new();
+        for piece in pieces(buf.capacity(), head, len) {
+            // SAFETY: `pieces` stays inside the buffer.
+            out.extend_from_slice(unsafe { std::slice::from_raw_parts(base.add(piece.offset), piece.len) });
+        }
+        socket.rx_head.store(head + len, Ordering::Release);
+        self.kick(sock);
+        out
+    }
+
+    fn intend(&self, sock: u32, bits: u32) {
+        self.socket(sock).intent.fetch_or(bits, Ordering::Release);
+        self.kick(sock);
+    }
+}
+
+#[test]
+fn one_byte_there_and_one_back() {
+    let mut world = World::new(2);
+    world.listen(1, 16);
+    let (server, client) = (world.program(1), world.program(2));
+    let a = world.connect(2);
+    assert!(client.socket(a).is(status::CONNECTED));
+    let b = server.accept().expect("a connection waits");
+    client.send(a, b"x");
+    world.settle();
+    assert_eq!(server.recv(b), b"x");
+    server.send(b, b"y");
+    world.settle();
+    assert_eq!(client.recv(a), b"y");
+    assert_eq!(server.socket(b).remote.load(), client.socket(a).local.load());
+    assert_eq!(server.socket(b).local.load(), loopback(PORT));
+}
+
+#[test]
+fn bulk_arrives_whole_and_the_window_closes_and_opens() {
+    let mut world = World::new(2);
+    world.listen(1, 16);
+    let (server, client) = (world.program(1), world.program(2));
+    let a = world.connect(2);
+    let b = server.accept().expect("a connection waits");
+    let data: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
+    let (mut sent, mut got, mut idle) = (0, Vec::new(), 0);
+    while got.len() < data.len() {
+        let socket = client.socket(a);
+        let room = (1 << super::client::STREAM_LOG2) - socket.tx_queued() as usize;
+        let n = room.min(data.len() - sent);
+        if n > 0 {
+            client.send(a, &data[sent..sent + n]);
+            sent += n;
+        }
+        world.settle();
+        // A reader that is late every other time.
+        let before = got.len();
+        if idle % 2 == 0 {
+            got.extend(server.recv(b));
+            world.settle();
+        }
+        idle = if got.len() > before { 0 } else { idle + 1 };
+        if idle > 4 {
+            world.pass(250);
+        }
+        assert!(idle < 40, "stalled at {} of {}", got.len(), data.len());
+    }
+    assert!(got == data, "bytes differ");
+}
+
+#[test]
+fn close_ends_both_sides_and_frees_the_slots() {
+    let mut world = World::new(2);
+    world.listen(1, 16);
+    let (server, client) = (world.program(1), world.program(2));
+    let a = world.connect(2);
+    let b = server.accept().expect("a connection waits");
+    client.send(a, b"last words");
+    client.intend(a, intent::CLOSE);
+    world.settle();
+    assert!(server.socket(b).is(status::RX_FIN));
+    assert_eq!(server.recv(b), b"last words");
+    server.intend(b, intent::CLOSE);
+    world.settle();
+    assert_eq!(world.shard.flows.len(), 0, "no flow is left");
+    assert!(world.region(1).free_sockets().is_set(b) && world.region(2).free_sockets().is_set(a));
+    assert_eq!(client.socket(a).generation.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn unread_bytes_make_a_close_a_reset() {
+    let mut world = World::new(2);
+    world.listen(1, 16);
+    let (server, client) = (world.program(1), world.program(2));
+    let a = world.connect(2);
+    let b = server.accept().expect("a connection waits");
+    client.send(a, b"never read");
+    world.settle();
+    server.intend(b, intent::CLOSE);
+    world.settle();
+    assert!(client.socket(a).is(status::DEAD));
+    assert_eq!(client.socket(a).error.load(Ordering::Relaxed), libc::ECONNRESET);
+    client.intend(a, intent::CLOSE);
+    world.settle();
+    assert_eq!(world.shard.flows.len(), 0);
+    assert!(world.region(2).free_sockets().is_set(a));
+}
+
+#[test]
+fn linger_zero_resets() {
+    let mut world = World::new(2);
+    world.listen(1, 16);
+    let (server, client) = (world.program(1), world.program(2));
+    let a = world.connect(2);
+    let b = server.accept().expect("a connection waits");
+    client.socket(a).options.flags.fetch_or(option::LINGER, Ordering::Relaxed);
+    client.intend(a, intent::CLOSE);
+    world.settle();
+    assert_eq!(server.socket(b).error.load(Ordering::Relaxed), libc::ECONNRESET);
+}
+
+#[test]
+fn nobody_listens_means_the_kernel() {
+    let mut world = World::new(1);
+    let program = world.program(1);
+    let sock = program.ask_connect(loopback(PORT));
+    world.settle();
+    assert_eq!(program.socket(sock).op_result.load(Ordering::Relaxed), RESULT_KERNEL);
+    assert_eq!(program.socket(sock).op_done.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn readiness_bits_and_nothing_else() {
+    let mut world = World::new(2);
+    world.listen(1, 16);
+    let (server, client) = (world.program(1), world.program(2));
+    let a = world.connect(2);
+    let b = server.accept().expect("a connection waits");
+    let member = |interest, events| Member { set: 3, interest, events, exclusive: false }.pack();
+    server.socket(b).members[0].store(member(77, libc::EPOLLIN as u16), Ordering::SeqCst);
+    server.socket(b).members[1].store(member(78, libc::EPOLLOUT as u16), Ordering::SeqCst);
+    let ready = world.region(1);
+    let ready = ready.ready(3).expect("set");
+    client.send(a, b"news");
+    world.settle();
+    assert_eq!(ready.next(0), Some(77), "the reader hears of it");
+    assert!(!ready.is_set(78), "the writer does not");
+}
+
+#[test]
+fn the_accept_queue_is_bounded() {
+    let mut world = World::new(2);
+    world.listen(1, 2);
+    let client = world.program(2);
+    let socks: Vec<u32> = (0..5).map(|_| client.ask_connect(loopback(PORT))).collect();
+    world.settle();
+    let connected = socks.iter().filter(|&&s| client.socket(s).is(status::CONNECTED)).count();
+    assert_eq!(connected, 2);
+    assert!(world.shard.counters.listen_overflows > 0);
+    let server = world.program(1);
+    assert!(server.accept().is_some() && server.accept().is_some() && server.accept().is_none());
+    // The others try again and get in.
+    world.pass(2_500);
+    let connected = socks.iter().filter(|&&s| client.socket(s).is(status::CONNECTED)).count();
+    assert!(connected >= 4, "{connected} connected");
+}
+
+#[test]
+fn a_listener_that_goes_resets_what_waits() {
+    let mut world = World::new(2);
+    let listener = world.listen(1, 16);
+    let client = world.program(2);
+    let a = world.connect(2);
+    world.shard.on_message(ToShard::Unlisten { client: 1, sock: listener });
+    world.settle();
+    assert!(client.socket(a).is(status::DEAD));
+    let sock = client.ask_connect(loopback(PORT));
+    world.settle();
+    assert_eq!(client.socket(sock).op_result.load(Ordering::Relaxed), RESULT_KERNEL);
+}
+
+#[test]
+fn hostile_indices_end_their_client_alone() {
+    for lie in [1u64 << 60, u64::MAX, 1 << 44 | 1 << 30] {
+        for which in 0..2 {
+            let mut world = World::new(3);
+            world.listen(1, 16);
+            let (server, good, bad) = (world.program(1), world.program(2), world.program(3));
+            let a = world.connect(2);
+            let b = server.accept().expect("a connection waits");
+            let x = world.connect(3);
+            let socket = bad.socket(x);
+            if which == 0 { &socket.tx_tail } else { &socket.rx_head }.store(lie, Ordering::Relaxed);
+            bad.kick(x);
+            world.settle();
+            assert_eq!(world.region(3).header().closed.load(Ordering::Relaxed), 1, "thrown out");
+            assert_eq!(world.shard.counters.corrupt_clients, 1);
+            good.send(a, b"still here");
+            world.settle();
+            assert_eq!(server.recv(b), b"still here");
+        }
+    }
+}
+
+/// Every word that a program can write, at random, while another client goes on.
+#[test]
+fn random_words_never_harm_the_engine() {
+    let mut state = 42u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 16
+    };
+    for _ in 0..60 {
+        let mut world = World::new(3);
+        world.listen(1, 16);
+        let (server, good, bad) = (world.program(1), world.program(2), world.program(3));
+        let a = world.connect(2);
+        let b = server.accept().expect("a connection waits");
+        world.connect(3);
+        for _ in 0..200 {
+            let sock = (random() % 6) as u32;
+            let socket = bad.socket(sock);
+            match random() % 8 {
+                0 => socket.tx_tail.store(random() << (random() % 40), Ordering::Relaxed),
+                1 => socket.rx_head.store(random() << (random() % 40), Ordering::Relaxed),
+                2 => socket.intent.store(random() as u32, Ordering::Relaxed),
+                3 => {
+                    socket.members[(random() % 8) as usize].store(random() << 16 | 1 << 63, Ordering::Relaxed)
+                }
+                4 => {
+                    socket.op_code.store(random() as u32 % 4, Ordering::Relaxed);
+                    socket.op_asked.store(random() as u32, Ordering::Relaxed);
+                }
+                5 => socket.options.flags.store(random() as u32, Ordering::Relaxed),
+                6 => {
+                    bad.0.free_sockets().set((random() % u64::from(SOCKETS_MAX)) as u32);
+                }
+                _ => {
+                    let queue = &bad.0.listener((random() % 4) as u32).expect("listener").queues[0];
+                    queue.head.store(random() as u32, Ordering::Relaxed);
+                }
+            }
+            bad.kick(sock);
+            world.shard.round();
+        }
+        good.send(a, b"unharmed");
+        world.settle();
+        assert_eq!(server.recv(b), b"unharmed");
+        world.shard.on_message(ToShard::Detach(3));
+        world.pass(1000);
+    }
+}
