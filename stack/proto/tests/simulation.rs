@@ -1,0 +1,179 @@
+//! Whole connections over a faulty link: every byte arrives once and in order, nothing stalls, nothing is left over.
+//!
+//! `UTCP_SIM_SEEDS=n` sets how many seeds run, `UTCP_SIM_SEED=n` replays one, `UTCP_SIM_TRACE=1` prints the segments.
+
+mod common;
+
+use common::{Link, Rng, World};
+use utcp_proto::{Config, CongestionKind, Duration, EcnMode, Instant, State, TxLimits, UserCall};
+
+fn env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs `body` for each seed and names the one that fails.
+fn seeds(test: &str, count: u64, body: impl Fn(u64) + std::panic::RefUnwindSafe) {
+    if let Some(seed) = env("UTCP_SIM_SEED") {
+        return body(seed);
+    }
+    for seed in 0..env("UTCP_SIM_SEEDS").unwrap_or(count) {
+        if let Err(panic) = std::panic::catch_unwind(|| body(seed)) {
+            eprintln!(
+                "replay: UTCP_SIM_SEED={seed} UTCP_SIM_TRACE=1 cargo test -p utcp-proto --test simulation {test}"
+            );
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+fn random_config(rng: &mut Rng) -> Config {
+    let capacity = rng.pick(&[2_000, 8_192, 65_536, 400_000]);
+    Config {
+        mss: rng.pick(&[100, 536, 1_220, 1_460, 8_960]),
+        recv_capacity: capacity,
+        recv_capacity_max: capacity * rng.pick(&[1, 1, 8]),
+        window_scaling: rng.below(4) != 0,
+        timestamps: rng.below(3) != 0,
+        sack: rng.below(4) != 0,
+        ecn: rng.pick(&[EcnMode::Off, EcnMode::Passive, EcnMode::Active]),
+        congestion: rng.pick(&[CongestionKind::Cubic, CongestionKind::NewReno]),
+        nodelay: rng.below(2) == 0,
+        ..Config::DEFAULT
+    }
+}
+
+fn random_link(rng: &mut Rng) -> Link {
+    let rate = rng.pick(&[0, 0, 100_000, 1_000_000, 12_500_000]);
+    Link {
+        delay: Duration::from_micros(rng.pick(&[5, 200, 5_000, 40_000, 150_000])),
+        jitter: Duration::from_micros(rng.pick(&[0, 0, 100, 10_000])),
+        rate,
+        queue: rng.pick(&[20_000, 100_000, u64::MAX]),
+        loss: rng.pick(&[0, 1_000, 10_000, 50_000, 100_000]),
+        duplicate: rng.pick(&[0, 0, 10_000, 100_000]),
+        reorder: rng.pick(&[0, 0, 10_000, 100_000]),
+        corrupt: rng.pick(&[0, 0, 1_000, 20_000]),
+        mtu: usize::MAX,
+    }
+}
+
+/// What the program of one side still has to do.
+struct App {
+    to_send: u64,
+    chunk: u64,
+    read_max: u64,
+    pause: Duration,
+    finished: bool,
+    /// Has to wait for an event before it can go on.
+    waiting: bool,
+}
+
+/// Sends `to_send` bytes each way, in pieces, reading at random; then closes and waits for the end.
+fn transfer(seed: u64) {
+    let mut rng = Rng::new(seed);
+    let link = random_link(&mut rng);
+    let (client, server) = (random_config(&mut rng), random_config(&mut rng));
+    let mut world = World::new(seed, link, client, server);
+    if world.trace {
+        eprintln!("{link:?}\n{client:?}\n{server:?}");
+    }
+    for side in 0..2 {
+        if rng.below(3) == 0 {
+            world.hosts[side].limits = TxLimits { payload_max: 65_536 };
+        }
+    }
+    let mut apps: [App; 2] = std::array::from_fn(|_| App {
+        to_send: rng.pick(&[0, 1, 5_000, 60_000, 300_000]),
+        chunk: rng.pick(&[1, 100, 3_000, 100_000]),
+        read_max: rng.pick(&[50, 5_000, 1_000_000]),
+        pause: Duration::from_micros(rng.pick(&[1, 300, 20_000])),
+        finished: false,
+        waiting: false,
+    });
+    for app in &mut apps {
+        // One byte at a time for a long stream is a test of patience alone.
+        app.chunk = app.chunk.max(app.to_send / 2_000);
+        app.read_max = app.read_max.max(app.to_send / 2_000);
+    }
+    let totals = [apps[0].to_send, apps[1].to_send];
+    world.connect();
+    let limit = world.now + Duration::from_secs(40_000);
+    let mut wake = [world.now; 2];
+    while !done(&world, &apps, totals) {
+        let next = world.next_event().min(wake[0]).min(wake[1]);
+        assert!(!next.is_never(), "seed {seed}: nothing will ever happen, {}", report(&world));
+        assert!(next < limit, "seed {seed}: no end in sight, {}", report(&world));
+        world.run_until(next);
+        for side in 0..2 {
+            if wake[side] <= world.now || apps[side].waiting {
+                wake[side] = step_app(&mut world, &mut apps[side], side, &mut rng);
+            }
+        }
+    }
+    for side in 0..2 {
+        assert_eq!(world.hosts[side].error, None, "seed {seed} side {side}");
+        assert_eq!(world.hosts[1 - side].rx_total, totals[side], "seed {seed} side {side}");
+    }
+    // Nothing is left over: both ends come to rest, one of them by way of TIME-WAIT.
+    world.run_until(world.now + Duration::from_secs(4_000));
+    assert!(world.hosts.iter().all(|h| h.state() == State::Closed), "seed {seed}: {}", report(&world));
+    assert!(world.next_event().is_never(), "seed {seed}: restless after the end");
+}
+
+fn report(world: &World) -> String {
+    let one = |side: usize| {
+        let host = &world.hosts[side];
+        let info = if host.has_tcb() { format!("{:?}", host.tcb().info(world.now)) } else { String::new() };
+        format!(
+            "\nside {side}: {:?} sent {} queued {} read {} readable {} eof {} {info}",
+            host.state(),
+            host.tx_total,
+            host.queued(),
+            host.rx_total,
+            host.readable(),
+            host.eof
+        )
+    };
+    format!("{} {}", one(0), one(1))
+}
+
+fn done(world: &World, apps: &[App; 2], totals: [u64; 2]) -> bool {
+    (0..2).all(|side| {
+        let host = &world.hosts[side];
+        apps[side].finished && host.eof && host.rx_total == totals[1 - side]
+    })
+}
+
+fn step_app(world: &mut World, app: &mut App, side: usize, rng: &mut Rng) -> Instant {
+    let connected = matches!(
+        world.hosts[side].state(),
+        State::Established | State::CloseWait | State::FinWait1 | State::FinWait2
+    );
+    let readable = world.hosts[side].readable();
+    if readable > 0 {
+        world.read(side, rng.below(app.read_max) + 1);
+    }
+    if connected && !app.finished {
+        if app.to_send > 0 && world.hosts[side].queued() < 300_000 {
+            let n = (rng.below(app.chunk) + 1).min(app.to_send);
+            app.to_send -= n;
+            world.send(side, n as u32);
+        }
+        if app.to_send == 0 {
+            app.finished = true;
+            world.call(side, UserCall::Shutdown);
+        }
+    }
+    let host = &world.hosts[side];
+    app.waiting = app.finished && host.readable() == 0 || (!connected && !app.finished);
+    if app.waiting {
+        Instant::NEVER
+    } else {
+        world.now + Duration::from_nanos(rng.below(app.pause.as_nanos()) + 1)
+    }
+}
+
+#[test]
+fn streams_survive_a_faulty_link() {
+    seeds("streams_survive", 400, transfer);
+}
