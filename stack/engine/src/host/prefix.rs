@@ -43,12 +43,6 @@ impl Prefix {
         if v4 { len.saturating_sub(V4_OFFSET) } else { len }
     }
 
-    /// Bits that `addr` and the prefix' base have in common, at most the prefix' length.
-    pub fn common_bits(&self, addr: IpAddr) -> u8 {
-        let equal = (bits_of(addr) ^ self.bits).leading_zeros();
-        u8::try_from(equal).map_or(self.len, |equal| equal.min(self.len))
-    }
-
     /// Its length; an IPv4 prefix counts 96 more.
     pub fn len(&self) -> u8 {
         self.len
@@ -141,14 +135,6 @@ mod tests {
         check(("fe80::", 10), &["fe80::1", "febf::"], &["fec0::", "1.2.3.4"]);
         check(("::", 0), &["::", "ffff::"], &[]);
         check(("2001:db8::1", 128), &["2001:db8::1"], &["2001:db8::"]);
-    }
-
-    #[test]
-    fn common_bits_stop_at_the_prefix() {
-        let prefix = Prefix::new(ip("2001:db8:1::"), 48);
-        assert_eq!(prefix.common_bits(ip("2001:db8:1::7")), 48);
-        assert_eq!(prefix.common_bits(ip("2001:db8:0::7")), 47);
-        assert_eq!(prefix.common_bits(ip("8000::")), 0);
     }
 
     #[test]

@@ -120,6 +120,7 @@ pub const FRA_UID_RANGE: u16 = 20;
 pub const FRA_PROTOCOL: u16 = 21;
 pub const FRA_IP_PROTO: u16 = 22;
 pub const FRA_DSCP: u16 = 25;
+pub const FRA_DSCP_MASK: u16 = 30;
 
 /// `struct ndmsg`.
 pub const NDMSG: usize = 12;

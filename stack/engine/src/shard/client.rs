@@ -84,6 +84,8 @@ pub struct Client {
     pub set_bells: Vec<Option<Arc<OwnedFd>>>,
     /// Flows of this client in this shard.
     pub flows: u32,
+    /// Flows that nobody owned when a process died, though they had left the accept queue.
+    pub suspects: Vec<u32>,
     /// No process of it is left.
     pub gone: bool,
     /// It wrote nonsense: serve it no more.
@@ -102,6 +104,7 @@ impl Client {
             ops_done: vec![0; SOCKETS_MAX as usize],
             set_bells: (0..SETS_MAX).map(|_| None).collect(),
             flows: 0,
+            suspects: Vec::new(),
             gone: false,
             corrupt: false,
         }

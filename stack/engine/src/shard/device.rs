@@ -18,6 +18,8 @@ use crate::host::HostView;
 
 /// Client ports of connections over a device: above the kernel's own range, reserved for the engine.
 pub const DEVICE_PORTS: std::ops::Range<u32> = 61_000..65_536;
+/// Next hop of a flow whose neighbour is not resolved yet.
+pub(super) const UNRESOLVED: [u8; 6] = [0; 6];
 const TCP: u8 = 6;
 const HOP_LIMIT: u8 = 64;
 /// Tables of ECN codepoints (RFC 3168 §5).
@@ -218,7 +220,7 @@ impl Shard {
         if neighbour.is_none() {
             self.outbox.send(ToControl::Resolve { ifindex: route.ifindex, next_hop: route.next_hop });
         }
-        let next_hop = neighbour.map_or([0; 6], |n| n.mac);
+        let next_hop = neighbour.map_or(UNRESOLVED, |n| n.mac);
         Some((Path::Device { port, next_hop }, from.unwrap_or(route.source)))
     }
 
@@ -227,21 +229,24 @@ impl Shard {
         DEVICE_PORTS
     }
 
-    /// The host changed: flows that waited for their next hop's address may go on.
+    /// The host changed: flows over a device may have another next hop, or have one at last.
     pub(super) fn on_host(&mut self, host: Arc<HostView>) {
         self.host = host;
-        let waiting: Vec<u32> = self
+        let over_devices: Vec<u32> = self
             .flows
             .iter()
-            .filter(|(_, f)| matches!(f.path, Path::Device { next_hop: [0, 0, 0, 0, 0, 0], .. }))
-            .map(|(i, _)| i)
+            .filter(|(_, flow)| matches!(flow.path, Path::Device { .. }))
+            .map(|(index, _)| index)
             .collect();
-        for index in waiting {
+        for index in over_devices {
             let Some(flow) = self.flows.get(index) else { continue };
-            let (to, from) = (flow.tuple.remote.addr, flow.tuple.local.addr);
-            if let Some((path, _)) = self.device_path(to, from) {
+            let (to, from, old) = (flow.tuple.remote.addr, flow.tuple.local.addr, flow.path);
+            let Some((new, _)) = self.device_path(to, from) else { continue };
+            // A neighbour that is being looked up anew keeps its old address until then.
+            let known = !matches!(new, Path::Device { next_hop: UNRESOLVED, .. });
+            if known && new != old {
                 if let Some(flow) = self.flows.get_mut(index) {
-                    flow.path = path;
+                    flow.path = new;
                 }
                 self.list_transmit(index);
             }

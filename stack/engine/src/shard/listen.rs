@@ -317,6 +317,57 @@ impl Shard {
         }
     }
 
+    /// A process of a client died. It may have been setting a bit, or have taken a connection from an accept
+    /// queue without getting as far as owning it.
+    pub(super) fn on_process_gone(&mut self, index: u32) {
+        let suspects = self.taken_and_not_owned(index);
+        let Some(client) = self.clients.get_mut(index) else { return };
+        client.region.dirty(self.config.index).repair();
+        let another_look = !suspects.is_empty();
+        client.suspects = suspects;
+        if another_look {
+            // Another process may be in the middle of its own accept: a second from now it is not.
+            let due = self.now.as_nanos() + 1_000_000_000;
+            self.wheel.insert(due, Timer::Sweep(index));
+        }
+    }
+
+    /// Closes the suspects that nobody has owned since.
+    pub(super) fn sweep(&mut self, index: u32) {
+        let still = self.taken_and_not_owned(index);
+        let Some(client) = self.clients.get_mut(index) else { return };
+        for flow in std::mem::take(&mut client.suspects) {
+            if still.contains(&flow) {
+                self.close_flow(flow);
+            }
+        }
+    }
+
+    fn taken_and_not_owned(&self, index: u32) -> Vec<u32> {
+        let Some(client) = self.clients.get(index) else { return Vec::new() };
+        let mut queued = Vec::new();
+        for (_, listener) in self.listeners.iter().filter(|(_, l)| l.client == index) {
+            let Some(shared) = client.region.listener(listener.slot) else { continue };
+            let queue = &shared.queues[self.config.index as usize];
+            let head = queue.head.load(Ordering::Acquire);
+            let waiting = listener.tail.wrapping_sub(head).min(ACCEPT_RING as u32);
+            for i in 0..waiting {
+                let slot = head.wrapping_add(i) as usize % ACCEPT_RING;
+                queued.push(queue.slots[slot].load(Ordering::Relaxed));
+            }
+        }
+        let unowned = |sock: u32| {
+            client.region.socket(sock).is_some_and(|s| s.intent.load(Ordering::Acquire) & intent::OWNED == 0)
+        };
+        self.flows
+            .iter()
+            .filter(|(_, f)| {
+                f.client == index && f.waiting.is_some() && !queued.contains(&f.sock) && unowned(f.sock)
+            })
+            .map(|(i, _)| i)
+            .collect()
+    }
+
     /// Makes a flow on socket slot `sock` with fresh streams.
     pub(super) fn add_flow(
         &mut self,

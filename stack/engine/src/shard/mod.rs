@@ -226,6 +226,8 @@ enum Timer {
     Flow(u32),
     HalfOpen(u32),
     TimeWait(u32),
+    /// Look for connections of this client that a dead process took and never owned.
+    Sweep(u32),
 }
 
 /// A TIME-WAIT record and its timer.
@@ -379,6 +381,7 @@ impl Shard {
                 Timer::Flow(index) => self.on_flow_timer(index),
                 Timer::HalfOpen(index) => self.on_half_open_timer(index),
                 Timer::TimeWait(index) => self.end_time_wait(index),
+                Timer::Sweep(client) => self.sweep(client),
             }
         }
         self.fired_scratch = fired;
@@ -468,8 +471,8 @@ impl Shard {
             ToShard::Unlisten { client, sock } => self.on_unlisten(client, sock),
             ToShard::Hangup { client, sock, token } => self.on_hangup(client, sock, token),
             ToShard::ProcessGone(number) => {
-                if let Some(client) = self.by_number.get(&number).and_then(|&i| self.clients.get(i)) {
-                    client.region.dirty(self.config.index).repair();
+                if let Some(&index) = self.by_number.get(&number) {
+                    self.on_process_gone(index);
                 }
             }
             ToShard::SetBell { client, set, bell } => {

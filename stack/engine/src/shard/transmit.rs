@@ -2,6 +2,7 @@
 
 use utcp_proto::{Segment, Transmit, TxLimits};
 
+use super::device::UNRESOLVED;
 use super::flow::Path;
 use super::segments::Payload;
 use super::table::Entry;
@@ -54,7 +55,11 @@ impl Shard {
                 Path::Local(_) => TxLimits { payload_max: LOCAL_SEGMENT_MAX },
                 Path::Device { .. } => TxLimits::WIRE,
             };
-            if let Path::Device { port, .. } = path {
+            if let Path::Device { port, next_hop } = path {
+                if next_hop == UNRESOLVED {
+                    // Listed again when the host mirror knows the next hop's address.
+                    return Some(sent);
+                }
                 if !self.port_has_room(port) {
                     return None;
                 }
