@@ -12,12 +12,6 @@ pub enum PortError {
     /// The device string is not one of ours.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// The device string is right, but this build has no such backend.
-    #[error("{device}: this build has no such port; use xdp:, tap: or pipe:")]
-    NotBuilt {
-        /// The device string.
-        device: String,
-    },
     /// A fault string that makes no sense.
     #[error(transparent)]
     Faults(#[from] FaultError),

@@ -66,6 +66,6 @@ pub fn open_spec(spec: &DeviceSpec, options: &OpenOptions) -> Result<Device, Por
         DeviceSpec::Xdp { interface, queue } => xdp::open(interface, *queue, options),
         DeviceSpec::Tap { name } => tap::open(name, options),
         DeviceSpec::Pipe { name } => pipe::open(name, options),
-        _ => Err(PortError::NotBuilt { device: spec.to_string() }),
+        DeviceSpec::Netmap { name, rings } => netmap::open(name, *rings, options),
     }
 }

@@ -42,14 +42,15 @@ impl SlotMemory {
     pub(crate) fn rings(&self) -> (SlotRing, SlotRing) {
         let first = self.slots.at(0).cast::<Slot>();
         let second = self.slots.at(self.rx_slots as usize * size_of::<Slot>()).cast::<Slot>();
+        let offsets = u64::from(self.frame_size.next_power_of_two() - 1);
         // SAFETY: the mapping has `rx_slots + tx_slots` slots and as many buffers; it is page-aligned, and
         // the port drops its rings together with this memory.
         unsafe {
             let count = self.rx_slots + self.tx_slots;
             let buffers = Buffers::new(self.buffers.base(), count, self.frame_size);
             (
-                SlotRing::new(first, self.rx_slots, buffers, true),
-                SlotRing::new(second, self.tx_slots, buffers, true),
+                SlotRing::new(first, self.rx_slots, buffers, offsets),
+                SlotRing::new(second, self.tx_slots, buffers, offsets),
             )
         }
     }

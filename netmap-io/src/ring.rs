@@ -101,10 +101,10 @@ unsafe impl Send for SlotRing {}
 impl SlotRing {
     /// # Safety
     /// `slots` points to `num_slots` slots that outlive the ring, as do the buffers; nobody else touches
-    /// slots in `[head, tail)` nor the buffers in them.
-    pub(crate) unsafe fn new(slots: NonNull<Slot>, num_slots: u32, bufs: Buffers, offsets: bool) -> Self {
+    /// slots in `[head, tail)` nor the buffers in them. `offset_mask` has the bits of [`Slot::ptr`] that are an
+    /// offset, 0 where the ring has none.
+    pub(crate) unsafe fn new(slots: NonNull<Slot>, num_slots: u32, bufs: Buffers, offset_mask: u64) -> Self {
         assert!(num_slots >= 2, "a ring needs two slots at least: one is always the device's");
-        let offset_mask = if offsets { u64::from(bufs.stride.next_power_of_two() - 1) } else { 0 };
         Self { slots, num_slots, head: 0, tail: 0, bufs, offset_mask, bad_slots: 0 }
     }
 

@@ -5,6 +5,15 @@ use std::ptr::NonNull;
 use super::layout::{NetmapRing, SLOTS_OFFSET};
 use crate::ring::{Buffers, SlotRing};
 
+/// What a sync changed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refreshed {
+    /// The tail before: what is behind it is new.
+    pub(crate) old_tail: u32,
+    /// The other side found our head wrong and set it back.
+    pub(crate) reset: bool,
+}
+
 /// A ring in netmap's memory. `slots` has our copies of head and tail; the header changes in
 /// [`UserRing::publish`] alone.
 #[derive(Debug)]
@@ -21,11 +30,16 @@ impl UserRing {
     /// # Safety
     /// `header` points to a ring of `num_slots` slots, whose memory and `buffers` outlive `self`; nobody else
     /// plays the user of this ring.
-    pub(crate) unsafe fn new(header: NonNull<NetmapRing>, num_slots: u32, buffers: Buffers) -> Self {
+    pub(crate) unsafe fn new(
+        header: NonNull<NetmapRing>,
+        num_slots: u32,
+        buffers: Buffers,
+        offset_mask: u64,
+    ) -> Self {
         // SAFETY: the slots of a ring follow its header, by the caller's contract.
         let slots = unsafe {
             let first = header.cast::<u8>().add(SLOTS_OFFSET).cast();
-            SlotRing::new(first, num_slots, buffers, false)
+            SlotRing::new(first, num_slots, buffers, offset_mask)
         };
         let mut ring = Self { header, slots };
         let now = ring.read();
@@ -48,11 +62,16 @@ impl UserRing {
         }
     }
 
-    /// After a sync: takes over the new tail. Returns the old one. A tail behind the ring is nonsense
-    /// and changes nothing.
-    pub(crate) fn refresh(&mut self) -> u32 {
-        let old = self.slots.tail;
+    /// Bytes of a buffer.
+    pub(crate) fn buf_size(&self) -> u32 {
+        self.read().buf_size
+    }
+
+    /// After a sync: takes over the new tail. A tail behind the ring is nonsense and changes nothing.
+    pub(crate) fn refresh(&mut self) -> Refreshed {
+        let old_tail = self.slots.tail;
         let now = self.read();
+        let reset = now.head != self.slots.head;
         if now.tail < self.slots.num_slots() {
             self.slots.tail = now.tail;
         }
@@ -61,6 +80,21 @@ impl UserRing {
         if now.head < self.slots.num_slots() {
             self.slots.head = now.head;
         }
-        old
+        Refreshed { old_tail, reset }
+    }
+
+    /// Slots from `from` up to tail, and their bytes.
+    pub(crate) fn count_from(&self, from: u32) -> (u64, u64) {
+        self.count_between(from, self.slots.tail)
+    }
+
+    /// Slots from `from` up to `to`, and their bytes.
+    pub(crate) fn count_between(&self, from: u32, to: u32) -> (u64, u64) {
+        let (mut index, mut bytes) = (from, 0);
+        while index != to {
+            bytes += u64::from(self.slots.slot(index).len);
+            index = self.slots.next(index);
+        }
+        (u64::from(self.slots.distance(from, to)), bytes)
     }
 }

@@ -7,7 +7,7 @@
 //!                doorbells (eventfd, rung when armed)
 //! ```
 //!
-//! It is what the netmap module's pipes are, done by [`provider`] in the process that syncs: a frame
+//! It is what the netmap module's pipes are, done by `provider` in the process that syncs: a frame
 //! moves by copying its 16-byte slot, never its bytes. Both ends are trusted with each other's bytes (they
 //! are one user's), but not with indices: those are checked, so that a broken end costs an error and no
 //! memory safety beyond the packet buffers.
@@ -186,12 +186,10 @@ impl Port for PipePort {
         if done.released && self.ring(ARM_TX) {
             self.counters.rx_syscalls += 1;
         }
-        let mut slot = self.rx.refresh();
-        while slot != self.rx.slots.tail {
-            self.counters.rx_frames += 1;
-            self.counters.rx_bytes += u64::from(self.rx.slots.slot(slot).len);
-            slot = self.rx.slots.next(slot);
-        }
+        let old_tail = self.rx.refresh().old_tail;
+        let (slots, bytes) = self.rx.count_from(old_tail);
+        self.counters.rx_frames += slots;
+        self.counters.rx_bytes += bytes;
         let frames = self.rx.slots.available();
         // What the other end sent before it left is still worth reading.
         if frames == 0 { gone.map(|()| 0) } else { Ok(frames) }

@@ -288,7 +288,7 @@ impl SharedMemory {
 
     fn user_ring(&self, ring: u32) -> UserRing {
         // SAFETY: `ring_at` is a ring of `slots` slots in this memory; a port takes each ring of its end once.
-        unsafe { UserRing::new(self.ring_at(ring), self.shape.slots, self.buffers()) }
+        unsafe { UserRing::new(self.ring_at(ring), self.shape.slots, self.buffers(), 0) }
     }
 
     /// The two halves of `end`'s tx ring.
@@ -501,12 +501,6 @@ impl Kring {
 
 /// What tests do to the memory from below.
 #[cfg(test)]
-pub(super) struct InterfaceWords {
-    pub(super) counts: [u32; 5],
-    pub(super) ring_ofs: [i64; 4],
-}
-
-#[cfg(test)]
 impl SharedMemory {
     pub(super) fn set_indices(&self, ring: u32, head: u32, cur: u32) {
         let header = self.ring_at(ring).as_ptr();
@@ -528,22 +522,10 @@ impl SharedMemory {
         self.control().released[sender].0.store(index, Ordering::Release);
     }
 
-    pub(super) fn interface_words(&self, end: u32) -> InterfaceWords {
-        let word = |offset: usize| {
-            let at = self.mapping.at(IF_OFFSET + end as usize * IF_STRIDE + offset);
-            // SAFETY: inside the second page, and the offsets are multiples of four.
-            unsafe { at.cast::<u32>().read() }
-        };
-        let ring_ofs = [0, 1, 2, 3].map(|n| {
-            let (low, high) = (word(56 + 8 * n), word(60 + 8 * n));
-            i64::from(low) | i64::from(high) << 32
-        });
-        InterfaceWords { counts: [24, 28, 32, 36, 40].map(word), ring_ofs }
-    }
-
-    pub(super) fn dir_at(&self, end: u32, ring_ofs: i64) -> u16 {
-        let offset = IF_OFFSET + end as usize * IF_STRIDE + usize::try_from(ring_ofs).unwrap();
-        // SAFETY: the assertion of `Mapping::at`, and rings are page-aligned.
-        unsafe { self.mapping.at(offset).cast::<NetmapRing>().read().dir }
+    /// The memory as a program sees it that knows netmap alone.
+    pub(super) fn region(&self, end: u32) -> crate::netmap::region::Region {
+        let mapping = Self::map_bytes(&self.file, self.shape.bytes()).unwrap();
+        let offset = IF_OFFSET + end as usize * IF_STRIDE;
+        crate::netmap::region::Region::new(std::sync::Arc::new(mapping), offset).unwrap()
     }
 }

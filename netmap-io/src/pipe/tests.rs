@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::conformance::{self, Pair};
+use crate::netmap::region::Side;
 use crate::ring::{Slot, SlotFlags};
 
 fn small() -> OpenOptions {
@@ -236,18 +237,23 @@ fn an_index_that_the_other_end_made_up_is_an_error() {
     assert_eq!(bare.tx.tx_sync(&bare.memory), Err(Nonsense));
 }
 
+/// Found the way that any program finds netmap's rings, the pipe's rings are where the pipe has them.
 #[test]
 fn the_memory_reads_as_netmap_lays_it_out() {
-    let bare = Bare::new();
-    for end in 0..2_u32 {
-        let interface = bare.memory.interface_words(end);
-        // ni_tx_rings, ni_rx_rings, ni_bufs_head, ni_host_tx_rings, ni_host_rx_rings.
-        assert_eq!(interface.counts, [1, 1, 0, 1, 1]);
-        // The n-th rx ring stands behind all tx rings, the host's included.
-        let (tx, rx) = (interface.ring_ofs[0], interface.ring_ofs[2]);
-        assert_eq!((bare.memory.dir_at(end, tx), bare.memory.dir_at(end, rx)), (1, 0));
-        assert_eq!((interface.ring_ofs[1], interface.ring_ofs[3]), (0, 0));
-    }
+    let memory = SharedMemory::create(Shape { slots: 8, buf_size: 128, mtu: 100 }).unwrap();
+    let regions = [0, 1].map(|end| memory.region(end));
+    let mut sender = regions[0].ring(true, Side::Nic, 0).unwrap();
+    let mut receiver = regions[1].ring(false, Side::Nic, 0).unwrap();
+    assert_eq!((sender.buf_size(), sender.slots.num_slots(), sender.slots.available()), (128, 8, 7));
+    let (mut tx, mut rx) = (memory.tx_ring(0).1, memory.rx_ring(1).1);
+    assert!(TxRing::new(&mut sender.slots).push(b"through netmap's tables"));
+    sender.publish();
+    tx.tx_sync(&memory).unwrap();
+    rx.rx_sync(&memory).unwrap();
+    receiver.refresh();
+    let frame = RxRing::new(&mut receiver.slots).next().unwrap().bytes();
+    assert_eq!(frame, b"through netmap's tables");
+    assert_eq!(regions[0].ring(true, Side::Host, 0).unwrap_err(), "the ring has no memory");
 }
 
 /// A measurement, not a test: `cargo test --release -- --ignored --nocapture rate`.
