@@ -18,5 +18,8 @@ pub mod life;
 pub mod shard;
 pub mod sys;
 
+#[cfg(test)]
+mod alloc_count;
+
 pub use config::Config;
 pub use control::{EngineError, run};

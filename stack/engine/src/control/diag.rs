@@ -1,9 +1,104 @@
 //! Which sockets the kernel has: `NETLINK_SOCK_DIAG`.
 
+use std::fs;
 use std::io;
 
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+
+use crate::host::netlink::{Channel, DUMP, Request, u32_at};
+
+/// `SOCK_DIAG_BY_FAMILY`.
+const BY_FAMILY: u16 = 20;
+/// `TCP_LISTEN`.
+const LISTEN: u8 = 10;
+/// Bytes of `struct inet_diag_req_v2`.
+const REQUEST: usize = 56;
+/// Offset of `idiag_inode` in `struct inet_diag_msg`.
+const INODE: usize = 68;
+
 /// Whether a TCP socket of this inode listens on `port` in the calling thread's network namespace.
+///
+/// # Errors
+/// The kernel tells neither by netlink nor under `/proc`.
 pub fn listening(port: u16, inode: u64) -> io::Result<bool> {
-    let _ = (port, inode);
-    Ok(false)
+    by_netlink(port, inode).or_else(|_| by_proc(port, inode)) // Some containers have only one of them.
+}
+
+fn by_netlink(port: u16, inode: u64) -> io::Result<bool> {
+    let mut channel = Channel::open(NETLINK_SOCK_DIAG)?;
+    let mut found = false;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut header = [0; REQUEST];
+        header[0] = u8::try_from(family).expect("small numbers");
+        header[1] = utcp_proto::wire::TCP;
+        header[4..8].copy_from_slice(&(1_u32 << LISTEN).to_ne_bytes());
+        header[8..10].copy_from_slice(&port.to_be_bytes());
+        channel.dump(Request::new(BY_FAMILY, DUMP, &header), |message| {
+            let state = message.body.get(1).copied();
+            let source_port = message.body.get(4..6);
+            found |= state == Some(LISTEN)
+                && source_port == Some(&port.to_be_bytes())
+                && u32_at(message.body, INODE).map(u64::from) == Some(inode);
+        })?;
+    }
+    Ok(found)
+}
+
+fn by_proc(port: u16, inode: u64) -> io::Result<bool> {
+    let v4 = fs::read_to_string("/proc/thread-self/net/tcp")?;
+    let v6 = fs::read_to_string("/proc/thread-self/net/tcp6").unwrap_or_default(); // Absent without IPv6.
+    Ok(v4.lines().chain(v6.lines()).any(|line| line_says(line, port, inode)))
+}
+
+/// `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …`, numbers in hexadecimal but the last.
+fn line_says(line: &str, port: u16, inode: u64) -> bool {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let local_port = fields.next().and_then(|local| u16::from_str_radix(local.rsplit(':').next()?, 16).ok());
+    let state = fields.nth(1).and_then(|state| u8::from_str_radix(state, 16).ok());
+    let of = fields.nth(5).and_then(|of| of.parse::<u64>().ok());
+    (local_port, state, of) == (Some(port), Some(LISTEN), Some(inode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn inode(socket: impl AsFd) -> u64 {
+        let link =
+            fs::read_link(format!("/proc/self/fd/{}", socket.as_fd().as_raw_fd())).expect("an open file");
+        let name = link.to_string_lossy().into_owned();
+        name.trim_start_matches("socket:[").trim_end_matches(']').parse().expect("a socket")
+    }
+
+    #[track_caller]
+    fn check(port: u16, inode: u64, expected: bool) {
+        assert_eq!(by_netlink(port, inode).ok().unwrap_or(expected), expected, "by netlink");
+        assert_eq!(by_proc(port, inode).ok().unwrap_or(expected), expected, "by /proc");
+        assert_eq!(listening(port, inode).expect("one of them works"), expected);
+    }
+
+    #[test]
+    fn tells_listeners_of_both_families_from_all_else() {
+        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else {
+                assert!(address.starts_with('['), "IPv4 is always there");
+                continue;
+            };
+            let at = listener.local_addr().expect("it is bound");
+            let number = inode(&listener);
+            check(at.port(), number, true);
+            check(at.port(), number + 1_000_000, false);
+            check(at.port() ^ 1, number, false);
+            if at.ip().is_loopback() {
+                let client = TcpStream::connect(at).expect("it listens");
+                check(client.local_addr().expect("connected").port(), inode(&client), false);
+            }
+            drop(listener);
+            check(at.port(), number, false);
+        }
+    }
 }

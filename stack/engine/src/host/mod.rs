@@ -7,6 +7,12 @@
 //! ```
 
 mod mirror;
+pub(crate) mod netlink;
+mod parse;
+mod prefix;
+mod routing;
+mod source;
+mod uapi;
 mod view;
 
 pub use mirror::HostMirror;

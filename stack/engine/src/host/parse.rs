@@ -3,7 +3,7 @@
 
 use utcp_proto::wire::IpAddr;
 
-use super::netlink::{Attributes, Message, u16_at, u32_at};
+use super::netlink::{Attributes, Message, i32_at, u16_at, u32_at};
 use super::prefix::Prefix;
 use super::routing::{Entry, Hop, Judged, RouteKind, Rule, RuleAction};
 use super::source::Address;
@@ -83,7 +83,11 @@ fn link_kind(info: Attributes<'_>, link: Option<u32>) -> Option<Kind> {
     let name = info.clone().find(|(kind, _)| *kind == IFLA_INFO_KIND).map(|(_, value)| text(value))?;
     let data = info.clone().find(|(kind, _)| *kind == IFLA_INFO_DATA).map(|(_, value)| Attributes(value));
     Some(match name.as_str() {
-        "vlan" => return Some(data.zip(link).and_then(|(data, parent)| vlan(data, parent)).unwrap_or(Kind::Virtual)),
+        "vlan" => {
+            return Some(
+                data.zip(link).and_then(|(data, parent)| vlan(data, parent)).unwrap_or(Kind::Virtual),
+            );
+        }
         "bond" | "team" => Kind::Bond,
         "bridge" => Kind::Bridge,
         "veth" => Kind::Veth,
@@ -112,7 +116,7 @@ fn ipv6_settings(families: Attributes<'_>, interface: &mut Interface) {
         for (_, settings) in Attributes(value).filter(|(kind, _)| *kind == IFLA_INET6_CONF) {
             interface.mtu_v6 = u32_at(settings, DEVCONF_MTU6 * 4);
             interface.temporary_addresses =
-                u32_at(settings, DEVCONF_USE_TEMPADDR * 4).is_some_and(|use_them| use_them.cast_signed() >= 2);
+                i32_at(settings, DEVCONF_USE_TEMPADDR * 4).is_some_and(|preference| preference >= 2);
         }
     }
 }
@@ -154,11 +158,17 @@ pub fn route(message: &Message<'_>, family: u8) -> Option<(u32, Prefix, Entry)> 
     let mut to = unspecified(family)?;
     let mut from = None;
     let mut table = u32::from(table);
-    let mut entry =
-        Entry { kind, metric: 0, preference: 1, scope, from: Prefix::ALL, source: None, mtu: None, hops: [].into() };
-    let [state, ..] = flags.to_ne_bytes();
-    let state = if cfg!(target_endian = "big") { flags.to_ne_bytes()[3] } else { state };
-    let mut single = hop(0, state, 0);
+    let mut entry = Entry {
+        kind,
+        metric: 0,
+        preference: 1,
+        scope,
+        from: Prefix::ALL,
+        source: None,
+        mtu: None,
+        hops: [].into(),
+    };
+    let mut single = hop(0, u8::try_from(flags & 0xff).unwrap_or_default(), 0);
     let mut several = Vec::new();
     for (kind, value) in message.attributes(RTMSG) {
         match kind {
@@ -186,6 +196,13 @@ pub fn route(message: &Message<'_>, family: u8) -> Option<(u32, Prefix, Entry)> 
     }
     entry.hops = several.into();
     Some((table, Prefix::new(to, to_len), entry))
+}
+
+/// Whether a message about a route may concern connections: cached and multicast routes don't.
+pub fn concerns_us(message: &Message<'_>) -> bool {
+    let cloned = u32_at(message.body, 8).is_none_or(|flags| flags & RTM_F_CLONED != 0);
+    let kind = message.body.get(7).copied();
+    !cloned && kind != Some(RTN_MULTICAST)
 }
 
 fn hop(ifindex: u32, flags: u8, more_weight: u8) -> Hop {
@@ -299,8 +316,12 @@ fn selector(kind: u16, value: &[u8]) -> Judged {
         FRA_L3MDEV | FRA_TUN_ID | FRA_DSCP => nothing(),
         FRA_IP_PROTO => Judged::from_bool(matches!(value, [0 | utcp_proto::wire::TCP])),
         FRA_SUPPRESS_IFGROUP if number(value) != Some(u32::MAX) => Judged::KernelOnly,
-        FRA_UID_RANGE if (u32_at(value, 0), u32_at(value, 4)) != (Some(0), Some(u32::MAX)) => Judged::KernelOnly,
-        FRA_SUPPRESS_IFGROUP | FRA_UID_RANGE | FRA_FLOW | FRA_PAD | FRA_PROTOCOL | FRA_DSCP_MASK => Judged::Yes,
+        FRA_UID_RANGE if (u32_at(value, 0), u32_at(value, 4)) != (Some(0), Some(u32::MAX)) => {
+            Judged::KernelOnly
+        }
+        FRA_SUPPRESS_IFGROUP | FRA_UID_RANGE | FRA_FLOW | FRA_PAD | FRA_PROTOCOL | FRA_DSCP_MASK => {
+            Judged::Yes
+        }
         // Port ranges, flow labels, and what kernels will come up with.
         _ => Judged::KernelOnly,
     }

@@ -158,7 +158,8 @@ mod tests {
             state
         };
         // Few distinct bits, so that prefixes nest and collide.
-        let mut addr = || IpAddr::v6((u128::from(next() & 0x3333) << 64 | u128::from(next() & 7)).to_be_bytes());
+        let mut addr =
+            || IpAddr::v6((u128::from(next() & 0x3333) << 64 | u128::from(next() & 7)).to_be_bytes());
         let mut entries = Vec::new();
         for value in 0..400_u32 {
             let len = u8::try_from(value * 37 % 129).expect("at most 128");

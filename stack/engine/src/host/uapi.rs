@@ -71,6 +71,7 @@ pub const RTMSG: usize = 12;
 pub const RTM_F_CLONED: u32 = 0x200;
 pub const RTN_UNICAST: u8 = 1;
 pub const RTN_LOCAL: u8 = 2;
+pub const RTN_MULTICAST: u8 = 5;
 pub const RTN_THROW: u8 = 9;
 pub const RT_SCOPE_UNIVERSE: u8 = 0;
 pub const RT_SCOPE_LINK: u8 = 253;

@@ -1,14 +1,27 @@
 //! What the shards read: an immutable snapshot of the host.
 
+use std::sync::Arc;
+
 use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::ethernet::Mac;
 
+use super::routing::{Query, RouteKind, Routing};
+use super::source::Addresses;
+
+/// `LOOPBACK_IFINDEX`: `lo` is the first interface of every network namespace.
+const LOOPBACK: u32 = 1;
+
 /// Immutable snapshot of the host, shared by `Arc` with the shards and replaced when something changes.
-/// No lookup allocates.
-#[derive(Debug, Default)]
+/// No lookup allocates. Parts that did not change are shared with the view before.
+#[derive(Clone, Debug, Default)]
 pub struct HostView {
-    epoch: u32,
-    interfaces: Vec<Interface>,
+    pub(super) epoch: u32,
+    /// By number.
+    pub(super) interfaces: Arc<Vec<Interface>>,
+    pub(super) addresses: Arc<Addresses>,
+    pub(super) routing: Arc<Routing>,
+    /// By interface and address.
+    pub(super) neighbours: Arc<Vec<((u32, IpAddr), Neighbour)>>,
 }
 
 /// How to reach an address.
@@ -59,6 +72,10 @@ pub struct Interface {
     pub master: Option<u32>,
     /// What drives it.
     pub kind: Kind,
+    /// What IPv6 takes for its MTU: a router may have told a smaller one (RFC 4861 §4.6.4).
+    pub(super) mtu_v6: Option<u32>,
+    /// IPv6 prefers temporary source addresses on it (`use_tempaddr`).
+    pub(super) temporary_addresses: bool,
 }
 
 /// What an interface is made of, as far as it decides who may serve it.
@@ -94,18 +111,17 @@ impl HostView {
     /// True for loopback addresses and for addresses of this host (type `local` in the table `local`).
     #[must_use]
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        addr.is_loopback()
+        addr.is_loopback() || self.routing.is_local(addr)
     }
 
     /// Usable addresses of one interface, in the kernel's order.
     pub fn local_addresses_of(&self, ifindex: u32) -> impl Iterator<Item = IpAddr> {
-        let _ = ifindex;
-        std::iter::empty()
+        self.addresses.of(ifindex)
     }
 
     /// The route to `to`, as the kernel's rules and tables have it for a socket that is bound to `from` or (`None`)
     /// to no address. `None`: there is none, it is a refusal (unreachable, blackhole, prohibit), or it depends on
-    /// something that only the kernel can judge.
+    /// something that only the kernel can judge. Destinations on this host lead to `lo`.
     #[must_use]
     pub fn route(&self, to: IpAddr, from: Option<IpAddr>) -> Option<Route> {
         self.route_by(to, from, None)
@@ -115,21 +131,77 @@ impl HostView {
     /// of an IPv6 link-local address (which has no route without).
     #[must_use]
     pub fn route_by(&self, to: IpAddr, from: Option<IpAddr>, oif: Option<u32>) -> Option<Route> {
-        let _ = (to, from, oif);
-        None
+        let from = from.filter(|from| !from.is_unspecified());
+        if to.is_unspecified() || to.is_multicast() || to.is_broadcast() {
+            return None;
+        }
+        if from.is_some_and(|from| from.is_v4() != to.is_v4()) || (is_link_local_v6(to) && oif.is_none()) {
+            return None;
+        }
+        let oif = match oif.map(|oif| self.interface(oif)) {
+            None => None,
+            Some(Some(interface)) if !self.in_vrf(interface) => Some((interface.index, &*interface.name)),
+            Some(_) => return None,
+        };
+        let found = self.look_up(Query { to, from, oif })?;
+        if from.is_some() || !to.is_v4() {
+            return Some(found);
+        }
+        // For IPv4 the kernel looks up again with the source that it found, because rules may select by it.
+        let again = self.look_up(Query { to, from: Some(found.source), oif })?;
+        Some(Route { source: found.source, ..again })
+    }
+
+    fn look_up(&self, query: Query<'_>) -> Option<Route> {
+        let (entry, hop) = self.routing.lookup(query)?;
+        let to = query.to;
+        if entry.kind == RouteKind::Local {
+            let source = query.from.or(entry.source).unwrap_or(to);
+            return Some(Route { ifindex: LOOPBACK, source, next_hop: to, mtu: None });
+        }
+        let interface = self.interface(hop.ifindex)?;
+        let source = query.from.or(entry.source).or_else(|| {
+            if to.is_v4() {
+                let gateway = hop.gateway.filter(IpAddr::is_v4);
+                self.addresses.source_v4(hop.ifindex, gateway, entry.scope)
+            } else {
+                self.addresses.source_v6(to, hop.ifindex, interface.temporary_addresses)
+            }
+        })?;
+        let of_link = interface.mtu_v6.filter(|&mtu| !to.is_v4() && mtu < interface.mtu);
+        Some(Route {
+            ifindex: hop.ifindex,
+            source,
+            next_hop: hop.gateway.unwrap_or(to),
+            mtu: entry.mtu.or(of_link),
+        })
+    }
+
+    /// A VRF has tables of its own, which rules find by the interface: left to the kernel.
+    fn in_vrf(&self, interface: &Interface) -> bool {
+        let master = interface.master.and_then(|master| self.interface(master));
+        interface.kind == Kind::Vrf || master.is_some_and(|master| master.kind == Kind::Vrf)
     }
 
     /// What the kernel knows of the neighbour `next_hop`; `None`: nothing, ask [`super::HostMirror::resolve`].
+    /// `failed` tells how the last attempt ended; that a new one fails too is no change and makes no new view.
     #[must_use]
     pub fn neighbour(&self, ifindex: u32, next_hop: IpAddr) -> Option<Neighbour> {
-        let _ = (ifindex, next_hop);
-        None
+        match self.neighbours.binary_search_by_key(&(ifindex, next_hop), |(key, _)| *key) {
+            Ok(at) => self.neighbours.get(at).map(|(_, neighbour)| *neighbour),
+            // The kernel too puts the interface's own address on what is sent without resolution.
+            Err(_) => self
+                .interface(ifindex)
+                .filter(|interface| interface.noarp)
+                .map(|interface| Neighbour { mac: interface.mac, usable: true, failed: false }),
+        }
     }
 
     /// The interface of that number.
     #[must_use]
     pub fn interface(&self, ifindex: u32) -> Option<&Interface> {
-        self.interfaces.iter().find(|interface| interface.index == ifindex)
+        let at = self.interfaces.binary_search_by_key(&ifindex, |interface| interface.index).ok()?;
+        self.interfaces.get(at)
     }
 
     /// The interface of that name.
@@ -148,4 +220,9 @@ impl HostView {
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
+}
+
+/// fe80::/10.
+fn is_link_local_v6(addr: IpAddr) -> bool {
+    matches!(addr.0, [0xfe, second, ..] if second & 0xc0 == 0x80)
 }

@@ -416,3 +416,52 @@ fn random_words_never_harm_the_engine() {
         world.pass(1000);
     }
 }
+
+#[test]
+fn nothing_is_allocated_per_connection_or_segment() {
+    let mut world = World::new(2);
+    world.listen(1, 64);
+    let (server, client) = (world.program(1), world.program(2));
+    let mut serve = |world: &mut World| {
+        let a = client.ask_connect(loopback(PORT));
+        world.settle();
+        let b = server.accept().expect("a connection waits");
+        for _ in 0..10 {
+            client.send(a, b"request");
+            world.settle();
+            server
+                .socket(b)
+                .rx_head
+                .store(server.socket(b).rx_tail.load(Ordering::Relaxed), Ordering::Release);
+            server.send(b, b"answer");
+            world.settle();
+        }
+        client.socket(a).rx_head.store(client.socket(a).rx_tail.load(Ordering::Relaxed), Ordering::Release);
+        client.intend(a, intent::CLOSE);
+        world.settle();
+        server.intend(b, intent::CLOSE);
+        world.settle();
+    };
+    serve(&mut world); // The first one may warm something up.
+    let before = crate::alloc_count::allocations();
+    for _ in 0..200 {
+        serve(&mut world);
+    }
+    assert_eq!(crate::alloc_count::allocations() - before, 0);
+    assert_eq!(world.shard.flows.len(), 0);
+}
+
+#[test]
+fn a_connection_that_a_dead_process_took_is_closed() {
+    let mut world = World::new(2);
+    world.listen(1, 16);
+    let a = world.connect(2);
+    // Killed between taking it out of the queue and owning it.
+    let server = world.region(1);
+    server.listener(0).expect("listener").queues[0].ring().pop().expect("a connection waits");
+    world.shard.on_message(ToShard::ProcessGone(1));
+    world.pass(500);
+    assert!(!world.program(2).socket(a).is(status::RX_FIN), "perhaps another process is in the middle of it");
+    world.pass(1_000);
+    assert!(world.program(2).socket(a).is(status::RX_FIN));
+}
