@@ -141,3 +141,22 @@ fn a_captured_port_conforms() {
     });
     assert!(failures.is_empty(), "{failures:#?}");
 }
+
+/// A sample for other readers: `cargo test -- --ignored sample` writes `$UTCP_SAMPLE`.
+#[test]
+#[ignore = "writes a file for people"]
+fn sample() {
+    use crate::Proto;
+    use crate::testing::Frame;
+    let file =
+        std::fs::File::create(std::env::var_os("UTCP_SAMPLE").expect("UTCP_SAMPLE names a file")).unwrap();
+    let capture = Capture::new(file).unwrap();
+    let [mut a, mut b] = pair(&capture);
+    for n in 0..3 {
+        capture.comment(format!("frame {n}"));
+        let frame = Frame::new(Proto::TCP, ([10, 0, 0, 1].into(), 1000 + n), ([10, 0, 0, 2].into(), 80));
+        assert!(a.tx().push(&frame.payload(b"hello").build()));
+        a.tx_sync().unwrap();
+        b.rx_sync().unwrap();
+    }
+}

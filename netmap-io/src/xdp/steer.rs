@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::bpf::{self, Map, MapType, NO_PREALLOC, Program, Update};
 use super::program::{self, FLOW_LEAVE, FLOW_TAKE, FlowKey, Maps, State, TupleKey, XDP_PASS};
@@ -11,6 +12,9 @@ use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
 
 /// Name of our program, as `bpftool prog` and another engine see it.
 const PROGRAM_NAME: &str = "utcp_steer";
+/// How often, and how far apart, a hook that another engine holds is tried again.
+const BUSY_RETRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// What the kernel asks for.
 const NEED: &str = "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF in the initial user namespace";
 const SETCAP: &str = "cap_net_admin,cap_net_raw,cap_bpf";
@@ -90,7 +94,7 @@ impl XdpSteering {
     /// Puts the program in front of the interface. Returns whether it runs in the driver.
     pub(super) fn attach(&mut self, interface: &str, ifindex: u32, mode: XdpMode) -> Result<bool, PortError> {
         let mut native = mode != XdpMode::Generic;
-        let link = match self.program.attach(ifindex, native) {
+        let link = match self.attach_when_free(ifindex, native) {
             // Busy stays busy in the other mode. Any other refusal is the driver's: it has no XDP, or
             // not with this MTU or number of queues.
             Err(error) if mode == XdpMode::Auto && !is_busy(&error) => {
@@ -102,6 +106,18 @@ impl XdpSteering {
         let link = link.map_err(|error| Self::attach_error(interface, ifindex, mode, error))?;
         self.attached = Some(Attached { interface: interface.into(), native, _link: link });
         Ok(native)
+    }
+
+    /// An engine that is being replaced may hold the hook for a moment longer than its process lives.
+    fn attach_when_free(&self, ifindex: u32, native: bool) -> io::Result<OwnedFd> {
+        let ours = || bpf::attached(ifindex).is_none_or(|(_, name)| name == PROGRAM_NAME);
+        for _ in 0..BUSY_RETRIES {
+            match self.program.attach(ifindex, native) {
+                Err(error) if is_busy(&error) && ours() => std::thread::sleep(BUSY_PAUSE),
+                other => return other,
+            }
+        }
+        self.program.attach(ifindex, native)
     }
 
     fn attach_error(interface: &str, ifindex: u32, mode: XdpMode, error: io::Error) -> PortError {
