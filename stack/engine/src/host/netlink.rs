@@ -238,6 +238,7 @@ impl Channel {
             for message in messages.filter(|message| message.sequence == sequence) {
                 consistent &= message.flags & DUMP_INTERRUPTED == 0;
                 match (message.kind, message.error()) {
+                    (_, Some(0)) => return Ok(consistent), // The acknowledgement of a request that is no dump.
                     (_, Some(errno)) => return Err(io::Error::from_raw_os_error(errno)),
                     (DONE, _) => {
                         // A dump that broke off says so in its last message.

@@ -55,12 +55,6 @@ impl Addresses {
         all.filter(|address| address.usable()).map(|address| address.addr)
     }
 
-    /// True if an interface has this very address, usable.
-    pub fn has(&self, addr: IpAddr) -> bool {
-        let all = if addr.is_v4() { &self.v4 } else { &self.v6 };
-        all.iter().any(|address| address.addr == addr && address.usable())
-    }
-
     /// The kernel's choice (`inet_select_addr`) for a route of `scope` by `ifindex`: a primary address in the
     /// network of the gateway, any other primary one of the interface, one of another interface.
     pub fn source_v4(&self, ifindex: u32, gateway: Option<IpAddr>, scope: u8) -> Option<IpAddr> {

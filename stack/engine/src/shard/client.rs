@@ -8,10 +8,8 @@ use utcp_abi::Region;
 use utcp_abi::layout::{REGION_LEN, SETS_MAX, SOCKETS_MAX};
 use utcp_abi::socket::{BufRef, Socket, first_position};
 
+use super::streams::Buffers;
 use crate::sys;
-
-/// log2 of the bytes of every stream.
-pub const STREAM_LOG2: u32 = 18;
 
 /// A client's region as the whole engine shares it.
 #[derive(Debug)]
@@ -63,8 +61,8 @@ pub enum SlotUse {
     Unknown,
     /// A flow.
     Flow(u32),
-    /// A flow that ended; the program has not closed the socket yet.
-    Ended,
+    /// A flow that ended; the program has not closed the socket yet and may read what is in this buffer.
+    Ended(BufRef),
     /// A listener of this client.
     Listener,
 }
@@ -82,6 +80,8 @@ pub struct Client {
     ops_done: Vec<u32>,
     /// The eventfds of its epoll sets.
     pub set_bells: Vec<Option<Arc<OwnedFd>>>,
+    /// Larger buffers for its streams.
+    pub buffers: Buffers,
     /// Flows of this client in this shard.
     pub flows: u32,
     /// Flows that nobody owned when a process died, though they had left the accept queue.
@@ -95,7 +95,7 @@ pub struct Client {
 impl Client {
     /// A new client.
     #[must_use]
-    pub fn new(shared: Arc<ClientRegion>) -> Self {
+    pub fn new(shared: Arc<ClientRegion>, shard: u32) -> Self {
         let region = shared.region();
         Self {
             shared,
@@ -103,6 +103,7 @@ impl Client {
             slots: vec![SlotUse::Unknown; SOCKETS_MAX as usize],
             ops_done: vec![0; SOCKETS_MAX as usize],
             set_bells: (0..SETS_MAX).map(|_| None).collect(),
+            buffers: Buffers::new(shard),
             flows: 0,
             suspects: Vec::new(),
             gone: false,
@@ -183,15 +184,11 @@ impl Client {
         for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.tx_tail] {
             position.store(first, Ordering::Relaxed);
         }
+        if let SlotUse::Ended(rx) = self.slot(sock) {
+            self.buffers.give(rx);
+        }
         self.set_slot(sock, SlotUse::Unknown);
         self.region.free_sockets().set(sock);
-    }
-
-    /// The buffers of slot `sock`: (rx, tx). Each slot has two of its own; pages come with use.
-    #[must_use]
-    pub fn buffers(sock: u32) -> (BufRef, BufRef) {
-        let at = |n: u64| BufRef::new(n << STREAM_LOG2, STREAM_LOG2);
-        (at(u64::from(sock) * 2), at(u64::from(sock) * 2 + 1))
     }
 
     /// Rings the bell of a set.

@@ -48,7 +48,7 @@ impl Shard {
             SlotUse::Unknown if asked && socket.op_code.load(Ordering::Relaxed) == 1 => {
                 self.on_connect(client_index, sock);
             }
-            SlotUse::Unknown | SlotUse::Ended => {
+            SlotUse::Unknown | SlotUse::Ended(_) => {
                 if asked {
                     client.answer_op(sock, socket, 0);
                 }
@@ -88,6 +88,7 @@ impl Shard {
         }
         self.carry_out(index, socket, wants);
         if wants & intent::TX_FULL != 0 {
+            self.grow_tx(index);
             self.offer_space(index);
         }
         self.list_transmit(index);
@@ -165,7 +166,7 @@ impl Shard {
         match client.slot(sock) {
             SlotUse::Flow(flow) => self.close_flow(flow),
             SlotUse::Listener => {}
-            SlotUse::Unknown | SlotUse::Ended => {
+            SlotUse::Unknown | SlotUse::Ended(_) => {
                 if !region.free_sockets().is_set(sock) {
                     client.free_slot(sock);
                 }

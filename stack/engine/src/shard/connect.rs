@@ -7,9 +7,9 @@ use utcp_proto::wire::IpAddr;
 use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
 
 use super::Shard;
-use super::client::STREAM_LOG2;
 use super::commands::tcb_config;
 use super::flow::Path;
+use super::streams::{STREAM_LOG2, STREAM_LOG2_MAX};
 use super::table::Entry;
 
 /// Client ports of same-host connections: the kernel's default range.
@@ -113,10 +113,9 @@ impl Shard {
 
     /// The stack's own settings for a connection on `path`.
     pub(super) fn base_config(&self, path: Path, tuple: &FourTuple) -> Config {
-        let capacity = 1u32 << STREAM_LOG2;
         let common = Config {
-            recv_capacity: capacity,
-            recv_capacity_max: capacity,
+            recv_capacity: 1 << STREAM_LOG2,
+            recv_capacity_max: 1 << STREAM_LOG2_MAX,
             ts_offset: self.config.secret.ts_offset(tuple),
             ..Config::DEFAULT
         };

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use utcp_abi::PeerCorrupt;
-use utcp_abi::socket::Socket;
+use utcp_abi::socket::{BufRef, Socket};
 use utcp_abi::stream::{check_head, check_tail, pieces};
 use utcp_proto::{FourTuple, Tcb};
 
@@ -13,6 +13,7 @@ use super::wheel::Handle;
 #[derive(Debug, Clone, Copy)]
 pub struct Stream {
     base: *mut u8,
+    buf: BufRef,
     capacity: u64,
     /// First byte that the reader has not released.
     pub head: u64,
@@ -24,13 +25,28 @@ pub struct Stream {
 unsafe impl Send for Stream {}
 
 impl Stream {
-    /// A stream over `capacity` bytes at `base`, empty at `position`.
+    /// A stream over buffer `buf`, which is mapped at `base`, empty at `position`.
     ///
     /// # Safety
-    /// `capacity` bytes at `base` stay mapped as long as the stream is used.
+    /// The buffer's bytes stay mapped at `base` as long as the stream is used.
     #[must_use]
-    pub unsafe fn new(base: *mut u8, capacity: u64, position: u64) -> Self {
-        Self { base, capacity, head: position, tail: position }
+    pub unsafe fn new(buf: BufRef, base: *mut u8, position: u64) -> Self {
+        Self { base, buf, capacity: buf.capacity(), head: position, tail: position }
+    }
+
+    /// The same positions over another buffer; its bytes are the caller's to copy.
+    ///
+    /// # Safety
+    /// As [`Stream::new`].
+    #[must_use]
+    pub unsafe fn moved(&self, buf: BufRef, base: *mut u8) -> Self {
+        Self { base, buf, capacity: buf.capacity(), ..*self }
+    }
+
+    /// Its buffer.
+    #[must_use]
+    pub fn buf(&self) -> BufRef {
+        self.buf
     }
 
     /// Bytes it can hold.

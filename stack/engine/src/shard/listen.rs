@@ -11,6 +11,7 @@ use super::client::SlotUse;
 use super::commands::tcb_config;
 use super::flow::{Flow, News, Path};
 use super::segments::{Payload, shared_addr};
+use super::streams::own_buffers;
 use super::table::Entry;
 use super::wheel::Handle;
 use super::{ListenRequest, Shard, Timer};
@@ -143,7 +144,7 @@ impl Shard {
                 SlotUse::Flow(flow) if self.flows.get(flow).is_some_and(|f| f.waiting.is_some()) => {
                     self.abort(flow);
                 }
-                SlotUse::Ended => client.free_slot(sock),
+                SlotUse::Ended(_) => client.free_slot(sock),
                 _ => {}
             }
         }
@@ -380,13 +381,13 @@ impl Shard {
         let client = self.clients.get_mut(client_index)?;
         let region = client.region;
         let socket = region.socket(sock)?;
-        let (rx, tx) = super::client::Client::buffers(sock);
+        let (rx, tx) = own_buffers(sock);
         let first = utcp_abi::socket::first_position(socket.generation.load(Ordering::Relaxed));
         let stream = |buf| {
             let base = region.stream(buf)?;
             // SAFETY: `Region::stream` checked that the buffer lies in the mapping, which the client's
             // entry keeps mapped until its last flow is gone.
-            Some(unsafe { super::flow::Stream::new(base, buf.capacity(), first) })
+            Some(unsafe { super::flow::Stream::new(buf, base, first) })
         };
         let (rx_stream, tx_stream) = (stream(rx)?, stream(tx)?);
         socket.rx_buf.store(rx.0, Ordering::Relaxed);

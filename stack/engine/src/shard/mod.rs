@@ -14,6 +14,7 @@
 //! | `connect`   | who serves a destination, and with which local port |
 //! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
 //! | `device`    | frames in and out of ports |
+//! | `streams`   | memory of byte streams, and its growth |
 //! | `notify`    | readiness bits and bells, once per batch |
 //! | `flow`, `client`, `table`, `wheel` | what the others keep |
 
@@ -26,6 +27,7 @@ mod listen;
 mod notify;
 mod report;
 mod segments;
+pub mod streams;
 mod table;
 mod transmit;
 pub mod wheel;
@@ -463,7 +465,7 @@ impl Shard {
         match message {
             ToShard::Attach(shared) => {
                 let number = shared.id;
-                let index = self.clients.insert(Client::new(shared));
+                let index = self.clients.insert(Client::new(shared, self.config.index));
                 self.by_number.insert(number, index);
             }
             ToShard::Detach(number) => self.on_detach(number),

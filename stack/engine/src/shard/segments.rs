@@ -57,10 +57,7 @@ impl Shard {
         let Some(socket) = region.socket(flow.sock) else { return };
         match flow.take_consumed(socket) {
             Ok(0) => {}
-            Ok(n) => {
-                // Refused only by a connection that just ended.
-                let _ = flow.tcb.on_user(self.now, UserCall::Received { n });
-            }
+            Ok(n) => self.user(index, UserCall::Received { n }),
             Err(error) => self.throw_out(client, error),
         }
     }
@@ -103,6 +100,9 @@ impl Shard {
         }
         if actions.released > 0 {
             self.offer_space(index);
+        }
+        if actions.events.any(Events::RECV_LIMITED) {
+            self.grow_rx(index);
         }
         if !actions.events.is_empty() || actions.error.is_some() {
             self.on_events(index, actions);
@@ -201,11 +201,12 @@ impl Shard {
             self.table.insert(flow.tuple, Entry::TimeWait(timer_slot));
         }
         let Some(client) = self.clients.get_mut(flow.client) else { return };
+        client.buffers.give(flow.tx.buf());
         client.flows -= 1;
+        // The program may still read what arrived.
+        client.set_slot(flow.sock, SlotUse::Ended(flow.rx.buf()));
         if flow.closed_by_program {
             client.free_slot(flow.sock);
-        } else {
-            client.set_slot(flow.sock, SlotUse::Ended);
         }
         self.forget_client_if_done(flow.client);
     }

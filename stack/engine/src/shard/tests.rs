@@ -209,15 +209,18 @@ fn bulk_arrives_whole_and_the_window_closes_and_opens() {
     let a = world.connect(2);
     let b = server.accept().expect("a connection waits");
     let data: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
-    let (mut sent, mut got, mut idle) = (0, Vec::new(), 0);
+    let (mut sent, mut got, mut idle, mut largest) = (0, Vec::new(), 0, 0);
     while got.len() < data.len() {
         let socket = client.socket(a);
-        let room = (1 << super::client::STREAM_LOG2) - socket.tx_queued() as usize;
+        let capacity = BufRef(socket.tx_buf.load(Ordering::Relaxed)).capacity() as usize;
+        largest = largest.max(capacity);
+        let room = capacity - socket.tx_queued() as usize;
         let n = room.min(data.len() - sent);
         if n > 0 {
             client.send(a, &data[sent..sent + n]);
             sent += n;
         }
+        client.intend(a, intent::TX_FULL);
         world.settle();
         // A reader that is late every other time.
         let before = got.len();
@@ -232,6 +235,9 @@ fn bulk_arrives_whole_and_the_window_closes_and_opens() {
         assert!(idle < 40, "stalled at {} of {}", got.len(), data.len());
     }
     assert!(got == data, "bytes differ");
+    assert!(largest > 1 << 14, "the tx stream grew");
+    let rx = BufRef(server.socket(b).rx_buf.load(Ordering::Relaxed)).capacity();
+    assert!(rx > 1 << 14, "the rx stream grew");
 }
 
 #[test]

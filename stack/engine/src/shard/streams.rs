@@ -1,0 +1,158 @@
+//! Memory of byte streams: small at first, larger when the window limits the flow.
+//!
+//! ```text
+//!  arena  [ 16 KiB × 2 per socket slot, at a fixed place ][ shard 0: 64K.. | 256K.. | 1M.. | 4M.. ][ shard 1 … ]
+//! ```
+//!
+//! A flow begins in the two buffers of its slot, so a connection costs no allocation and an idle one the pages
+//! that it touched. A larger buffer comes from the shard's part of the client's arena. Moving keeps every
+//! position: the bytes between head and tail (and those that came out of order) are copied, then the
+//! reference is published; a reader that copied from the old place meanwhile sees that the reference
+//! changed and reads again.
+
+use std::sync::atomic::Ordering;
+
+use utcp_abi::layout::{ARENA_LEN, SHARDS_MAX, SOCKETS_MAX};
+use utcp_abi::socket::{BufRef, Socket};
+use utcp_proto::UserCall;
+
+use super::flow::Stream;
+use super::{Shard, client::Client};
+
+/// log2 of the bytes of a slot's own buffers.
+pub const STREAM_LOG2: u32 = 14;
+/// log2 of the largest buffer.
+pub const STREAM_LOG2_MAX: u32 = 22;
+/// log2 of the buffer sizes above the first.
+const CLASSES: [u32; 4] = [16, 18, 20, STREAM_LOG2_MAX];
+
+/// Where the shards' parts of the arena begin: behind the slots' own buffers.
+const SHARED_START: u64 = (SOCKETS_MAX as u64 * 2) << STREAM_LOG2;
+/// Bytes of one class in one shard's part.
+const CLASS_LEN: u64 =
+    ((ARENA_LEN - SHARED_START) / SHARDS_MAX as u64 / CLASSES.len() as u64) & !((1 << STREAM_LOG2_MAX) - 1);
+
+/// The larger buffers of one client that one shard gives out.
+#[derive(Debug)]
+pub struct Buffers {
+    shard: u64,
+    /// Per class: buffers given back, and how many were ever taken.
+    free: [Vec<u32>; CLASSES.len()],
+    used: [u32; CLASSES.len()],
+}
+
+impl Buffers {
+    /// Nothing is given out yet.
+    #[must_use]
+    pub fn new(shard: u32) -> Self {
+        Self { shard: u64::from(shard), free: Default::default(), used: [0; CLASSES.len()] }
+    }
+
+    /// A buffer of at least `wanted` bytes, of the largest class if it is more; `None`: all are in use.
+    fn take(&mut self, wanted: u64) -> Option<BufRef> {
+        let fits = |log2: &u32| 1u64 << log2 >= wanted;
+        let class = CLASSES.iter().position(fits).unwrap_or(CLASSES.len() - 1);
+        let log2 = CLASSES[class];
+        let index = match self.free[class].pop() {
+            Some(index) => index,
+            None if (u64::from(self.used[class]) + 1) << log2 <= CLASS_LEN => {
+                self.used[class] += 1;
+                self.used[class] - 1
+            }
+            None => return None,
+        };
+        let base = SHARED_START + (self.shard * CLASSES.len() as u64 + class as u64) * CLASS_LEN;
+        Some(BufRef::new(base + (u64::from(index) << log2), log2))
+    }
+
+    /// Gives a buffer back; a slot's own buffer stays where it is.
+    pub fn give(&mut self, buf: BufRef) {
+        let Some(class) = CLASSES.iter().position(|&log2| 1u64 << log2 == buf.capacity()) else { return };
+        let base = SHARED_START + (self.shard * CLASSES.len() as u64 + class as u64) * CLASS_LEN;
+        if let Some(offset) = buf.offset().checked_sub(base) {
+            self.free[class].push((offset >> CLASSES[class]) as u32);
+        }
+    }
+}
+
+/// The own buffers of slot `sock`: (rx, tx).
+#[must_use]
+pub fn own_buffers(sock: u32) -> (BufRef, BufRef) {
+    let at = |n: u64| BufRef::new(n << STREAM_LOG2, STREAM_LOG2);
+    (at(u64::from(sock) * 2), at(u64::from(sock) * 2 + 1))
+}
+
+impl Client {
+    /// A buffer for `wanted` bytes, larger than `now`, and the stream over it with `now`'s positions and bytes.
+    fn larger(&mut self, now: &Stream, wanted: u64, kept: u64) -> Option<(BufRef, Stream)> {
+        if wanted <= now.capacity() || now.capacity() >= 1 << STREAM_LOG2_MAX {
+            return None;
+        }
+        let buf = self.buffers.take(wanted)?;
+        if buf.capacity() <= now.capacity() {
+            self.buffers.give(buf);
+            return None;
+        }
+        let base = self.region.stream(buf)?;
+        // SAFETY: `Region::stream` checked that the buffer lies in the mapping, which this entry keeps mapped.
+        let new = unsafe { now.moved(buf, base) };
+        let mut at = now.head;
+        now.read(now.head, kept as u32, |bytes| {
+            new.write(at, bytes);
+            at = at.wrapping_add(bytes.len() as u64);
+        });
+        Some((buf, new))
+    }
+}
+
+impl Shard {
+    /// The window limits the peer: a larger rx stream, if there is one.
+    pub(super) fn grow_rx(&mut self, index: u32) {
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let wanted = u64::from(flow.tcb.recv_capacity_wanted()).max(flow.rx.capacity() * 2);
+        let Some(client) = self.clients.get_mut(flow.client) else { return };
+        let region = client.region;
+        let Some(socket) = region.socket(flow.sock) else { return };
+        // Out-of-order bytes lie anywhere in the buffer: all of it is kept.
+        let Some((buf, stream)) = client.larger(&flow.rx, wanted, flow.rx.capacity()) else { return };
+        let old = std::mem::replace(&mut flow.rx, stream);
+        // SeqCst: a reader compares the reference after its copy.
+        socket.rx_buf.store(buf.0, Ordering::SeqCst);
+        client.buffers.give(old.buf());
+        self.user(index, UserCall::SetRecvCapacity(buf.capacity() as u32));
+    }
+
+    /// The program met a full tx stream while the connection could carry more: a larger one, if there is one.
+    pub(super) fn grow_tx(&mut self, index: u32) {
+        let tid = crate::sys::gettid();
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let wanted = u64::from(flow.tcb.send_capacity_wanted());
+        if wanted <= flow.tx.capacity() || flow.closed_by_program {
+            return;
+        }
+        let Some(client) = self.clients.get_mut(flow.client) else { return };
+        let region = client.region;
+        let Some(socket) = region.socket(flow.sock) else { return };
+        // The program must not write meanwhile. If it does just now, another time will do: we never wait for it.
+        if socket.tx_arbiter.try_take(tid).is_err() {
+            return;
+        }
+        move_tx(client, flow, socket, wanted);
+        socket.tx_arbiter.give();
+    }
+}
+
+fn move_tx(client: &mut Client, flow: &mut super::flow::Flow, socket: &Socket, wanted: u64) {
+    // What was queued since the last look is in the old buffer, too.
+    let tail = socket.tx_tail.load(Ordering::Acquire);
+    let kept = tail.wrapping_sub(flow.tx.head);
+    if kept > flow.tx.capacity() {
+        return; // The next look at this socket finds the lie.
+    }
+    let Some((buf, stream)) = client.larger(&flow.tx, wanted.min(flow.tx.capacity() * 4), kept) else {
+        return;
+    };
+    let old = std::mem::replace(&mut flow.tx, stream);
+    socket.tx_buf.store(buf.0, Ordering::SeqCst);
+    client.buffers.give(old.buf());
+}
