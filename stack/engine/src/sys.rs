@@ -1,4 +1,10 @@
 //! System calls of the engine that std has no safe form for. All of the engine's raw calls are here.
+#![allow(
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_ptr_alignment,
+    reason = "the kernel's interfaces mix signs; each cast here is of a value in both ranges"
+)]
 
 use std::io;
 use std::mem::{self, MaybeUninit};

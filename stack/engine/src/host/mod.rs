@@ -17,3 +17,8 @@ mod view;
 
 pub use mirror::HostMirror;
 pub use view::{HostView, Interface, Kind, Neighbour, Route};
+
+#[cfg(test)]
+mod live;
+#[cfg(test)]
+mod tests;

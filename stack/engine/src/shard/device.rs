@@ -102,8 +102,7 @@ impl Shard {
             }
         }
         let verify = device.link.verify;
-        let (mut rx, _) = device.port.rings();
-        while let Some(frame) = rx.next() {
+        for frame in device.port.rx() {
             self.counters.rx_frames += 1;
             self.on_frame(index, verify, frame);
         }

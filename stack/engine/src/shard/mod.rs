@@ -284,6 +284,8 @@ pub struct Shard {
     dirty_scratch: Vec<u32>,
     fired_scratch: Vec<Timer>,
     next_port: u32,
+    /// Our thread id, as arbiters know us.
+    tid: u32,
     counters: Counters,
 }
 
@@ -326,12 +328,14 @@ impl Shard {
             dirty_scratch: Vec::with_capacity(4096),
             fired_scratch: Vec::with_capacity(4096),
             next_port: 0,
+            tid: sys::gettid(),
             counters: Counters::default(),
         }
     }
 
     /// Runs until the process ends.
     pub fn run(&mut self) {
+        self.tid = sys::gettid();
         if let Some(core) = self.config.core {
             if let Err(error) = sys::pin(core) {
                 tracing::warn!(core, %error, "shard can't be pinned");

@@ -1,5 +1,6 @@
 //! Telling programs, once per batch: however many segments a flow got, its sets get one bit and its
 //! sleepers one wake-up (flow-level event aggregation).
+#![allow(clippy::cast_sign_loss, reason = "libc's EPOLL bits are signed, epoll_event's are not")]
 
 use utcp_abi::Region;
 use utcp_abi::listener::Listener as SharedListener;
@@ -23,7 +24,7 @@ impl Shard {
     /// Notes that `events` became true for a flow.
     pub(super) fn news(&mut self, index: u32, events: i32) {
         let Some(flow) = self.flows.get_mut(index) else { return };
-        flow.news.events |= events.cast_unsigned();
+        flow.news.events |= events as u32;
         if !flow.news.listed && events != 0 {
             flow.news.listed = true;
             self.with_news.push(index);

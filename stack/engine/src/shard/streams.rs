@@ -124,7 +124,7 @@ impl Shard {
 
     /// The program met a full tx stream while the connection could carry more: a larger one, if there is one.
     pub(super) fn grow_tx(&mut self, index: u32) {
-        let tid = crate::sys::gettid();
+        let tid = self.tid;
         let Some(flow) = self.flows.get_mut(index) else { return };
         let wanted = u64::from(flow.tcb.send_capacity_wanted());
         if wanted <= flow.tx.capacity() || flow.closed_by_program {

@@ -397,7 +397,7 @@ fn random_words_never_harm_the_engine() {
                 1 => socket.rx_head.store(random() << (random() % 40), Ordering::Relaxed),
                 2 => socket.intent.store(random() as u32, Ordering::Relaxed),
                 3 => {
-                    socket.members[(random() % 8) as usize].store(random() << 16 | 1 << 63, Ordering::Relaxed)
+                    socket.members[(random() % 8) as usize].store(random() << 16 | 1 << 63, Ordering::Relaxed);
                 }
                 4 => {
                     socket.op_code.store(random() as u32 % 4, Ordering::Relaxed);
@@ -428,7 +428,7 @@ fn nothing_is_allocated_per_connection_or_segment() {
     let mut world = World::new(2);
     world.listen(1, 64);
     let (server, client) = (world.program(1), world.program(2));
-    let mut serve = |world: &mut World| {
+    let serve = |world: &mut World| {
         let a = client.ask_connect(loopback(PORT));
         world.settle();
         let b = server.accept().expect("a connection waits");

@@ -58,12 +58,6 @@ impl<T: Copy> Wheel<T> {
         }
     }
 
-    /// How many timers are filed.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// Files a timer.
     pub fn insert(&mut self, due_ns: u64, what: T) -> Handle {
         let node = Node { next: NONE, prev: NONE, list: NONE, due_ns, what };
@@ -233,7 +227,7 @@ mod tests {
                 }
                 let late = live.iter().filter(|&&(due, ..)| due + 2 * TICK < now).count();
                 assert_eq!(late, 0, "timers are late");
-                assert_eq!(wheel.len(), live.len());
+                assert_eq!(wheel.len, live.len());
             }
         }
     }

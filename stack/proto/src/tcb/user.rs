@@ -144,11 +144,9 @@ impl Tcb {
                 self.arm_keepalive(now);
             }
             UserCall::SetUserTimeout(timeout) => self.cfg.user_timeout = timeout,
-            UserCall::SetCongestion(kind) => {
-                if self.cc.kind() != kind {
-                    self.cfg.congestion = kind;
-                    self.cc.set_kind(kind);
-                }
+            UserCall::SetCongestion(kind) if kind != self.cc.kind() => {
+                self.cfg.congestion = kind;
+                self.cc.set_kind(kind);
             }
             UserCall::SetFinTimeout(timeout) => self.cfg.fin_timeout = timeout,
             UserCall::SetMss(mss) => {
