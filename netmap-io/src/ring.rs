@@ -13,7 +13,6 @@
 //! - Index, offset and length of a slot are checked against the memory each time: a slot that lies is
 //!   skipped and counted.
 
-use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
@@ -271,7 +270,8 @@ impl<'a> RxRing<'a> {
     }
 
     /// Moves the next frame to the tail of what `tx` will send: by swapping the two slots' buffers when
-    /// both rings share their memory, else by copying. `false` when there is no frame or no room.
+    /// both rings share their memory, else by copying. `false` when there is no frame, no room, or the frame is
+    /// longer than the other ring's slots.
     pub fn forward(&mut self, tx: &mut TxRing<'_>) -> bool {
         self.skip_bad();
         let (Some(from), Some(mut out)) = (self.front(), tx.slot()) else { return false };
@@ -373,7 +373,7 @@ impl<'a> TxRing<'a> {
             return None;
         }
         slot.ptr &= !self.ring.offset_mask;
-        Some(TxSlot { buf: slot.buf, slot, ring: self.ring, _one: PhantomData })
+        Some(TxSlot { buf: slot.buf, slot, ring: self.ring })
     }
 
     /// The last `count` frames that were committed.
@@ -400,7 +400,6 @@ pub struct TxSlot<'r> {
     ring: &'r mut SlotRing,
     buf: u32,
     slot: Slot,
-    _one: PhantomData<&'r mut [u8]>,
 }
 
 impl TxSlot<'_> {

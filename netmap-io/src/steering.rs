@@ -96,6 +96,9 @@ pub enum PeerVerdict {
 
 /// Decides which of a device's frames reach its ports; everything else reaches the kernel untouched.
 ///
+/// ICMP errors that quote a packet from a registered tuple reach the ports, too; all other ICMP, ARP and
+/// fragments are the kernel's.
+///
 /// Shared by all shards of a device. Every call is one or two system calls, none is for the fast path.
 pub trait Steering: Send + Sync {
     /// Takes frames for `tuple`. [`PortError::InUse`] when it is registered already.

@@ -31,7 +31,7 @@ impl Region {
     /// What makes no sense about it.
     pub(crate) fn new(memory: Arc<Mapping>, offset: usize) -> Result<Self, &'static str> {
         let end = offset.checked_add(size_of::<NetmapIf>()).ok_or("the interface's offset overflows")?;
-        if end > memory.len() || offset % align_of::<u64>() != 0 {
+        if end > memory.len() || !offset.is_multiple_of(align_of::<u64>()) {
             return Err("the interface is outside the region");
         }
         // SAFETY: in the mapping by the check above; every bit pattern is a value of the structure.
@@ -52,7 +52,7 @@ impl Region {
         }
         let start = i64::try_from(self.offset).map_err(|_| "the interface's offset overflows")?;
         let ring = start.checked_add(from_interface).and_then(|ring| usize::try_from(ring).ok());
-        let ring = ring.filter(|ring| ring % align_of::<u64>() == 0);
+        let ring = ring.filter(|ring| ring.is_multiple_of(align_of::<u64>()));
         ring.filter(|ring| ring + SLOTS_OFFSET <= self.memory.len()).ok_or("a ring is outside the region")
     }
 

@@ -274,7 +274,7 @@ impl SharedMemory {
         // SAFETY: inside the mapping, page-aligned, and nobody else looks before the magic is written.
         unsafe { self.ring_at(ring).write(header) };
         // End 0's tx ring and end 1's rx ring share the first half of the buffers, the other two the rest.
-        let first = FIRST_BUF + if ring % 3 == 0 { 0 } else { slots };
+        let first = FIRST_BUF + if ring.is_multiple_of(3) { 0 } else { slots };
         for index in 0..slots {
             self.set_slot(ring, index, Slot { buf: first + index, ..Slot::default() });
         }
@@ -491,7 +491,7 @@ impl Kring {
     /// Whether a sync would move the tail.
     pub(super) fn has_news(&self, memory: &SharedMemory) -> bool {
         let control = memory.control();
-        let is_tx = self.ring % 2 == 0;
+        let is_tx = self.ring.is_multiple_of(2);
         let word = if is_tx { &control.released } else { &control.sent }[self.sender as usize]
             .0
             .load(Ordering::Acquire);

@@ -72,10 +72,10 @@ fn directory() -> io::Result<PathBuf> {
         Some(runtime) => runtime.join("utcp-pipe"),
         None => PathBuf::from(format!("/tmp/utcp-pipe-{user}")),
     };
-    if let Err(error) = fs::DirBuilder::new().mode(0o700).recursive(user == 0).create(&path) {
-        if error.kind() != io::ErrorKind::AlreadyExists {
-            return Err(io::Error::new(error.kind(), format!("making {}: {error}", path.display())));
-        }
+    if let Err(error) = fs::DirBuilder::new().mode(0o700).recursive(user == 0).create(&path)
+        && error.kind() != io::ErrorKind::AlreadyExists
+    {
+        return Err(io::Error::new(error.kind(), format!("making {}: {error}", path.display())));
     }
     check_directory(&path, user)?;
     Ok(path)

@@ -45,10 +45,15 @@ pub(super) fn doorbells() -> io::Result<[OwnedFd; 2]> {
 
 /// Wakes whoever sleeps on a doorbell.
 pub(super) fn ring(bell: &OwnedFd) {
+    ring_fd(bell.as_raw_fd());
+}
+
+/// [`ring`] by number.
+pub(super) fn ring_fd(bell: libc::c_int) {
     let one = 1_u64;
     // SAFETY: the kernel reads eight bytes of a value that lives until the call returns. It can fail only
     // when the doorbell is rung already.
-    let _ = unsafe { libc::write(bell.as_raw_fd(), (&raw const one).cast(), size_of_val(&one)) };
+    let _ = unsafe { libc::write(bell, (&raw const one).cast(), size_of_val(&one)) };
 }
 
 /// Takes a ring back.

@@ -119,6 +119,23 @@ fn a_released_slot_wakes_a_sender_that_is_full() {
     assert_eq!(a.tx_sync().unwrap(), 1);
 }
 
+/// The other end may clear the armed flag, be interrupted, and ring long after we woke by other means.
+#[test]
+fn a_late_ring_wakes_once_and_not_forever() {
+    let [mut a, _b] = pair("test", &small()).unwrap();
+    let bell = a.poll_fds().iter().next().unwrap().fd;
+    for _ in 0..3 {
+        assert!(a.arm().unwrap());
+        sys::ring_fd(bell);
+        let mut fds = a.poll_fds().iter().collect::<Vec<_>>().map_pollfds();
+        assert!(crate::sys::poll(&mut fds, Duration::ZERO), "woken");
+        a.rx_sync().unwrap();
+        assert!(a.arm().unwrap());
+        assert!(!crate::sys::poll(&mut fds, Duration::ZERO), "asleep again");
+        a.rx_sync().unwrap();
+    }
+}
+
 /// Two rings of 8 slots, driven by hand below the port.
 struct Bare {
     memory: SharedMemory,

@@ -1,9 +1,10 @@
 //! The steering program: which frames of the device are ours.
 //!
 //! ```text
-//! Ethernet ─► [priority tag] ─► IPv4 or IPv6 ─► TCP or UDP ─► flow registered? ─► tuple registered?
-//!     │             │                │              │               │                   │
-//!     └─────────────┴────────────────┴── anything else: XDP_PASS    └── its verdict     └─► our socket
+//! Ethernet ─► [priority tag] ─► IPv4 or IPv6 ─► TCP or UDP ───► flow registered? ─► tuple registered?
+//!     │             │                │            ICMP error:        │                   │
+//!     │             │                │            its quoted ports   │                   │
+//!     └─────────────┴────────────────┴── anything else: XDP_PASS     └── its verdict     └─► our socket
 //! ```
 //!
 //! What it doesn't understand, it passes to the kernel: ARP, ND, other protocols, fragments, IPv6
@@ -87,6 +88,10 @@ const IPV4_HEADER: i32 = 20;
 const IPV6_HEADER: i32 = 40;
 const TCP: i32 = 6;
 const UDP: i32 = 17;
+const ICMPV4: i32 = 1;
+const ICMPV6: i32 = 58;
+/// Type, code, checksum and four bytes more; behind it the packet that was refused.
+const ICMP_HEADER: i16 = 8;
 
 /// A 16-bit number as a little- or big-endian machine reads it from a frame.
 fn wire16(value: u16) -> i32 {
@@ -100,9 +105,9 @@ fn need(asm: &mut Asm, at: Reg, bytes: i32, out: Label) {
     asm.jump_if(R2, If::Greater, R8, out);
 }
 
-/// Copies a word of the frame into both keys, or into the flow key alone for the peer's address.
-fn copy_word(asm: &mut Asm, from: i16, to: &[i16]) {
-    asm.load(Width::Word, R3, R9, from);
+/// Copies a word behind `base` to places on the stack.
+fn copy_word(asm: &mut Asm, base: Reg, from: i16, to: &[i16]) {
+    asm.load(Width::Word, R3, base, from);
     for &offset in to {
         asm.store(Width::Word, R10, offset, R3);
     }
@@ -110,10 +115,10 @@ fn copy_word(asm: &mut Asm, from: i16, to: &[i16]) {
 
 /// Assembles the program. `absent` is the verdict for a frame of ours on a queue without a socket.
 ///
-/// R6: context, R7: frame, R8: its end, R9: IP header, R5: TCP or UDP header.
+/// R6: context, R7: frame, R8: its end, R9: IP header, R5: header behind it, R4: its protocol.
 pub(super) fn assemble(maps: Maps, absent: i32) -> Vec<Insn> {
     let mut asm = Asm::default();
-    let [pass, untagged, ipv4, ipv6, ports, tuple, take] = std::array::from_fn(|_| asm.label());
+    let [pass, untagged, ipv4, ipv6, ports, quoted, keys, tuple, take] = std::array::from_fn(|_| asm.label());
 
     asm.mov(R6, R1);
     asm.load(Width::Word, R7, R6, MD_DATA);
@@ -138,13 +143,28 @@ pub(super) fn assemble(maps: Maps, absent: i32) -> Vec<Insn> {
 
     asm.place(ipv4);
     write_ipv4(&mut asm, pass);
-    asm.jump(ports);
+    asm.jump_if_imm(R4, If::NotEqual, ICMPV4, ports);
+    write_icmpv4(&mut asm, pass);
+    asm.jump(quoted);
 
     asm.place(ipv6);
     write_ipv6(&mut asm, pass);
+    asm.jump_if_imm(R4, If::NotEqual, ICMPV6, ports);
+    write_icmpv6(&mut asm, pass);
 
+    // TCP and UDP begin with the two ports. In a packet that we sent, and that an ICMP error quotes, the
+    // first is ours; in all others the second. R1: ours, R3: the peer's.
+    asm.place(quoted);
+    need(&mut asm, R5, 4, pass);
+    asm.load(Width::Half, R1, R5, 0);
+    asm.load(Width::Half, R3, R5, 2);
+    asm.jump(keys);
     asm.place(ports);
-    write_ports(&mut asm, pass);
+    need(&mut asm, R5, 4, pass);
+    asm.load(Width::Half, R1, R5, 2);
+    asm.load(Width::Half, R3, R5, 0);
+    asm.place(keys);
+    write_keys(&mut asm, pass);
     write_lookups(&mut asm, maps, [pass, tuple, take]);
 
     asm.place(take);
@@ -175,41 +195,86 @@ fn write_ipv4(asm: &mut Asm, pass: Label) {
     asm.load(Width::Half, R3, R9, 6);
     asm.and_imm(R3, wire16(0x3fff));
     asm.jump_if_imm(R3, If::NotEqual, 0, pass);
-    // ICMP (1) is left to the kernel below, as all but TCP and UDP. Here is the place to look into an
-    // ICMP error for a quoted tuple of ours.
     asm.load(Width::Byte, R4, R9, 9);
     for key in [TUPLE, FLOW, FLOW_PEER] {
         asm.store_imm(Width::Double, R10, key, 0);
         asm.store_imm(Width::Word, R10, key + 8, i32::from_ne_bytes([0, 0, 0xff, 0xff]));
     }
-    copy_word(asm, 16, &[TUPLE + 12, FLOW + 12]);
-    copy_word(asm, 12, &[FLOW_PEER + 12]);
+    copy_word(asm, R9, 16, &[TUPLE + 12, FLOW + 12]);
+    copy_word(asm, R9, 12, &[FLOW_PEER + 12]);
 }
 
-/// IPv6 (RFC 8200): the same. Extension headers (fragments among them) and ICMPv6 pass to the kernel
-/// by their protocol number.
+/// An ICMP error (RFC 792) quotes the packet that it is about: one that we sent, so its source is ours.
+/// Peer and ports of the quoted packet go into the keys, its protocol into R4. Everything else that is ICMP
+/// passes: the kernel answers pings.
+fn write_icmpv4(asm: &mut Asm, pass: Label) {
+    const QUOTED: i16 = ICMP_HEADER;
+    let error = asm.label();
+    need(asm, R5, i32::from(QUOTED) + IPV4_HEADER, pass);
+    asm.load(Width::Byte, R3, R5, 0);
+    // Destination unreachable (with "fragmentation needed"), time exceeded, parameter problem.
+    asm.jump_if_imm(R3, If::Equal, 3, error);
+    asm.jump_if_imm(R3, If::Equal, 11, error);
+    asm.jump_if_imm(R3, If::NotEqual, 12, pass);
+    asm.place(error);
+    // Errors go to who sent the packet: a quote of someone else's is a lie.
+    asm.load(Width::Word, R3, R5, QUOTED + 12);
+    asm.load(Width::Word, R1, R9, 16);
+    asm.jump_if(R1, If::NotEqual, R3, pass);
+    copy_word(asm, R5, QUOTED + 16, &[FLOW_PEER + 12]);
+    // Only the first fragment has ports.
+    asm.load(Width::Half, R3, R5, QUOTED + 6);
+    asm.and_imm(R3, wire16(0x1fff));
+    asm.jump_if_imm(R3, If::NotEqual, 0, pass);
+    asm.load(Width::Byte, R4, R5, QUOTED + 9);
+    asm.load(Width::Byte, R1, R5, QUOTED);
+    asm.jump_if_imm(R1, If::Less, 0x45, pass);
+    asm.jump_if_imm(R1, If::Greater, 0x4f, pass);
+    asm.and_imm(R1, 0x0f);
+    asm.shift_left(R1, 2);
+    asm.add(R1, R5);
+    asm.mov(R5, R1);
+    asm.add_imm(R5, i32::from(QUOTED));
+}
+
+/// The same for ICMPv6 (RFC 4443): types below 128 are errors, 1 to 4 are the ones that exist.
+fn write_icmpv6(asm: &mut Asm, pass: Label) {
+    const QUOTED: i16 = ICMP_HEADER;
+    need(asm, R5, i32::from(QUOTED) + IPV6_HEADER, pass);
+    asm.load(Width::Byte, R3, R5, 0);
+    asm.jump_if_imm(R3, If::Equal, 0, pass);
+    asm.jump_if_imm(R3, If::Greater, 4, pass);
+    for word in [0, 4, 8, 12] {
+        asm.load(Width::Word, R3, R5, QUOTED + 8 + word);
+        asm.load(Width::Word, R1, R9, 24 + word);
+        asm.jump_if(R1, If::NotEqual, R3, pass);
+        copy_word(asm, R5, QUOTED + 24 + word, &[FLOW_PEER + word]);
+    }
+    asm.load(Width::Byte, R4, R5, QUOTED + 6);
+    asm.add_imm(R5, i32::from(QUOTED) + IPV6_HEADER);
+}
+
+/// IPv6 (RFC 8200): the same. Extension headers, fragments among them, pass to the kernel by their
+/// protocol number.
 fn write_ipv6(asm: &mut Asm, pass: Label) {
     need(asm, R9, IPV6_HEADER, pass);
     asm.load(Width::Byte, R4, R9, 6);
     asm.mov(R5, R9);
     asm.add_imm(R5, IPV6_HEADER);
     for word in [0, 4, 8, 12] {
-        copy_word(asm, 24 + word, &[TUPLE + word, FLOW + word]);
-        copy_word(asm, 8 + word, &[FLOW_PEER + word]);
+        copy_word(asm, R9, 24 + word, &[TUPLE + word, FLOW + word]);
+        copy_word(asm, R9, 8 + word, &[FLOW_PEER + word]);
     }
 }
 
-/// TCP and UDP begin with the two ports; the destination is our side.
-fn write_ports(asm: &mut Asm, pass: Label) {
+/// Ports and protocol complete the keys.
+fn write_keys(asm: &mut Asm, pass: Label) {
     let known = asm.label();
     asm.jump_if_imm(R4, If::Equal, TCP, known);
     asm.jump_if_imm(R4, If::NotEqual, UDP, pass);
     asm.place(known);
-    need(asm, R5, 4, pass);
-    asm.load(Width::Half, R3, R5, 2);
-    asm.store(Width::Half, R10, TUPLE_PORT, R3);
-    asm.store(Width::Half, R10, FLOW_LOCAL_PORT, R3);
-    asm.load(Width::Half, R3, R5, 0);
+    asm.store(Width::Half, R10, TUPLE_PORT, R1);
+    asm.store(Width::Half, R10, FLOW_LOCAL_PORT, R1);
     asm.store(Width::Half, R10, FLOW_PEER_PORT, R3);
     // The protocol and the zero bytes behind it; the byte order of the machine decides which is first.
     asm.store_imm(Width::Half, R10, TUPLE_PROTO, 0);

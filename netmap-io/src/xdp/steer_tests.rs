@@ -83,6 +83,92 @@ fn what_is_not_plain_tcp_or_udp_passes() {
     check(s, "ICMPv6", &edit6(58), PASSED);
 }
 
+/// An ICMP error of `kind` from a router to us, about a packet that we sent.
+fn icmp4(kind: u8, quoted: &[u8]) -> Vec<u8> {
+    let mut frame = Frame::new(Proto::UDP, ([10, 9, 9, 9].into(), 0), (US4.into(), 0)).build();
+    frame.truncate(34);
+    frame[23] = 1;
+    frame.extend([kind, 4, 0, 0, 0, 0, 0, 0]);
+    frame.extend(quoted);
+    frame
+}
+
+fn icmp6(kind: u8, quoted: &[u8]) -> Vec<u8> {
+    let router = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9);
+    let mut frame = Frame::new(Proto::UDP, (router.into(), 0), (US6.into(), 0)).build();
+    frame.truncate(54);
+    frame[20] = 58;
+    frame.extend([kind, 0, 0, 0, 0, 0, 0, 0]);
+    frame.extend(quoted);
+    frame
+}
+
+/// The IP packet of a frame that we sent, as a router quotes it: header and eight bytes.
+fn sent(from: IpAddr, port: u16, to: IpAddr) -> Vec<u8> {
+    let frame = Frame::new(Proto::TCP, (from, port), (to, 40_000)).build();
+    frame[14..if from.is_ipv4() { 42 } else { 62 }].to_vec()
+}
+
+#[test]
+fn icmp_errors_about_our_packets_are_taken() {
+    skip_without!(bpf);
+    let s = &steering();
+    let ours = sent(US4.into(), 80, PEER4.into());
+    for (kind, want) in [(3, TAKEN), (11, TAKEN), (12, TAKEN), (0, PASSED), (8, PASSED), (5, PASSED)] {
+        check(s, &format!("ICMP type {kind}"), &icmp4(kind, &ours), want);
+    }
+    check(s, "about a packet of the kernel", &icmp4(3, &sent(US4.into(), 81, PEER4.into())), PASSED);
+    let lie = sent([10, 0, 0, 7].into(), 80, PEER4.into());
+    check(s, "about a packet that someone else sent", &icmp4(3, &lie), PASSED);
+    let mut options = ours.clone();
+    options[0] = 0x46;
+    options.splice(20..20, [1, 1, 1, 0]);
+    check(s, "about a packet with options", &icmp4(3, &options), TAKEN);
+    let mut fragment = ours.clone();
+    fragment[7] = 1;
+    check(s, "about a later fragment", &icmp4(3, &fragment), PASSED);
+    let whole = icmp4(3, &ours);
+    for len in 14..whole.len() {
+        let want = if len < 34 + 8 + 20 + 4 { PASSED } else { TAKEN };
+        check(s, &format!("the first {len} bytes"), &whole[..len], want);
+    }
+
+    let ours = sent(US6.into(), 80, PEER6.into());
+    for (kind, want) in
+        [(1, TAKEN), (2, TAKEN), (3, TAKEN), (4, TAKEN), (0, PASSED), (128, PASSED), (135, PASSED)]
+    {
+        check(s, &format!("ICMPv6 type {kind}"), &icmp6(kind, &ours), want);
+    }
+    check(s, "about a packet of the kernel", &icmp6(1, &sent(US6.into(), 81, PEER6.into())), PASSED);
+    check(
+        s,
+        "about a packet that someone else sent",
+        &icmp6(1, &sent(PEER6.into(), 80, PEER6.into())),
+        PASSED,
+    );
+    let whole = icmp6(2, &ours);
+    for len in 14..whole.len() {
+        let want = if len < 54 + 8 + 40 + 4 { PASSED } else { TAKEN };
+        check(s, &format!("the first {len} bytes"), &whole[..len], want);
+    }
+}
+
+#[test]
+fn icmp_errors_follow_the_flow_that_they_quote() {
+    skip_without!(bpf);
+    let s = &steering();
+    let flow = |port| Flow {
+        local: Tuple::new(US4, port, Proto::TCP),
+        peer_addr: crate::mapped(PEER4.into()),
+        peer_port: 40_000,
+    };
+    s.register_flow(flow(80), PeerVerdict::LeaveToKernel).unwrap();
+    s.register_flow(flow(81), PeerVerdict::Take).unwrap();
+    check(s, "left to the kernel", &icmp4(3, &sent(US4.into(), 80, PEER4.into())), PASSED);
+    check(s, "taken", &icmp4(3, &sent(US4.into(), 81, PEER4.into())), TAKEN);
+    check(s, "another peer", &icmp4(3, &sent(US4.into(), 80, [10, 0, 0, 3].into())), TAKEN);
+}
+
 #[test]
 fn ip_options_are_stepped_over() {
     skip_without!(bpf);
