@@ -39,7 +39,8 @@ pub(super) fn meet(name: &str, shape: Shape, wait: Duration) -> Result<Met, Port
     let failed = |error| PortError::io(format!("opening {device}"), error);
     let directory = directory().map_err(failed)?;
     let address = directory.join(format!("{name}.sock"));
-    let lock = File::create(directory.join(format!("{name}.lock"))).map_err(failed)?;
+    // One lock for all names, held for a moment: a lock of its own for each would stay behind for each.
+    let lock = File::create(directory.join("lock")).map_err(failed)?;
     lock_file(&lock).map_err(failed)?;
     let absent = || PortError::PeerAbsent { device: device.clone(), waited_s: wait.as_secs() };
     match UnixStream::connect(&address) {
