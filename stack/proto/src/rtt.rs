@@ -104,7 +104,7 @@ mod tests {
         for _ in 0..100 {
             rtt.sample(Instant::ZERO, Duration::from_millis(100), &CFG);
         }
-        assert_eq!(rtt.rto(&CFG).as_millis(), 299, "SRTT plus the floor");
+        assert_eq!(rtt.rto(&CFG), Duration::from_millis(300), "SRTT plus the floor");
     }
 
     #[test]

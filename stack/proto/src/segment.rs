@@ -168,7 +168,7 @@ impl FastOpenCookie {
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let len = bytes.len();
-        if len != 0 && (!(4..=16).contains(&len) || len % 2 != 0) {
+        if len != 0 && (!(4..=16).contains(&len) || !len.is_multiple_of(2)) {
             return None;
         }
         let mut cookie = Self::REQUEST;

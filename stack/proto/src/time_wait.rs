@@ -92,11 +92,11 @@ impl TimeWait {
         if old_ts {
             return self.ack(now, DropReason::Paws);
         }
-        if seg.seq.before_or_eq(self.rcv_nxt) {
-            if let (Some(mine), Some(theirs)) = (&mut self.ts, seg.options.timestamps) {
-                mine.recent = theirs.val;
-                mine.recent_at = now;
-            }
+        if seg.seq.before_or_eq(self.rcv_nxt)
+            && let (Some(mine), Some(theirs)) = (&mut self.ts, seg.options.timestamps)
+        {
+            mine.recent = theirs.val;
+            mine.recent_at = now;
         }
         // "The only thing that can arrive in this state is a retransmission of the remote FIN. Acknowledge it, and
         // restart the 2 MSL timeout." All other data is answered likewise so that the peer sees where it stands.

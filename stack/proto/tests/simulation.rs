@@ -110,9 +110,9 @@ fn transfer(seed: u64) {
             }
         }
     }
-    for side in 0..2 {
-        assert_eq!(world.hosts[side].error, None, "seed {seed} side {side}");
-        assert_eq!(world.hosts[1 - side].rx_total, totals[side], "seed {seed} side {side}");
+    for (side, host) in world.hosts.iter().enumerate() {
+        assert_eq!(host.error, None, "seed {seed} side {side}");
+        assert_eq!(host.rx_total, totals[1 - side], "seed {seed} side {side}");
     }
     // Nothing is left over: both ends come to rest, one of them by way of TIME-WAIT.
     world.run_until(world.now + Duration::from_secs(4_000));

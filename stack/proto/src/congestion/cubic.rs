@@ -15,6 +15,15 @@ const BETA_TENTHS: u64 = 7;
 /// Times beyond this one make the cube overflow; a window that has not met a loss for so long is large enough.
 const TIME_MAX_MS: u64 = 200_000;
 
+/// How a window grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// To so many bytes, at once.
+    To(u32),
+    /// By so many bytes while one window is acknowledged.
+    PerWindow(u32),
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cubic {
     /// The window just before the last reduction, in bytes; zero if there was none.
@@ -35,9 +44,9 @@ impl Cubic {
         Self { w_max: 0, w_max_before: 0, epoch: Instant::NEVER, k_ms: 0, w_est: 0, est_credit: 0 }
     }
 
-    /// By how many bytes the window should grow while one window is acknowledged.
+    /// What the window should become: at once, or while one window is acknowledged.
     #[inline]
-    pub(super) fn on_ack(&mut self, ack: &AckSample, cwnd: u32, acked: u32) -> u32 {
+    pub(super) fn on_ack(&mut self, ack: &AckSample, cwnd: u32, acked: u32) -> Growth {
         if self.epoch.is_never() {
             self.begin_epoch(ack, cwnd);
         }
@@ -50,10 +59,10 @@ impl Cubic {
             self.w_est = self.w_est.saturating_add((self.est_credit / unit) as u32);
             self.est_credit %= unit;
         }
-        // §4.2: the target is where the curve will be after one round trip, within [cwnd, 1.5 cwnd].
+        // §4.2: the target is where the curve will be after one round trip, within [cwnd, 1.5 cwnd]. That W_est is
+        // compared with the curve then rather than now saves a cube.
         let target = self.curve(t + ack.srtt.as_millis(), ack.mss).clamp(cwnd, cwnd.saturating_add(cwnd / 2));
-        // W_est is compared with the curve now; to compare it with the target is as good and saves a cube.
-        target.max(self.w_est.min(cwnd.saturating_add(ack.mss))).saturating_sub(cwnd)
+        if self.w_est > target { Growth::To(self.w_est) } else { Growth::PerWindow(target - cwnd) }
     }
 
     fn begin_epoch(&mut self, ack: &AckSample, cwnd: u32) {

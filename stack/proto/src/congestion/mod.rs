@@ -9,7 +9,7 @@ use crate::config::CongestionKind;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
-use cubic::Cubic;
+use cubic::{Cubic, Growth};
 use hystart::HyStart;
 
 /// "No threshold yet": slow start goes on until the first loss.
@@ -97,7 +97,13 @@ impl Congestion {
         let grow = match &mut self.algorithm {
             // RFC 5681 §3.1: one segment for each window acknowledged.
             Algorithm::NewReno => ack.mss,
-            Algorithm::Cubic(cubic) => cubic.on_ack(ack, self.cwnd, acked),
+            Algorithm::Cubic(cubic) => match cubic.on_ack(ack, self.cwnd, acked) {
+                Growth::To(window) => {
+                    self.cwnd = window.min(CWND_MAX);
+                    return;
+                }
+                Growth::PerWindow(bytes) => bytes,
+            },
         };
         self.credit += u64::from(grow) * u64::from(acked);
         let cwnd = u64::from(self.cwnd.max(1));

@@ -216,7 +216,7 @@ impl Tcb {
         if len == 0 || (len < mss && !self.may_send_small(len, queued, window, in_flight)) {
             return None;
         }
-        if len % mss != 0 {
+        if !len.is_multiple_of(mss) {
             self.snd.small_end = nxt + len;
             self.snd.push_out = false;
         }

@@ -41,7 +41,7 @@ impl Sum {
             piece = u64::from(fold(piece).swap_bytes());
         }
         self.acc = add_carry(self.acc, piece);
-        self.odd ^= bytes.len() % 2 != 0;
+        self.odd ^= !bytes.len().is_multiple_of(2);
     }
 
     /// Adds a 16-bit word given in host order. Only at an even position.

@@ -101,8 +101,9 @@ pub struct Host {
     /// Bytes sent into the stream and not released: from SND.UNA on.
     tx: VecDeque<u8>,
     pub tx_total: u64,
-    /// Receive stream: `rx[0]` is the first byte that the program has not read.
+    /// Receive stream, a ring: `rx[rx_start]` is the first byte that the program has not read.
     rx: Vec<u8>,
+    rx_start: usize,
     rx_ready: u64,
     pub rx_total: u64,
     pub events: Events,
@@ -204,6 +205,7 @@ impl World {
             tx: VecDeque::new(),
             tx_total: 0,
             rx: vec![0; cfg.recv_capacity as usize],
+            rx_start: 0,
             rx_ready: 0,
             rx_total: 0,
             events: Events::NONE,
@@ -262,12 +264,13 @@ impl World {
         if n == 0 {
             return 0;
         }
-        for (i, &byte) in host.rx[..n as usize].iter().enumerate() {
-            let at = host.rx_total + i as u64;
+        let len = host.rx.len();
+        for i in 0..n {
+            let at = host.rx_total + i;
+            let byte = host.rx[(host.rx_start + i as usize) % len];
             assert_eq!(byte, byte_at(1 - side, at), "side {side}: wrong byte at {at}");
         }
-        let len = host.rx.len();
-        host.rx.copy_within(n as usize..len, 0);
+        host.rx_start = (host.rx_start + n as usize) % len;
         host.rx_ready -= n;
         host.rx_total += n;
         if host.has_tcb() {
@@ -280,6 +283,8 @@ impl World {
         let host = &mut self.hosts[side];
         let Peer::Flow(tcb) = &mut host.peer else { return };
         if let UserCall::SetRecvCapacity(n) = call {
+            host.rx.rotate_left(host.rx_start);
+            host.rx_start = 0;
             let len = host.rx.len().max(n as usize);
             host.rx.resize(len, 0);
         }
@@ -296,7 +301,12 @@ impl World {
             let from = place.from as usize;
             let to = (host.rx_ready + u64::from(place.at)) as usize;
             let len = place.len as usize;
-            host.rx[to..to + len].copy_from_slice(&payload[from..from + len]);
+            let size = host.rx.len();
+            assert!(to + len <= size, "side {side}: placed beyond the stream");
+            let at = (host.rx_start + to) % size;
+            let first = len.min(size - at);
+            host.rx[at..at + first].copy_from_slice(&payload[from..from + first]);
+            host.rx[..len - first].copy_from_slice(&payload[from + first..from + len]);
         }
         host.tx.drain(..actions.released as usize);
         host.rx_ready += u64::from(actions.advanced);
