@@ -94,10 +94,11 @@ fn host(rules: Vec<Rule>, more: Routes) -> HostView {
         (RT_TABLE_MAIN, "fe80::/64", unicast(3, None)),
     ];
     routes.extend(more);
+    let rules = [Family::default_rules(), rules].concat();
     let family = |v4: bool| {
         let of = routes.iter().filter(|(_, to, _)| to.contains('.') == v4);
         let of = of.map(|(table, to, entry)| (*table, prefix(to), entry.clone())).collect();
-        Family::new([Family::default_rules(), rules.clone()].concat(), of)
+        Family::new(rules.clone(), of)
     };
     let addresses = vec![
         address(1, "127.0.0.1/8", 254, 0),
