@@ -1,0 +1,132 @@
+//! `accept`: connections of utcp clients from the shards' rings, those of kernel clients from the kernel.
+
+use core::ffi::c_int;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+
+use libc::{sockaddr, socklen_t};
+use utcp_abi::socket::{file, intent};
+
+use crate::fd_table::{self, Entry, Kind};
+use crate::handle::{self, Sock};
+use crate::pool::Stand;
+use crate::sys::{Errno, Sys};
+use crate::table::real;
+use crate::{errno, poll, process, ready, user};
+
+/// Where the next look begins, so that no shard's ring is always the last.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// `accept(2)`.
+///
+/// # Safety
+/// As `accept`.
+pub unsafe fn accept(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    if handle::ours(fd).is_none() {
+        // SAFETY: the program's own arguments.
+        return unsafe { real::accept(fd, to, len) };
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { accept4(fd, to, len, 0) }
+}
+
+/// `accept4(2)`.
+///
+/// # Safety
+/// As `accept4`.
+pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
+    let Some(listener) = handle::listener(fd) else {
+        if handle::stream(fd).is_some() {
+            return errno::fail(Errno(libc::EINVAL)); // Not listening.
+        }
+        // SAFETY: the program's own arguments.
+        return unsafe { real::accept4(fd, to, len, flags) };
+    };
+    if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
+        return errno::fail(Errno(libc::EINVAL));
+    }
+    loop {
+        match pop(&listener, flags) {
+            // SAFETY: the program's own pointers.
+            Ok(Some(sock)) => return unsafe { finish(&listener, &sock, to, len) },
+            Ok(None) => {}
+            Err(error) => return errno::fail(error),
+        }
+        if !listener.is_nonblocking() {
+            // The kernel's accept would sleep on the kernel's queue alone.
+            match poll::until_readable(fd, listener.shared.options.rcvtimeo_us.load(Relaxed)) {
+                Ok(true) if ready::accept_waits(&listener) => continue,
+                Ok(true) => {}
+                Ok(false) => return errno::fail(Errno(libc::EAGAIN)),
+                Err(error) => return errno::fail(error),
+            }
+        }
+        // SAFETY: the program's own arguments.
+        return unsafe { real::accept4(fd, to, len, flags) };
+    }
+}
+
+/// Takes one connection from the rings and stands it on a descriptor.
+fn pop(listener: &Sock, flags: c_int) -> Sys<Option<Sock>> {
+    if !ready::accept_waits(listener) || !listener.att.is_alive() {
+        return Ok(None);
+    }
+    // First the descriptor: a connection that was popped could not be put back.
+    let stand = listener.att.pool().take(listener.att)?;
+    let taken = next_connection(listener);
+    let Some(slot) = taken else {
+        put_back(listener, stand);
+        return Ok(None);
+    };
+    let Some(shared) = listener.att.region().socket(slot) else {
+        put_back(listener, stand);
+        return Ok(None);
+    };
+    let cloexec = flags & libc::SOCK_CLOEXEC != 0;
+    let generation = shared.generation.load(Acquire);
+    let entry = Entry::new(Kind::Socket, listener.att.index(), slot, generation).with_cloexec(cloexec);
+    let family = listener.shared.file.load(Relaxed) & file::INET6;
+    let nonblocking = if flags & libc::SOCK_NONBLOCK != 0 { file::NONBLOCK } else { 0 };
+    shared.token.store(stand.token, Relaxed);
+    shared.file.store(family | nonblocking, Relaxed);
+    shared.epoch.store(listener.att.region().header().fork_epoch.load(Relaxed), Relaxed);
+    shared.owner_pid.store(process::pid(), Relaxed);
+    shared.intent.fetch_or(intent::OWNED, AcqRel);
+    fd_table::set(stand.fd, entry);
+    let sock = Sock { fd: stand.fd, entry, att: listener.att, shared };
+    sock.kick();
+    Ok(Some(sock))
+}
+
+fn put_back(listener: &Sock, stand: Stand) {
+    if !listener.att.pool().put(stand) {
+        fd_table::set(stand.fd, Entry::KERNEL);
+        let _ = crate::sys::close(stand.fd);
+    }
+}
+
+fn next_connection(listener: &Sock) -> Option<u32> {
+    let queues = listener.queues()?;
+    let shards = listener.att.shards().max(1);
+    let first = if shards == 1 { 0 } else { NEXT.fetch_add(1, Relaxed) };
+    (0..shards).find_map(|step| {
+        let shard = first.wrapping_add(step) % shards;
+        queues.queues.get(shard as usize)?.ring().pop()
+    })
+}
+
+/// Writes the peer's address where the program wants it.
+///
+/// # Safety
+/// As `accept4`.
+unsafe fn finish(listener: &Sock, sock: &Sock, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    let remote = sock.shared.remote.load();
+    // SAFETY: the program's own pointers.
+    match unsafe { user::give_address(remote, listener.is_inet6(), to, len) } {
+        Ok(()) => sock.fd,
+        Err(error) => {
+            crate::close::close(sock.fd);
+            errno::fail(error)
+        }
+    }
+}

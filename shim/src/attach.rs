@@ -1,0 +1,274 @@
+//! Being attached to an engine: its region, its page, its channel, its doors.
+//!
+//! A program attaches when it makes its first TCP socket. An engine may die and another take its
+//! place; sockets of the old one stay readable in the old region, so attachments are never
+//! unmapped and there may be [`ATTACHMENTS`] of them in a process's life.
+
+use core::cell::UnsafeCell;
+use core::ffi::c_int;
+use core::ptr;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+
+use utcp_abi::layout::{MAGIC, REGION_LEN, SHARDS_MAX};
+use utcp_abi::message::{Kind, Message};
+use utcp_abi::page::EnginePage;
+use utcp_abi::{ABI_VERSION, Region};
+
+use crate::channel::{self, Channel, Quiet, Word};
+use crate::notice::{self, Topic};
+use crate::pool::Pool;
+use crate::sys::{self, Sys};
+use crate::{config, death, finder, process, tls};
+
+/// Engines that one process may be attached to during its life.
+pub const ATTACHMENTS: usize = 16;
+/// After a failure, how long sockets go to the kernel before an engine is looked for again.
+const RETRY_NS: u64 = 2_000_000_000;
+
+/// One engine as this process sees it.
+#[derive(Debug)]
+pub struct Attachment {
+    index: AtomicU32,
+    region: UnsafeCell<Region>,
+    page: AtomicPtr<EnginePage>,
+    shards: AtomicU32,
+    doors: [AtomicI32; SHARDS_MAX],
+    channel: Channel,
+    pool: Pool,
+    /// 0 = it lives; 1 = its sockets were told of its death.
+    buried: AtomicU32,
+}
+
+// SAFETY: `region` is written once, before `COUNT` publishes the attachment, and only read afterwards;
+// everything else is atomic.
+unsafe impl Sync for Attachment {}
+
+static LIST: [Attachment; ATTACHMENTS] = [const { Attachment::new() }; ATTACHMENTS];
+/// Attachments made so far; the last one is in use.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+static ATTACHING: Word = Word::new();
+static FAILED_AT: AtomicU64 = AtomicU64::new(0);
+
+impl Attachment {
+    const fn new() -> Self {
+        Self {
+            index: AtomicU32::new(0),
+            // SAFETY: the null view is replaced before anything can reach it.
+            region: UnsafeCell::new(unsafe { Region::new(ptr::null_mut()) }),
+            page: AtomicPtr::new(ptr::null_mut()),
+            shards: AtomicU32::new(0),
+            doors: [const { AtomicI32::new(-1) }; SHARDS_MAX],
+            channel: Channel::new(),
+            pool: Pool::new(),
+            buried: AtomicU32::new(0),
+        }
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u32 {
+        self.index.load(Relaxed)
+    }
+
+    /// Its region.
+    #[inline]
+    pub fn region(&'static self) -> &'static Region {
+        // SAFETY: see `Sync`: whoever has a reference to a published attachment only reads.
+        unsafe { &*self.region.get() }
+    }
+
+    /// The engine's page.
+    #[inline]
+    pub fn page(&self) -> &'static EnginePage {
+        // SAFETY: set to a mapping that stays before the attachment was published.
+        unsafe { &*self.page.load(Relaxed) }
+    }
+
+    /// The control channel.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// The descriptors in stock.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> u32 {
+        self.shards.load(Relaxed)
+    }
+
+    /// Whether the engine lives and still serves this client.
+    #[inline]
+    pub fn is_alive(&'static self) -> bool {
+        self.page().is_alive() && self.region().header().closed.load(Relaxed) == 0
+    }
+
+    /// True once for the thread that shall tell the sockets of the engine's death.
+    pub fn bury(&self) -> bool {
+        self.buried.swap(1, AcqRel) == 0
+    }
+
+    /// Makes `shard` look at socket `slot`.
+    #[inline]
+    pub fn kick(&'static self, shard: u32, slot: u32) {
+        self.region().dirty(shard).set(slot);
+        let Some(count) = self.page().sleeping(shard) else { return };
+        let (Some(rung), Some(door)) =
+            (self.region().header().rung.get(shard as usize), self.doors.get(shard as usize))
+        else {
+            return;
+        };
+        if rung.load(Acquire) != count {
+            // The write comes first: whoever sees `rung` may rely on it.
+            sys::eventfd_ring(door.load(Relaxed));
+            rung.store(count, Release);
+        }
+    }
+}
+
+/// Attachment `index`, if it was made.
+#[inline]
+pub fn get(index: u32) -> Option<&'static Attachment> {
+    (index < COUNT.load(Acquire)).then(|| LIST.get(index as usize)).flatten()
+}
+
+/// Calls `each` with every attachment.
+pub fn each(each: impl FnMut(&'static Attachment)) {
+    LIST.iter().take(COUNT.load(Acquire) as usize).for_each(each);
+}
+
+/// In the child of a fork: what was the parent's alone is given up.
+pub fn forked() {
+    ATTACHING.forked();
+    each(|attachment| {
+        attachment.channel.forked();
+        attachment.pool.drain();
+    });
+}
+
+/// The attachment in use, if there is one that lives.
+#[inline]
+pub fn existing() -> Option<&'static Attachment> {
+    let last = get(COUNT.load(Acquire).wrapping_sub(1))?;
+    last.is_alive().then_some(last)
+}
+
+/// The attachment to use for a new socket: `None` means the kernel.
+#[inline]
+pub fn current() -> Option<&'static Attachment> {
+    existing().or_else(attach)
+}
+
+#[cold]
+fn attach() -> Option<&'static Attachment> {
+    if config::disabled() || tls::thread().is_vfork_child() {
+        return None;
+    }
+    let failed = FAILED_AT.load(Relaxed);
+    if failed != 0 && sys::now_ns().wrapping_sub(failed) < RETRY_NS {
+        return None;
+    }
+    let quiet = Quiet::new();
+    let held = ATTACHING.take()?;
+    if let Some(attachment) = existing() {
+        return Some(attachment); // Another thread was faster.
+    }
+    if let Some(last) = get(COUNT.load(Acquire).wrapping_sub(1)) {
+        death::notice(last);
+    }
+    if let Some(variable) = config::mistake() {
+        notice::say(
+            Topic::Environment,
+            &[b"unknown setting or value in the environment: ", variable.to_bytes()],
+        );
+    }
+    let outcome = finder::connect().and_then(|fd| welcome(fd).map_err(|_| finder::Failure::Refused));
+    let result = match outcome {
+        Ok(attachment) => Some(attachment),
+        Err(failure) => {
+            FAILED_AT.store(sys::now_ns().max(1), Relaxed);
+            let reason = failure.words().as_bytes();
+            notice::say(Topic::Engine, &[reason, b"; sockets of this process use the kernel"]);
+            None
+        }
+    };
+    drop(held);
+    drop(quiet);
+    result
+}
+
+/// Says hello on `fd`, maps what comes back and publishes the attachment.
+fn welcome(fd: c_int) -> Sys<&'static Attachment> {
+    let slot = COUNT.load(Acquire);
+    let Some(attachment) = LIST.get(slot as usize) else {
+        let _ = sys::close(fd);
+        return Err(sys::Errno(libc::ENOSPC));
+    };
+    let mut message = Message::new(Kind::Hello);
+    message.a = u64::from(ABI_VERSION);
+    message.b = u64::from(process::pid());
+    message.name = channel::name();
+    channel::set_patience(fd);
+    let result =
+        channel::send(fd, &message, None).and_then(|()| channel::receive(fd)).and_then(|(reply, fds)| {
+            let result = if reply.error == 0 {
+                install(attachment, &fds, reply.b, reply.c)
+            } else {
+                Err(sys::Errno(reply.error))
+            };
+            if result.is_err() {
+                fds.close();
+            }
+            result
+        });
+    if let Err(errno) = result {
+        let _ = sys::close(fd);
+        return Err(errno);
+    }
+    attachment.index.store(slot, Relaxed);
+    attachment.channel.open(channel::hide(fd));
+    COUNT.store(slot.wrapping_add(1), Release);
+    Ok(attachment)
+}
+
+/// Maps the region and the page, and keeps the doors.
+fn install(attachment: &Attachment, fds: &channel::Fds, shards: u64, len: u64) -> Sys<()> {
+    let wrong = sys::Errno(libc::EPROTO);
+    let [region_fd, page_fd, doors @ ..] = fds.as_slice() else { return Err(wrong) };
+    if len as usize != REGION_LEN
+        || doors.len() != shards as usize
+        || doors.is_empty()
+        || doors.len() > SHARDS_MAX
+    {
+        return Err(wrong);
+    }
+    let base = sys::map_shared(*region_fd, REGION_LEN, libc::PROT_READ | libc::PROT_WRITE)?;
+    let page = match sys::map_shared(*page_fd, size_of::<EnginePage>(), libc::PROT_READ) {
+        Ok(page) => page,
+        Err(errno) => {
+            sys::unmap(base, REGION_LEN);
+            return Err(errno);
+        }
+    };
+    // SAFETY: a fresh shared mapping of that length, page-aligned, which stays unless it is refused below.
+    let region = unsafe { Region::new(base) };
+    let header = region.header();
+    if header.magic.load(Acquire) != MAGIC || header.version.load(Relaxed) != ABI_VERSION {
+        sys::unmap(base, REGION_LEN);
+        sys::unmap(page, size_of::<EnginePage>());
+        return Err(wrong);
+    }
+    sys::madvise(base, REGION_LEN, libc::MADV_DONTDUMP);
+    // SAFETY: not published yet, and the attaching arbiter is held: nobody else looks at it.
+    unsafe { *attachment.region.get() = region };
+    attachment.page.store(page.cast(), Release);
+    attachment.shards.store(shards as u32, Relaxed);
+    let _ = sys::close(*region_fd);
+    let _ = sys::close(*page_fd);
+    for (to, door) in attachment.doors.iter().zip(doors) {
+        to.store(channel::hide(*door), Relaxed);
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! `socket` and `connect`.
+
+use core::ffi::c_int;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+
+use libc::{sockaddr, socklen_t};
+use utcp_abi::arbiter::Busy;
+use utcp_abi::socket::{Addr, OpCode, RESULT_KERNEL, file, intent, status};
+
+use crate::attach::{self, Attachment};
+use crate::fd_table::{self, Entry, Kind};
+use crate::handle::{self, Sock};
+use crate::sleep::{self, Woken};
+use crate::sys::{self, Errno, Sys};
+use crate::table::real;
+use crate::{errno, process, swap, tls, user};
+
+/// `socket(2)`: TCP is ours if an engine serves us; everything else is the kernel's.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let is_tcp = matches!(domain, libc::AF_INET | libc::AF_INET6)
+        && kind & !flags == libc::SOCK_STREAM
+        && matches!(protocol, 0 | libc::IPPROTO_TCP);
+    if is_tcp
+        && !tls::thread().is_vfork_child()
+        && let Some(fd) = attach::current().and_then(|att| create(att, domain, kind))
+    {
+        return fd;
+    }
+    // SAFETY: plain numbers.
+    unsafe { real::socket(domain, kind, protocol) }
+}
+
+fn create(att: &'static Attachment, domain: c_int, kind: c_int) -> Option<c_int> {
+    let stand = att.pool().take(att).ok()?;
+    let Some((slot, shared)) = claim(att) else {
+        att.pool().put(stand);
+        return None;
+    };
+    let family = if domain == libc::AF_INET6 { file::INET6 } else { 0 };
+    let nonblocking = if kind & libc::SOCK_NONBLOCK != 0 { file::NONBLOCK } else { 0 };
+    shared.token.store(stand.token, Relaxed);
+    shared.file.store(family | nonblocking, Relaxed);
+    shared.epoch.store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
+    shared.owner_pid.store(process::pid(), Relaxed);
+    shared.options.reset();
+    shared.intent.store(intent::OWNED, Release);
+    let entry = Entry::new(Kind::Socket, att.index(), slot, shared.generation.load(Relaxed))
+        .with_cloexec(kind & libc::SOCK_CLOEXEC != 0);
+    fd_table::set(stand.fd, entry);
+    // The engine learns of it when it next looks; nobody waits for that.
+    att.region().dirty(0).set(slot);
+    Some(stand.fd)
+}
+
+/// A free slot of the region.
+pub fn claim(att: &'static Attachment) -> Option<(u32, &'static utcp_abi::socket::Socket)> {
+    let slot = att.region().free_sockets().claim()?;
+    Some((slot, att.region().socket(slot)?))
+}
+
+/// `connect(2)`.
+///
+/// # Safety
+/// As `connect`.
+pub unsafe fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
+    let Some(sock) = handle::stream(fd) else {
+        // SAFETY: the program's own arguments.
+        return unsafe { real::connect(fd, to, len) };
+    };
+    // SAFETY: the program's own address.
+    match unsafe { decide(&sock, to, len) } {
+        Ok(Served::Here) => 0,
+        Ok(Served::ByKernel) => match swap::to_kernel(&sock) {
+            // SAFETY: the program's own arguments; `fd` is the kernel's socket now.
+            Ok(()) => unsafe { real::connect(fd, to, len) },
+            Err(error) => errno::fail(error),
+        },
+        Err(error) => errno::fail(error),
+    }
+}
+
+enum Served {
+    Here,
+    ByKernel,
+}
+
+/// # Safety
+/// As `connect`.
+unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served> {
+    // SAFETY: the program's own address.
+    if unsafe { user::family(to, len) }? == libc::AF_UNSPEC {
+        // Disconnecting is done by starting over, with a socket of the kernel's.
+        return Ok(Served::ByKernel);
+    }
+    let now = sock.status();
+    if now & (status::CONNECTING | status::CONNECTED | status::DEAD) != 0 {
+        return again(sock, now);
+    }
+    // SAFETY: the program's own address.
+    let addr = unsafe { user::address(to, len, sock.is_inet6()) }?;
+    let nobody_listens = user::is_loopback(&addr.ip) && !sock.att.page().is_listening(addr.port);
+    if nobody_listens || !sock.att.is_alive() {
+        return Ok(Served::ByKernel);
+    }
+    match ask(sock, addr)? {
+        RESULT_KERNEL => return Ok(Served::ByKernel),
+        0 => {}
+        error => return Err(Errno(error)),
+    }
+    sock.shared.file.fetch_or(file::CONNECTING, AcqRel);
+    if sock.is_nonblocking() {
+        return Err(Errno(libc::EINPROGRESS));
+    }
+    wait_connected(sock)
+}
+
+/// A `connect` on a socket that has been through one: 0 once after it succeeded in the background.
+fn again(sock: &Sock, now: u32) -> Sys<Served> {
+    let reported = sock.shared.file.load(Acquire) & file::CONNECTING == 0;
+    if now & status::DEAD != 0 {
+        if let Some(error) = sock.take_error() {
+            sock.shared.file.fetch_and(!file::CONNECTING, AcqRel);
+            return Err(error);
+        }
+        if !reported {
+            sock.shared.file.fetch_and(!file::CONNECTING, AcqRel);
+            return Err(Errno(libc::ECONNABORTED));
+        }
+        if now & status::CONNECTED != 0 {
+            return Err(Errno(libc::EISCONN));
+        }
+        return Ok(Served::ByKernel); // A new attempt after a failure.
+    }
+    if now & status::CONNECTED != 0 {
+        if reported {
+            return Err(Errno(libc::EISCONN));
+        }
+        sock.shared.file.fetch_and(!file::CONNECTING, AcqRel);
+        return Ok(Served::Here);
+    }
+    if sock.is_nonblocking() {
+        return Err(Errno(libc::EALREADY));
+    }
+    wait_connected(sock)
+}
+
+fn wait_connected(sock: &Sock) -> Sys<Served> {
+    let deadline = sleep::deadline_us(sock.shared.options.sndtimeo_us.load(Relaxed));
+    let over = status::CONNECTED | status::DEAD;
+    let woken = sleep::until(sock.att, &sock.shared.tx_bell, deadline, || {
+        sock.shared.status.load(Acquire) & over != 0 || !sock.is_current()
+    });
+    let now = sock.status();
+    if now & status::DEAD != 0 {
+        sock.shared.file.fetch_and(!file::CONNECTING, AcqRel);
+        return Err(sock.take_error().unwrap_or(Errno(libc::ECONNABORTED)));
+    }
+    if now & status::CONNECTED != 0 {
+        sock.shared.file.fetch_and(!file::CONNECTING, AcqRel);
+        return Ok(Served::Here);
+    }
+    match woken {
+        Woken::Signal => Err(Errno(libc::EINTR)),
+        Woken::Timeout => Err(Errno(libc::EINPROGRESS)),
+        Woken::News => Err(Errno(libc::EBADF)),
+    }
+}
+
+/// Asks the engine to connect, and waits for its answer (not for the peer's).
+fn ask(sock: &Sock, addr: Addr) -> Sys<i32> {
+    let [high, low, port] = addr.to_words();
+    operate(sock, OpCode::Connect, [high, low, port, 0, 0, 0])
+}
+
+/// One operation of the engine on this socket, and its result.
+pub fn operate(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<i32> {
+    let shared = sock.shared;
+    let tid = tls::thread().tid();
+    loop {
+        match shared.op_arbiter.try_take(tid) {
+            Ok(()) => break,
+            Err(Busy::Nested) => return Err(Errno(libc::EALREADY)),
+            Err(Busy::Other(owner))
+                if !sys::thread_exists(owner) && shared.op_arbiter.take_over(owner, tid) =>
+            {
+                break;
+            }
+            Err(Busy::Other(_)) => sys::sched_yield(),
+        }
+    }
+    for (to, from) in shared.op_args.iter().zip(args) {
+        to.store(from, Relaxed);
+    }
+    shared.op_code.store(code as u32, Relaxed);
+    // Behind both counts: an operation that a signal cut short may still be under way.
+    let ticket = shared.op_asked.load(Relaxed).wrapping_add(1);
+    shared.op_asked.store(ticket, SeqCst);
+    sock.kick();
+    // A signal does not end this: the answer comes in microseconds, and the caller's state depends on it.
+    while shared.op_done.load(Acquire) != ticket {
+        let _ = sleep::until(sock.att, &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
+        if !sock.att.is_alive() {
+            break;
+        }
+    }
+    let answered = shared.op_done.load(Acquire) == ticket;
+    let result = shared.op_result.load(Relaxed);
+    shared.op_arbiter.give();
+    if answered { Ok(result) } else { Ok(RESULT_KERNEL) }
+}

@@ -1,0 +1,162 @@
+//! `fcntl` and `ioctl`.
+
+use core::ffi::{c_int, c_ulong};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use utcp_abi::socket::file;
+
+use crate::fd_table::{self, Entry, Kind};
+use crate::handle::{self, Sock};
+use crate::sys::{self, Errno, Sys};
+use crate::table::real;
+use crate::{close, errno, recv, tls};
+
+/// SIOCINQ is FIONREAD; SIOCOUTQ is TIOCOUTQ.
+const SIOCOUTQ: c_ulong = libc::TIOCOUTQ;
+const SIOCATMARK: c_ulong = 0x8905;
+const SIOCOUTQNSD: c_ulong = 0x894B;
+
+/// `fcntl(2)`, its third argument whatever it is.
+///
+/// # Safety
+/// As `fcntl`.
+pub unsafe fn fcntl(fd: c_int, command: c_int, arg: usize) -> c_int {
+    let entry = fd_table::get(fd);
+    if entry == Entry::KERNEL || tls::thread().is_vfork_child() {
+        // SAFETY: the program's own arguments.
+        return unsafe { real::fcntl(fd, command, arg) };
+    }
+    if matches!(entry.kind(), Kind::Internal | Kind::Pool) {
+        return errno::fail(Errno(libc::EBADF));
+    }
+    match command {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
+            // SAFETY: plain numbers.
+            let new = unsafe { real::fcntl(fd, command, arg) };
+            close::adopt(new, entry, command == libc::F_DUPFD_CLOEXEC);
+            new
+        }
+        libc::F_SETFD => {
+            set_cloexec(fd, entry, arg & libc::FD_CLOEXEC as usize != 0);
+            0
+        }
+        libc::F_GETFD if entry.kind() == Kind::Socket => {
+            if entry.cloexec() {
+                libc::FD_CLOEXEC
+            } else {
+                0
+            }
+        }
+        libc::F_GETFL | libc::F_SETFL => flags(fd, command, arg),
+        // SAFETY: the program's own arguments.
+        _ => unsafe { real::fcntl(fd, command, arg) },
+    }
+}
+
+/// Sets FD_CLOEXEC: in the table for our sockets, which have it in the kernel in any case.
+pub fn set_cloexec(fd: c_int, entry: Entry, on: bool) {
+    match entry.kind() {
+        Kind::Internal | Kind::Pool => return,
+        Kind::Socket => {}
+        _ => {
+            let _ = sys::fcntl(fd, libc::F_SETFD, if on { libc::FD_CLOEXEC as usize } else { 0 });
+        }
+    }
+    fd_table::replace(fd, entry, entry.with_cloexec(on));
+}
+
+/// F_GETFL and F_SETFL.
+fn flags(fd: c_int, command: c_int, arg: usize) -> c_int {
+    let sock = handle::ours(fd);
+    let Some(sock) = sock.filter(|sock| command == libc::F_SETFL || sock.entry.kind() == Kind::Socket) else {
+        // SAFETY: plain numbers.
+        return unsafe { real::fcntl(fd, command, arg) };
+    };
+    if command == libc::F_GETFL {
+        let kept = sock.shared.file.load(Relaxed);
+        let nonblocking = if kept & file::NONBLOCK != 0 { libc::O_NONBLOCK } else { 0 };
+        let asynchronous = if kept & file::ASYNC != 0 { libc::O_ASYNC } else { 0 };
+        return libc::O_RDWR | nonblocking | asynchronous;
+    }
+    if sock.entry.kind() == Kind::Listener {
+        // SAFETY: plain numbers.
+        let result = unsafe { real::fcntl(fd, command, arg) };
+        if result != 0 {
+            return result;
+        }
+    }
+    set_bit(&sock, file::NONBLOCK, arg & libc::O_NONBLOCK as usize != 0);
+    set_bit(&sock, file::ASYNC, arg & libc::O_ASYNC as usize != 0);
+    0
+}
+
+fn set_bit(sock: &Sock, bit: u32, on: bool) {
+    if on {
+        sock.shared.file.fetch_or(bit, AcqRel);
+    } else {
+        sock.shared.file.fetch_and(!bit, AcqRel);
+    }
+}
+
+/// `ioctl(2)`, its third argument whatever it is.
+///
+/// # Safety
+/// As `ioctl`.
+pub unsafe fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int {
+    let Some(sock) = handle::ours(fd) else {
+        if matches!(fd_table::get(fd).kind(), Kind::Internal | Kind::Pool) {
+            return errno::fail(Errno(libc::EBADF));
+        }
+        // SAFETY: the program's own arguments.
+        return unsafe { real::ioctl(fd, request, arg) };
+    };
+    // SAFETY: the program's own arguments.
+    match unsafe { answer(&sock, request, arg) } {
+        Some(result) => errno::into_libc(result.map(|()| 0)),
+        // SAFETY: as above. An interface question or the like: any socket will do.
+        None => unsafe { real::ioctl(fd, request, arg) },
+    }
+}
+
+/// What we know ourselves; `None` is the kernel's to answer.
+///
+/// # Safety
+/// As `ioctl`.
+unsafe fn answer(sock: &Sock, request: c_ulong, arg: usize) -> Option<Sys<()>> {
+    let listens = sock.entry.kind() == Kind::Listener;
+    match request {
+        libc::FIONBIO | libc::FIOASYNC => {
+            if arg == 0 {
+                return Some(Err(Errno(libc::EFAULT)));
+            }
+            // SAFETY: the program's own int; not null.
+            let on = unsafe { (arg as *const c_int).read_unaligned() } != 0;
+            set_bit(sock, if request == libc::FIONBIO { file::NONBLOCK } else { file::ASYNC }, on);
+            // A listener's kernel half keeps step.
+            if listens { None } else { Some(Ok(())) }
+        }
+        libc::FIOCLEX | libc::FIONCLEX => {
+            set_cloexec(sock.fd, sock.entry, request == libc::FIOCLEX);
+            Some(Ok(()))
+        }
+        _ if listens => None,
+        // SAFETY: the program's own int.
+        libc::FIONREAD => Some(unsafe { put(arg, recv::waiting(sock)) }),
+        // SAFETY: as above.
+        SIOCOUTQ | SIOCOUTQNSD => Some(unsafe { put(arg, sock.shared.tx_queued() as usize) }),
+        // SAFETY: as above.
+        SIOCATMARK => Some(unsafe { put(arg, 0) }),
+        _ => None,
+    }
+}
+
+/// # Safety
+/// `arg` is 0 or the address of an int.
+unsafe fn put(arg: usize, value: usize) -> Sys<()> {
+    if arg == 0 {
+        return Err(Errno(libc::EFAULT));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { (arg as *mut c_int).write_unaligned(value.min(c_int::MAX as usize) as c_int) };
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! A utcp socket as a hook holds it: descriptor, entry, region and slot in one.
+
+use core::ffi::c_int;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+
+use utcp_abi::arbiter::Busy;
+use utcp_abi::listener::Listener;
+use utcp_abi::socket::{Socket, file, intent, status};
+
+use crate::attach::{self, Attachment};
+use crate::fd_table::{self, Entry, Kind};
+use crate::sys::{self, Errno, Sys};
+use crate::{death, tls};
+
+/// A socket of ours behind a descriptor.
+#[derive(Debug, Clone, Copy)]
+pub struct Sock {
+    /// The program's descriptor.
+    pub fd: c_int,
+    /// What the table says of it.
+    pub entry: Entry,
+    /// The attachment whose region has the slot.
+    pub att: &'static Attachment,
+    /// The slot.
+    pub shared: &'static Socket,
+}
+
+/// The socket behind `fd`, connected or listening, or `None` for the kernel's.
+#[inline]
+pub fn ours(fd: c_int) -> Option<Sock> {
+    let entry = fd_table::get(fd);
+    if entry == Entry::KERNEL { None } else { resolve(fd, entry) }
+}
+
+/// The utcp socket behind `fd`, except a listener, whose descriptor is the kernel's.
+#[inline]
+pub fn stream(fd: c_int) -> Option<Sock> {
+    ours(fd).filter(|sock| sock.entry.kind() == Kind::Socket)
+}
+
+/// The listener behind `fd`.
+#[inline]
+pub fn listener(fd: c_int) -> Option<Sock> {
+    ours(fd).filter(|sock| sock.entry.kind() == Kind::Listener)
+}
+
+fn resolve(fd: c_int, entry: Entry) -> Option<Sock> {
+    if !matches!(entry.kind(), Kind::Socket | Kind::Listener) || tls::thread().is_vfork_child() {
+        return None;
+    }
+    let sock = at(fd, entry)?;
+    if !sock.is_current() {
+        // Closed without our knowledge, and the number may long mean another file.
+        fd_table::replace(fd, entry, Entry::KERNEL);
+        return None;
+    }
+    Some(sock)
+}
+
+/// The socket that `entry` names, whatever became of it.
+pub fn at(fd: c_int, entry: Entry) -> Option<Sock> {
+    let att = attach::get(entry.region())?;
+    let shared = att.region().socket(entry.slot())?;
+    Some(Sock { fd, entry, att, shared })
+}
+
+impl Sock {
+    /// Its slot.
+    #[inline]
+    pub fn slot(&self) -> u32 {
+        self.entry.slot()
+    }
+
+    /// Whether the slot still is this socket's.
+    #[inline]
+    pub fn is_current(&self) -> bool {
+        self.shared.generation.load(Acquire) == self.entry.generation()
+    }
+
+    /// Bits of [`status`]; tells the socket first if its engine is dead.
+    #[inline]
+    pub fn status(&self) -> u32 {
+        if !self.att.is_alive() {
+            death::notice(self.att);
+            death::tell(self.shared);
+        }
+        self.shared.status.load(Acquire)
+    }
+
+    /// Whether every bit of `bits` is set in the program's intents.
+    #[inline]
+    pub fn intends(&self, bits: u32) -> bool {
+        self.shared.intent.load(Relaxed) & bits == bits
+    }
+
+    /// Adds `bits` to the intents and makes the engine look.
+    pub fn intend(&self, bits: u32) {
+        self.shared.intent.fetch_or(bits, AcqRel);
+        self.kick();
+    }
+
+    /// Makes the engine look at this socket.
+    #[inline]
+    pub fn kick(&self) {
+        self.att.kick(self.shared.shard.load(Relaxed), self.slot());
+    }
+
+    /// O_NONBLOCK.
+    #[inline]
+    pub fn is_nonblocking(&self) -> bool {
+        self.shared.file.load(Relaxed) & file::NONBLOCK != 0
+    }
+
+    /// AF_INET6.
+    pub fn is_inet6(&self) -> bool {
+        self.shared.file.load(Relaxed) & file::INET6 != 0
+    }
+
+    /// Whether another descriptor or process may refer to it too.
+    pub fn is_shared(&self) -> bool {
+        self.shared.file.load(Acquire) & file::SHARED != 0
+            || self.shared.epoch.load(Relaxed) != self.att.region().header().fork_epoch.load(Relaxed)
+    }
+
+    /// The pending error, which is thereby taken.
+    pub fn take_error(&self) -> Option<Errno> {
+        if self.shared.error.load(Acquire) == 0 {
+            return None;
+        }
+        match self.shared.error.swap(0, AcqRel) {
+            0 => None,
+            error => Some(Errno(error)),
+        }
+    }
+
+    /// Whether streams exist or existed.
+    pub fn was_connected(&self) -> bool {
+        self.shared.status.load(Acquire) & status::CONNECTED != 0
+    }
+
+    /// The accept queues of a listener.
+    pub fn queues(&self) -> Option<&'static Listener> {
+        self.att.region().listener(self.shared.listener.load(Acquire))
+    }
+
+    /// Takes the right to write into the tx stream. Fails if the socket is gone, or if we are a signal
+    /// handler of the thread that has it.
+    pub fn take_tx(&self) -> Sys<TxRight> {
+        let tid = tls::thread().tid();
+        let arbiter = &self.shared.tx_arbiter;
+        let mut round = 0u32;
+        loop {
+            match arbiter.try_take(tid) {
+                Ok(()) => break,
+                Err(Busy::Nested) => return Err(Errno(libc::EAGAIN)),
+                Err(Busy::Other(owner)) => {
+                    round = round.wrapping_add(1);
+                    if round.is_multiple_of(256)
+                        && !sys::thread_exists(owner)
+                        && arbiter.take_over(owner, tid)
+                    {
+                        break;
+                    }
+                    if round.is_multiple_of(16) { sys::sched_yield() } else { core::hint::spin_loop() }
+                }
+            }
+        }
+        let right = TxRight(*self);
+        // Closed and reused meanwhile? Then it is somebody else's stream.
+        if self.is_current() && !self.intends(intent::CLOSE) { Ok(right) } else { Err(Errno(libc::EBADF)) }
+    }
+}
+
+/// The right to write into a socket's tx stream, until dropped.
+#[derive(Debug)]
+pub struct TxRight(Sock);
+
+impl Drop for TxRight {
+    fn drop(&mut self) {
+        self.0.shared.tx_arbiter.give();
+    }
+}

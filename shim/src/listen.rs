@@ -1,0 +1,148 @@
+//! `bind`, `listen`, and what `close` of a listener has to say to the engine.
+//!
+//! A bound socket is the kernel's own, so the kernel judges permission and EADDRINUSE. When it listens,
+//! the engine is asked to serve the same address and port on its path; the descriptor then is both.
+
+use core::ffi::c_int;
+use core::ptr;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+
+use libc::{sockaddr, socklen_t};
+use utcp_abi::message::{Kind as Ask, Message, listen as bits};
+use utcp_abi::region::LogCode;
+use utcp_abi::socket::{Addr, file, intent};
+
+use crate::attach::{self, Attachment};
+use crate::fd_table::{self, Entry, Kind};
+use crate::handle::{self, Sock};
+use crate::sys::{self, Errno, Sys};
+use crate::table::real;
+use crate::{connect, errno, log, options, process, swap, tls, user};
+
+/// `bind(2)`.
+///
+/// # Safety
+/// As `bind`.
+pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
+    if let Some(sock) = handle::stream(fd) {
+        if sock.was_connected() {
+            return errno::fail(Errno(libc::EINVAL));
+        }
+        if let Err(error) = swap::to_kernel(&sock) {
+            return errno::fail(error);
+        }
+    }
+    // SAFETY: the program's own arguments; `fd` is the kernel's.
+    unsafe { real::bind(fd, to, len) }
+}
+
+/// `listen(2)`.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
+    if let Some(sock) = handle::stream(fd) {
+        if sock.was_connected() {
+            return errno::fail(Errno(libc::EINVAL));
+        }
+        // Without a bind the kernel chooses the port.
+        if let Err(error) = swap::to_kernel(&sock) {
+            return errno::fail(error);
+        }
+    }
+    // SAFETY: plain numbers; `fd` is the kernel's.
+    let result = unsafe { real::listen(fd, backlog) };
+    if result == 0 && !tls::thread().is_vfork_child() {
+        let before = errno::get();
+        register(fd, backlog);
+        errno::set(before);
+    }
+    result
+}
+
+/// Tells the engine of a kernel socket that listens; if it can't serve it, the socket stays as it is.
+pub fn register(fd: c_int, backlog: c_int) {
+    let entry = fd_table::get(fd);
+    if let Some(sock) = handle::listener(fd).filter(|sock| sock.att.is_alive()) {
+        // The second `listen` of the same socket: a new backlog.
+        let _ = announce(&sock, backlog);
+        return;
+    }
+    if !matches!(entry.kind(), Kind::Kernel | Kind::Listener) || !fd_table::covers(fd) {
+        return;
+    }
+    if !is_tcp_listener(fd) {
+        return;
+    }
+    let Some(att) = attach::current() else { return };
+    let Some((slot, shared)) = connect::claim(att) else {
+        log::record(att, LogCode::Exhausted, slot_kind::SOCKETS);
+        return;
+    };
+    let inet6 = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
+    let status_flags = sys::fcntl(fd, libc::F_GETFL, 0).unwrap_or(0);
+    let nonblocking = if status_flags & libc::O_NONBLOCK != 0 { file::NONBLOCK } else { 0 };
+    shared.file.store(nonblocking | if inet6 { file::INET6 } else { 0 }, Relaxed);
+    shared.epoch.store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
+    shared.owner_pid.store(process::pid(), Relaxed);
+    options::import(&shared.options, fd, inet6);
+    shared.intent.store(intent::OWNED, Release);
+    let entry = Entry::new(Kind::Listener, att.index(), slot, shared.generation.load(Relaxed));
+    let sock = Sock { fd, entry, att, shared };
+    match announce(&sock, backlog) {
+        Ok(listener) => {
+            shared.listener.store(listener as u32, Release);
+            fd_table::set(fd, entry);
+        }
+        Err(error) => {
+            log::record(att, LogCode::ListenRefused, error.0 as u32);
+            sock.intend(intent::CLOSE);
+        }
+    }
+}
+
+/// What ran out, in [`LogCode::Exhausted`].
+pub mod slot_kind {
+    /// Socket slots.
+    pub const SOCKETS: u32 = 1;
+    /// Interests, or places for them in a socket.
+    pub const INTERESTS: u32 = 2;
+    /// Sets.
+    pub const SETS: u32 = 3;
+}
+
+fn is_tcp_listener(fd: c_int) -> bool {
+    let is = |name, value| sys::getsockopt_int(fd, libc::SOL_SOCKET, name) == Ok(value);
+    is(libc::SO_ACCEPTCONN, 1)
+        && is(libc::SO_PROTOCOL, libc::IPPROTO_TCP)
+        && (is(libc::SO_DOMAIN, libc::AF_INET) || is(libc::SO_DOMAIN, libc::AF_INET6))
+}
+
+/// The address that a kernel socket is bound to.
+fn bound_address(fd: c_int, inet6: bool) -> Sys<Addr> {
+    let (storage, len) = sys::getsockname(fd)?;
+    // SAFETY: the kernel filled `len` bytes of a sockaddr_storage.
+    unsafe { user::address(ptr::from_ref(&storage).cast(), len, inet6) }
+}
+
+/// Sends the listener to the engine; its listener slot.
+fn announce(sock: &Sock, backlog: c_int) -> Sys<u64> {
+    let inet6 = sock.is_inet6();
+    let mut message = Message::new(Ask::Listen);
+    message.a = u64::from(sock.slot());
+    message.b = backlog.max(0) as u64;
+    message.addr = bound_address(sock.fd, inet6)?.to_words();
+    let v6only = !inet6 || sys::getsockopt_int(sock.fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) == Ok(1);
+    let reuseport = sys::getsockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_REUSEPORT) == Ok(1);
+    for (on, bit) in [(v6only, bits::ONE_FAMILY), (reuseport, bits::REUSEPORT), (inet6, bits::INET6)] {
+        message.c |= if on { bit } else { 0 };
+    }
+    sock.att.channel().ask(&message, Some(sock.fd)).map(|reply| reply.a)
+}
+
+/// A descriptor of a listener was closed: the engine shall look whether it was the last.
+pub fn closed(att: &'static Attachment, slot: u32) {
+    let mut message = Message::new(Ask::ListenCheck);
+    message.a = u64::from(slot);
+    let _ = att.channel().ask(&message, None);
+}

@@ -1,0 +1,72 @@
+//! Who a socket is and whom it talks to: `getsockname`, `getpeername`, and small questions.
+
+use core::ffi::c_int;
+
+use libc::{sockaddr, socklen_t};
+use utcp_abi::socket::status;
+
+use crate::sys::Errno;
+use crate::table::real;
+use crate::{errno, handle, user};
+
+/// `getsockname(2)`.
+///
+/// # Safety
+/// As `getsockname`.
+pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    let Some(sock) = handle::stream(fd) else {
+        // SAFETY: the program's own arguments.
+        return unsafe { real::getsockname(fd, to, len) };
+    };
+    if to.is_null() || len.is_null() {
+        return errno::fail(Errno(libc::EFAULT));
+    }
+    // SAFETY: the program's own pointers.
+    let given = unsafe { user::give_address(sock.shared.local.load(), sock.is_inet6(), to, len) };
+    errno::into_libc(given.map(|()| 0))
+}
+
+/// `getpeername(2)`.
+///
+/// # Safety
+/// As `getpeername`.
+pub unsafe fn getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    let Some(sock) = handle::stream(fd) else {
+        // SAFETY: the program's own arguments.
+        return unsafe { real::getpeername(fd, to, len) };
+    };
+    let now = sock.status();
+    if now & status::CONNECTED == 0 || now & status::DEAD != 0 {
+        return errno::fail(Errno(libc::ENOTCONN));
+    }
+    if to.is_null() || len.is_null() {
+        return errno::fail(Errno(libc::EFAULT));
+    }
+    // SAFETY: the program's own pointers.
+    let given = unsafe { user::give_address(sock.shared.remote.load(), sock.is_inet6(), to, len) };
+    errno::into_libc(given.map(|()| 0))
+}
+
+/// `isfdtype(3)`.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn isfdtype(fd: c_int, kind: c_int) -> c_int {
+    if handle::stream(fd).is_some() {
+        return c_int::from(kind as u32 == libc::S_IFSOCK);
+    }
+    // SAFETY: plain numbers.
+    unsafe { real::isfdtype(fd, kind) }
+}
+
+/// `sockatmark(3)`: there is no urgent data, so never.
+///
+/// # Safety
+/// None beyond C's.
+pub unsafe fn sockatmark(fd: c_int) -> c_int {
+    if handle::stream(fd).is_some() {
+        return 0;
+    }
+    // SAFETY: a plain number.
+    unsafe { real::sockatmark(fd) }
+}

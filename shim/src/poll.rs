@@ -1,0 +1,397 @@
+//! `poll` over descriptors of both kinds.
+//!
+//! Ours are looked at in shared memory, the kernel's by a `ppoll` that does not wait. Only when nothing is
+//! ready does the thread borrow a set, put its interests into it and sleep in a `ppoll` over the
+//! kernel's descriptors, the set's bell and the channel (which hangs up when the engine dies). A single utcp
+//! socket without company needs no set: its own bell will do.
+
+use core::ffi::{c_int, c_short, c_ulong};
+use core::mem::MaybeUninit;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use libc::{nfds_t, pollfd, sigset_t, timespec};
+
+use crate::fd_table::{self, Entry, Kind};
+use crate::handle;
+use crate::sleep::{self, Woken};
+use crate::sys::{self, Errno, Sys};
+use crate::table::real;
+use crate::{death, errno, poll_set, ready, signals};
+
+/// Descriptors that fit into the scratch space on the stack.
+const SMALL: usize = 128;
+/// How often to look when a socket has no room for one more watcher.
+const SLICE_NS: u64 = 2_000_000;
+const NOT_WATCHED: u32 = u32::MAX;
+
+/// A timeout as nanoseconds.
+///
+/// # Errors
+/// EINVAL for a negative one, or nanoseconds beyond a second.
+pub fn nanoseconds(time: timespec) -> Sys<u64> {
+    match (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec)) {
+        (Ok(s), Ok(ns)) if ns < 1_000_000_000 => Ok(s.saturating_mul(1_000_000_000).saturating_add(ns)),
+        _ => Err(Errno(libc::EINVAL)),
+    }
+}
+
+/// Whether any of `fds` is more than the kernel's.
+pub fn concerns_us(list: &[pollfd]) -> bool {
+    list.iter().any(|entry| fd_table::get(entry.fd) != Entry::KERNEL)
+}
+
+/// # Safety
+/// As `poll`: `fds` has `count` elements.
+unsafe fn list_of<'a>(fds: *mut pollfd, count: nfds_t) -> &'a mut [pollfd] {
+    if fds.is_null() {
+        return &mut [];
+    }
+    // SAFETY: the caller's promise.
+    unsafe { core::slice::from_raw_parts_mut(fds, count as usize) }
+}
+
+/// `poll(2)`.
+///
+/// # Safety
+/// As `poll`.
+pub unsafe fn poll(fds: *mut pollfd, count: nfds_t, timeout_ms: c_int) -> c_int {
+    // SAFETY: the program's own list.
+    let list = unsafe { list_of(fds, count) };
+    if !concerns_us(list) || crate::tls::thread().is_vfork_child() {
+        // SAFETY: the program's own arguments.
+        return unsafe { real::poll(fds, count, timeout_ms) };
+    }
+    let timeout = u64::try_from(timeout_ms).ok().map(|ms| ms * 1_000_000);
+    errno::into_libc(wait(list, timeout, core::ptr::null()))
+}
+
+/// `ppoll(2)`.
+///
+/// # Safety
+/// As `ppoll`.
+pub unsafe fn ppoll(
+    fds: *mut pollfd,
+    count: nfds_t,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+) -> c_int {
+    // SAFETY: the program's own list.
+    let list = unsafe { list_of(fds, count) };
+    if !concerns_us(list) || crate::tls::thread().is_vfork_child() {
+        // SAFETY: the program's own arguments.
+        return unsafe { real::ppoll(fds, count, timeout, mask) };
+    }
+    let limit = if timeout.is_null() {
+        None
+    } else {
+        // SAFETY: the program's own structure; not null.
+        match nanoseconds(unsafe { timeout.read_unaligned() }) {
+            Ok(ns) => Some(ns),
+            Err(error) => return errno::fail(error),
+        }
+    };
+    errno::into_libc(wait(list, limit, mask))
+}
+
+/// `__poll_chk`: the compiler knew the size of the list.
+///
+/// # Safety
+/// As `poll`.
+pub unsafe fn poll_chk(fds: *mut pollfd, count: nfds_t, timeout_ms: c_int, size: usize) -> c_int {
+    if size / size_of::<pollfd>() < count as usize {
+        // SAFETY: libc's own check ends the program.
+        return unsafe { real::__poll_chk(fds, count, timeout_ms, size) };
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { poll(fds, count, timeout_ms) }
+}
+
+/// `__ppoll_chk`.
+///
+/// # Safety
+/// As `ppoll`.
+pub unsafe fn ppoll_chk(
+    fds: *mut pollfd,
+    count: nfds_t,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+    size: usize,
+) -> c_int {
+    if size / size_of::<pollfd>() < count as usize {
+        // SAFETY: libc's own check ends the program.
+        return unsafe { real::__ppoll_chk(fds, count, timeout, mask, size) };
+    }
+    // SAFETY: the program's own arguments.
+    unsafe { ppoll(fds, count, timeout, mask) }
+}
+
+/// Looks at our descriptors in `list`; how many are ready.
+fn look(list: &mut [pollfd]) -> usize {
+    let mut count = 0;
+    for entry in list {
+        entry.revents = 0;
+        if entry.fd < 0 {
+            continue;
+        }
+        let found = fd_table::get(entry.fd);
+        if matches!(found.kind(), Kind::Internal | Kind::Pool) {
+            entry.revents = libc::POLLNVAL;
+        } else if let Some(sock) = handle::ours(entry.fd) {
+            let wanted = u32::from(entry.events as u16) | ready::ALWAYS;
+            entry.revents = (ready::watch(&sock, wanted) & wanted) as u16 as c_short;
+        }
+        count += usize::from(entry.revents != 0);
+    }
+    count
+}
+
+/// Scratch for one call: the kernel's view of the list, and our interests.
+struct Scratch {
+    base: *mut u8,
+    mapped: usize,
+    len: usize,
+}
+
+type Small = (MaybeUninit<[pollfd; SMALL + 2]>, MaybeUninit<[u32; SMALL]>);
+
+impl Scratch {
+    fn new(len: usize, small: &mut Small) -> Sys<Self> {
+        if len <= SMALL {
+            return Ok(Self { base: core::ptr::from_mut(small).cast(), mapped: 0, len });
+        }
+        let mapped = (len + 2) * size_of::<pollfd>() + len * size_of::<u32>();
+        Ok(Self { base: sys::map_private(mapped)?, mapped, len })
+    }
+
+    /// The list for the kernel, with two places behind the program's.
+    #[allow(
+        clippy::cast_ptr_alignment,
+        clippy::mut_from_ref,
+        reason = "a page or a structure that starts with the list"
+    )]
+    fn kernel(&self) -> &mut [pollfd] {
+        let list = self.base.cast::<pollfd>();
+        let none = pollfd { fd: -1, events: 0, revents: 0 };
+        for at in 0..self.len + 2 {
+            // SAFETY: inside the space that `new` made for `len + 2` entries.
+            unsafe { list.add(at).write(none) };
+        }
+        // SAFETY: as above, and written now; nobody else knows of it.
+        unsafe { core::slice::from_raw_parts_mut(list, self.len + 2) }
+    }
+
+    /// One word per entry of the program's list.
+    #[allow(clippy::cast_ptr_alignment, clippy::mut_from_ref, reason = "behind structures of eight bytes")]
+    fn words(&self) -> &mut [u32] {
+        let room = if self.mapped == 0 { SMALL } else { self.len };
+        let list = self.base.wrapping_add((room + 2) * size_of::<pollfd>()).cast::<u32>();
+        for at in 0..self.len {
+            // SAFETY: behind the pollfds, where `new` (or `Small`, whose second part is words too) has room.
+            unsafe { list.add(at).write(NOT_WATCHED) };
+        }
+        // SAFETY: as above, and written now.
+        unsafe { core::slice::from_raw_parts_mut(list, self.len) }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.mapped > 0 {
+            sys::unmap(self.base, self.mapped);
+        }
+    }
+}
+
+/// Copies the kernel's part of `list`; whether there is any.
+fn kernel_part(list: &[pollfd], kernel: &mut [pollfd]) -> bool {
+    let mut any = false;
+    for (to, from) in kernel.iter_mut().zip(list) {
+        let kind = fd_table::get(from.fd).kind();
+        // A listener is the kernel's too.
+        let is_kernels = from.fd >= 0 && matches!(kind, Kind::Kernel | Kind::Epoll | Kind::Listener);
+        *to = pollfd { fd: if is_kernels { from.fd } else { -1 }, events: from.events, revents: 0 };
+        any |= is_kernels;
+    }
+    any
+}
+
+/// Adds what the kernel found to `list`; how many entries are ready in all.
+fn merge(list: &mut [pollfd], kernel: &[pollfd]) -> usize {
+    let mut count = 0;
+    for (to, from) in list.iter_mut().zip(kernel) {
+        to.revents |= from.revents;
+        count += usize::from(to.revents != 0);
+    }
+    count
+}
+
+/// `ppoll` over a list of which some descriptors are ours.
+pub fn wait(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Sys<usize> {
+    if let Some(result) = alone(list, timeout, mask) {
+        return result;
+    }
+    let mut small: Small = (MaybeUninit::uninit(), MaybeUninit::uninit());
+    let scratch = Scratch::new(list.len(), &mut small)?;
+    let kernel = scratch.kernel();
+    let has_kernel = kernel_part(list, kernel);
+    let count = look(list);
+    if count > 0 || timeout == Some(0) {
+        if !has_kernel {
+            return Ok(count);
+        }
+        kernel_poll(kernel, Some(0), core::ptr::null())?;
+        return Ok(merge(list, kernel));
+    }
+    let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
+    // A spin can see ours alone; the kernel's descriptors get their look below.
+    if sleep::spin(&mut || look(list) > 0) && !has_kernel {
+        return Ok(look(list));
+    }
+    sleep_on(list, kernel, scratch.words(), deadline, mask)
+}
+
+/// One utcp socket without company.
+fn alone(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Option<Sys<usize>> {
+    let [only] = list else { return None };
+    let sock = handle::stream(only.fd).filter(|_| mask.is_null())?;
+    if look(list) > 0 || timeout == Some(0) {
+        return Some(Ok(look(list)));
+    }
+    let [only] = list else { return None };
+    let wants_in = u32::from(only.events as u16) & (ready::IN | ready::RDHUP) != 0;
+    let wants_out = u32::from(only.events as u16) & ready::OUT != 0;
+    // Before the handshake ends there is only its end to wait for.
+    let connecting = !sock.was_connected();
+    let bell = match (wants_in, wants_out) {
+        (false, true) => &sock.shared.tx_bell,
+        (_, _) if connecting => &sock.shared.tx_bell,
+        (true, false) => &sock.shared.rx_bell,
+        (false, false) => &sock.shared.rx_bell,
+        (true, true) => return None,
+    };
+    let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
+    let woken = sleep::until(sock.att, bell, deadline, || look(list) > 0 || !sock.is_current());
+    Some(match woken {
+        Woken::Signal => Err(Errno(libc::EINTR)),
+        Woken::News | Woken::Timeout => Ok(look(list)),
+    })
+}
+
+/// Sleeps until something in `list` is ready.
+fn sleep_on(
+    list: &mut [pollfd],
+    kernel: &mut [pollfd],
+    interests: &mut [u32],
+    deadline: Option<u64>,
+    mask: *const sigset_t,
+) -> Sys<usize> {
+    let att = list.iter().find_map(|entry| handle::ours(entry.fd)).map(|sock| sock.att);
+    let borrowed = att.and_then(|att| poll_set::borrow(att).ok());
+    let complete = match &borrowed {
+        Some(borrowed) => watch_all(list, interests, borrowed),
+        None => false,
+    };
+    if let (Some(att), Some(borrowed), Some([bell, channel])) = (att, &borrowed, kernel.last_chunk_mut::<2>())
+    {
+        *bell = pollfd { fd: borrowed.set.local.bell.load(Relaxed), events: libc::POLLIN, revents: 0 };
+        *channel = pollfd { fd: att.channel().fd(), events: libc::POLLRDHUP, revents: 0 };
+    }
+    let result = sleep_loop(list, kernel, deadline, mask, borrowed.as_ref(), complete);
+    if let Some(borrowed) = &borrowed {
+        for (entry, interest) in list.iter().zip(interests.iter()) {
+            unwatch(entry.fd, *interest, borrowed);
+        }
+    }
+    result
+}
+
+/// Puts an interest in each of our sockets into the borrowed set; false if one has no room.
+fn watch_all(list: &[pollfd], interests: &mut [u32], borrowed: &poll_set::Borrowed) -> bool {
+    let mut complete = true;
+    for (at, (entry, interest)) in list.iter().zip(interests.iter_mut()).enumerate() {
+        let Some(sock) = handle::ours(entry.fd) else { continue };
+        if sock.att.index() != borrowed.set.att.index() {
+            complete = false;
+            continue;
+        }
+        let events = u32::from(entry.events as u16);
+        match borrowed.set.add(&sock, events, at as u64) {
+            Ok(index) => *interest = index,
+            Err(_) => complete = false,
+        }
+    }
+    complete
+}
+
+fn unwatch(fd: c_int, interest: u32, borrowed: &poll_set::Borrowed) {
+    if interest == NOT_WATCHED {
+        return;
+    }
+    if let Some(sock) = handle::ours(fd) {
+        for cell in crate::set::members(&sock) {
+            let member = utcp_abi::set::Member::unpack(cell.load(Acquire));
+            if member.is_some_and(|m| m.interest == interest && m.set == borrowed.set.index) {
+                cell.store(0, Relaxed);
+            }
+        }
+    }
+    borrowed.set.release(interest);
+}
+
+fn sleep_loop(
+    list: &mut [pollfd],
+    kernel: &mut [pollfd],
+    deadline: Option<u64>,
+    mask: *const sigset_t,
+    borrowed: Option<&poll_set::Borrowed>,
+    complete: bool,
+) -> Sys<usize> {
+    loop {
+        if let Some(borrowed) = borrowed {
+            borrowed.set.shared.bell.arm();
+        }
+        let mut left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
+        let over = left == Some(0);
+        if look(list) > 0 {
+            left = Some(0);
+        } else if !complete {
+            left = Some(left.unwrap_or(u64::MAX).min(SLICE_NS));
+        }
+        kernel_poll(kernel, left, mask)?;
+        if let Some([bell, channel]) = kernel.last_chunk::<2>() {
+            if bell.revents != 0 {
+                sys::eventfd_reset(bell.fd);
+            }
+            if let Some(borrowed) = borrowed.filter(|_| channel.revents != 0) {
+                death::notice(borrowed.set.att);
+            }
+        }
+        look(list);
+        let count = merge(list, kernel);
+        if count > 0 || over {
+            return Ok(count);
+        }
+    }
+}
+
+/// The kernel's poll, through libc: it is a cancellation point, as the program's call was.
+fn kernel_poll(list: &mut [pollfd], left: Option<u64>, mask: *const sigset_t) -> Sys<usize> {
+    let time = left.map(sys::timespec);
+    let time = time.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+    // SAFETY: our list, our timeout, the program's mask.
+    let count = unsafe { real::ppoll(list.as_mut_ptr(), list.len() as c_ulong, time, mask) };
+    usize::try_from(count).map_err(|_| errno::get())
+}
+
+/// Waits until `fd` can be read (or a connection accepted); false after `timeout_us` (0: for ever).
+/// A signal whose handler wants calls restarted does not end it.
+pub fn until_readable(fd: c_int, timeout_us: u64) -> Sys<bool> {
+    let timeout = (timeout_us != 0).then(|| timeout_us.saturating_mul(1000));
+    loop {
+        let mut list = [pollfd { fd, events: libc::POLLIN, revents: 0 }];
+        match wait(&mut list, timeout, core::ptr::null()) {
+            Err(Errno(libc::EINTR)) if timeout.is_none() && signals::all_restart() => {}
+            result => return result.map(|count| count > 0),
+        }
+    }
+}

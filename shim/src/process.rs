@@ -1,0 +1,58 @@
+//! Which process we are, and what a fork changes.
+//!
+//! The state of the library is copied by a fork like everything else. What must not be shared with the
+//! parent – the thread's id, the channel to the engine, the pool of descriptors, arbiters that a
+//! thread of the parent held – is put right here, in the child, before the program sees it. libc
+//! calls us for every fork of its own making (`fork`, `daemon`, `forkpty`); the table has the others.
+
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use crate::{attach, poll_set, sys, tls};
+
+static PID: AtomicU32 = AtomicU32::new(0);
+
+/// This process's id.
+#[inline]
+pub fn pid() -> u32 {
+    match PID.load(Relaxed) {
+        0 => {
+            let pid = sys::getpid();
+            PID.store(pid, Relaxed);
+            pid
+        }
+        pid => pid,
+    }
+}
+
+unsafe extern "C" {
+    fn __register_atfork(
+        prepare: Option<extern "C" fn()>,
+        parent: Option<extern "C" fn()>,
+        child: Option<extern "C" fn()>,
+        dso: *mut c_void,
+    ) -> c_int;
+}
+
+/// Asks libc to call us at each fork. In the constructor.
+pub fn watch_forks() {
+    // SAFETY: both functions may be called at any fork for ever: a preload is never unloaded, which
+    // is also why no handle of the library is needed.
+    unsafe { __register_atfork(Some(before_fork), None, Some(in_child), core::ptr::null_mut()) };
+}
+
+/// A new process is about to share our descriptors: from now on those that exist count as shared.
+pub extern "C" fn before_fork() {
+    attach::each(|attachment| {
+        attachment.region().header().fork_epoch.fetch_add(1, SeqCst);
+    });
+}
+
+/// We are the new process.
+pub extern "C" fn in_child() {
+    tls::thread().forked();
+    PID.store(sys::getpid(), Relaxed);
+    attach::forked();
+    poll_set::forked();
+}

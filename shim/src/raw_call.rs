@@ -1,0 +1,52 @@
+//! `syscall(2)`: programs that go around libc's names for calls that we intercept (libuv closes so).
+
+use core::ffi::{c_int, c_long};
+
+use crate::table::{exports as hook, real};
+
+/// `syscall(2)` with six words, whatever the call takes.
+///
+/// # Safety
+/// As the call itself.
+pub unsafe fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
+    let (fd, second, third, fourth) = (a as c_int, b as c_int, c as c_int, d as c_int);
+    // SAFETY: the program's own arguments; what it calls by number is what the hook does by name.
+    unsafe {
+        match number {
+            libc::SYS_close => c_long::from(hook::close(fd)),
+            libc::SYS_close_range => c_long::from(hook::close_range(a as u32, b as u32, third)),
+            libc::SYS_read => hook::read(fd, b as *mut _, c) as c_long,
+            libc::SYS_write => hook::write(fd, b as *const _, c) as c_long,
+            libc::SYS_readv => hook::readv(fd, b as *const _, third) as c_long,
+            libc::SYS_writev => hook::writev(fd, b as *const _, third) as c_long,
+            libc::SYS_recvfrom => {
+                hook::recvfrom(fd, b as *mut _, c, fourth, e as *mut _, f as *mut _) as c_long
+            }
+            libc::SYS_sendto => hook::sendto(fd, b as *const _, c, fourth, e as *const _, f as u32) as c_long,
+            libc::SYS_recvmsg => hook::recvmsg(fd, b as *mut _, third) as c_long,
+            libc::SYS_sendmsg => hook::sendmsg(fd, b as *const _, third) as c_long,
+            libc::SYS_sendfile => hook::sendfile(fd, second, c as *mut _, d) as c_long,
+            libc::SYS_socket => c_long::from(hook::socket(fd, second, third)),
+            libc::SYS_connect => c_long::from(hook::connect(fd, b as *const _, c as u32)),
+            libc::SYS_bind => c_long::from(hook::bind(fd, b as *const _, c as u32)),
+            libc::SYS_listen => c_long::from(hook::listen(fd, second)),
+            libc::SYS_accept => c_long::from(hook::accept(fd, b as *mut _, c as *mut _)),
+            libc::SYS_accept4 => c_long::from(hook::accept4(fd, b as *mut _, c as *mut _, fourth)),
+            libc::SYS_shutdown => c_long::from(hook::shutdown(fd, second)),
+            libc::SYS_getsockname => c_long::from(hook::getsockname(fd, b as *mut _, c as *mut _)),
+            libc::SYS_getpeername => c_long::from(hook::getpeername(fd, b as *mut _, c as *mut _)),
+            libc::SYS_setsockopt => {
+                c_long::from(hook::setsockopt(fd, second, third, d as *const _, e as u32))
+            }
+            libc::SYS_getsockopt => {
+                c_long::from(hook::getsockopt(fd, second, third, d as *mut _, e as *mut _))
+            }
+            libc::SYS_dup => c_long::from(hook::dup(fd)),
+            libc::SYS_dup3 => c_long::from(hook::dup3(fd, second, third)),
+            libc::SYS_fcntl => c_long::from(hook::fcntl(fd, second, c)),
+            libc::SYS_ioctl => c_long::from(hook::ioctl(fd, b as u64, c)),
+            libc::SYS_epoll_ctl => c_long::from(hook::epoll_ctl(fd, second, third, d as *mut _)),
+            _ => real::syscall(number, a, b, c, d, e, f),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Taking bytes out of a socket: a copy and one compare-and-swap, no lock, no system call.
+//!
+//! ```text
+//!   read rx_head, rx_buf, rx_tail ── copy ── rx_buf still the same? ── swap rx_head forward
+//!            ▲                                     │ no                      │ failed
+//!            └─────────────────────────────────────┴─────────────────────────┘
+//! ```
+//!
+//! Nobody is excluded meanwhile. A second reader may copy the same bytes, but only one of them moves
+//! `rx_head`; the other starts anew. The engine may put the stream into a larger buffer: then what was copied
+//! may be stale, and is copied again. The slot may be closed and reused: the generation in the
+//! upper bits of `rx_head` makes the swap fail.
+
+use core::ffi::c_int;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
+use core::sync::atomic::fence;
+
+use libc::iovec;
+use utcp_abi::socket::{BufRef, first_position, intent, status};
+use utcp_abi::stream::pieces;
+
+use crate::handle::Sock;
+use crate::sleep::{self, Woken};
+use crate::sys::{Errno, Sys};
+use crate::user::Buffers;
+
+/// How far a position may be from the first of its generation.
+const GENERATION_SHIFT: u32 = 44;
+
+/// One look at the rx stream.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    head: u64,
+    available: u64,
+    buf: BufRef,
+    capacity: u64,
+}
+
+fn view(sock: &Sock) -> Sys<View> {
+    loop {
+        let head = sock.shared.rx_head.load(Acquire);
+        let buf = sock.shared.rx_buf.load(Acquire);
+        let tail = sock.shared.rx_tail.load(Acquire);
+        let generation = first_position(sock.entry.generation()) >> GENERATION_SHIFT;
+        if head >> GENERATION_SHIFT != generation {
+            return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
+        }
+        if buf != sock.shared.rx_buf.load(Acquire) {
+            continue;
+        }
+        let buf = BufRef(buf);
+        let capacity = buf.capacity();
+        // Another reader may have moved on since: then the difference is nonsense, and is cut.
+        let available = tail.wrapping_sub(head);
+        let available = if available > capacity { 0 } else { available };
+        return Ok(View { head, available, buf, capacity });
+    }
+}
+
+/// What to do with the bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Take,
+    Peek,
+    /// MSG_TRUNC on a stream: take without a copy.
+    Discard,
+}
+
+/// Moves what is there, at most what the buffers hold. `None`: nothing is there.
+fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>> {
+    loop {
+        let seen = view(sock)?;
+        let len = seen.available.min(buffers.left() as u64);
+        if len == 0 {
+            return Ok(None);
+        }
+        let before = *buffers;
+        if mode != Mode::Discard {
+            let Some(base) = sock.att.region().stream(seen.buf) else { return Err(Errno(libc::EIO)) };
+            for piece in pieces(seen.capacity, seen.head, len) {
+                // SAFETY: a piece of the stream's buffer, which lies in the region.
+                unsafe { buffers.fill(base.wrapping_add(piece.offset), piece.len) };
+            }
+        } else {
+            buffers.skip(len as usize);
+        }
+        // Our copies before the looks that tell whether they were good.
+        fence(SeqCst);
+        let same = sock.shared.rx_buf.load(Acquire) == seen.buf.0;
+        let ours = match mode {
+            _ if !same => false,
+            Mode::Peek => sock.shared.rx_head.load(Acquire) == seen.head,
+            Mode::Take | Mode::Discard => {
+                let next = seen.head.wrapping_add(len);
+                sock.shared.rx_head.compare_exchange(seen.head, next, AcqRel, Relaxed).is_ok()
+            }
+        };
+        if !ours {
+            *buffers = before;
+            continue;
+        }
+        // The window was less than half open: its growth is news to the peer.
+        if mode != Mode::Peek && seen.capacity.wrapping_sub(seen.available) < seen.capacity / 2 {
+            sock.shared.rx_pressed.store(1, Relaxed);
+            sock.kick();
+        }
+        return Ok(Some(len as usize));
+    }
+}
+
+/// Why no byte will come, if so: end of file, an error, not connected.
+fn end(sock: &Sock) -> Option<Sys<usize>> {
+    let now = sock.status();
+    if now & (status::DEAD | status::RX_FIN) == 0
+        && now & status::CONNECTED != 0
+        && !sock.intends(intent::SHUT_RD)
+    {
+        return None;
+    }
+    if let Some(error) = sock.take_error() {
+        return Some(Err(error));
+    }
+    if now & status::CONNECTED == 0 {
+        if now & (status::CONNECTING | status::DEAD) == status::CONNECTING {
+            return None;
+        }
+        return Some(Err(Errno(libc::ENOTCONN)));
+    }
+    Some(Ok(0))
+}
+
+/// How many bytes must be there before a blocking `recv` of `len` returns.
+fn target(sock: &Sock, flags: c_int, len: usize) -> usize {
+    if flags & libc::MSG_WAITALL != 0 {
+        return len;
+    }
+    (sock.shared.options.rcvlowat.load(Relaxed) as usize).clamp(1, len.max(1))
+}
+
+/// `recv` into `list`.
+pub fn recv(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        return Err(Errno(libc::EAGAIN));
+    }
+    if flags & libc::MSG_OOB != 0 {
+        return Err(Errno(libc::EINVAL)); // As Linux without urgent data.
+    }
+    let mut buffers = Buffers::new(list)?;
+    let len = buffers.left();
+    let mode = match flags {
+        _ if flags & libc::MSG_PEEK != 0 => Mode::Peek,
+        _ if flags & libc::MSG_TRUNC != 0 => Mode::Discard,
+        _ => Mode::Take,
+    };
+    // The way of nearly every call.
+    if let Some(count) = grab(sock, &mut buffers, mode)? {
+        let enough = flags & libc::MSG_WAITALL == 0 || count == len;
+        if enough {
+            return Ok(count);
+        }
+        return rest(sock, list, buffers, flags, mode, count);
+    }
+    rest(sock, list, buffers, flags, mode, 0)
+}
+
+/// The slow way: nothing (or too little) is there.
+#[cold]
+#[inline(never)]
+fn rest<'a>(
+    sock: &Sock,
+    list: &'a [iovec],
+    mut buffers: Buffers<'a>,
+    flags: c_int,
+    mode: Mode,
+    mut got: usize,
+) -> Sys<usize> {
+    let len = got.saturating_add(buffers.left());
+    let want = target(sock, flags, len);
+    let nonblocking = flags & libc::MSG_DONTWAIT != 0 || sock.is_nonblocking();
+    let mut deadline = None;
+    loop {
+        let over = end(sock);
+        // Bytes that came before the end are delivered before it.
+        if mode == Mode::Peek {
+            buffers = Buffers::new(list)?;
+            got = 0;
+        }
+        if let Some(count) = grab(sock, &mut buffers, mode)? {
+            got = got.saturating_add(count);
+        }
+        if got >= want && (got > 0 || len == 0 && over.is_none()) {
+            return Ok(got);
+        }
+        if let Some(over) = over {
+            return match (got, over) {
+                (0, over) => over,
+                (_, Ok(_)) => Ok(got),
+                (_, Err(error)) => {
+                    // Reported by the next call.
+                    let _ = sock.shared.error.compare_exchange(0, error.0, AcqRel, Relaxed);
+                    Ok(got)
+                }
+            };
+        }
+        if len == 0 {
+            return Ok(0);
+        }
+        if nonblocking {
+            return if got > 0 { Ok(got) } else { Err(Errno(libc::EAGAIN)) };
+        }
+        if deadline.is_none() {
+            deadline = Some(sleep::deadline_us(sock.shared.options.rcvtimeo_us.load(Relaxed)));
+        }
+        let more = if mode == Mode::Peek { want } else { want.saturating_sub(got) };
+        match sleep::until(sock.att, &sock.shared.rx_bell, deadline.flatten(), || is_ready(sock, more)) {
+            Woken::News => {}
+            Woken::Timeout if got > 0 => return Ok(got),
+            Woken::Timeout => return Err(Errno(libc::EAGAIN)),
+            Woken::Signal if got > 0 => return Ok(got),
+            Woken::Signal => return Err(Errno(libc::EINTR)),
+        }
+    }
+}
+
+/// Whether a sleeper that wants `want` bytes should look again.
+fn is_ready(sock: &Sock, want: usize) -> bool {
+    let ended = status::RX_FIN | status::DEAD;
+    let Ok(seen) = view(sock) else { return true };
+    // More than fits never comes: a full buffer must do.
+    seen.available >= (want as u64).min(seen.capacity.max(1))
+        || sock.shared.status.load(Acquire) & ended != 0
+        || sock.shared.error.load(Relaxed) != 0
+        || sock.intends(intent::SHUT_RD)
+}
+
+/// Bytes that wait (FIONREAD).
+pub fn waiting(sock: &Sock) -> usize {
+    view(sock).map_or(0, |seen| seen.available as usize)
+}

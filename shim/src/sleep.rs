@@ -1,0 +1,125 @@
+//! Waiting on a bell in shared memory: spin a little, arm, look again, sleep.
+//!
+//! Who sleeps does so on two words at once, the bell's and the engine's life, so that the death of the
+//! engine wakes it. Where a sandbox forbids `futex_waitv`, the second word is looked at ten times a
+//! second instead.
+//!
+//! How long to spin is this module's business alone. A wake-up through the kernel costs 3 µs on one core and
+//! 20 µs across cores; spinning costs the core. So a thread spins only while that has paid lately:
+//! success doubles its budget up to the limit, failure halves it. With only one or two CPUs the
+//! engine needs the one that we would burn, so we yield between looks.
+
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::Ordering::Relaxed;
+
+use utcp_abi::bell::{ARMED, Bell};
+use utcp_abi::page::OWNER_DIED;
+
+use crate::attach::Attachment;
+use crate::sys::{self, Errno, FutexWaiter};
+use crate::{config, death, tls};
+
+/// Longest spin before a sleep, nanoseconds, unless `UTCP_SPIN_US` says otherwise.
+const SPIN_NS: u64 = 20_000;
+/// The budget never falls below this share of the limit, so that it can grow again.
+const SPIN_FLOOR: u64 = 16;
+/// How often the engine's life is looked at where we cannot sleep on it.
+const SLICE_NS: u64 = 100_000_000;
+
+/// Why a sleep ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// What was waited for is there (or the engine is gone, which the caller finds in the status).
+    News,
+    /// The deadline passed.
+    Timeout,
+    /// A signal handler ran.
+    Signal,
+}
+
+static NO_WAITV: AtomicU32 = AtomicU32::new(0);
+
+/// Waits until `ready` says so. `bell` is rung whenever that may have changed.
+pub fn until(
+    att: &'static Attachment,
+    bell: &Bell,
+    deadline_ns: Option<u64>,
+    mut ready: impl FnMut() -> bool,
+) -> Woken {
+    if spin(&mut ready) {
+        return Woken::News;
+    }
+    loop {
+        bell.arm();
+        if ready() {
+            return Woken::News;
+        }
+        let life = att.page().life.load(Relaxed);
+        if life & OWNER_DIED != 0 || !att.is_alive() {
+            death::notice(att);
+            return Woken::News;
+        }
+        match doze(bell, &att.page().life, life, deadline_ns) {
+            Err(Errno(libc::EINTR)) => return if ready() { Woken::News } else { Woken::Signal },
+            Err(Errno(libc::ETIMEDOUT)) => return if ready() { Woken::News } else { Woken::Timeout },
+            _ => {}
+        }
+    }
+}
+
+/// Sleeps once.
+fn doze(bell: &Bell, life: &AtomicU32, alive: u32, deadline_ns: Option<u64>) -> sys::Sys<usize> {
+    if NO_WAITV.load(Relaxed) == 0 {
+        let waiters = [FutexWaiter::new(bell.word(), ARMED), FutexWaiter::new(life, alive)];
+        match sys::futex_waitv(&waiters, deadline_ns) {
+            Err(Errno(libc::ENOSYS | libc::EPERM)) => NO_WAITV.store(1, Relaxed),
+            result => return result,
+        }
+    }
+    let left = deadline_ns.map_or(u64::MAX, |deadline| deadline.saturating_sub(sys::now_ns()));
+    match sys::futex_wait(bell.word(), ARMED, left.min(SLICE_NS)) {
+        Err(Errno(libc::ETIMEDOUT)) if left > SLICE_NS => Ok(0),
+        result => result,
+    }
+}
+
+/// Spins for what this thread's experience allows; true as soon as `ready` is.
+pub fn spin(ready: &mut impl FnMut() -> bool) -> bool {
+    if ready() {
+        return true;
+    }
+    let limit = config::spin_ns().unwrap_or(SPIN_NS);
+    if limit == 0 {
+        return false;
+    }
+    let memory = &tls::thread().spin_ns;
+    // 0 is a thread that has not waited yet.
+    let budget = match u64::from(memory.load(Relaxed)) {
+        0 => limit / 4,
+        learned => learned.min(limit),
+    };
+    let crowded = config::cpus() <= 2;
+    let start = sys::now_ns();
+    loop {
+        if crowded {
+            sys::sched_yield();
+        } else {
+            for _ in 0..16 {
+                core::hint::spin_loop();
+            }
+        }
+        if ready() {
+            memory.store((budget * 2).min(limit) as u32, Relaxed);
+            return true;
+        }
+        if sys::now_ns().wrapping_sub(start) >= budget {
+            memory.store((budget / 2).max(limit / SPIN_FLOOR).max(1) as u32, Relaxed);
+            return false;
+        }
+    }
+}
+
+/// The deadline that a timeout in microseconds means; 0 is none.
+pub fn deadline_us(timeout_us: u64) -> Option<u64> {
+    (timeout_us != 0).then(|| sys::now_ns().saturating_add(timeout_us.saturating_mul(1000)))
+}

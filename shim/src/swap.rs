@@ -1,0 +1,45 @@
+//! Handing a socket over to the kernel: a kernel socket under the same number, with the same options.
+//!
+//! The one end of the socket pair that stood there is closed by `dup3`, so the engine hears that
+//! the utcp socket is gone. Epoll sets that had it get the kernel's socket as an ordinary member.
+
+use core::ffi::c_int;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+
+use utcp_abi::socket::{file, intent};
+
+use crate::fd_table::{self, Entry};
+use crate::handle::Sock;
+use crate::sys::{self, Errno, Sys};
+use crate::{epoll, options};
+
+/// Puts a kernel socket at `sock`'s number.
+pub fn to_kernel(sock: &Sock) -> Sys<()> {
+    let flags = sock.shared.file.load(Acquire);
+    let domain = if flags & file::INET6 != 0 { libc::AF_INET6 } else { libc::AF_INET };
+    let nonblocking = if flags & file::NONBLOCK != 0 { libc::SOCK_NONBLOCK } else { 0 };
+    let kernel = sys::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | nonblocking, 0)?;
+    options::replay(&sock.shared.options, kernel, domain == libc::AF_INET6);
+    let result = put_at(sock, kernel);
+    let _ = sys::close(kernel);
+    result
+}
+
+fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
+    let cloexec = if sock.entry.cloexec() { libc::O_CLOEXEC } else { 0 };
+    if !fd_table::replace(sock.fd, sock.entry, Entry::KERNEL) {
+        return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
+    }
+    let private = !sock.is_shared();
+    if let Err(errno) = sys::dup3(kernel, sock.fd, cloexec) {
+        fd_table::set(sock.fd, sock.entry);
+        return Err(errno);
+    }
+    epoll::hand_over(sock);
+    if private {
+        // Sooner than by the hang-up.
+        sock.shared.token.store(0, Relaxed);
+        sock.intend(intent::CLOSE);
+    }
+    Ok(())
+}

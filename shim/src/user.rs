@@ -1,0 +1,302 @@
+//! The program's own memory: buffers, vectors and addresses, as it hands them to us.
+//!
+//! A pointer that leads nowhere is SIGSEGV here where the kernel says EFAULT; null is still EFAULT.
+
+use core::ffi::c_int;
+use core::mem::MaybeUninit;
+use core::ptr;
+
+use libc::{iovec, sockaddr, socklen_t};
+use utcp_abi::socket::Addr;
+
+use crate::sys::{Errno, Sys};
+
+/// The kernel's limit for one vector.
+const IOV_MAX: c_int = 1024;
+
+/// A list of buffers and a place in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Buffers<'a> {
+    rest: &'a [iovec],
+    /// Bytes of the first buffer that are done.
+    done: usize,
+    left: usize,
+}
+
+impl<'a> Buffers<'a> {
+    /// Over `list`.
+    ///
+    /// # Errors
+    /// EINVAL if the lengths overflow, EFAULT for null with a length.
+    pub fn new(list: &'a [iovec]) -> Sys<Self> {
+        let mut left = 0usize;
+        for buffer in list {
+            if buffer.iov_base.is_null() && buffer.iov_len != 0 {
+                return Err(Errno(libc::EFAULT));
+            }
+            left = left.checked_add(buffer.iov_len).ok_or(Errno(libc::EINVAL))?;
+            if left > isize::MAX as usize {
+                return Err(Errno(libc::EINVAL));
+            }
+        }
+        Ok(Self { rest: list, done: 0, left })
+    }
+
+    /// Bytes from here to the end.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Calls `copy` with the program's memory for the next `len` bytes, piece by piece.
+    fn walk(&mut self, mut len: usize, mut copy: impl FnMut(*mut u8, usize)) {
+        while len > 0 {
+            let Some((first, rest)) = self.rest.split_first() else { return };
+            let piece = first.iov_len.saturating_sub(self.done).min(len);
+            if piece == 0 {
+                (self.rest, self.done) = (rest, 0);
+                continue;
+            }
+            // Inside the buffer: `done + piece <= iov_len`.
+            copy(first.iov_base.cast::<u8>().wrapping_add(self.done), piece);
+            self.done = self.done.wrapping_add(piece);
+            self.left = self.left.saturating_sub(piece);
+            len = len.wrapping_sub(piece);
+        }
+    }
+
+    /// Copies `len` bytes from `from` into the buffers.
+    ///
+    /// # Safety
+    /// `from` must be readable for `len` bytes; the program promises that its buffers are writable.
+    pub unsafe fn fill(&mut self, mut from: *const u8, len: usize) {
+        self.walk(len, |to, piece| {
+            // SAFETY: the program's buffer of at least `piece` bytes, and the caller's promise.
+            unsafe { ptr::copy_nonoverlapping(from, to, piece) };
+            from = from.wrapping_add(piece);
+        });
+    }
+
+    /// Copies the next `len` bytes of the buffers to `to`.
+    ///
+    /// # Safety
+    /// `to` must be writable for `len` bytes; the program promises that its buffers are readable.
+    pub unsafe fn drain(&mut self, mut to: *mut u8, len: usize) {
+        self.walk(len, |from, piece| {
+            // SAFETY: the program's buffer of at least `piece` bytes, and the caller's promise.
+            unsafe { ptr::copy_nonoverlapping(from, to, piece) };
+            to = to.wrapping_add(piece);
+        });
+    }
+
+    /// Passes `len` bytes over without a copy.
+    pub fn skip(&mut self, len: usize) {
+        self.walk(len, |_, _| {});
+    }
+}
+
+/// The vector of `count` buffers at `list`.
+///
+/// # Safety
+/// As `readv`: `list` has `count` elements.
+pub unsafe fn vector<'a>(list: *const iovec, count: c_int) -> Sys<&'a [iovec]> {
+    if !(0..=IOV_MAX).contains(&count) {
+        return Err(Errno(libc::EINVAL));
+    }
+    if count == 0 {
+        return Ok(&[]);
+    }
+    if list.is_null() {
+        return Err(Errno(libc::EFAULT));
+    }
+    // SAFETY: the caller's promise.
+    Ok(unsafe { core::slice::from_raw_parts(list, count as usize) })
+}
+
+/// One buffer as a vector.
+pub fn buffer(base: *const core::ffi::c_void, len: usize) -> [iovec; 1] {
+    [iovec { iov_base: base.cast_mut(), iov_len: len.min(isize::MAX as usize) }]
+}
+
+/// An IPv4 address as IPv6 writes it.
+pub fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = v4;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}
+
+/// The IPv4 address in a mapped one.
+pub fn unmapped(ip: &[u8; 16]) -> Option<[u8; 4]> {
+    match *ip {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
+        _ => None,
+    }
+}
+
+/// The family of an address of the program.
+///
+/// # Safety
+/// `address` has `len` readable bytes.
+pub unsafe fn family(address: *const sockaddr, len: socklen_t) -> Sys<c_int> {
+    if address.is_null() {
+        return Err(Errno(libc::EFAULT));
+    }
+    if (len as usize) < size_of::<libc::sa_family_t>() {
+        return Err(Errno(libc::EINVAL));
+    }
+    // SAFETY: the length was checked; the program's structure may stand anywhere.
+    Ok(c_int::from(unsafe { address.cast::<libc::sa_family_t>().read_unaligned() }))
+}
+
+/// Reads an address of the program, of the family that a socket has.
+///
+/// # Safety
+/// `address` has `len` readable bytes.
+///
+/// # Errors
+/// As `connect`: EFAULT, EINVAL (too short), EAFNOSUPPORT (another family).
+pub unsafe fn address(address: *const sockaddr, len: socklen_t, inet6: bool) -> Sys<Addr> {
+    // SAFETY: the caller's promise.
+    let family = unsafe { family(address, len) }?;
+    if inet6 {
+        // A scope id may be missing (RFC 2133's structure has 24 bytes).
+        if len < 24 {
+            return Err(Errno(libc::EINVAL));
+        }
+        if family != libc::AF_INET6 {
+            return Err(Errno(libc::EAFNOSUPPORT));
+        }
+        let mut full = MaybeUninit::<libc::sockaddr_in6>::zeroed();
+        let wanted = (len as usize).min(size_of::<libc::sockaddr_in6>());
+        // SAFETY: `wanted` bytes are readable and have room; zero bytes are valid for the rest.
+        let full = unsafe {
+            ptr::copy_nonoverlapping(address.cast::<u8>(), full.as_mut_ptr().cast::<u8>(), wanted);
+            full.assume_init()
+        };
+        let scope = full.sin6_scope_id;
+        return Ok(Addr { ip: full.sin6_addr.s6_addr, port: u16::from_be(full.sin6_port), scope });
+    }
+    if (len as usize) < size_of::<libc::sockaddr_in>() {
+        return Err(Errno(libc::EINVAL));
+    }
+    if family != libc::AF_INET {
+        return Err(Errno(libc::EAFNOSUPPORT));
+    }
+    // SAFETY: the length was checked; the program's structure may stand anywhere.
+    let short = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+    let ip = mapped(short.sin_addr.s_addr.to_ne_bytes());
+    Ok(Addr { ip, port: u16::from_be(short.sin_port), scope: 0 })
+}
+
+/// Writes `addr` where the program wants it, cut to its room, and the true length.
+///
+/// # Safety
+/// As `accept`: `len` is readable and writable, and `to` has as many bytes as it says. Both may be null.
+///
+/// # Errors
+/// EFAULT for a buffer without a length, EINVAL for a negative one.
+pub unsafe fn give_address(addr: Addr, inet6: bool, to: *mut sockaddr, len: *mut socklen_t) -> Sys<()> {
+    if to.is_null() {
+        return Ok(());
+    }
+    if len.is_null() {
+        return Err(Errno(libc::EFAULT));
+    }
+    // SAFETY: the program's own length.
+    let room = unsafe { len.read_unaligned() };
+    if (room as c_int) < 0 {
+        return Err(Errno(libc::EINVAL));
+    }
+    // SAFETY: zero bytes are valid for both structures.
+    let (mut long, mut short): (libc::sockaddr_in6, libc::sockaddr_in) =
+        unsafe { (MaybeUninit::zeroed().assume_init(), MaybeUninit::zeroed().assume_init()) };
+    let (from, size) = if inet6 {
+        long.sin6_family = libc::AF_INET6 as u16;
+        long.sin6_port = addr.port.to_be();
+        long.sin6_addr.s6_addr = addr.ip;
+        long.sin6_scope_id = addr.scope;
+        (ptr::from_ref(&long).cast::<u8>(), size_of_val(&long))
+    } else {
+        short.sin_family = libc::AF_INET as u16;
+        short.sin_port = addr.port.to_be();
+        short.sin_addr.s_addr = u32::from_ne_bytes(unmapped(&addr.ip).unwrap_or_default());
+        (ptr::from_ref(&short).cast::<u8>(), size_of_val(&short))
+    };
+    // SAFETY: at most `room` bytes of the program's buffer, and at most the structure.
+    unsafe {
+        ptr::copy_nonoverlapping(from, to.cast::<u8>(), size.min(room as usize));
+        len.write_unaligned(size as socklen_t);
+    }
+    Ok(())
+}
+
+/// Whether `ip` is this host in any case: loopback, or "any", which means loopback to `connect`.
+pub fn is_loopback(ip: &[u8; 16]) -> bool {
+    match unmapped(ip) {
+        Some([first, ..]) => first == 127 || unmapped(ip) == Some([0; 4]),
+        None => {
+            let number = u128::from_be_bytes(*ip);
+            number == 0 || number == 1
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_walk_over_borders() {
+        let (mut a, mut b) = (*b"____", *b"______");
+        let list = [
+            iovec { iov_base: a.as_mut_ptr().cast(), iov_len: 4 },
+            iovec { iov_base: ptr::null_mut(), iov_len: 0 },
+            iovec { iov_base: b.as_mut_ptr().cast(), iov_len: 6 },
+        ];
+        let mut buffers = Buffers::new(&list).expect("valid");
+        // SAFETY: all of it is this test's own memory.
+        unsafe {
+            buffers.fill(b"abc".as_ptr(), 3);
+            buffers.fill(b"defg".as_ptr(), 4);
+        }
+        assert_eq!(buffers.left(), 3);
+        assert_eq!((&a, &b), (b"abcd", b"efg___"));
+        let mut buffers = Buffers::new(&list).expect("valid");
+        buffers.skip(2);
+        let mut out = [0u8; 5];
+        // SAFETY: as above.
+        unsafe { buffers.drain(out.as_mut_ptr(), 5) };
+        assert_eq!(&out, b"cdefg");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let list = [iovec { iov_base: ptr::null_mut(), iov_len: 1 }];
+        assert_eq!(Buffers::new(&list).map(|_| ()), Err(Errno(libc::EFAULT)));
+        // SAFETY: refused before it is looked at.
+        unsafe {
+            assert_eq!(vector(ptr::null(), -1).map(<[_]>::len), Err(Errno(libc::EINVAL)));
+            assert_eq!(vector(ptr::null(), 1025).map(<[_]>::len), Err(Errno(libc::EINVAL)));
+            assert_eq!(vector(ptr::null(), 0).map(<[_]>::len), Ok(0));
+        }
+    }
+
+    #[test]
+    fn addresses_there_and_back() {
+        let addr = Addr { ip: mapped([127, 0, 0, 1]), port: 8080, scope: 0 };
+        // SAFETY: this test's own structures, of their true lengths.
+        unsafe {
+            let mut room: libc::sockaddr_in6 = MaybeUninit::zeroed().assume_init();
+            let at = ptr::from_mut(&mut room).cast::<sockaddr>();
+            for inet6 in [false, true] {
+                let mut len = size_of_val(&room) as socklen_t;
+                assert_eq!(give_address(addr, inet6, at, &raw mut len), Ok(()));
+                assert_eq!(address(at, len, inet6), Ok(addr));
+                assert_eq!(address(at, len, !inet6).is_err(), true);
+            }
+            let mut len = 2;
+            assert_eq!(give_address(addr, false, at, &raw mut len), Ok(()));
+            assert_eq!(len, 16, "the true length");
+        }
+        assert!(is_loopback(&addr.ip) && is_loopback(&[0; 16]) && is_loopback(&mapped([0; 4])));
+        assert!(!is_loopback(&mapped([10, 0, 0, 1])));
+    }
+}
