@@ -1,0 +1,2 @@
+//! Placeholder until the cases are there.
+fn main() {}

@@ -1,0 +1,116 @@
+//! Python's blocking http.server (a thread per connection, poll) and asyncio (epoll, vfork).
+
+use utcp_tests::{Engine, Lab};
+
+#[test]
+fn http_server_serves_files() {
+    let lab = Lab::new("python-http");
+    let engine = Engine::start(&lab);
+    let port = lab.port();
+    let file = lab.random_file("www/big", 5_000_000);
+    let folder = lab.path("www");
+    let run = lab.run("/usr/bin/python3").args(["-u", "-m", "http.server", &port.to_string()]);
+    let mut server = run.args(["--bind", "127.0.0.1", "--directory"]).arg(&folder).under(&engine).spawn();
+    server.wait_for_listener(port);
+    engine.wait_for_listener(port);
+    for _ in 0..10 {
+        let got = lab.path("got");
+        let url = format!("http://127.0.0.1:{port}/big");
+        let _ = lab.run("curl").args(["-sS", "-m", "20", "-o"]).arg(&got).arg(url).under(&engine).ok();
+        assert!(std::fs::read(&got).expect("a file") == std::fs::read(&file).expect("ours"));
+    }
+    engine.went_through(10);
+    assert!(server.is_alive(), "{}", server.stderr());
+    drop(server);
+    engine.wait_until_empty(utcp_tests::WAIT);
+}
+
+/// The blocking client of the standard library against the blocking server.
+#[test]
+fn urllib_reads_from_http_server() {
+    let lab = Lab::new("python-urllib");
+    let engine = Engine::start(&lab);
+    let port = lab.port();
+    lab.file("www/index.html", "from python");
+    let run = lab.run("/usr/bin/python3").args(["-u", "-m", "http.server", &port.to_string()]);
+    let mut server = run.arg("--directory").arg(lab.path("www")).under(&engine).spawn();
+    server.wait_for_listener(port);
+    engine.wait_for_listener(port);
+    let script = format!(
+        "import urllib.request\n\
+         for _ in range(100):\n    \
+             assert urllib.request.urlopen('http://127.0.0.1:{port}/index.html', timeout=10).read() == b'from python'\n\
+         print('same')"
+    );
+    assert_eq!(lab.python(&script).under(&engine).ok().text(), "same\n");
+    engine.went_through(100);
+}
+
+/// Server and 100 clients in one process, a child started meanwhile (vfork), one epoll for all.
+#[test]
+fn asyncio_echoes() {
+    let lab = Lab::new("python-asyncio");
+    let engine = Engine::start(&lab);
+    let port = lab.port();
+    let script = format!(
+        "import asyncio, os
+async def serve(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+async def client(number):
+    reader, writer = await asyncio.open_connection('127.0.0.1', {port})
+    text = os.urandom(1 + number * 997)
+    for _ in range(20):
+        writer.write(text)
+        await writer.drain()
+        assert await reader.readexactly(len(text)) == text
+    writer.write_eof()
+    assert await reader.read() == b''
+    writer.close()
+async def main():
+    server = await asyncio.start_server(serve, '127.0.0.1', {port})
+    clients = asyncio.gather(*(client(n) for n in range(100)))
+    child = await asyncio.create_subprocess_exec('/bin/echo', 'child', stdout=asyncio.subprocess.PIPE)
+    out, _ = await child.communicate()
+    await clients
+    print(out.decode().strip(), 'same')
+    server.close()
+asyncio.run(asyncio.wait_for(main(), 30))"
+    );
+    assert_eq!(lab.python(&script).under(&engine).ok().text(), "child same\n");
+    engine.went_through(100);
+    engine.wait_until_empty(utcp_tests::WAIT);
+}
+
+/// accept and recv that block, in 20 threads, for a client that comes late.
+#[test]
+fn threads_block() {
+    let lab = Lab::new("python-threads");
+    let engine = Engine::start(&lab);
+    let script = "import socket, threading, time
+server = socket.create_server(('127.0.0.1', 0), backlog=64)
+port = server.getsockname()[1]
+got = []
+def serve():
+    connection, peer = server.accept()
+    assert peer[0] == '127.0.0.1'
+    while data := connection.recv(100):
+        connection.sendall(data.upper())
+    connection.close()
+    got.append(1)
+threads = [threading.Thread(target=serve) for _ in range(20)]
+for t in threads: t.start()
+clients = [socket.create_connection(('127.0.0.1', port), timeout=10) for _ in range(20)]
+for c in clients:
+    c.sendall(b'abc')
+    assert c.recv(100) == b'ABC'
+for c in clients:
+    c.shutdown(socket.SHUT_WR)
+    assert c.recv(100) == b''
+for t in threads: t.join(10)
+print(len(got))";
+    assert_eq!(lab.python(script).under(&engine).ok().text(), "20\n");
+    engine.went_through(20);
+}
