@@ -2,7 +2,8 @@
 
 use core::ffi::{CStr, c_char};
 use core::num::NonZeroUsize;
-use once_cell::race::OnceNonZeroUsize;
+use core::sync::atomic::AtomicUsize;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Every variable that utcp knows.
 const KNOWN: [&[u8]; 10] = [
@@ -18,8 +19,32 @@ const KNOWN: [&[u8]; 10] = [
     b"UTCP_BIN",
 ];
 
+// With feature `std`, which other crates of a workspace build may turn on, `libc` leaves this to std.
+#[link(name = "c")]
 unsafe extern "C" {
     static environ: *const *const c_char;
+}
+
+/// A setting that whoever comes first reads. Two threads may read it at once and find the same, so nobody
+/// waits, and a signal handler may be the first. (`once_cell::race` is this too, but a workspace
+/// build gives it the feature `std` of other crates, and `std` may not come in here.)
+struct Found(AtomicUsize);
+
+impl Found {
+    const fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    fn get_or_init(&self, read: impl FnOnce() -> NonZeroUsize) -> NonZeroUsize {
+        if let Some(found) = NonZeroUsize::new(self.0.load(Acquire)) {
+            return found;
+        }
+        let found = read();
+        match self.0.compare_exchange(0, found.get(), Release, Relaxed) {
+            Ok(_) => found,
+            Err(first) => NonZeroUsize::new(first).unwrap_or(found),
+        }
+    }
 }
 
 /// The process's environment: pointers up to a null one.
@@ -64,7 +89,7 @@ pub fn value_of<'a>(entry: &'a CStr, name: &[u8]) -> Option<&'a CStr> {
 
 /// Whether the environment says that this program is to be left to the kernel.
 pub fn disabled() -> bool {
-    static DISABLED: OnceNonZeroUsize = OnceNonZeroUsize::new();
+    static DISABLED: Found = Found::new();
     let found = DISABLED.get_or_init(|| {
         let off = variable(b"UTCP_ENGINE").is_some_and(|value| value == c"off");
         let disabled = variable(b"UTCP_DISABLE").is_some_and(|v| !matches!(v.to_bytes(), b"" | b"0"));
@@ -75,7 +100,7 @@ pub fn disabled() -> bool {
 
 /// UTCP_SPIN_US in nanoseconds, if it is set and a number.
 pub fn spin_ns() -> Option<u64> {
-    static SPIN: OnceNonZeroUsize = OnceNonZeroUsize::new();
+    static SPIN: Found = Found::new();
     let found = SPIN.get_or_init(|| {
         let us = variable(b"UTCP_SPIN_US").and_then(|value| number(value.to_bytes()));
         // 1: not set; otherwise nanoseconds + 2.
@@ -87,7 +112,7 @@ pub fn spin_ns() -> Option<u64> {
 
 /// How many CPUs this process may use.
 pub fn cpus() -> usize {
-    static CPUS: OnceNonZeroUsize = OnceNonZeroUsize::new();
+    static CPUS: Found = Found::new();
     let found = CPUS.get_or_init(|| {
         let mut mask = [0u64; 64];
         let bytes = crate::sys::call!(
@@ -103,7 +128,7 @@ pub fn cpus() -> usize {
 }
 
 /// The (last) number of bytes in a file of /proc/sys, or Linux's default for a buffer.
-fn limit(found: &OnceNonZeroUsize, path: &CStr) -> u32 {
+fn limit(found: &Found, path: &CStr) -> u32 {
     let read = || {
         let mut text = [0u8; 64];
         let flags = libc::O_RDONLY | libc::O_CLOEXEC;
@@ -119,19 +144,19 @@ fn limit(found: &OnceNonZeroUsize, path: &CStr) -> u32 {
 
 /// Largest SO_SNDBUF, before it is doubled.
 pub fn sndbuf_max() -> u32 {
-    static FOUND: OnceNonZeroUsize = OnceNonZeroUsize::new();
+    static FOUND: Found = Found::new();
     limit(&FOUND, c"/proc/sys/net/core/wmem_max")
 }
 
 /// Largest SO_RCVBUF, before it is doubled.
 pub fn rcvbuf_max() -> u32 {
-    static FOUND: OnceNonZeroUsize = OnceNonZeroUsize::new();
+    static FOUND: Found = Found::new();
     limit(&FOUND, c"/proc/sys/net/core/rmem_max")
 }
 
 /// To what Linux lets a receive buffer grow that nobody set.
 pub fn rcvbuf_limit() -> u32 {
-    static FOUND: OnceNonZeroUsize = OnceNonZeroUsize::new();
+    static FOUND: Found = Found::new();
     limit(&FOUND, c"/proc/sys/net/ipv4/tcp_rmem")
 }
 
