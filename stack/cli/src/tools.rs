@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use utcp_abi::message::{Kind, Message, Reply, Report};
 use utcp_engine::config::{system_path, user_name};
-use utcp_engine::sys::{self, UnixName};
+use utcp_engine::sys::{self, UnixName, Wait};
 
 /// Which engine to ask.
 #[derive(clap::Args)]
@@ -77,12 +77,12 @@ fn print(engine: &OwnedFd, report: Report, b: u64, c: u64) -> Result<(), String>
     let failed = |error: io::Error| format!("the engine does not answer: {error}");
     sys::send(engine.as_fd(), message.as_bytes(), &[]).map_err(failed)?;
     let mut bytes = vec![0; 64 * 1024];
-    let len = sys::receive(engine.as_fd(), &mut bytes, &mut Vec::new()).map_err(failed)?;
+    let len = sys::receive(engine.as_fd(), &mut bytes, &mut Vec::new(), Wait::Sleep).map_err(failed)?;
     let reply = Reply::from_bytes(&bytes[..len]).ok_or("the engine is of another version")?;
     let mut left = reply.a;
     let mut out = io::stdout().lock();
     while left > 0 {
-        let len = sys::receive(engine.as_fd(), &mut bytes, &mut Vec::new()).map_err(failed)?;
+        let len = sys::receive(engine.as_fd(), &mut bytes, &mut Vec::new(), Wait::Sleep).map_err(failed)?;
         if len == 0 {
             return Err("the engine ended in the middle of its answer".to_owned());
         }

@@ -317,8 +317,22 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a call may sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until there is something.
+    Sleep,
+    /// Never, whatever mode the descriptor is in: somebody else may have made it.
+    Never,
+}
+
 /// Receives one message into `bytes` and the descriptors that came with it. `Ok(0)`: the other end is gone.
-pub fn receive(fd: BorrowedFd<'_>, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+pub fn receive(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+    wait: Wait,
+) -> io::Result<usize> {
     let mut control = [0u64; CONTROL_WORDS];
     let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: as in `send`; each descriptor in an SCM_RIGHTS message is ours from now on.
@@ -328,7 +342,8 @@ pub fn receive(fd: BorrowedFd<'_>, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> 
         header.msg_iovlen = 1;
         header.msg_control = control.as_mut_ptr().cast();
         header.msg_controllen = size_of_val(&control);
-        let got = libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC);
+        let flags = if wait == Wait::Never { libc::MSG_DONTWAIT } else { 0 };
+        let got = libc::recvmsg(fd.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC | flags);
         if got < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -10,7 +10,7 @@ use utcp_abi::message::{FDS_MAX, Kind, MESSAGE_LEN, Message, Reply};
 use super::{Channel, ClientEntry, Control, Source, Token};
 use crate::shard::ToShard;
 use crate::shard::client::ClientRegion;
-use crate::sys::{self, UnixName};
+use crate::sys::{self, UnixName, Wait};
 
 impl Control {
     /// Programs knock.
@@ -45,7 +45,7 @@ impl Control {
             let Some(fd) = self.channels.get(&number).map(|c| c.fd.clone()) else { return };
             let mut bytes = [0; MESSAGE_LEN + 1];
             let mut fds = Vec::new();
-            match sys::receive(fd.as_fd(), &mut bytes, &mut fds) {
+            match sys::receive(fd.as_fd(), &mut bytes, &mut fds, Wait::Never) {
                 Ok(0) => return self.on_channel_gone(number),
                 Ok(len) => {
                     let message = bytes.get(..len).and_then(Message::from_bytes);

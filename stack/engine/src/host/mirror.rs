@@ -27,6 +27,8 @@ use super::view::Interface;
 
 /// Datagrams that one call of `on_readable` takes: a flood must not hold up the control thread.
 const READS_MAX: usize = 1024;
+/// Datagrams that one call discards after a loss: many times what fits a socket's buffer.
+const DISCARDS_MAX: usize = 1 << 16;
 /// Readings of one thing, when the kernel says each time that it changed meanwhile. The last one counts then: a message
 /// about the change is on its way and causes another.
 const DUMPS_MAX: usize = 4;
@@ -53,6 +55,8 @@ pub struct HostMirror {
     interfaces: BTreeMap<u32, Interface>,
     neighbours: BTreeMap<(u32, IpAddr), NeighbourRecord>,
     changed: Changed,
+    /// Times that everything was read anew.
+    resyncs: u64,
     view: Arc<HostView>,
 }
 
@@ -79,6 +83,7 @@ impl HostMirror {
             interfaces: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             changed: Changed { all: true, ..Changed::default() },
+            resyncs: 0,
             view: Arc::default(),
         };
         let view = mirror.update()?;
@@ -114,6 +119,18 @@ impl HostMirror {
         }
         self.view = Arc::new(HostView { epoch: self.view.epoch.wrapping_add(1), ..view });
         Some(Arc::clone(&self.view))
+    }
+
+    /// Times that messages were lost and everything was read anew.
+    #[must_use]
+    pub fn resyncs(&self) -> u64 {
+        self.resyncs
+    }
+
+    /// Makes the next burst overrun.
+    #[cfg(test)]
+    pub(super) fn shrink_buffer(&self) {
+        self.events.set_buffer(0);
     }
 
     /// Asks the kernel to resolve the neighbour; the answer comes as a new view.
@@ -168,13 +185,22 @@ impl HostMirror {
     }
 
     fn drain(&mut self) {
-        let Self { events, interfaces, neighbours, changed, .. } = self;
-        for _ in 0..READS_MAX {
+        let Self { events, interfaces, neighbours, changed, resyncs, .. } = self;
+        for read in 0..DISCARDS_MAX {
+            if read >= READS_MAX && !changed.all {
+                break;
+            }
             match events.read() {
+                // The loss is told first, then come messages from before it: reading anew has to wait for their end,
+                // or they would undo it. The kernel queues no others until then, so that the end comes.
+                Ok(Read::Messages(_)) if changed.all => {}
                 Ok(Read::Messages(messages)) => {
                     messages.for_each(|message| note(&message, interfaces, neighbours, changed));
                 }
-                Ok(Read::Lost) => changed.all = true,
+                Ok(Read::Lost) => {
+                    changed.all = true;
+                    *resyncs += 1;
+                }
                 Ok(Read::Empty) => break,
                 Err(error) => {
                     warn!(%error, "can't read what the kernel tells of the host; reading everything anew");

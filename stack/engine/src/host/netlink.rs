@@ -188,6 +188,12 @@ impl Channel {
         self.socket.as_fd()
     }
 
+    /// Bytes of messages that may wait, as near as the system allows.
+    #[cfg(test)]
+    pub fn set_buffer(&self, bytes: u32) {
+        self.socket.set_rx_buf_sz(bytes).expect("it can always be made smaller");
+    }
+
     /// Reads one datagram.
     pub fn read(&mut self) -> io::Result<Read<'_>> {
         loop {

@@ -11,7 +11,7 @@ use super::uapi::*;
 use super::view::{Interface, Kind, Neighbour};
 
 /// An address of `family` from its bytes.
-fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {
+pub fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {
     match family {
         AF_INET => Some(IpAddr::v4(bytes.try_into().ok()?)),
         AF_INET6 => Some(IpAddr::v6(bytes.try_into().ok()?)),
@@ -246,7 +246,7 @@ fn hops(mut bytes: &[u8], family: u8) -> Vec<Hop> {
 }
 
 /// `RTAX_MTU` of `RTA_METRICS`.
-fn mtu(metrics: Attributes<'_>) -> Option<u32> {
+pub fn mtu(metrics: Attributes<'_>) -> Option<u32> {
     let (_, value) = metrics.into_iter().find(|(kind, _)| *kind == RTAX_MTU)?;
     number(value).filter(|&mtu| mtu != 0)
 }

@@ -186,7 +186,7 @@ pub struct Family {
 /// What one table says.
 enum Verdict<'a> {
     Found(u8, &'a Entry, Hop),
-    Refused(u8),
+    Refused,
     Continue,
 }
 
@@ -257,13 +257,11 @@ impl Family {
 
     fn look_in(&self, id: u32, rule: &Rule, query: Query<'_>) -> Verdict<'_> {
         let verdict = self.table(id).map_or(Verdict::Continue, |table| search(table, query));
-        let v4 = query.to.is_v4();
+        let short =
+            |len| rule.suppress.is_some_and(|suppress| Prefix::len_in(len, query.to.is_v4()) <= suppress);
         match verdict {
-            Verdict::Found(len, ..) | Verdict::Refused(len)
-                if rule.suppress.is_some_and(|suppress| Prefix::len_in(len, v4) <= suppress) =>
-            {
-                Verdict::Continue
-            }
+            // As in the kernel, refusals are not suppressed.
+            Verdict::Found(len, ..) if short(len) => Verdict::Continue,
             verdict => verdict,
         }
     }
@@ -280,12 +278,12 @@ fn search<'a>(table: &'a PrefixTable<Entry>, query: Query<'_>) -> Verdict<'a> {
             }
             match entry.kind {
                 RouteKind::Throw => return Verdict::Continue,
-                RouteKind::Refuse => return Verdict::Refused(len),
+                RouteKind::Refuse => return Verdict::Refused,
                 RouteKind::Local | RouteKind::Unicast => match entry.pick(query) {
-                    Some(hop) if hop.encapsulated => return Verdict::Refused(len),
+                    Some(hop) if hop.encapsulated => return Verdict::Refused,
                     Some(hop) => return Verdict::Found(len, entry, hop),
                     // Next hops that we can't see (nexthop objects, without the kernel's translation).
-                    None if entry.hops.is_empty() => return Verdict::Refused(len),
+                    None if entry.hops.is_empty() => return Verdict::Refused,
                     None => {}
                 },
             }

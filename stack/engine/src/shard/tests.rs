@@ -397,7 +397,8 @@ fn random_words_never_harm_the_engine() {
                 1 => socket.rx_head.store(random() << (random() % 40), Ordering::Relaxed),
                 2 => socket.intent.store(random() as u32, Ordering::Relaxed),
                 3 => {
-                    socket.members[(random() % 8) as usize].store(random() << 16 | 1 << 63, Ordering::Relaxed);
+                    socket.members[(random() % 8) as usize]
+                        .store(random() << 16 | 1 << 63, Ordering::Relaxed);
                 }
                 4 => {
                     socket.op_code.store(random() as u32 % 4, Ordering::Relaxed);
