@@ -21,6 +21,7 @@ pub struct Engine<'a> {
     settings: Vec<(String, String)>,
     process: RefCell<Option<Running>>,
     preload: Option<PathBuf>,
+    folder: Option<PathBuf>,
     counted: RefCell<Counters>,
 }
 
@@ -76,6 +77,7 @@ impl<'a> Engine<'a> {
             settings: Vec::new(),
             process: RefCell::new(None),
             preload: None,
+            folder: None,
             counted: RefCell::default(),
         }
     }
@@ -101,11 +103,28 @@ impl<'a> Engine<'a> {
         self
     }
 
-    /// As another user.
+    /// As another user, from a copy of the programs that everybody may read (a checkout may be in a home).
+    ///
+    /// # Panics
+    /// If the copy can't be made.
     #[must_use]
     pub fn owned_by(mut self, uid: u32) -> Self {
         self.owner = uid;
+        if !on_kernel() {
+            let folder = self.lab.path("bin");
+            std::fs::create_dir_all(&folder).expect("a folder can be made");
+            for name in ["utcp", "libutcp.so"] {
+                std::fs::copy(release_file(name), folder.join(name)).expect("a program can be copied");
+            }
+            self.folder = Some(folder);
+        }
         self
+    }
+
+    /// The `utcp` command, or libutcp.so.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.folder.as_ref().map_or_else(|| release_file(name), |folder| folder.join(name))
     }
 
     /// With a library in front of the engine's own calls.
@@ -125,7 +144,7 @@ impl<'a> Engine<'a> {
         if on_kernel() {
             return self;
         }
-        let mut run = self.lab.run(release_file("utcp")).arg("engine").env("UTCP_STACK", &self.stack);
+        let mut run = self.lab.run(self.program("utcp")).arg("engine").env("UTCP_STACK", &self.stack);
         run = run.env("UTCP_LOG", "debug");
         for (name, value) in &self.settings {
             run = run.env(name, value);
@@ -157,6 +176,12 @@ impl<'a> Engine<'a> {
         self
     }
 
+    /// UTCP_STACK's value.
+    #[must_use]
+    pub fn stack(&self) -> &str {
+        &self.stack
+    }
+
     /// The name of its namespace, unless it is the test's own.
     #[must_use]
     pub fn namespace(&self) -> Option<&str> {
@@ -165,7 +190,7 @@ impl<'a> Engine<'a> {
 
     /// The library that puts a program under it.
     pub(crate) fn library(&self) -> Option<PathBuf> {
-        (!on_kernel()).then(|| release_file("libutcp.so"))
+        (!on_kernel()).then(|| self.program("libutcp.so"))
     }
 
     /// What the environment of a program under it says.
@@ -195,7 +220,7 @@ impl<'a> Engine<'a> {
     /// The answer to `utcp WHAT`, if one came.
     #[must_use]
     pub fn ask(&self, what: &str) -> Option<String> {
-        let mut run = self.lab.run(release_file("utcp")).args(what.split(' ')).args(["--stack", &self.stack]);
+        let mut run = self.lab.run(self.program("utcp")).args(what.split(' ')).args(["--stack", &self.stack]);
         if let Some(namespace) = &self.namespace {
             run = run.inside(&Host::named(namespace));
         }

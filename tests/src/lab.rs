@@ -102,6 +102,14 @@ impl Lab {
         self.dir.join(name)
     }
 
+    /// Lets another user write into the test's own folder, where the caller may say so.
+    ///
+    /// # Panics
+    /// If the caller may not.
+    pub fn give_to(&self, uid: u32) {
+        std::os::unix::fs::chown(&self.dir, Some(uid), Some(uid)).expect("root may give a folder away");
+    }
+
     /// Writes a file into the test's own folder.
     ///
     /// # Panics

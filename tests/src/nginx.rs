@@ -117,9 +117,10 @@ fn configuration(folder: &Path, port: u16, settings: &Settings) -> String {
         "daemon off;
          {user}
          worker_processes {workers};
+         worker_rlimit_nofile 4096;
          pid {folder}/nginx.pid;
          error_log {folder}-error.log info;
-         events {{ worker_connections 4096; }}
+         events {{ worker_connections 3000; }}
          http {{
              access_log off;
              sendfile on;

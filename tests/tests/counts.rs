@@ -1,0 +1,173 @@
+//! Counts, not times: system calls per request, allocations per connection, CPU of idle connections.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use utcp_tests::nginx::{Nginx, Settings};
+use utcp_tests::redis::Redis;
+use utcp_tests::{Engine, Lab, children, cpu_ticks, measured, on_kernel, strace, wait_until};
+
+/// One at a time: a neighbour's load would change how often a server sleeps.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> std::sync::MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn one_worker() -> Settings {
+    Settings { workers: 1, ..Settings::default() }
+}
+
+/// Prints a count, and holds it against the limit (which the kernel's sockets can't keep).
+#[track_caller]
+fn at_most(what: &str, calls: &strace::Calls, operations: u64, limit: f64) {
+    let (each, words) = calls.per(operations);
+    measured(&format!("{what}: {words}; at most {limit}"));
+    assert!(on_kernel() || each <= limit, "{what}: {words}");
+}
+
+#[test]
+fn system_calls_of_a_keep_alive_request_nginx() {
+    let _alone = alone();
+    let lab = Lab::new("calls-nginx");
+    let engine = Engine::start(&lab);
+    let nginx = Nginx::start_with(&lab, &engine, &one_worker(), |run| run.under(&engine));
+    let url = nginx.url("hello");
+    let load = || lab.run("ab").args(["-q", "-k", "-n", "20000", "-c", "32", &url]).under(&engine).ok();
+    let _ = load(); // Whatever is made once is made now.
+    let calls = strace::count(&lab, &nginx.workers(), || {
+        assert!(load().text().contains("Failed requests:        0\n"));
+    });
+    engine.went_through(64);
+    at_most("nginx, keep-alive request", &calls, 20_000, 0.1);
+}
+
+#[test]
+fn system_calls_of_a_get_redis() {
+    let _alone = alone();
+    let lab = Lab::new("calls-redis");
+    let engine = Engine::start(&lab);
+    let redis = Redis::start(&lab, &engine);
+    let load = || redis.benchmark(&lab, &["-q", "-n", "30000", "-c", "50", "-t", "get"]).under(&engine).ok();
+    let _ = load();
+    let calls = strace::count(&lab, &[redis.server.pid()], || {
+        let _ = load();
+    });
+    engine.went_through(100);
+    at_most("redis, GET", &calls, 30_000, 0.1);
+}
+
+#[test]
+fn system_calls_of_a_connection() {
+    let _alone = alone();
+    let lab = Lab::new("calls-connection");
+    let engine = Engine::start(&lab);
+    let nginx = Nginx::start_with(&lab, &engine, &one_worker(), |run| run.under(&engine));
+    let url = nginx.url("hello");
+    let load = || lab.run("ab").args(["-q", "-n", "5000", "-c", "16", &url]).under(&engine).ok();
+    let _ = load();
+    let calls = strace::count(&lab, &nginx.workers(), || {
+        assert!(load().text().contains("Failed requests:        0\n"));
+    });
+    engine.went_through(10_000);
+    at_most("nginx, accept + serve + close", &calls, 5000, 2.0);
+}
+
+/// The library that counts allocations, which cargo builds beside the tests.
+fn counting_library() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let debug = test.ancestors().nth(2).expect("deps is in a folder").to_owned();
+    let library = debug.join("examples/libcount_allocations.so");
+    assert!(library.exists(), "{} is missing: cargo build -p utcp-tests --examples", library.display());
+    library
+}
+
+/// After a first round the engine makes neither a connection nor a segment out of fresh memory.
+#[test]
+fn the_engine_allocates_nothing_per_connection() {
+    let _alone = alone();
+    if on_kernel() {
+        return;
+    }
+    let lab = Lab::new("allocations");
+    let count_file = lab.file("count", [0; 4096]);
+    let count = || {
+        let bytes = std::fs::read(&count_file).expect("ours");
+        u64::from_ne_bytes(bytes[..8].try_into().expect("eight bytes"))
+    };
+    let counting = Engine::new(&lab).preload(counting_library()).set("COUNT_FILE", count_file.to_str().expect("plain"));
+    let engine = counting.run();
+    let nginx = Nginx::start(&lab, &engine);
+    let load = |keep: &[&str], n: &str| {
+        let run = lab.run("ab").arg("-q").args(keep).args(["-n", n, "-c", "32", &nginx.url("hello")]);
+        assert!(run.under(&engine).ok().text().contains("Failed requests:        0\n"));
+    };
+    load(&[], "3000");
+    assert!(count() > 0, "nothing is counted");
+    let before = count();
+    load(&[], "5000");
+    let connections = count() - before;
+    let before = count();
+    load(&["-k"], "20000");
+    let requests = count() - before;
+    engine.went_through(8032);
+    measured(&format!(
+        "engine: {connections} allocations in 5000 connections, {requests} in 20000 requests (attaching ab makes some); \
+         at most 500 each"
+    ));
+    assert!(connections <= 500 && requests <= 500, "{connections} in 5000 connections, {requests} in 20000 requests");
+}
+
+/// No polling loop is left on: 1 000 open idle connections, 5 s.
+#[test]
+fn idle_costs_no_cpu() {
+    let _alone = alone();
+    let lab = Lab::new("idle");
+    let engine = Engine::start(&lab);
+    let nginx = Nginx::start(&lab, &engine);
+    let script = format!(
+        "import resource, signal, socket
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+all = [socket.create_connection(('127.0.0.1', {})) for _ in range(1000)]
+for s in all:
+    s.sendall(b'GET /hello HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n')
+    assert s.recv(1000).startswith(b'HTTP/1.1 200')
+print('connected')
+signal.pause()",
+        nginx.port
+    );
+    let mut client = lab.python(&script).under(&engine).spawn();
+    client.wait_for_output("connected");
+    engine.went_through(1000);
+    let mut pids = vec![nginx.master.pid(), client.pid()];
+    pids.extend(children(nginx.master.pid()));
+    pids.extend(engine.pid());
+    // What the last connection left to do is done soon; then it must be quiet.
+    let ticks = || -> Vec<u64> { pids.iter().map(|pid| cpu_ticks(*pid)).collect() };
+    let mut last = ticks();
+    wait_until("everybody is quiet for 300 ms", Duration::from_secs(5), || {
+        std::thread::sleep(Duration::from_millis(300));
+        let now = ticks();
+        (std::mem::replace(&mut last, now.clone()) == now).then_some(())
+    });
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(5));
+    let used: Vec<u64> = ticks().iter().zip(&before).map(|(now, then)| now - then).collect();
+    measured(&format!(
+        "idle, 1000 connections, 5 s: {used:?} ticks of 10 ms (master, client, workers, engine); at most 2 each"
+    ));
+    assert!(used.iter().all(|ticks| *ticks <= 2), "{used:?}");
+}
+
+/// A utcp program that waits in poll with a timeout sleeps; so does a server in epoll_wait, with no connections.
+#[test]
+fn an_empty_server_sleeps() {
+    let _alone = alone();
+    let lab = Lab::new("sleeps");
+    let engine = Engine::start(&lab);
+    let nginx = Nginx::start(&lab, &engine);
+    let calls = strace::count(&lab, &nginx.workers(), || std::thread::sleep(Duration::from_secs(2)));
+    measured(&format!("nginx without connections: {} system calls in 2 s; at most 4", calls.total()));
+    assert!(calls.total() <= 4, "{calls:?}");
+}
