@@ -313,7 +313,9 @@ fn dump_addresses(dumps: &mut Channel) -> io::Result<Addresses> {
             |m| parse::address(m, family),
         )?);
     }
-    Ok(Addresses::new(all))
+    // Labels don't announce their changes: they count from the next change of an address on.
+    let labels = collect(dumps, || about::<IFADDRLBLMSG>(RTM_GETADDRLABEL, AF_INET6), parse::label);
+    Ok(Addresses::new(all, labels.unwrap_or_default()))
 }
 
 fn dump_routing(dumps: &mut Channel) -> io::Result<Routing> {

@@ -141,6 +141,25 @@ pub fn address(message: &Message<'_>, family: u8) -> Option<Address> {
     Some(Address { ifindex: u32_at(message.body, 4)?, addr, network, scope, flags })
 }
 
+/// `RTM_NEWADDRLABEL`: prefix, label. Labels of single interfaces are left out.
+pub fn label(message: &Message<'_>) -> Option<(Prefix, u32)> {
+    let &[family, _, prefix_len, ..] = message.body else { return None };
+    if u32_at(message.body, 4)? != 0 {
+        return None;
+    }
+    let (mut addr, mut label) = (None, None);
+    for (kind, value) in message.attributes(IFADDRLBLMSG) {
+        match kind {
+            IFAL_ADDRESS => addr = Some(ip(family, value)?),
+            IFAL_LABEL => label = number(value),
+            _ => {}
+        }
+    }
+    // The prefix of IPv4 destinations is of no use: those have no IPv6 source.
+    let addr = addr.filter(|addr| !addr.is_v4())?;
+    Some((Prefix::new(addr, prefix_len), label?))
+}
+
 /// `RTM_NEWROUTE`: table, prefix, route.
 pub fn route(message: &Message<'_>, family: u8) -> Option<(u32, Prefix, Entry)> {
     let &[of, to_len, from_len, tos, table, _protocol, scope, kind, ..] = message.body else { return None };

@@ -2,7 +2,7 @@
 
 use utcp_proto::wire::IpAddr;
 
-use super::prefix::Prefix;
+use super::prefix::{Prefix, PrefixTable};
 use super::uapi::{
     IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_OPTIMISTIC, IFA_F_SECONDARY, IFA_F_TENTATIVE, RT_SCOPE_LINK,
 };
@@ -35,18 +35,19 @@ impl Address {
 }
 
 /// All addresses, by interface and then in the kernel's order, which decides among equals.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Addresses {
     v4: Vec<Address>,
     v6: Vec<Address>,
+    labels: PrefixTable<u32>,
 }
 
 impl Addresses {
-    /// `all` in the kernel's order.
-    pub fn new(mut all: Vec<Address>) -> Self {
+    /// `all` in the kernel's order; `labels` of IPv6 prefixes (RFC 6724 §2.1, `ip addrlabel`).
+    pub fn new(mut all: Vec<Address>, labels: Vec<(Prefix, u32)>) -> Self {
         all.sort_by_key(|address| address.ifindex); // Stable.
         let (v4, v6) = all.into_iter().partition(|address| address.addr.is_v4());
-        Self { v4, v6 }
+        Self { v4, v6, labels: PrefixTable::new(labels, |&label| label) }
     }
 
     /// Usable addresses of one interface.
@@ -66,14 +67,27 @@ impl Addresses {
             .map(|address| address.addr)
     }
 
-    /// RFC 6724 §5 without home addresses and labels, for packets to `to` by `ifindex`. `temporary`: rule 7 prefers
+    fn label(&self, addr: IpAddr) -> Option<u32> {
+        self.labels.matches(addr).find_map(|(_, labels)| labels.first().copied())
+    }
+
+    /// RFC 6724 §5 without home addresses (rule 4), for packets to `to` by `ifindex`. `temporary`: rule 7 prefers
     /// temporary addresses on that interface (`use_tempaddr` is 2), otherwise public ones.
     pub fn source_v6(&self, to: IpAddr, ifindex: u32, temporary: bool) -> Option<IpAddr> {
         // RFC 6724 §4: link-local destinations are reached from the outgoing interface only.
         let candidates = if scope_v6(to) <= SCOPE_LINK_LOCAL { on(&self.v6, ifindex) } else { &self.v6 };
+        let label = self.label(to);
         let mut best: Option<(Merit, IpAddr)> = None;
         for address in candidates.iter().filter(|address| address.usable()) {
-            let merit = Merit::of(address, to, ifindex, temporary);
+            let merit = Merit {
+                same: address.addr == to,
+                scope: appropriate(scope_v6(address.addr), scope_v6(to)),
+                preferred: !address.has(IFA_F_DEPRECATED),
+                outgoing: address.ifindex == ifindex,
+                label: self.label(address.addr) == label,
+                privacy: address.has(IFA_F_SECONDARY) == temporary,
+                common_bits: common_bits(address, to),
+            };
             // Among equals the first stays.
             if best.is_none_or(|(top, _)| merit > top) {
                 best = Some((merit, address.addr));
@@ -94,24 +108,17 @@ struct Merit {
     preferred: bool,
     /// Rule 5: prefer outgoing interface.
     outgoing: bool,
+    /// Rule 6: prefer matching label.
+    label: bool,
     /// Rule 7: prefer temporary addresses, or public ones.
     privacy: bool,
     /// Rule 8: use longest matching prefix.
     common_bits: u8,
 }
 
-impl Merit {
-    fn of(address: &Address, to: IpAddr, ifindex: u32, temporary: bool) -> Self {
-        let (own, wanted) = (i16::from(scope_v6(address.addr)), i16::from(scope_v6(to)));
-        Self {
-            same: address.addr == to,
-            scope: if own >= wanted { -own } else { own - 128 },
-            preferred: !address.has(IFA_F_DEPRECATED),
-            outgoing: address.ifindex == ifindex,
-            privacy: address.has(IFA_F_SECONDARY) == temporary,
-            common_bits: common_bits(address, to),
-        }
-    }
+/// RFC 6724 §5, rule 2, as a number that is greater for the better scope.
+fn appropriate(own: u8, wanted: u8) -> i16 {
+    if own >= wanted { -i16::from(own) } else { i16::from(own) - 128 }
 }
 
 /// RFC 6724 §2.2: bits that both have in common, at most the length of the source's prefix.

@@ -115,7 +115,7 @@ fn host(rules: Vec<Rule>, more: Routes) -> HostView {
     HostView {
         epoch: 7,
         interfaces: Arc::new(vec![interface(1, "lo"), interface(2, "eth0"), interface(3, "eth1")]),
-        addresses: Arc::new(Addresses::new(addresses)),
+        addresses: Arc::new(Addresses::new(addresses, vec![])),
         routing: Arc::new(Routing::new(family(true), family(false))),
         neighbours: Arc::new(vec![(
             (2, ip("10.0.0.1")),
@@ -365,7 +365,9 @@ fn ipv6_subtrees_preferences_and_mtu() {
 #[track_caller]
 fn check_source_v6(addresses: &[(u32, &str, u32)], to: &str, temporary: bool, expected: &str) {
     let all = addresses.iter().map(|&(ifindex, text, flags)| address(ifindex, text, 0, flags)).collect();
-    let source = Addresses::new(all).source_v6(ip(to), 2, temporary);
+    let labels =
+        [("::/0", 1), ("2002::/16", 2), ("fc00::/7", 5)].map(|(of, label)| (prefix(of), label)).to_vec();
+    let source = Addresses::new(all, labels).source_v6(ip(to), 2, temporary);
     assert_eq!(source.map_or("-".into(), |source| source.to_string()), expected, "to {to}");
 }
 
@@ -391,6 +393,10 @@ fn source_selection_of_rfc_6724() {
     let elsewhere = [(3, "2001:db8:a::2/64", 0), (2, "2a00::2/64", 0)];
     check_source_v6(&elsewhere, "2001:db8:a::9", false, "2a00::2");
     check_source_v6(&elsewhere[..1], "2001:db8:a::9", false, "2001:db8:a::2");
+    // Rule 6: prefer matching label, though 2002 has more bits in common with 2001 than 2a00 has.
+    let tunnelled = [(2, "2002:102:304::1/48", 0), (2, "2a00::1/64", 0)];
+    check_source_v6(&tunnelled, "2001:db8::1", false, "2a00::1");
+    check_source_v6(&tunnelled, "2002:506:708::1", false, "2002:102:304::1");
     // Rule 7: prefer temporary addresses, or public ones.
     let private = [(2, "2001:db8:a::2/64", 0), (2, "2001:db8:a::7/64", IFA_F_SECONDARY)];
     check_source_v6(&private, "2001:db8::1", false, "2001:db8:a::2");
@@ -413,14 +419,17 @@ fn source_selection_of_rfc_6724() {
 
 #[test]
 fn source_selection_of_ipv4() {
-    let all = Addresses::new(vec![
-        address(1, "127.0.0.1/8", 254, 0),
-        address(2, "169.254.7.7/16", RT_SCOPE_LINK, 0),
-        address(2, "10.0.0.2/24", 0, 0),
-        address(2, "10.1.0.2/24", 0, 0),
-        address(2, "10.1.0.3/24", 0, IFA_F_SECONDARY),
-        address(3, "192.168.5.2/24", 0, 0),
-    ]);
+    let all = Addresses::new(
+        vec![
+            address(1, "127.0.0.1/8", 254, 0),
+            address(2, "169.254.7.7/16", RT_SCOPE_LINK, 0),
+            address(2, "10.0.0.2/24", 0, 0),
+            address(2, "10.1.0.2/24", 0, 0),
+            address(2, "10.1.0.3/24", 0, IFA_F_SECONDARY),
+            address(3, "192.168.5.2/24", 0, 0),
+        ],
+        vec![],
+    );
     let source = |ifindex, gateway: Option<&str>, scope| {
         all.source_v4(ifindex, gateway.map(ip), scope).map_or("-".into(), |source| source.to_string())
     };

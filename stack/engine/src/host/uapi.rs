@@ -21,6 +21,8 @@ pub const RTM_NEWRULE: u16 = 32;
 pub const RTM_DELRULE: u16 = 33;
 pub const RTM_GETRULE: u16 = 34;
 
+pub const RTM_GETADDRLABEL: u16 = 74;
+
 pub const RTNLGRP_LINK: u32 = 1;
 pub const RTNLGRP_NEIGH: u32 = 3;
 pub const RTNLGRP_IPV4_IFADDR: u32 = 5;
@@ -65,6 +67,11 @@ pub const IFA_F_OPTIMISTIC: u32 = 0x04;
 pub const IFA_F_DADFAILED: u32 = 0x08;
 pub const IFA_F_DEPRECATED: u32 = 0x20;
 pub const IFA_F_TENTATIVE: u32 = 0x40;
+
+/// `struct ifaddrlblmsg`.
+pub const IFADDRLBLMSG: usize = 12;
+pub const IFAL_ADDRESS: u16 = 1;
+pub const IFAL_LABEL: u16 = 2;
 
 /// `struct rtmsg`.
 pub const RTMSG: usize = 12;
