@@ -1,0 +1,374 @@
+//! The kernel against utcp: table, JSON and page.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use utcp_bench::apps::Application;
+use utcp_bench::case::{App, Case, Scenario, cases};
+use utcp_bench::compare::{self, Plan, Progress};
+use utcp_bench::engine::Files;
+use utcp_bench::machine::Machine;
+use utcp_bench::net::{self, Net};
+use utcp_bench::report::{Report, table};
+use utcp_bench::run::{Pinning, Sample, Side};
+use utcp_bench::{Error, counts, cpu, interrupt};
+
+/// The default ends within ten minutes, --quick of one scenario and program within two.
+const BUDGET: Duration = Duration::from_secs(560);
+const BUDGET_QUICK: Duration = Duration::from_secs(100);
+
+#[derive(Parser)]
+#[command(
+    name = "utcp-compare",
+    version,
+    about = "Runs unmodified programs in turn on the kernel's TCP and on utcp, and tells the ratio."
+)]
+struct Arguments {
+    /// Fewer and shorter runs.
+    #[arg(long)]
+    quick: bool,
+    /// Both ends on one host, or two namespaces joined by a veth pair (needs root).
+    #[arg(long, value_enum, default_value = "all")]
+    scenario: Scenarios,
+    /// The program under load; all means nginx and redis, own all of utcp-load's.
+    #[arg(long, value_enum, default_value = "all")]
+    app: Apps,
+    /// Only the cases with this in their name.
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
+    /// Pairs of runs for each case. [default: 5, or 3 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pairs: Option<u32>,
+    /// Seconds of each run. [default: as the time allows, at most 3]
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: Option<u32>,
+    /// Write the result as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the result as a page.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Count the server's system calls per request instead of timing it.
+    #[arg(long)]
+    counts: bool,
+    /// Cores of the server, such as 0 or 0,1; "any" not to pin it.
+    #[arg(long, value_name = "LIST")]
+    server_cores: Option<String>,
+    /// Cores of the client.
+    #[arg(long, value_name = "LIST")]
+    client_cores: Option<String>,
+    /// Cores of the engine's shards.
+    #[arg(long, value_name = "LIST")]
+    engine_cores: Option<String>,
+    /// Tell of each run where the CPU time went and what the engine counted.
+    #[arg(long, short)]
+    verbose: bool,
+    /// Folder of libutcp.so, utcp and utcp-load. [default: where this program is]
+    #[arg(long, value_name = "FOLDER")]
+    built: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Scenarios {
+    SameHost,
+    Device,
+    All,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Apps {
+    Nginx,
+    Redis,
+    Msg,
+    Pingpong,
+    Stream,
+    Own,
+    All,
+}
+
+impl Apps {
+    fn list(self) -> &'static [App] {
+        match self {
+            Self::Nginx => &[App::Nginx],
+            Self::Redis => &[App::Redis],
+            Self::Msg => &[App::Msg],
+            Self::Pingpong => &[App::Pingpong],
+            Self::Stream => &[App::Stream],
+            Self::Own => &[App::Msg, App::Pingpong, App::Stream],
+            Self::All => &[App::Nginx, App::Redis],
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("utcp-compare: {error}");
+            if matches!(error, Error::Interrupted) { ExitCode::from(130) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// Whether every run gave a result without errors.
+fn run(arguments: &Arguments) -> Result<bool, Error> {
+    interrupt::install()?;
+    let files = files(arguments)?;
+    let cases = selected(arguments)?;
+    let pinning = pinning(arguments);
+    if arguments.counts {
+        return count(&cases, &pinning, &files);
+    }
+    let pairs = arguments.pairs.unwrap_or(if arguments.quick { 3 } else { 5 });
+    let budget = if arguments.quick { BUDGET_QUICK } else { BUDGET };
+    let seconds = arguments.seconds.unwrap_or_else(|| compare::seconds_within(budget, cases.len(), pairs, 3));
+    let plan = Plan { cases, pairs, seconds, pinning, files };
+    let (report, clean) = measure(&plan, arguments.verbose)?;
+    println!("\n{}", table(&report.rows));
+    if let Some(path) = &arguments.json {
+        report.write_json(path)?;
+    }
+    if let Some(path) = &arguments.html {
+        report.write_html(path)?;
+    }
+    Ok(clean)
+}
+
+fn files(arguments: &Arguments) -> Result<Files, Error> {
+    if let Some(folder) = &arguments.built {
+        return Files::in_folder(folder);
+    }
+    let own = std::env::current_exe().map_err(Error::io("can't tell where I am"))?;
+    Files::in_folder(own.parent().unwrap_or(Path::new(".")))
+}
+
+fn selected(arguments: &Arguments) -> Result<Vec<Case>, Error> {
+    let scenarios: &[Scenario] = match arguments.scenario {
+        Scenarios::SameHost => &[Scenario::SameHost],
+        Scenarios::Device => &[Scenario::Device],
+        Scenarios::All if net::is_root() => &[Scenario::SameHost, Scenario::Device],
+        Scenarios::All => {
+            eprintln!("Not run as root: the device scenario is left out.");
+            &[Scenario::SameHost]
+        }
+    };
+    let mut all = cases(scenarios, arguments.app.list());
+    if let Some(text) = &arguments.case {
+        all.retain(|case| case.name.contains(text.as_str()));
+    }
+    if all.is_empty() {
+        return Err(Error::Missing("no case has such a name".to_owned()));
+    }
+    Ok(all)
+}
+
+/// Server and client on a core of their own, where there are two; the engine on a third.
+fn pinning(arguments: &Arguments) -> Pinning {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let choose = |asked: &Option<String>, default: Option<&str>| match asked.as_deref() {
+        Some("any") => None,
+        Some(list) => Some(list.to_owned()),
+        None => default.map(str::to_owned),
+    };
+    Pinning {
+        server: choose(&arguments.server_cores, (cores > 1).then_some("0")),
+        client: choose(&arguments.client_cores, (cores > 1).then_some("1")),
+        engine: choose(&arguments.engine_cores, (cores > 2).then_some("2")),
+    }
+}
+
+fn settings(plan: &Plan) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    let word = |cores: &Option<String>| cores.clone().unwrap_or_else(|| "any".to_owned());
+    let Pinning { server, client, engine } = &plan.pinning;
+    settings.insert(
+        "cores".to_owned(),
+        format!("server {}, client {}, engine {}", word(server), word(client), word(engine)),
+    );
+    settings.insert(
+        "runs".to_owned(),
+        format!("{} pairs of {} s, 1 s of warm-up each", plan.pairs, plan.seconds),
+    );
+    for case in &plan.cases {
+        for (name, words) in Application::settings(case.app) {
+            settings.insert(name.to_owned(), words);
+        }
+    }
+    for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with("UTCP_")) {
+        settings.insert(name, value);
+    }
+    settings
+}
+
+fn measure(plan: &Plan, verbose: bool) -> Result<(Report, bool), Error> {
+    let root = plan.files.command.ancestors().find(|folder| folder.join("Cargo.toml").exists());
+    let mut machine = Machine::here(root);
+    machine.settings = settings(plan);
+    machine.settings.insert("cores busy with other things before the start".to_owned(), other_load()?);
+    let mut progress = Terminal::new(plan, verbose);
+    progress.say(&format!(
+        "{} cases, {} pairs of {} s: about {} minutes. cores: {}; busy with other things: {}",
+        plan.cases.len(),
+        plan.pairs,
+        plan.seconds,
+        (progress.estimate().as_secs() + 30) / 60,
+        machine.settings["cores"],
+        machine.settings["cores busy with other things before the start"],
+    ));
+    let mut rows = Vec::new();
+    let mut clean = true;
+    let mut net: Option<Net> = None;
+    for case in &plan.cases {
+        // One network for each scenario.
+        let net = match net.take().filter(|net| net.scenario == case.scenario) {
+            Some(same) => net.insert(same),
+            None => {
+                let Pinning { server, client, .. } = &plan.pinning;
+                net.insert(Net::new(case.scenario, server.as_deref(), client.as_deref())?)
+            }
+        };
+        machine.settings.extend(net.settings().iter().cloned());
+        let measured = compare::measure(plan, *case, net, &mut progress)?;
+        if verbose {
+            let counters = compare::counters_per_op(&measured);
+            let words: Vec<String> =
+                counters.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
+            progress.say(&format!("    engine, per operation: {}", words.join(", ")));
+        }
+        let failed = measured.failed.kernel + measured.failed.utcp;
+        let of_case = compare::rows(&measured);
+        clean &= failed == 0 && of_case.iter().all(|row| row.errors.kernel + row.errors.utcp == 0);
+        rows.extend(of_case);
+    }
+    Ok((Report { machine, rows }, clean))
+}
+
+/// How many cores others keep busy, over half a second.
+fn other_load() -> Result<String, Error> {
+    let (start, before) = (Instant::now(), cpu::Machine::now()?);
+    interrupt::sleep(Duration::from_millis(500))?;
+    let busy = cpu::Machine::now()?.since(before).busy;
+    Ok(format!("{:.1}", busy.as_secs_f64() / start.elapsed().as_secs_f64()))
+}
+
+fn count(cases: &[Case], pinning: &Pinning, files: &Files) -> Result<bool, Error> {
+    let mut all = Vec::new();
+    let mut clean = true;
+    let mut net: Option<Net> = None;
+    for case in cases {
+        let net = match net.take().filter(|net| net.scenario == case.scenario) {
+            Some(same) => net.insert(same),
+            None => {
+                net.insert(Net::new(case.scenario, pinning.server.as_deref(), pinning.client.as_deref())?)
+            }
+        };
+        for side in [Side::Kernel, Side::Utcp] {
+            eprintln!(
+                "counting {} {} {} {}",
+                case.scenario.name(),
+                case.app.name(),
+                case.name,
+                side_name(side)
+            );
+            match counts::count(*case, side, net, pinning, files) {
+                Ok(counted) => all.push(counted),
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(error) => {
+                    clean = false;
+                    eprintln!("  {error}");
+                }
+            }
+        }
+    }
+    println!("\nSystem calls of the server per operation, under strace:\n\n{}", counts::table(&all));
+    Ok(clean)
+}
+
+fn side_name(side: Side) -> &'static str {
+    match side {
+        Side::Kernel => "kernel",
+        Side::Utcp => "utcp",
+    }
+}
+
+/// Progress on the error output: standard output has the table alone.
+struct Terminal {
+    pairs_left: u32,
+    pairs: u32,
+    pair_estimate: Duration,
+    verbose: bool,
+}
+
+impl Terminal {
+    fn new(plan: &Plan, verbose: bool) -> Self {
+        let all = u32::try_from(plan.cases.len()).unwrap_or(u32::MAX).saturating_mul(plan.pairs);
+        let each = Duration::from_secs(plan.seconds.into()) + Duration::from_millis(2000);
+        Self { pairs_left: all, pairs: plan.pairs, pair_estimate: 2 * each, verbose }
+    }
+
+    fn estimate(&self) -> Duration {
+        self.pair_estimate.saturating_mul(self.pairs_left)
+    }
+
+    fn say(&self, line: &str) {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    fn part(&self, text: &str) {
+        let mut out = std::io::stderr();
+        let _ = write!(out, "{text}").and_then(|()| out.flush());
+    }
+}
+
+impl Progress for Terminal {
+    fn begins(&mut self, case: Case, side: Side, pair: u32) {
+        if side == Side::Kernel {
+            self.pairs_left = self.pairs_left.saturating_sub(1);
+            let what = format!("{} {} {}", case.scenario.name(), case.app.name(), case.name);
+            self.part(&format!("{what:<34} {pair}/{}  ", self.pairs));
+        }
+        self.part(&format!("{} ", side_name(side)));
+    }
+
+    fn ended(&mut self, _: Case, _: Side, sample: &Sample) {
+        let Sample { load, machine, server, client, engine, .. } = sample;
+        self.part(&format!("{:.0}/s", load.per_second));
+        if load.errors > 0 {
+            self.part(&format!(" ({} errors)", load.errors));
+        }
+        if self.verbose {
+            let seconds = |time: &Duration| format!("{:.2}", time.as_secs_f64());
+            self.part(&format!(
+                " [CPU s: all {} server {} client {} engine {} softirq {} stolen {}; p99 {:.0} µs]",
+                seconds(&machine.busy),
+                seconds(server),
+                seconds(client),
+                seconds(engine),
+                seconds(&machine.softirq),
+                seconds(&machine.stolen),
+                load.p99_us.unwrap_or(f64::NAN),
+            ));
+        }
+        self.part("  ");
+    }
+
+    fn failed(&mut self, _: Case, side: Side, error: &Error) {
+        self.part("failed");
+        if side == Side::Utcp {
+            self.say("");
+        } else {
+            self.part("  ");
+        }
+        self.say(&format!("    {}: {error}", side_name(side)));
+    }
+
+    fn pair(&mut self, ratio: f64, took: Duration) {
+        self.pair_estimate = took;
+        self.say(&format!("{ratio:.2}x  ({} s left)", self.estimate().as_secs()));
+    }
+}

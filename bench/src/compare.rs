@@ -1,0 +1,311 @@
+//! Alternating pairs, and the row that they become.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::Error;
+use crate::case::{Case, Scenario};
+use crate::engine::Files;
+use crate::net::Net;
+use crate::run::{self, Pinning, Sample, Side};
+use crate::stats::{self, Better};
+
+/// One value for each side; none where no run succeeded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Sides<T> {
+    /// The kernel's.
+    pub kernel: T,
+    /// utcp's.
+    pub utcp: T,
+}
+
+/// One line of the result, as BENCH.md §7 gives it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// Scenario.
+    pub scenario: &'static str,
+    /// Program.
+    pub app: &'static str,
+    /// Case.
+    pub case: String,
+    /// What the figures are.
+    pub metric: &'static str,
+    /// Which way they are better.
+    pub better: Better,
+    /// Median of the kernel's runs.
+    pub kernel: Option<f64>,
+    /// Median of utcp's runs.
+    pub utcp: Option<f64>,
+    /// Median of the pairwise ratios; above 1 utcp is better.
+    pub ratio: Option<f64>,
+    /// The worst pair's.
+    pub ratio_min: Option<f64>,
+    /// The best pair's.
+    pub ratio_max: Option<f64>,
+    /// Pairs in which both sides succeeded.
+    pub pairs: usize,
+    /// CPU time of all cores per operation.
+    pub cpu_us_per_op: Sides<Option<f64>>,
+    /// Failed operations, and failed runs.
+    pub errors: Sides<u64>,
+}
+
+/// Everything measured of one case.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// The case.
+    pub case: Case,
+    /// Pairs in which both sides succeeded.
+    pub pairs: Vec<Sides<Sample>>,
+    /// Failed runs.
+    pub failed: Sides<u64>,
+    /// Why they failed, each reason once.
+    pub reasons: Vec<String>,
+}
+
+/// How to measure.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What.
+    pub cases: Vec<Case>,
+    /// Pairs of each case.
+    pub pairs: u32,
+    /// Length of a run.
+    pub seconds: u32,
+    /// Where.
+    pub pinning: Pinning,
+    /// What is run.
+    pub files: Files,
+}
+
+/// What is told while it works.
+pub trait Progress {
+    /// One run begins.
+    fn begins(&mut self, case: Case, side: Side, pair: u32);
+    /// It ended.
+    fn ended(&mut self, case: Case, side: Side, sample: &Sample);
+    /// It failed.
+    fn failed(&mut self, case: Case, side: Side, error: &Error);
+    /// Both sides of a pair succeeded.
+    fn pair(&mut self, ratio: f64, took: Duration);
+}
+
+/// A side that failed so often in a row has no result in this case.
+const FAILURES_MAX: u32 = 2;
+
+/// Measures one case in `net`.
+///
+/// # Errors
+/// [`Error::Interrupted`] alone: other errors are part of the result.
+pub fn measure(plan: &Plan, case: Case, net: &Net, progress: &mut dyn Progress) -> Result<Measured, Error> {
+    let mut measured = Measured { case, pairs: Vec::new(), failed: Sides::default(), reasons: Vec::new() };
+    let mut failures_in_a_row = 0;
+    for pair in 1..=plan.pairs {
+        let start = Instant::now();
+        let mut side = |side: Side| {
+            progress.begins(case, side, pair);
+            match run::once(case, side, net, &plan.pinning, &plan.files, plan.seconds) {
+                Ok(sample) => {
+                    progress.ended(case, side, &sample);
+                    Ok(Some(sample))
+                }
+                Err(Error::Interrupted) => Err(Error::Interrupted),
+                Err(error) => {
+                    progress.failed(case, side, &error);
+                    let reason = format!("{}: {error}", if side == Side::Utcp { "utcp" } else { "kernel" });
+                    if !measured.reasons.contains(&reason) {
+                        measured.reasons.push(reason);
+                    }
+                    Ok(None)
+                }
+            }
+        };
+        let both = Sides { kernel: side(Side::Kernel)?, utcp: side(Side::Utcp)? };
+        measured.failed.kernel += u64::from(both.kernel.is_none());
+        measured.failed.utcp += u64::from(both.utcp.is_none());
+        if let (Some(kernel), Some(utcp)) = (both.kernel, both.utcp) {
+            failures_in_a_row = 0;
+            let ratio = case.metric().1.ratio(kernel.load.per_second, utcp.load.per_second);
+            progress.pair(ratio, start.elapsed());
+            measured.pairs.push(Sides { kernel, utcp });
+        } else {
+            failures_in_a_row += 1;
+            if failures_in_a_row == FAILURES_MAX {
+                break;
+            }
+        }
+    }
+    Ok(measured)
+}
+
+/// The rows of one case. Over a device the client is the kernel's on both sides and often the
+/// bottleneck, so the row of the case itself is what all cores' CPU time buys, and the rate on the
+/// wall clock is beside it as `CASE-rate`.
+#[must_use]
+pub fn rows(measured: &Measured) -> Vec<Row> {
+    let (metric, better) = measured.case.metric();
+    let rate = |sample: &Sample| sample.load.per_second;
+    match measured.case.scenario {
+        Scenario::SameHost => vec![row(measured, measured.case.name.to_owned(), metric, better, rate)],
+        Scenario::Device => vec![
+            row(measured, measured.case.name.to_owned(), per_cpu(metric), better, |s| {
+                1e6 / s.cpu_us_per_op()
+            }),
+            row(measured, format!("{}-rate", measured.case.name), metric, better, rate),
+        ],
+    }
+}
+
+fn per_cpu(metric: &str) -> &'static str {
+    match metric {
+        "connections_per_second" => "connections_per_cpu_second",
+        "messages_per_second" => "messages_per_cpu_second",
+        "round_trips_per_second" => "round_trips_per_cpu_second",
+        "mib_per_second" => "mib_per_cpu_second",
+        _ => "requests_per_cpu_second",
+    }
+}
+
+fn row(
+    measured: &Measured,
+    case: String,
+    metric: &'static str,
+    better: Better,
+    value: impl Fn(&Sample) -> f64,
+) -> Row {
+    let of = |value: &dyn Fn(&Sample) -> f64| {
+        let pairs: Vec<(f64, f64)> =
+            measured.pairs.iter().map(|pair| (value(&pair.kernel), value(&pair.utcp))).collect();
+        let (kernel, utcp): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+        (pairs, Sides { kernel: stats::median(&kernel), utcp: stats::median(&utcp) })
+    };
+    let (pairs, medians) = of(&value);
+    let (_, cpu_us_per_op) = of(&Sample::cpu_us_per_op);
+    let spread = stats::spread(better, &pairs);
+    let errors = |side: fn(&Sides<Sample>) -> &Sample| {
+        measured.pairs.iter().map(|pair| side(pair).load.errors).sum::<u64>()
+    };
+    Row {
+        scenario: measured.case.scenario.name(),
+        app: measured.case.app.name(),
+        case,
+        metric,
+        better,
+        kernel: medians.kernel,
+        utcp: medians.utcp,
+        ratio: spread.map(|s| s.median),
+        ratio_min: spread.map(|s| s.min),
+        ratio_max: spread.map(|s| s.max),
+        pairs: measured.pairs.len(),
+        cpu_us_per_op,
+        errors: Sides {
+            kernel: errors(|pair| &pair.kernel) + measured.failed.kernel,
+            utcp: errors(|pair| &pair.utcp) + measured.failed.utcp,
+        },
+    }
+}
+
+/// The length of a run with which all of `cases` end in `budget`.
+#[must_use]
+pub fn seconds_within(budget: Duration, cases: usize, pairs: u32, longest: u32) -> u32 {
+    /// Start, a second of warm-up, and stop.
+    const OVERHEAD: Duration = Duration::from_millis(2200);
+    let runs = u32::try_from(cases).unwrap_or(u32::MAX).saturating_mul(pairs).saturating_mul(2).max(1);
+    let each = (budget / runs).saturating_sub(OVERHEAD);
+    u32::try_from(each.as_secs()).unwrap_or(u32::MAX).clamp(1, longest)
+}
+
+/// Counters of utcp's runs per operation, medians over the pairs: wake-ups, sleeps and the like.
+#[must_use]
+#[allow(clippy::cast_precision_loss, reason = "counts below 2^52")]
+pub fn counters_per_op(measured: &Measured) -> BTreeMap<String, f64> {
+    let mut all: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for pair in &measured.pairs {
+        for (name, value) in &pair.utcp.counters {
+            let per_op = *value as f64 / pair.utcp.load.operations.max(1) as f64;
+            all.entry(name.clone()).or_default().push(per_op);
+        }
+    }
+    all.into_iter().filter_map(|(name, values)| Some((name, stats::median(&values)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::{App, Work};
+    use crate::cpu;
+    use crate::parse::Load;
+
+    pub(crate) fn sample(operations: u64, per_second: f64, busy_ms: u64, errors: u64) -> Sample {
+        Sample {
+            load: Load { operations, per_second, errors, p99_us: None },
+            machine: cpu::Machine { busy: Duration::from_millis(busy_ms), ..Default::default() },
+            server: Duration::ZERO,
+            client: Duration::ZERO,
+            engine: Duration::ZERO,
+            counters: [("sleeps".to_owned(), operations / 2)].into(),
+        }
+    }
+
+    fn measured(scenario: Scenario) -> Measured {
+        let work = Work::Hello { close: false };
+        Measured {
+            case: Case { scenario, app: App::Nginx, name: "keepalive-hello", work },
+            pairs: vec![
+                Sides { kernel: sample(1000, 100.0, 20, 0), utcp: sample(2000, 200.0, 20, 3) },
+                Sides { kernel: sample(1000, 110.0, 30, 1), utcp: sample(2000, 330.0, 20, 0) },
+            ],
+            failed: Sides { kernel: 0, utcp: 1 },
+            reasons: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_shape_that_programs_read() {
+        let rows = rows(&measured(Scenario::SameHost));
+        assert_eq!(rows.len(), 1);
+        let json = serde_json::to_value(&rows[0]).unwrap();
+        let expected = serde_json::json!({
+            "scenario": "same-host", "app": "nginx", "case": "keepalive-hello", "metric": "requests_per_second",
+            "better": "higher", "kernel": 105.0, "utcp": 265.0, "ratio": 2.5, "ratio_min": 2.0, "ratio_max": 3.0,
+            "pairs": 2, "cpu_us_per_op": {"kernel": 25.0, "utcp": 10.0}, "errors": {"kernel": 1, "utcp": 4}
+        });
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn over_a_device_cpu_time_is_what_counts() {
+        let rows = rows(&measured(Scenario::Device));
+        let names: Vec<_> = rows.iter().map(|row| (row.case.as_str(), row.metric)).collect();
+        assert_eq!(
+            names,
+            [("keepalive-hello", "requests_per_cpu_second"), ("keepalive-hello-rate", "requests_per_second")]
+        );
+        // 20 µs and 30 µs against 10 µs.
+        assert_eq!((rows[0].ratio, rows[0].ratio_min, rows[0].ratio_max), (Some(2.5), Some(2.0), Some(3.0)));
+    }
+
+    #[test]
+    fn no_pair_no_figure() {
+        let nothing = Measured { pairs: Vec::new(), ..measured(Scenario::SameHost) };
+        let json = serde_json::to_value(&rows(&nothing)[0]).unwrap();
+        assert!(json["ratio"].is_null() && json["utcp"].is_null());
+        assert_eq!((&json["pairs"], &json["errors"]["utcp"]), (&0.into(), &1.into()));
+    }
+
+    #[test]
+    fn runs_fit_the_budget() {
+        // The default: ten cases, five pairs, below ten minutes.
+        let seconds = seconds_within(Duration::from_secs(570), 10, 5, 3);
+        assert!((2..=3).contains(&seconds), "{seconds}");
+        assert_eq!(seconds_within(Duration::from_secs(100), 3, 3, 3), 3);
+        assert_eq!(seconds_within(Duration::from_secs(1), 100, 5, 3), 1);
+    }
+
+    #[test]
+    fn counters_are_told_per_operation() {
+        assert_eq!(counters_per_op(&measured(Scenario::SameHost))["sleeps"], 0.5);
+    }
+}

@@ -1,0 +1,152 @@
+//! Servers and clients of our own, on plain sockets and epoll.
+//!
+//! They make the calls that any program makes, through libc, so the same binary runs on the kernel
+//! and, with libutcp.so in front, on utcp.
+
+mod echo;
+mod epoll;
+mod msg;
+mod pingpong;
+mod stream;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+pub use echo::echo;
+pub use msg::{Messages, msg};
+pub use pingpong::{Pingpong, pingpong};
+pub use stream::{sink, stream};
+
+/// When a client is done.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    /// After so many operations.
+    Operations(u64),
+    /// After so long.
+    Time(Duration),
+}
+
+/// What a client prints at its end, as one line of JSON.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Operations that succeeded: messages, round trips, MiB.
+    pub operations: u64,
+    /// Connections made.
+    pub connections: u64,
+    /// Operations per second; where a connection carries one message alone that is connections per second.
+    pub per_second: f64,
+    /// Operations and connections that failed.
+    pub errors: u64,
+    /// Latency percentiles in µs.
+    pub p50_us: Option<f64>,
+    /// 99 %.
+    pub p99_us: Option<f64>,
+    /// 99.9 %.
+    pub p999_us: Option<f64>,
+}
+
+/// Counts and times the operations of a client.
+#[derive(Debug)]
+struct Meter {
+    until: Until,
+    start: Instant,
+    operations: u64,
+    connections: u64,
+    errors: u64,
+    latency_ns: Histogram<u64>,
+}
+
+impl Meter {
+    fn new(until: Until) -> io::Result<Self> {
+        // 1 ns to 60 s, three digits.
+        let latency_ns = Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(io::Error::other)?;
+        Ok(Self { until, start: Instant::now(), operations: 0, connections: 0, errors: 0, latency_ns })
+    }
+
+    /// An operation ended that began (or, in an open loop, should have begun) at `began`.
+    fn done(&mut self, began: Instant, now: Instant) {
+        self.operations += 1;
+        let ns = u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX);
+        self.latency_ns.saturating_record(ns);
+    }
+
+    fn enough(&self, now: Instant) -> bool {
+        match self.until {
+            Until::Operations(operations) => self.operations + self.errors >= operations,
+            Until::Time(time) => now - self.start >= time,
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "counts and nanoseconds below 2^52")]
+    fn summary(&self) -> Summary {
+        let seconds = self.start.elapsed().as_secs_f64();
+        let at = |quantile| {
+            (!self.latency_ns.is_empty()).then(|| self.latency_ns.value_at_quantile(quantile) as f64 / 1e3)
+        };
+        Summary {
+            operations: self.operations,
+            connections: self.connections,
+            per_second: self.operations as f64 / seconds,
+            errors: self.errors,
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    fn serve(server: fn(&TcpListener) -> io::Result<()>) -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || server(&listener).unwrap());
+        address
+    }
+
+    #[test]
+    fn messages_come_back() {
+        let at = serve(echo);
+        for (messages, bytes) in [(1, 1), (3, 64), (2, 300_000)] {
+            let load = Messages { bytes, messages, connections: 5 };
+            let summary = msg(at, load, Until::Operations(60)).unwrap();
+            assert!(summary.operations >= 60, "{summary:?}");
+            assert_eq!(summary.errors, 0);
+            assert!(summary.connections >= 60 / u64::from(messages), "{summary:?}");
+        }
+    }
+
+    #[test]
+    fn refused_connections_are_errors_and_end() {
+        let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let load = Messages { bytes: 1, messages: 1, connections: 2 };
+        let summary = msg(at, load, Until::Operations(10)).unwrap();
+        assert_eq!(summary.operations, 0);
+        assert!(summary.errors >= 10);
+    }
+
+    #[test]
+    fn ping_and_pong() {
+        let at = serve(echo);
+        let summary = pingpong(at, Pingpong { bytes: 64, rate: None }, Until::Operations(100)).unwrap();
+        assert_eq!((summary.operations, summary.errors), (100, 0));
+        assert!(summary.p50_us.unwrap() > 0.0 && summary.p50_us <= summary.p999_us);
+        let paced = pingpong(at, Pingpong { bytes: 64, rate: Some(1000.0) }, Until::Operations(50)).unwrap();
+        assert!(paced.per_second <= 1100.0, "{paced:?}");
+    }
+
+    #[test]
+    fn a_stream_arrives_whole() {
+        let at = serve(sink);
+        let summary = stream(at, Until::Operations(20)).unwrap();
+        assert_eq!((summary.operations, summary.errors), (20, 0));
+    }
+}

@@ -1,0 +1,295 @@
+//! Where a comparison runs: network namespaces of its own, joined by a veth pair for the device
+//! scenario, with the same settings for both sides.
+//!
+//! ```text
+//!   same-host:  [ namespace: lo ]              (an ordinary user: this host's own lo)
+//!   device:     [ server: sPID ]==veth==[ client: cPID ]
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+use std::time::Duration;
+
+use crate::case::Scenario;
+use crate::{Error, interrupt};
+
+/// Settings of every namespace, for kernel and utcp runs alike. Close-per-request loads run out of ports
+/// without the first two.
+const SYSCTLS: [&str; 8] = [
+    "net.ipv4.ip_local_port_range=10000 65535",
+    "net.ipv4.tcp_tw_reuse=1",
+    "net.ipv4.tcp_congestion_control=cubic",
+    "net.ipv4.tcp_max_syn_backlog=8192",
+    "net.core.somaxconn=8192",
+    "net.ipv4.tcp_timestamps=1",
+    "net.ipv4.tcp_sack=1",
+    "net.ipv4.tcp_ecn=0",
+];
+
+/// Offloads of both ends of the veth pair. Segmentation offload does not exist for AF_XDP, so neither
+/// side has it. GRO makes veth use NAPI, which then can be pinned.
+const OFFLOADS: [&str; 8] = ["tso", "off", "gso", "off", "gro", "on", "tx", "on"];
+
+const SERVER_IP: &str = "198.18.77.1";
+const CLIENT_IP: &str = "198.18.77.2";
+
+/// A named network namespace of ours.
+#[derive(Debug)]
+struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    fn new(role: &str) -> Result<Self, Error> {
+        let name = format!("utcp-compare-{}-{role}", process::id());
+        command("ip", &["netns", "add", &name])?;
+        let namespace = Self { name };
+        namespace.exec(&["ip", "link", "set", "lo", "up"])?;
+        for sysctl in SYSCTLS {
+            namespace.exec(&["sysctl", "-qw", sysctl])?;
+        }
+        Ok(namespace)
+    }
+
+    fn exec(&self, words: &[&str]) -> Result<String, Error> {
+        let mut all = vec!["netns", "exec", &self.name];
+        all.extend(words);
+        command("ip", &all)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Nobody but us put a process here: whatever is left (an engine that a program started) goes.
+        let pids = command("ip", &["netns", "pids", &self.name]).unwrap_or_default();
+        for pid in pids.split_whitespace().filter_map(|word| word.parse().ok()) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        let _ = command("ip", &["netns", "del", &self.name]);
+    }
+}
+
+/// A setting of the host that is put back.
+#[derive(Debug)]
+struct Restored {
+    path: PathBuf,
+    before: String,
+}
+
+impl Restored {
+    fn set(path: &str, value: &str) -> Result<Self, Error> {
+        let path = PathBuf::from(path);
+        let failed = || Error::io(path.display().to_string());
+        let before = fs::read_to_string(&path).map_err(failed())?;
+        fs::write(&path, value).map_err(failed())?;
+        Ok(Self { before: before.trim().to_owned(), path })
+    }
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.path, &self.before);
+    }
+}
+
+/// Where server and client of a scenario run.
+#[derive(Debug)]
+pub struct Net {
+    /// Which scenario this is for.
+    pub scenario: Scenario,
+    /// The address that the server listens at.
+    pub server_ip: &'static str,
+    server: Option<Namespace>,
+    client: Option<Namespace>,
+    /// The server's interface.
+    interface: Option<String>,
+    settings: Vec<(String, String)>,
+    // Last: put back after the namespaces are gone.
+    _allowed: Option<Restored>,
+}
+
+impl Net {
+    /// Makes it. Core lists say where a device's receive work is pinned.
+    ///
+    /// # Errors
+    /// When the system refuses, or for the device scenario without root.
+    pub fn new(
+        scenario: Scenario,
+        server_cores: Option<&str>,
+        client_cores: Option<&str>,
+    ) -> Result<Self, Error> {
+        let mut net = Self {
+            scenario,
+            server_ip: "127.0.0.1",
+            server: None,
+            client: None,
+            interface: None,
+            settings: Vec::new(),
+            _allowed: None,
+        };
+        if !is_root() {
+            if scenario == Scenario::Device {
+                return Err(Error::Missing(
+                    "the device scenario makes network namespaces and loads an XDP program: run it as root"
+                        .to_owned(),
+                ));
+            }
+            net.note("namespace", "the host's own (not run as root)");
+            return Ok(net);
+        }
+        net._allowed = allow_cubic()?;
+        net.server = Some(Namespace::new("s")?);
+        net.note("sysctls of the namespaces", &SYSCTLS.join(", "));
+        if scenario == Scenario::Device {
+            net.client = Some(Namespace::new("c")?);
+            net.server_ip = SERVER_IP;
+            net.join(server_cores, client_cores)?;
+        }
+        Ok(net)
+    }
+
+    /// Joins both namespaces by a veth pair.
+    fn join(&mut self, server_cores: Option<&str>, client_cores: Option<&str>) -> Result<(), Error> {
+        let (Some(server), Some(client)) = (&self.server, &self.client) else { return Ok(()) };
+        let (s, c) = (format!("s{}", process::id()), format!("c{}", process::id()));
+        // Born inside the namespaces: it never shows up among the host's interfaces.
+        let add = [
+            "link",
+            "add",
+            &s,
+            "netns",
+            &server.name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            &c,
+            "netns",
+            &client.name,
+        ];
+        command("ip", &add)?;
+        let ends = [(server, &s, SERVER_IP, server_cores), (client, &c, CLIENT_IP, client_cores)];
+        for (namespace, interface, ip, _) in ends {
+            namespace.exec(&["ip", "addr", "add", &format!("{ip}/24"), "dev", interface])?;
+            let mut offloads = vec!["ethtool", "-K", interface];
+            offloads.extend(OFFLOADS);
+            namespace.exec(&offloads)?;
+            namespace.exec(&["ip", "link", "set", interface, "up"])?;
+        }
+        let mut receive = Vec::new();
+        for (namespace, interface, _, cores) in ends {
+            receive.push(match cores {
+                Some(cores) => pin_receive(namespace, interface, cores)?,
+                None => "where the sender runs".to_owned(),
+            });
+        }
+        let up = interrupt::wait_for(Duration::from_secs(5), || {
+            Ok(server.exec(&["ip", "-br", "link", "show", &s])?.contains("LOWER_UP"))
+        })?;
+        if !up {
+            return Err(Error::Missing(format!("the veth pair {s} does not come up")));
+        }
+        self.interface = Some(s);
+        self.note("link", "veth, MTU 1500, AF_XDP in copy mode for utcp");
+        self.note("offloads of both ends", &OFFLOADS.join(" "));
+        self.note("receive softirq of the server's end", &receive[0]);
+        self.note("receive softirq of the client's end", &receive[1]);
+        Ok(())
+    }
+
+    fn note(&mut self, name: &str, value: &str) {
+        self.settings.push((format!("{}: {name}", self.scenario.name()), value.to_owned()));
+    }
+
+    /// The namespace of the server, if it has one of its own.
+    #[must_use]
+    pub fn server_netns(&self) -> Option<&str> {
+        self.server.as_ref().map(|namespace| namespace.name.as_str())
+    }
+
+    /// The namespace of the client.
+    #[must_use]
+    pub fn client_netns(&self) -> Option<&str> {
+        self.client.as_ref().or(self.server.as_ref()).map(|namespace| namespace.name.as_str())
+    }
+
+    /// UTCP_DEVICE for the server's engine.
+    #[must_use]
+    pub fn device(&self) -> Option<String> {
+        self.interface.as_ref().map(|interface| format!("xdp:{interface}"))
+    }
+
+    /// What to print beside the figures.
+    #[must_use]
+    pub fn settings(&self) -> &[(String, String)] {
+        &self.settings
+    }
+}
+
+/// Whether this process may make namespaces.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A child namespace may use a congestion controller only if the host allows it to every user.
+fn allow_cubic() -> Result<Option<Restored>, Error> {
+    const ALLOWED: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+    let allowed = fs::read_to_string(ALLOWED).map_err(Error::io(ALLOWED))?;
+    if allowed.split_whitespace().any(|name| name == "cubic") {
+        return Ok(None);
+    }
+    Restored::set(ALLOWED, &format!("{} cubic", allowed.trim())).map(Some)
+}
+
+/// Receives frames of `interface` in a thread of its own, pinned to `cores`. Without that a veth
+/// pair's receive work is done, and paid for, on the sender's core.
+fn pin_receive(namespace: &Namespace, interface: &str, cores: &str) -> Result<String, Error> {
+    let threaded = format!("echo 1 > /sys/class/net/{interface}/threaded");
+    if namespace.exec(&["sh", "-c", &threaded]).is_err() {
+        return Ok("where the sender runs (this kernel has no threaded NAPI)".to_owned());
+    }
+    let name = format!("napi/{interface}-");
+    let mut pinned = 0;
+    for pid in kernel_threads(&name) {
+        command("taskset", &["-pc", cores, &pid])?;
+        pinned += 1;
+    }
+    if pinned == 0 {
+        return Ok("where the sender runs (veth here does not use NAPI)".to_owned());
+    }
+    Ok(format!("threaded NAPI on core {cores}"))
+}
+
+fn kernel_threads(prefix: &str) -> Vec<String> {
+    let starts =
+        |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.starts_with(prefix));
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| starts(&entry.path()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Runs a short command to its end; what it printed.
+fn command(program: &str, arguments: &[&str]) -> Result<String, Error> {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", path)
+        .output()
+        .map_err(Error::io(format!("can't run {program}")))?;
+    if !output.status.success() {
+        return Err(Error::Program {
+            name: format!("{program} {}", arguments.join(" ")),
+            status: output.status.to_string(),
+            tail: String::from_utf8_lossy(&output.stderr).into_owned(),
+        });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
