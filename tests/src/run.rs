@@ -145,7 +145,7 @@ impl<'a> Run<'a> {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(&self.args).env_clear();
         let path = std::env::var_os("PATH").unwrap_or_default();
-        command.env("PATH", path).env("HOME", "/nonexistent").env("LC_ALL", "C.UTF-8");
+        command.env("PATH", path).env("HOME", "/nonexistent").env("LC_ALL", "C.UTF-8").env("NO_COLOR", "1");
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         if bare {
             command.envs(inner);
@@ -342,6 +342,12 @@ impl Running {
     pub fn finish(mut self) -> Finished {
         let limit = self.limit;
         self.end_within(limit)
+    }
+
+    /// Forgets what it wrote: a question asked a hundred times is not what a failing test should print.
+    pub(crate) fn forget_logs(&self) {
+        let _ = fs::remove_file(&self.out);
+        let _ = fs::remove_file(&self.err);
     }
 
     /// Waits for its end, `limit` at most.

@@ -53,8 +53,8 @@ fn libc_names() -> BTreeSet<String> {
 fn the_library_intercepts_what_programs_call() {
     let wanted = "socket bind listen accept accept4 connect getsockname getpeername shutdown getsockopt setsockopt \
                   read write readv writev recv send recvfrom sendto recvmsg sendmsg sendfile sendfile64 splice \
-                  close dup dup2 dup3 fcntl fcntl64 ioctl poll ppoll select pselect epoll_create epoll_create1 \
-                  epoll_ctl epoll_wait epoll_pwait epoll_pwait2 fork vfork execve execv execvp posix_spawn \
+                  close dup dup2 dup3 fcntl fcntl64 ioctl poll ppoll select pselect \
+                  epoll_ctl epoll_wait epoll_pwait epoll_pwait2 vfork execve execv execvp posix_spawn \
                   posix_spawnp close_range closefrom syscall __read_chk __recv_chk __recvfrom_chk __poll_chk \
                   __ppoll_chk __read __write __close __connect __send __poll";
     let exports = exports();
