@@ -174,7 +174,7 @@ hooks! {
     names::getpeername: getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int = SYS_getpeername;
     names::isfdtype: isfdtype(fd: c_int, kind: c_int) -> c_int;
     names::sockatmark: sockatmark(fd: c_int) -> c_int;
-    options::setsockopt: setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int [__setsockopt] = SYS_setsockopt;
+    options::setsockopt: setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int = SYS_setsockopt;
     options::getsockopt: getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int = SYS_getsockopt;
 
     // Descriptors.
