@@ -110,7 +110,10 @@ impl Reassembly {
             let next = self.runs().iter().filter(|r| below.is_none_or(|b| age(r) > b)).min_by_key(|r| age(r));
             let Some(run) = next else { return };
             below = Some(age(run));
-            blocks.push(SackBlock { start: run.start, end: run.end });
+            let block = SackBlock { start: run.start, end: run.end };
+            if !blocks.as_slice().contains(&block) {
+                blocks.push(block);
+            }
         }
     }
 

@@ -132,8 +132,8 @@ impl Congestion {
     pub(crate) fn on_congestion(&mut self, flight: u32, mss: u32) {
         self.credit = 0;
         self.ssthresh = match &mut self.algorithm {
-            // RFC 5681 §3.1 equation 4.
-            Algorithm::NewReno => flight / 2,
+            // RFC 5681 §3.1 equation 4; what limited transmit added to the flight does not count (§3.2 step 2).
+            Algorithm::NewReno => flight.min(self.cwnd) / 2,
             Algorithm::Cubic(cubic) => cubic.on_congestion(self.cwnd, flight),
         }
         .max(2 * mss);

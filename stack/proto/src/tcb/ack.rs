@@ -3,7 +3,7 @@
 use super::Tcb;
 use super::arrives::Verdict;
 use super::recovery::AckFacts;
-use super::state::Timer;
+use super::state::{Timer, Watch};
 use crate::actions::{Actions, DropReason, Events};
 use crate::congestion::AckSample;
 use crate::half_open::{ts_before, ts_clock};
@@ -50,8 +50,9 @@ impl Tcb {
         self.stats.delivered_bytes += u64::from(delivered.bytes);
         self.update_send_window(seg, ack);
         facts.ece = self.opt.ecn && seg.flags.any(Flags::ECE) && !seg.flags.any(Flags::SYN);
+        let reducing = self.recovery.is_reducing();
         self.on_ack_recovery(now, seg, &facts, &delivered);
-        if facts.advanced > 0 && self.grows_window() {
+        if facts.advanced > 0 && !reducing && self.grows_window() {
             self.grow_window(now, facts.advanced, &delivered);
         }
         self.after_ack(now, facts.advanced > 0 || delivered.bytes > 0);
@@ -65,11 +66,9 @@ impl Tcb {
     pub(super) fn on_plain_ack(&mut self, now: Instant, seg: &Segment, ack: SeqNum, out: &mut Actions) {
         self.recovery.probes = 0;
         if ack == self.snd.una {
-            let wnd = u32::from(seg.wnd) << self.snd.wscale;
-            if wnd != self.snd.wnd {
-                self.update_send_window(seg, ack);
-                self.after_ack(now, false);
-            } else if seg.len == 0 && self.snd.flight() > 0 && !self.opt.sack {
+            let same = u32::from(seg.wnd) << self.snd.wscale == self.snd.wnd;
+            self.update_send_window(seg, ack);
+            if same && seg.len == 0 && self.snd.flight() > 0 && !self.opt.sack {
                 self.on_duplicate_ack(now);
             }
             return;
@@ -175,7 +174,7 @@ impl Tcb {
         if progress {
             if self.snd.una == self.snd.nxt {
                 self.timers.clear(Timer::Retransmit);
-            } else {
+            } else if self.timers.watch != Watch::Reorder || !self.timers.is_armed(Timer::Retransmit) {
                 self.set_loss_timer(now);
             }
         }

@@ -1,6 +1,7 @@
 //! SEGMENT ARRIVES (RFC 9293 §3.10.7.4) for the states in which both SYNs are known: sequence number, RST, SYN.
 
 use super::Tcb;
+#[cfg(debug_assertions)]
 use super::state::Timer;
 use crate::actions::{Actions, DropReason, Events, SocketError};
 use crate::half_open::ts_before;

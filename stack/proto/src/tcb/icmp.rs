@@ -71,8 +71,8 @@ impl Tcb {
     /// Repeated timeouts: perhaps only large segments get lost, and no router says so.
     pub(super) fn probe_path(&mut self) {
         let payload = self.path_payload();
-        if self.recovery.retransmits >= BLACK_HOLE_TIMEOUTS && payload > 512 {
-            self.snd.path_mss = if payload > BASE_MSS { BASE_MSS } else { (payload / 2).max(512) };
+        if self.recovery.retransmits >= BLACK_HOLE_TIMEOUTS && payload > BASE_MSS {
+            self.snd.path_mss = BASE_MSS;
             self.update_mss();
         }
     }

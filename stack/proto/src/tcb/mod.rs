@@ -39,7 +39,7 @@ use crate::time::Instant;
 use crate::time_wait::{TimeWait, TimeWaitClock};
 
 use recovery::Recovery;
-use state::{AckState, Options, Receive, Send, Stats, Timer, Timers};
+use state::{AckState, Options, Receive, Send, Stats, Timers};
 
 /// One TCP connection: arithmetic on sequence numbers, no bytes, no clock.
 #[derive(Clone, Debug)]
@@ -252,7 +252,7 @@ impl Tcb {
         let room = self.rcv.consumed + self.rcv.capacity;
         assert!(self.rcv.adv.before_or_eq(room + 1), "advertised more than there is room for");
         if in_flight > 0 && matches!(self.state, State::Established | State::FinWait1 | State::CloseWait) {
-            assert!(self.timers.is_armed(Timer::Retransmit), "bytes in flight and no timer");
+            assert!(self.timers.is_armed(state::Timer::Retransmit), "bytes in flight and no timer");
         }
     }
 }

@@ -398,6 +398,8 @@ impl Tcb {
         let r = &mut self.recovery;
         let done = match r.state {
             RecoveryState::Open | RecoveryState::Disorder => return,
+            // RFC 3168 §6.1.2: once for a window; an ACK of all of that window may still echo the old mark.
+            RecoveryState::Cwr => self.snd.una.after(r.high_seq),
             _ => facts.advanced > 0 && self.snd.una.after_or_eq(r.high_seq),
         };
         if !done {

@@ -1,0 +1,14 @@
+//! Conformance by standard: one module per RFC, tests named after the requirement. `README.md` beside this file maps
+//! requirements to tests.
+
+mod lab;
+mod rfc1122;
+mod rfc2018;
+mod rfc3168;
+mod rfc5681;
+mod rfc5961;
+mod rfc6191;
+mod rfc6298;
+mod rfc7323;
+mod rfc8985;
+mod rfc9293;

@@ -1,0 +1,217 @@
+//! RFC 1122 §4.2: delayed ACKs, keep-alive, ICMP errors; RFC 5482: the user timeout.
+
+use crate::lab::{ISS, Lab, plain, seg};
+use utcp_proto::{
+    Config, DropReason, Duration, Events, Flags, IcmpError, IcmpKind, Keepalive, SocketError, State, UserCall,
+};
+
+/// §4.2.3.2 and RFC 9293 MUST-58, MUST-59: every second full segment at once, a single one within half a second.
+#[test]
+fn must_58_59_delayed_ack() {
+    let mut lab = Lab::passive(&plain());
+    lab.user(UserCall::SetQuickAck(false));
+    lab.get(seg(1, 1_000).ack(1));
+    lab.expect_nothing();
+    lab.get(seg(1_001, 1_000).ack(1));
+    lab.expect_ack(2_001);
+    lab.get(seg(2_001, 1_000).ack(1));
+    lab.expect_nothing();
+    let (ms, tx) = lab.next_sent();
+    assert!(ms <= 40 && tx.len == 0, "{ms}");
+}
+
+/// A new connection is acknowledged at once, so that the peer's slow start gets going.
+#[test]
+fn quick_acks_at_the_start() {
+    let mut lab = Lab::passive(&plain());
+    for n in 0..8 {
+        lab.get(seg(1 + n * 100, 100).ack(1));
+        lab.expect_ack(101 + n * 100);
+    }
+}
+
+/// Request and response: the ACK rides on the response.
+#[test]
+fn interactive_exchange_delays_acks() {
+    let mut lab = Lab::passive(&Config { nodelay: true, ..plain() });
+    for n in 0..3 {
+        lab.get(seg(1 + n * 50, 50).ack(1 + n * 70));
+        if n == 0 {
+            lab.expect_ack(51);
+        } else {
+            lab.expect_nothing();
+        }
+        lab.send(70);
+        lab.expect_data(1 + n * 70, 70);
+        lab.expect_nothing();
+    }
+}
+
+fn keepalive(probes: u8) -> Config {
+    let keep = Keepalive { idle: Duration::from_secs(10), interval: Duration::from_secs(2), probes };
+    Config { keepalive: Some(keep), ..plain() }
+}
+
+/// §4.2.3.6: keep-alive probes, and the peer that answers them.
+#[test]
+fn section_4_2_3_6_keepalive_answered() {
+    let mut lab = Lab::passive(&keepalive(3));
+    for _ in 0..5 {
+        let (ms, probe) = lab.next_sent();
+        assert_eq!((ms, probe.seq, probe.len), (10_000, ISS, 0));
+        lab.get(seg(1, 0).ack(1));
+    }
+    assert_eq!(lab.state(), State::Established);
+    // Traffic counts as a sign of life.
+    lab.wait_ms(9_000);
+    lab.get(seg(1, 10).ack(1));
+    lab.drain();
+    assert_eq!(lab.next_sent().0, 10_000);
+}
+
+/// §4.2.3.6: MUST NOT give up for one lost probe; gives up after all.
+#[test]
+fn section_4_2_3_6_keepalive_unanswered() {
+    let mut lab = Lab::passive(&keepalive(3));
+    let waits: Vec<u64> = (0..3).map(|_| lab.next_sent().0).collect();
+    assert_eq!(waits, [10_000, 2_000, 2_000]);
+    lab.fire();
+    assert_eq!(lab.last.error, Some(SocketError::TimedOut));
+    lab.expect_rst(1);
+}
+
+/// §4.2.3.6: MUST default to off.
+#[test]
+fn keepalive_is_off_by_default() {
+    let lab = Lab::passive(&plain());
+    assert_eq!(lab.tcb.next_deadline(), None);
+}
+
+/// A keep-alive probe of the peer is answered.
+#[test]
+fn peers_keepalive_is_answered() {
+    let mut lab = Lab::passive(&plain());
+    lab.get(seg(1, 100).ack(1));
+    lab.drain();
+    lab.wait_ms(10_000);
+    lab.get(seg(100, 0).ack(1));
+    lab.expect_ack(101);
+    lab.get(seg(100, 1).ack(1));
+    lab.expect_ack(101);
+}
+
+/// RFC 5482 §3: data that stays unacknowledged for so long closes the connection, to the millisecond.
+#[test]
+fn user_timeout() {
+    let mut lab = Lab::passive(&Config { user_timeout: Duration::from_secs(5), ..plain() });
+    lab.send(100);
+    lab.expect_data(1, 100);
+    let from = lab.now;
+    while lab.last.error.is_none() {
+        lab.fire();
+        lab.drain();
+    }
+    assert_eq!(lab.last.error, Some(SocketError::TimedOut));
+    assert_eq!((lab.now - from).as_millis(), 5_000);
+}
+
+/// Without it, R2 counts retransmissions (§4.2.3.5).
+#[test]
+fn section_4_2_3_5_retransmissions_run_out() {
+    let mut lab = Lab::passive(&Config { retries: 4, ..plain() });
+    lab.send(100);
+    lab.expect_data(1, 100);
+    for _ in 0..4 {
+        let (_, tx) = lab.next_sent();
+        assert!(tx.retransmission && tx.len == 100);
+    }
+    lab.fire();
+    assert_eq!(lab.last.error, Some(SocketError::TimedOut));
+    assert!(lab.last.events.any(Events::CLOSED));
+}
+
+/// Linux `tcp_fin_timeout`: an orphan does not wait for the peer's FIN for ever.
+#[test]
+fn orphan_leaves_fin_wait_2() {
+    let mut lab = Lab::passive(&plain());
+    lab.user(UserCall::Close);
+    lab.drain();
+    lab.get(seg(1, 0).ack(2));
+    assert_eq!(lab.state(), State::FinWait2);
+    assert_eq!(lab.fire(), 60_000);
+    assert!(lab.last.events.any(Events::CLOSED));
+    assert_eq!(lab.last.error, None);
+}
+
+/// §4.2.3.9 and RFC 5927 §4.1: an ICMP error must quote something in flight.
+#[test]
+fn icmp_is_checked_against_the_flight() {
+    let mut lab = Lab::passive(&plain());
+    let hard = IcmpKind::Hard(SocketError::Refused);
+    let out = lab.tcb.on_icmp(lab.now, IcmpError { kind: hard, seq: ISS + 1 });
+    assert_eq!(out.drop, Some(DropReason::IcmpNotInFlight));
+    lab.send(100);
+    lab.drain();
+    for seq in [0, 101] {
+        let out = lab.tcb.on_icmp(lab.now, IcmpError { kind: hard, seq: ISS + seq });
+        assert_eq!(out.drop, Some(DropReason::IcmpNotInFlight));
+    }
+    // RFC 5927 §5.2: an established connection takes a hard error for a soft one.
+    let out = lab.tcb.on_icmp(lab.now, IcmpError { kind: hard, seq: ISS + 1 });
+    assert_eq!((out.drop, out.error, lab.state()), (None, None, State::Established));
+}
+
+/// §4.2.3.9: a hard error ends a connection attempt, a soft one is told when it times out.
+#[test]
+fn icmp_while_connecting() {
+    let (mut lab, _) = Lab::connecting(&plain());
+    let error = IcmpError { kind: IcmpKind::Hard(SocketError::Refused), seq: ISS };
+    let out = lab.tcb.on_icmp(lab.now, error);
+    assert_eq!(out.error, Some(SocketError::Refused));
+    assert!(out.events.any(Events::CLOSED));
+    let (mut lab, _) = Lab::connecting(&Config { syn_retries: 1, ..plain() });
+    let error = IcmpError { kind: IcmpKind::Soft(SocketError::HostUnreachable), seq: ISS };
+    assert_eq!(lab.tcb.on_icmp(lab.now, error).error, None);
+    lab.next_sent();
+    lab.fire();
+    assert_eq!(lab.last.error, Some(SocketError::HostUnreachable));
+}
+
+/// RFC 1191 §6.5: smaller segments at once, without a reduction of the window.
+#[test]
+fn rfc_1191_fragmentation_needed() {
+    let mut lab = Lab::passive(&plain());
+    lab.send(4_000);
+    assert_eq!(lab.drain().len(), 4);
+    let cwnd = lab.tcb.info(lab.now).snd_cwnd * 1_000;
+    let error = IcmpError { kind: IcmpKind::TooBig { mtu: 640 }, seq: ISS + 1 };
+    let out = lab.tcb.on_icmp(lab.now, error);
+    assert!(out.events.any(Events::MSS_CHANGED) && out.transmit);
+    let again = lab.drain();
+    assert!(again.iter().all(|tx| tx.len <= 600 && tx.retransmission), "{again:?}");
+    assert_eq!(again.iter().map(|tx| tx.len).sum::<u32>(), 4_000);
+    let info = lab.tcb.info(lab.now);
+    assert!(info.snd_cwnd * info.snd_mss + info.snd_mss > cwnd);
+    // A router that claims to know of less than every host must take is not believed.
+    let error = IcmpError { kind: IcmpKind::TooBig { mtu: 70 }, seq: ISS + 1 };
+    lab.tcb.on_icmp(lab.now, error);
+    assert_eq!(lab.tcb.info(lab.now).snd_mss, 512);
+}
+
+/// A path that swallows large segments without a word.
+#[test]
+fn rfc_4821_black_hole() {
+    let mut lab = Lab::passive(&Config { mss: 1_460, ..plain() });
+    lab.send(3_000);
+    lab.drain();
+    let lens: Vec<u32> = (0..5).map(|_| lab.next_sent().1.len).collect();
+    assert_eq!(lens[..2], [1_460, 1_460]);
+    assert!(lens[3] <= 1_024, "{lens:?}");
+}
+
+/// The RST of a listener's flags: nothing answers a reset.
+#[test]
+fn resets_are_not_answered() {
+    let rst = seg(0, 0).flags(Flags::RST).0;
+    assert_eq!(utcp_proto::reset_for(&rst), None);
+}

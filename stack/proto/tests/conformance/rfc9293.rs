@@ -1,0 +1,604 @@
+//! RFC 9293: Transmission Control Protocol.
+
+use crate::lab::{IRS, ISS, Lab, plain, seg, tuple};
+use utcp_proto::{
+    Config, DropReason, Events, Flags, HalfOpen, HalfOpenVerdict, Instant, Segment, SeqNum, SocketError,
+    State, Tcb, TxLimits, UserCall, UserError, reset_for,
+};
+
+/// §3.5, figure 6.
+#[test]
+fn three_way_handshake_active() {
+    let (mut lab, syn) = Lab::connecting(&plain());
+    assert_eq!((syn.seq, syn.ack, syn.flags), (ISS, None, Flags::SYN));
+    assert_eq!(syn.options.mss, Some(1_000), "MUST-14: MSS in every SYN");
+    let out = lab.get(seg(0, 0).ack(1).flags(Flags::SYN));
+    assert!(out.events.any(Events::CONNECTED));
+    assert_eq!(lab.state(), State::Established);
+    let ack = lab.expect_ack(1);
+    assert_eq!(ack.seq, ISS + 1);
+    lab.expect_nothing();
+}
+
+/// §3.5, figure 7: simultaneous open, MUST-10.
+#[test]
+fn must_10_simultaneous_open() {
+    let (mut lab, _) = Lab::connecting(&plain());
+    lab.get(seg(0, 0).flags(Flags::SYN));
+    assert_eq!(lab.state(), State::SynReceived);
+    let sa = lab.expect();
+    assert_eq!((sa.seq, sa.ack, sa.flags), (ISS, Some(IRS + 1), Flags::SYN));
+    let out = lab.get(seg(0, 0).flags(Flags::SYN).ack(1));
+    assert!(out.events.any(Events::CONNECTED), "{out:?}");
+    assert_eq!(lab.state(), State::Established);
+    lab.send(10);
+    lab.expect_data(1, 10);
+}
+
+/// §3.5: the same with the peer's ACK rather than its SYN-ACK arriving first.
+#[test]
+fn simultaneous_open_completed_by_a_plain_ack() {
+    let (mut lab, _) = Lab::connecting(&plain());
+    lab.get(seg(0, 0).flags(Flags::SYN));
+    lab.expect();
+    lab.get(seg(1, 5).ack(1));
+    assert_eq!(lab.state(), State::Established);
+    assert_eq!(lab.last.advanced, 5);
+}
+
+/// §3.10.7.3, first: an ACK of something else is answered by a reset, and the connection attempt goes on.
+#[test]
+fn syn_sent_answers_a_wrong_ack_with_a_reset() {
+    let (mut lab, _) = Lab::connecting(&plain());
+    for wrong in [0, 2, 1_000] {
+        lab.get(seg(0, 0).ack(wrong).flags(Flags::SYN));
+        assert_eq!(lab.last.drop, Some(DropReason::AckOfUnsent));
+        let rst = lab.expect_rst(wrong);
+        assert_eq!(rst.ack, None);
+    }
+    lab.get(seg(0, 0).ack(1).flags(Flags::SYN));
+    assert_eq!(lab.state(), State::Established);
+}
+
+/// §3.10.7.3, second: only a reset that acknowledges our SYN refuses it.
+#[test]
+fn syn_sent_reset() {
+    let (mut lab, _) = Lab::connecting(&plain());
+    lab.get(seg(0, 0).flags(Flags::RST));
+    lab.get(seg(0, 0).ack(2).flags(Flags::RST));
+    assert_eq!(lab.state(), State::SynSent);
+    lab.expect_nothing();
+    let out = lab.get(seg(0, 0).ack(1).flags(Flags::RST));
+    assert_eq!(out.error, Some(SocketError::Refused));
+    assert!(out.events.any(Events::CLOSED));
+    lab.expect_nothing();
+}
+
+/// §3.10.7.3: data and FIN in the SYN-ACK are not lost.
+#[test]
+fn syn_ack_with_data_and_fin() {
+    let (mut lab, _) = Lab::connecting(&plain());
+    let out = lab.get(seg(0, 20).ack(1).flags(Flags::SYN.with(Flags::FIN)));
+    assert_eq!(out.advanced, 20);
+    assert!(out.events.any(Events::CONNECTED) && out.events.any(Events::PEER_FIN));
+    assert_eq!(lab.state(), State::CloseWait);
+    lab.expect_ack(22);
+}
+
+/// §3.10.7.2, third, and §3.10.7.4: a listener's half-open connection.
+#[test]
+fn half_open_checks_the_third_segment() {
+    let now = Instant::from_millis(5_000);
+    let syn = Segment { seq: IRS, flags: Flags::SYN, wnd: 100, ..Segment::default() };
+    let mut half = HalfOpen::on_syn(&plain(), now, tuple(), ISS, &syn);
+    assert_eq!(half.on_segment(now, &syn), HalfOpenVerdict::ResendSynAck);
+    let none = seg(1, 0).0;
+    assert_eq!(half.on_segment(now, &none), HalfOpenVerdict::Drop(DropReason::AckMissing));
+    for wrong in [0, 2] {
+        let HalfOpenVerdict::Reset(rst, _) = half.on_segment(now, &seg(1, 0).ack(wrong).0) else {
+            panic!("no reset for ACK {wrong}");
+        };
+        assert_eq!((rst.seq, rst.flags), (ISS + wrong, Flags::RST));
+    }
+    let outside = seg(20_000, 0).ack(1).0;
+    assert!(matches!(half.on_segment(now, &outside), HalfOpenVerdict::Ack(..)));
+    assert_eq!(
+        half.on_segment(now, &seg(1, 0).flags(Flags::RST).0),
+        HalfOpenVerdict::Remove(DropReason::Closed),
+        "back to LISTEN"
+    );
+    assert_eq!(half.on_segment(now, &seg(1, 0).ack(1).0), HalfOpenVerdict::Established);
+}
+
+/// §3.10.7.1: CLOSED.
+#[test]
+fn closed_answers_with_a_reset() {
+    let (mut lab, _) = Lab::connecting(&plain());
+    lab.user(UserCall::Close);
+    assert_eq!(lab.state(), State::Closed);
+    let rst = reset_for(&seg(5, 7).0).expect("a reset");
+    assert_eq!((rst.seq, rst.ack), (SeqNum::new(0), Some(IRS + 12)));
+    assert_eq!(lab.try_user(UserCall::Shutdown), Err(UserError::NotConnected));
+}
+
+/// §3.7.1, MUST-15: without an MSS option the peer takes 536 bytes.
+#[test]
+fn must_15_default_mss() {
+    let mut lab = Lab::passive_with(&plain(), utcp_proto::Options::default(), Flags::NONE);
+    lab.send(2_000);
+    lab.expect_data(1, 536);
+}
+
+/// §3.7.1, MUST-16: the smaller of both, less the options.
+#[test]
+fn must_16_effective_mss() {
+    let cfg = Config { timestamps: true, ..plain() };
+    let mut options = crate::lab::peer_options(&cfg);
+    options.mss = Some(700);
+    let mut lab = Lab::passive_with(&cfg, options, Flags::NONE);
+    lab.send(2_000);
+    lab.expect_data(1, 688);
+}
+
+/// §3.4: the four cases of the acceptability test.
+#[test]
+fn segment_acceptability() {
+    #[track_caller]
+    fn check(seq: u32, len: u32, taken: u32, drop: Option<DropReason>) {
+        let mut lab = Lab::passive(&plain());
+        lab.get(seg(1, 4_000).ack(1));
+        lab.drain();
+        let out = lab.get(seg(seq, len).ack(1));
+        assert_eq!((out.place.map_or(0, |p| p.len), out.drop), (taken, drop));
+    }
+    // RCV.NXT is 4 001, the window reaches to 10 001.
+    check(4_001, 100, 100, None);
+    check(3_901, 200, 100, None);
+    check(9_901, 200, 100, None);
+    check(10_001, 100, 0, Some(DropReason::OutOfWindow));
+    check(3_000, 100, 0, Some(DropReason::Duplicate));
+    check(3_901, 100, 0, Some(DropReason::Duplicate));
+    check(20_000, 0, 0, Some(DropReason::OutOfWindow));
+    check(4_001, 0, 0, None);
+}
+
+/// §3.4 with RCV.WND = 0: only an empty segment at RCV.NXT is acceptable; ACK and RST count nevertheless (MUST-66).
+#[test]
+fn must_66_zero_window_still_reads_acks_and_resets() {
+    let mut lab = Lab::passive(&plain());
+    lab.get(seg(1, 10_000).ack(1));
+    assert_eq!(lab.expect_ack(10_001).wnd, 0);
+    lab.send(100);
+    lab.expect_data(1, 100);
+    let out = lab.get(seg(10_001, 50).ack(101));
+    assert_eq!((out.released, out.place, out.drop), (100, None, Some(DropReason::NoSpace)));
+    assert_eq!(lab.expect_ack(10_001).wnd, 0);
+    let out = lab.get(seg(10_001, 0).flags(Flags::RST));
+    assert_eq!(out.error, Some(SocketError::Reset));
+}
+
+/// §3.10.7.4, fifth: an ACK of what was not sent is answered by an ACK and dropped.
+#[test]
+fn ack_of_the_future() {
+    let mut lab = Lab::passive(&plain());
+    let out = lab.get(seg(1, 10).ack(2));
+    assert_eq!((out.drop, out.place), (Some(DropReason::AckOfUnsent), None));
+    lab.expect_ack(1);
+}
+
+/// §3.10.7.4, fifth: no ACK, no service.
+#[test]
+fn segment_without_ack_is_dropped() {
+    let mut lab = Lab::passive(&plain());
+    let out = lab.get(seg(1, 10));
+    assert_eq!((out.drop, out.advanced), (Some(DropReason::AckMissing), 0));
+    lab.expect_nothing();
+}
+
+/// §3.10.7.4, fifth: SND.WL1 and SND.WL2 keep an old segment from turning the window back.
+#[test]
+fn window_follows_the_newest_segment() {
+    let mut lab = Lab::passive(&plain());
+    lab.get(seg(1, 100).ack(1).wnd(3_000));
+    lab.get(seg(101, 0).ack(1).wnd(3_000));
+    lab.get(seg(1, 0).ack(1).wnd(9_000));
+    lab.send(9_000);
+    let sent: u32 = lab.drain().iter().map(|tx| tx.len).sum();
+    assert_eq!(sent, 3_000);
+    lab.get(seg(101, 0).ack(1).wnd(5_000));
+    let sent: u32 = lab.drain().iter().map(|tx| tx.len).sum();
+    assert_eq!(sent, 2_000);
+}
+
+/// §3.10.7.4, seventh, and MUST-8/SHLD-31: out-of-order data is kept and delivered in order, once.
+#[test]
+fn shld_31_reassembly() {
+    let mut lab = Lab::passive(&plain());
+    let out = lab.get(seg(201, 100).ack(1));
+    assert_eq!((out.advanced, out.place.map(|p| (p.from, p.at, p.len))), (0, Some((0, 200, 100))));
+    lab.expect_ack(1);
+    let out = lab.get(seg(151, 100).ack(1));
+    assert_eq!((out.advanced, out.place.map(|p| (p.from, p.at, p.len))), (0, Some((0, 150, 100))));
+    lab.expect_ack(1);
+    let out = lab.get(seg(1, 180).ack(1));
+    assert_eq!((out.advanced, out.place.map(|p| (p.from, p.at, p.len))), (300, Some((0, 0, 180))));
+    lab.expect_ack(301);
+    lab.expect_nothing();
+}
+
+/// §3.10.7.4, eighth: a FIN ahead of its data waits for it.
+#[test]
+fn fin_out_of_order_waits_for_the_data() {
+    let mut lab = Lab::passive(&plain());
+    let out = lab.get(seg(101, 50).ack(1).flags(Flags::FIN));
+    assert!(!out.events.any(Events::PEER_FIN));
+    assert_eq!(lab.state(), State::Established);
+    lab.expect_ack(1);
+    let out = lab.get(seg(1, 100).ack(1));
+    assert_eq!(out.advanced, 150);
+    assert!(out.events.any(Events::PEER_FIN));
+    assert_eq!(lab.state(), State::CloseWait);
+    lab.expect_ack(152);
+}
+
+/// §3.6, figure 12: normal close, from the end that closes first.
+#[test]
+fn active_close_ends_in_time_wait() {
+    let mut lab = Lab::passive(&plain());
+    lab.send(100);
+    lab.user(UserCall::Shutdown);
+    let tx = lab.expect_data(1, 100);
+    assert!(tx.flags.any(Flags::FIN));
+    assert_eq!(lab.state(), State::FinWait1);
+    let out = lab.get(seg(1, 0).ack(102));
+    assert_eq!((out.released, lab.state()), (100, State::FinWait2));
+    assert!(out.events.any(Events::FIN_ACKED));
+    // Half-closed: the peer may go on sending (MUST-13 and §3.6, case 1).
+    assert_eq!(lab.get(seg(1, 500).ack(102)).advanced, 500);
+    let out = lab.get(seg(501, 0).ack(102).flags(Flags::FIN));
+    assert!(out.events.any(Events::TIME_WAIT) && out.events.any(Events::PEER_FIN));
+    lab.expect_ack(502);
+    let wait = lab.tcb.time_wait(lab.now).expect("a record");
+    assert_eq!((wait.expires() - lab.now).as_millis(), 60_000);
+}
+
+/// §3.6, figure 12: from the other end.
+#[test]
+fn passive_close_ends_in_closed() {
+    let mut lab = Lab::passive(&plain());
+    let out = lab.get(seg(1, 0).ack(1).flags(Flags::FIN));
+    assert!(out.events.any(Events::PEER_FIN));
+    assert_eq!(lab.state(), State::CloseWait);
+    lab.expect_ack(2);
+    lab.send(10);
+    lab.expect_data(1, 10);
+    lab.user(UserCall::Shutdown);
+    assert_eq!(lab.state(), State::LastAck);
+    let fin = lab.expect_data(11, 0);
+    assert!(fin.flags.any(Flags::FIN));
+    let out = lab.get(seg(2, 0).ack(12));
+    assert!(out.events.any(Events::CLOSED));
+    assert_eq!((out.released, out.error), (10, None));
+}
+
+/// §3.6, figure 13: simultaneous close.
+#[test]
+fn simultaneous_close() {
+    let mut lab = Lab::passive(&plain());
+    lab.user(UserCall::Shutdown);
+    lab.expect_data(1, 0);
+    lab.get(seg(1, 0).ack(1).flags(Flags::FIN));
+    assert_eq!(lab.state(), State::Closing);
+    lab.expect_ack(2);
+    let out = lab.get(seg(2, 0).ack(2));
+    assert!(out.events.any(Events::TIME_WAIT));
+}
+
+/// §3.6.1, MUST-9 and RFC 1122 §4.2.2.13: data for a closed socket resets the connection.
+#[test]
+fn must_9_data_after_close_resets() {
+    let mut lab = Lab::passive(&plain());
+    lab.user(UserCall::Close);
+    lab.expect_data(1, 0);
+    lab.get(seg(1, 0).ack(2));
+    assert_eq!(lab.state(), State::FinWait2);
+    let out = lab.get(seg(1, 10).ack(2));
+    assert_eq!(out.drop, Some(DropReason::Orphan));
+    assert!(out.events.any(Events::CLOSED));
+    lab.expect_rst(2);
+}
+
+/// §3.6.1: close with unread data resets, so that the peer learns of the loss.
+#[test]
+fn close_with_unread_data_resets() {
+    let mut lab = Lab::passive(&plain());
+    lab.get(seg(1, 10).ack(1));
+    let out = lab.user(UserCall::Close);
+    assert!(out.events.any(Events::CLOSED));
+    lab.expect_rst(1);
+    lab.expect_nothing();
+}
+
+/// §3.10.5: ABORT in the synchronized states sends a reset; in SYN-SENT it just forgets.
+#[test]
+fn abort() {
+    let mut lab = Lab::passive(&plain());
+    lab.send(5_000);
+    lab.expect_data(1, 1_000);
+    lab.user(UserCall::Abort);
+    lab.expect_rst(1_001);
+    lab.expect_nothing();
+    assert_eq!(lab.tcb.next_deadline(), None);
+    let (mut lab, _) = Lab::connecting(&plain());
+    let out = lab.user(UserCall::Abort);
+    assert!(out.events.any(Events::CLOSED));
+    lab.expect_nothing();
+}
+
+/// §3.10.7.4, second: a valid reset in each state.
+#[test]
+fn reset_in_every_state() {
+    #[track_caller]
+    fn check(mut lab: Lab, seq: u32, state: State, error: Option<SocketError>) {
+        assert_eq!(lab.state(), state);
+        lab.drain();
+        let out = lab.get(seg(seq, 0).flags(Flags::RST));
+        assert_eq!(out.error, error, "{state:?}");
+        assert!(out.events.any(Events::CLOSED));
+        assert_eq!(lab.tcb.next_deadline(), None);
+        lab.expect_nothing();
+    }
+    let established = || Lab::passive(&plain());
+    check(established(), 1, State::Established, Some(SocketError::Reset));
+    let mut lab = established();
+    lab.user(UserCall::Shutdown);
+    check(lab, 1, State::FinWait1, Some(SocketError::Reset));
+    let mut lab = established();
+    lab.user(UserCall::Shutdown);
+    lab.drain();
+    lab.get(seg(1, 0).ack(2));
+    check(lab, 1, State::FinWait2, Some(SocketError::Reset));
+    let mut lab = established();
+    lab.get(seg(1, 0).ack(1).flags(Flags::FIN));
+    check(lab, 2, State::CloseWait, Some(SocketError::BrokenPipe));
+    let mut lab = established();
+    lab.get(seg(1, 0).ack(1).flags(Flags::FIN));
+    lab.user(UserCall::Shutdown);
+    check(lab, 2, State::LastAck, None);
+    let mut lab = established();
+    lab.user(UserCall::Shutdown);
+    lab.drain();
+    lab.get(seg(1, 0).ack(1).flags(Flags::FIN));
+    check(lab, 2, State::Closing, None);
+    let (mut lab, _) = Lab::connecting(&plain());
+    lab.get(seg(0, 0).flags(Flags::SYN));
+    check(lab, 1, State::SynReceived, Some(SocketError::Refused));
+}
+
+/// §3.10.2 to §3.10.4: calls that the state does not allow.
+#[test]
+fn calls_in_the_wrong_state() {
+    let send = UserCall::Send { added: 1, more: false, urgent: false };
+    let mut lab = Lab::passive(&plain());
+    assert_eq!(lab.try_user(UserCall::Received { n: 1 }), Err(UserError::Overrun));
+    lab.user(UserCall::Shutdown);
+    assert_eq!(lab.try_user(send), Err(UserError::NotWritable));
+    assert!(lab.try_user(UserCall::Shutdown).is_ok(), "once more does no harm");
+    lab.user(UserCall::Abort);
+    assert_eq!(lab.try_user(send), Err(UserError::NotConnected));
+}
+
+/// §3.8.6.1, MUST-35 to MUST-37, SHLD-29, SHLD-30: zero-window probes, ever slower, for as long as the peer answers.
+#[test]
+fn must_36_zero_window_probing() {
+    let mut lab = Lab::passive(&plain());
+    lab.get_raw(seg(1, 0).ack(1).wnd(0));
+    lab.send(100);
+    lab.expect_nothing();
+    let mut last = 0;
+    for n in 0..30 {
+        let (ms, probe) = lab.next_sent();
+        assert_eq!((probe.seq, probe.len), (ISS, 0), "an old number: the peer has to answer");
+        assert!(n == 0 || ms >= last, "{ms} after {last}");
+        last = ms;
+        lab.get_raw(seg(1, 0).ack(1).wnd(0));
+        assert_eq!(lab.state(), State::Established, "MUST-37: as long as it answers");
+    }
+    assert_eq!(last, 120_000);
+    lab.get(seg(1, 0).ack(1));
+    lab.expect_data(1, 100);
+}
+
+/// §3.8.3: but a peer that does not answer the probes is given up.
+#[test]
+fn silent_zero_window_peer_times_out() {
+    let mut lab = Lab::passive(&Config { retries: 5, ..plain() });
+    lab.get_raw(seg(1, 0).ack(1).wnd(0));
+    lab.send(100);
+    lab.expect_nothing();
+    for _ in 0..5 {
+        lab.next_sent();
+    }
+    lab.fire();
+    assert_eq!(lab.last.error, Some(SocketError::TimedOut));
+}
+
+/// §3.8.6, MUST-34: data beyond a window that shrank is not new, and not lost either.
+#[test]
+fn must_34_shrinking_window() {
+    let mut lab = Lab::passive(&plain());
+    lab.send(3_000);
+    assert_eq!(lab.drain().len(), 3);
+    lab.get(seg(1, 0).ack(1_001).wnd(500));
+    lab.get(seg(1, 0).ack(3_001).wnd(500));
+    lab.send(400);
+    lab.expect_data(3_001, 400);
+}
+
+/// §3.8.6.2.1: the sender's silly window avoidance.
+#[test]
+fn must_38_sender_sws_avoidance() {
+    let mut lab = Lab::passive(&Config { nodelay: true, ..plain() });
+    lab.get(seg(1, 0).ack(1).wnd(1_100));
+    lab.send(5_000);
+    lab.expect_data(1, 1_000);
+    // 100 bytes of window are left: neither a segment nor half of the largest window.
+    lab.expect_nothing();
+    lab.get(seg(1, 0).ack(1_001).wnd(100));
+    lab.expect_nothing();
+    // The override timeout, 0.1 to 1 second.
+    let (ms, tx) = lab.next_sent();
+    assert_eq!((ISS.distance_to(tx.seq), tx.len), (1_001, 100));
+    assert!((100..=1_000).contains(&ms), "{ms}");
+}
+
+/// §3.8.6.2.2: the receiver's silly window avoidance.
+#[test]
+fn must_39_receiver_sws_avoidance() {
+    let mut lab = Lab::passive(&plain());
+    lab.get(seg(1, 10_000).ack(1));
+    assert_eq!(lab.expect_ack(10_001).wnd, 0);
+    for _ in 0..9 {
+        lab.received(100);
+        lab.expect_nothing();
+    }
+    lab.get(seg(10_001, 1).ack(1));
+    assert_eq!(lab.expect_ack(10_001).wnd, 0, "900 bytes are not worth a word");
+    lab.received(100);
+    assert_eq!(lab.expect_ack(10_001).wnd, 1_000);
+}
+
+/// §3.8.6, SHLD-14: the right edge never moves back.
+#[test]
+fn shld_14_window_never_shrinks() {
+    let mut lab = Lab::passive(&plain());
+    let mut edge = 10_001;
+    for n in 0..40u32 {
+        lab.get(seg(1 + n * 200, 200).ack(1));
+        if n % 3 == 0 {
+            lab.received(lab.tcb.info(lab.now).bytes_received.min(150) as u32);
+        }
+        for tx in lab.drain() {
+            let now = IRS.distance_to(tx.ack.expect("an ACK")) + u32::from(tx.wnd);
+            assert!(now >= edge, "{now} < {edge}");
+            edge = now;
+        }
+    }
+}
+
+/// §3.8.5 and RFC 6093: urgent data, in the way of Linux.
+#[test]
+fn must_62_urgent_data() {
+    let mut lab = Lab::passive(&plain());
+    let out = lab.get(seg(1, 10).ack(1).urg(5));
+    assert!(out.events.any(Events::URGENT));
+    assert_eq!((out.urgent, out.advanced), (Some(4), 10));
+    let again = lab.get(seg(11, 10).ack(1));
+    assert!(!again.events.any(Events::URGENT));
+    lab.drain();
+    lab.user(UserCall::Send { added: 3, more: false, urgent: true });
+    let tx = lab.expect_data(1, 3);
+    assert!(tx.flags.any(Flags::URG));
+    assert_eq!(tx.urg, 3);
+}
+
+/// §3.9.1, MUST-60: PSH goes with the last byte queued.
+#[test]
+fn must_60_push() {
+    let mut lab = Lab::passive(&plain());
+    lab.send(2_500);
+    let flags: Vec<bool> = lab.drain().iter().map(|tx| tx.flags.any(Flags::PSH)).collect();
+    assert_eq!(flags, [false, false, true]);
+}
+
+/// §3.7.4, MUST-17, SHLD-7: Nagle in Minshall's form: one segment that is not full may be in flight, not two.
+#[test]
+fn must_17_nagle() {
+    let mut lab = Lab::passive(&plain());
+    lab.send(10);
+    lab.expect_data(1, 10);
+    lab.send(20);
+    lab.send(30);
+    lab.expect_nothing();
+    lab.send(1_000);
+    lab.expect_data(11, 1_000);
+    lab.expect_nothing();
+    lab.get(seg(1, 0).ack(11));
+    lab.expect_data(1_011, 50);
+    // MUST-17: the application can turn it off.
+    lab.send(5);
+    lab.expect_nothing();
+    lab.user(UserCall::SetNoDelay(true));
+    lab.expect_data(1_061, 5);
+    lab.send(6);
+    lab.expect_data(1_066, 6);
+}
+
+/// `TCP_CORK` and `MSG_MORE`: nothing but full segments, for 200 ms at most.
+#[test]
+fn cork_holds_small_segments_for_a_while() {
+    let mut lab = Lab::passive(&Config { cork: true, nodelay: true, ..plain() });
+    lab.send(1_300);
+    lab.expect_data(1, 1_000);
+    lab.expect_nothing();
+    lab.get(seg(1, 0).ack(1_001));
+    let (ms, tx) = lab.next_sent();
+    assert_eq!((ms, tx.len), (200, 300));
+    lab.send(7);
+    lab.expect_nothing();
+    lab.user(UserCall::SetCork(false));
+    lab.expect_data(1_301, 7);
+    lab.user(UserCall::Send { added: 8, more: true, urgent: false });
+    lab.expect_nothing();
+    lab.user(UserCall::Send { added: 9, more: false, urgent: false });
+    lab.expect_data(1_308, 17);
+}
+
+/// §3.8.3, MUST-20 to MUST-23: R2 and the SYN's R2.
+#[test]
+fn must_23_syn_gives_up() {
+    let (mut lab, _) = Lab::connecting(&Config { syn_retries: 3, ..plain() });
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        let (ms, tx) = lab.next_sent();
+        assert!(tx.flags.any(Flags::SYN) && tx.seq == ISS);
+        waits.push(ms);
+    }
+    assert_eq!(waits, [1_000, 2_000, 4_000]);
+    lab.fire();
+    assert_eq!(lab.last.error, Some(SocketError::TimedOut));
+    assert_eq!((lab.now - Instant::from_millis(1_000_000)).as_millis(), 15_000);
+}
+
+/// A `Transmit` handed over as a segment means the same on the other side, in one piece of any size.
+#[test]
+fn same_host_segments_may_be_large() {
+    let cfg = Config { mss: 1_000, recv_capacity: 1 << 20, ..Config::DEFAULT };
+    let now = Instant::from_millis(1_000);
+    let mut client = Tcb::connect(&cfg, now, tuple(), ISS);
+    let syn = client.poll_transmit(now, TxLimits::WIRE).expect("SYN");
+    let mut half = HalfOpen::on_syn(&cfg, now, tuple().reversed(), IRS, &Segment::from_transmit(&syn));
+    client.on_segment(now, &Segment::from_transmit(&half.syn_ack(now)));
+    let ack = Segment::from_transmit(&client.poll_transmit(now, TxLimits::WIRE).expect("ACK"));
+    assert_eq!(half.on_segment(now, &ack), HalfOpenVerdict::Established);
+    let (mut server, _) = Tcb::from_half_open(&half, &cfg, now, &ack);
+    let limits = TxLimits { payload_max: 65_536 };
+    let mut left = 500_000u32;
+    client.on_user(now, UserCall::Send { added: left, more: false, urgent: false }).expect("room");
+    let mut largest = 0;
+    while left > 0 {
+        while let Some(tx) = client.poll_transmit(now, limits) {
+            largest = largest.max(tx.len);
+            let out = server.on_segment(now, &Segment::from_transmit(&tx));
+            assert_eq!((out.advanced, out.drop), (tx.len, None));
+            left -= tx.len;
+        }
+        server
+            .on_user(now, UserCall::Received { n: server.info(now).bytes_received as u32 - (500_000 - left) })
+            .ok();
+        while let Some(tx) = server.poll_transmit(now, limits) {
+            client.on_segment(now, &Segment::from_transmit(&tx));
+        }
+    }
+    assert!(largest > 60_000, "{largest}");
+}
