@@ -19,8 +19,9 @@ use crate::net::Net;
 use crate::run::{Pinning, Side, Stage};
 use crate::{Error, parse};
 
-/// Calls that a server makes for its network traffic: on sockets, to wait for them, and to be woken.
-const NETWORK: [&str; 36] = [
+/// Calls that a server makes for its network traffic: on sockets, to wait for them, to be woken, and what
+/// libutcp.so does around them.
+const NETWORK: [&str; 38] = [
     "accept",
     "accept4",
     "bind",
@@ -46,6 +47,8 @@ const NETWORK: [&str; 36] = [
     "recvfrom",
     "recvmmsg",
     "recvmsg",
+    "rt_sigprocmask",
+    "sched_yield",
     "select",
     "sendfile",
     "sendmmsg",
