@@ -106,10 +106,17 @@ unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served
     if nobody_listens || !sock.att.is_alive() {
         return Ok(Served::ByKernel);
     }
-    match ask(sock, addr)? {
-        RESULT_KERNEL => return Ok(Served::ByKernel),
-        0 => {}
-        error => return Err(Errno(error)),
+    if sock.att.page().serves_loopback(&addr.ip, addr.port) {
+        // Ours for certain: nobody waits for the engine's word, only (if at all) for the connection.
+        sock.shared.status.fetch_or(status::CONNECTING, AcqRel);
+        submit(sock, OpCode::ConnectLoopback, connect_args(addr))?;
+        sock.shared.op_arbiter.give();
+    } else {
+        match operate(sock, OpCode::Connect, connect_args(addr))? {
+            RESULT_KERNEL => return Ok(Served::ByKernel),
+            0 => {}
+            error => return Err(Errno(error)),
+        }
     }
     sock.shared.file.fetch_or(file::CONNECTING, AcqRel);
     if sock.is_nonblocking() {
@@ -170,14 +177,30 @@ fn wait_connected(sock: &Sock) -> Sys<Served> {
     }
 }
 
-/// Asks the engine to connect, and waits for its answer (not for the peer's).
-fn ask(sock: &Sock, addr: Addr) -> Sys<i32> {
+fn connect_args(addr: Addr) -> [u64; 6] {
     let [high, low, port] = addr.to_words();
-    operate(sock, OpCode::Connect, [high, low, port, 0, 0, 0])
+    [high, low, port, 0, 0, 0]
 }
 
 /// One operation of the engine on this socket, and its result.
 pub fn operate(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<i32> {
+    let shared = sock.shared;
+    let ticket = submit(sock, code, args)?;
+    // A signal does not end this: the answer comes in microseconds, and the caller's state depends on it.
+    while shared.op_done.load(Acquire) != ticket {
+        let _ = sleep::until(sock.att, &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
+        if !sock.att.is_alive() {
+            break;
+        }
+    }
+    let answered = shared.op_done.load(Acquire) == ticket;
+    let result = shared.op_result.load(Relaxed);
+    shared.op_arbiter.give();
+    if answered { Ok(result) } else { Ok(RESULT_KERNEL) }
+}
+
+/// Hands an operation to the engine; its ticket. The caller gives the arbiter back.
+fn submit(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<u32> {
     let shared = sock.shared;
     let tid = tls::thread().tid();
     loop {
@@ -200,15 +223,12 @@ pub fn operate(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<i32> {
     let ticket = shared.op_asked.load(Relaxed).wrapping_add(1);
     shared.op_asked.store(ticket, SeqCst);
     sock.kick();
-    // A signal does not end this: the answer comes in microseconds, and the caller's state depends on it.
-    while shared.op_done.load(Acquire) != ticket {
-        let _ = sleep::until(sock.att, &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
-        if !sock.att.is_alive() {
-            break;
-        }
-    }
-    let answered = shared.op_done.load(Acquire) == ticket;
-    let result = shared.op_result.load(Relaxed);
-    shared.op_arbiter.give();
-    if answered { Ok(result) } else { Ok(RESULT_KERNEL) }
+    Ok(ticket)
+}
+
+/// Waits until an operation that was handed over is answered: the local address is known then.
+pub fn settle(sock: &Sock) {
+    let shared = sock.shared;
+    let ticket = shared.op_asked.load(Acquire);
+    let _ = sleep::until(sock.att, &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
 }

@@ -7,7 +7,7 @@ use utcp_abi::socket::status;
 
 use crate::sys::Errno;
 use crate::table::real;
-use crate::{errno, handle, user};
+use crate::{connect, errno, handle, user};
 
 /// `getsockname(2)`.
 ///
@@ -20,6 +20,9 @@ pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
     };
     if to.is_null() || len.is_null() {
         return errno::fail(Errno(libc::EFAULT));
+    }
+    if sock.status() & status::CONNECTING != 0 {
+        connect::settle(&sock); // The local port is chosen by then.
     }
     // SAFETY: the program's own pointers.
     let given = unsafe { user::give_address(sock.shared.local.load(), sock.is_inet6(), to, len) };

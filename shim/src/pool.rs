@@ -15,11 +15,11 @@ use crate::fd_table::{self, Entry};
 use crate::sys::{self, Errno, Sys};
 
 /// Descriptors that may wait at once.
-const LEN: usize = 32;
+const LEN: usize = 128;
 /// Asked for at first: most programs have one or two sockets.
 const FIRST: u64 = 4;
 /// Asked for when those did not last.
-const MORE: u64 = 16;
+const MORE: u64 = 32;
 
 /// A stock of descriptors.
 #[derive(Debug)]

@@ -34,7 +34,21 @@ pub struct EnginePage {
     pub asleep: [ShardSleep; crate::layout::SHARDS_MAX],
     /// One bit per TCP port: a utcp listener may be there.
     pub listening: [AtomicU64; 1024],
+    /// One bit per TCP port: a utcp listener serves 127.0.0.1 there.
+    pub loopback_v4: [AtomicU64; 1024],
+    /// One bit per TCP port: a utcp listener serves ::1 there.
+    pub loopback_v6: [AtomicU64; 1024],
 }
+
+/// Reads a port's bit.
+fn has(map: &[AtomicU64; 1024], port: u16) -> bool {
+    map.get(usize::from(port >> 6)).is_some_and(|word| word.load(Ordering::Acquire) >> (port & 63) & 1 == 1)
+}
+
+/// 127.0.0.1 as ::ffff:127.0.0.1.
+const LOOPBACK_V4: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 1];
+/// ::1.
+const LOOPBACK_V6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 
 /// A shard's sleep count in a cache line of its own.
 #[repr(C, align(64))]
@@ -54,7 +68,18 @@ impl EnginePage {
     /// Whether some utcp socket of this engine listens on `port`.
     #[must_use]
     pub fn is_listening(&self, port: u16) -> bool {
-        self.listening[usize::from(port >> 6)].load(Ordering::Acquire) >> (port & 63) & 1 == 1
+        has(&self.listening, port)
+    }
+
+    /// Whether a connection to this loopback endpoint is utcp's for certain, so that nobody has to ask.
+    /// False for every other address.
+    #[must_use]
+    pub fn serves_loopback(&self, ip: &[u8; 16], port: u16) -> bool {
+        match *ip {
+            LOOPBACK_V4 => has(&self.loopback_v4, port),
+            LOOPBACK_V6 => has(&self.loopback_v6, port),
+            _ => false,
+        }
     }
 
     /// The shard's sleep count, if it sleeps. Call it after the dirty bit was set: both are

@@ -91,7 +91,7 @@ impl Region {
 
     /// A structure of atomics at `offset`.
     fn place<T>(&self, offset: usize) -> &T {
-        debug_assert!(offset + size_of::<T>() <= at::REGION_LEN && offset % align_of::<T>() == 0);
+        debug_assert!(offset + size_of::<T>() <= at::REGION_LEN && offset.is_multiple_of(align_of::<T>()));
         // SAFETY: the callers below pass constant offsets plus checked indices, which lie inside the
         // mapping (`new`'s contract) and are aligned (`T` is one of the crate's repr(C) structures
         // and every table starts on a page). All bit patterns are valid: `T` is made of atomics.

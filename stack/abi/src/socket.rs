@@ -55,6 +55,9 @@ pub enum OpCode {
     Connect = 1,
     /// Fill [`Socket::info`]. Result: 0.
     Info = 2,
+    /// As `Connect`, for a destination that [`crate::page::EnginePage::serves_loopback`]: nobody waits for the
+    /// answer. The program sets [`status::CONNECTING`] itself; a failure shows in status and error.
+    ConnectLoopback = 3,
 }
 
 /// An [`OpCode::Connect`] that is the kernel's to serve.

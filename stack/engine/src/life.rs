@@ -49,13 +49,16 @@ impl Life {
         &self.fd
     }
 
-    /// Says that some utcp socket listens on `port`, or none.
-    pub fn set_listening(&self, port: u16, listening: bool) {
-        let word = &self.page().listening[usize::from(port >> 6)];
-        if listening {
-            word.fetch_or(1 << (port & 63), Ordering::Release);
-        } else {
-            word.fetch_and(!(1 << (port & 63)), Ordering::Release);
+    /// Says what listens on `port`: anything at all, something at 127.0.0.1, something at ::1.
+    pub fn set_listening(&self, port: u16, any: bool, v4: bool, v6: bool) {
+        let page = self.page();
+        for (map, bit) in [(&page.listening, any), (&page.loopback_v4, v4), (&page.loopback_v6, v6)] {
+            let word = &map[usize::from(port >> 6)];
+            if bit {
+                word.fetch_or(1 << (port & 63), Ordering::Release);
+            } else {
+                word.fetch_and(!(1 << (port & 63)), Ordering::Release);
+            }
         }
     }
 }

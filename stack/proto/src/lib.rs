@@ -39,6 +39,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod config;
 pub mod cookie;
 pub mod isn;

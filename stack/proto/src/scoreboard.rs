@@ -108,11 +108,14 @@ impl Delivered {
         self.bytes += bytes;
         let ambiguous = record.is(AMBIGUOUS);
         if !ambiguous {
-            if self.oldest_once.is_none_or(|t| record.sent_at.before(t)) {
-                self.oldest_once = Some(record.sent_at);
-            }
-            if self.newest_once.is_none_or(|t| !record.sent_at.before(t)) {
-                self.newest_once = Some(record.sent_at);
+            // Lost records merge, which blurs their times: no sample from those.
+            if !record.is(LOST) {
+                if self.oldest_once.is_none_or(|t| record.sent_at.before(t)) {
+                    self.oldest_once = Some(record.sent_at);
+                }
+                if self.newest_once.is_none_or(|t| !record.sent_at.before(t)) {
+                    self.newest_once = Some(record.sent_at);
+                }
             }
             if self.lowest_once.is_none_or(|s| start.before(s)) {
                 self.lowest_once = Some(start);

@@ -74,9 +74,18 @@ impl Control {
             reuseport: message.c & listen::REUSEPORT != 0,
         };
         self.to_all(|| ToShard::Listen(request.clone()));
-        self.life.set_listening(addr.port, true);
+        self.publish_port(addr.port);
         self.steer_all();
         Reply { a: u64::from(slot), ..Reply::default() }
+    }
+
+    /// Tells programs what listens on `port`.
+    fn publish_port(&self, port: u16) {
+        let here = || self.clients.values().flat_map(|c| &c.listeners).filter(|l| l.addr.port == port);
+        let serves = |addr: IpAddr| self.config.local && here().any(|l| covers(l, addr));
+        let v4 = serves(IpAddr::v4([127, 0, 0, 1]));
+        let v6 = serves(IpAddr::v6(Ipv6Addr::LOCALHOST.octets()));
+        self.life.set_listening(port, here().next().is_some(), v4, v6);
     }
 
     /// Registers every listener with every device, once per local address that it covers.
@@ -134,12 +143,9 @@ impl Control {
         let Some(at) = entry.listeners.iter().position(|l| l.sock == sock) else { return };
         let listener = entry.listeners.swap_remove(at);
         entry.free_listener_slots.push(listener.slot);
-        self.to_all(|| ToShard::Unlisten { client, sock });
         let port = listener.addr.port;
-        let another = self.clients.values().flat_map(|c| &c.listeners).any(|l| l.addr.port == port);
-        if !another {
-            self.life.set_listening(port, false);
-        }
+        self.publish_port(port);
+        self.to_all(|| ToShard::Unlisten { client, sock });
         if !listener.steered.is_empty() {
             self.lingering_ports.push(Lingering { steered: listener.steered, port });
         }

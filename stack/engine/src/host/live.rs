@@ -582,11 +582,13 @@ impl Dice {
                 "via fe80::1 dev va",
                 "dev vb",
                 "via fe80::7 dev vb src 2001:db8:a::2",
+                "via fe80::3 dev vb",
             ]
         } else {
             [
                 "via 10.0.0.1",
                 "via 192.168.5.1",
+                "via 10.77.0.1 dev va onlink",
                 "via inet6 fe80::9 dev va",
                 "dev vb",
                 "via 192.168.5.7 src 10.0.0.2",
@@ -667,6 +669,14 @@ fn chooses_as_the_kernel_does() {
         }
         for n in 0..(seed % 4) * 6 {
             let _ = writeln!(setup, "{}", dice.rule(n % 2 == 0));
+        }
+        for gateway in ["fe80::7 dev vb", "fe80::1 dev va", "2001:db8:b::1 dev vb", "10.0.0.1 dev va"] {
+            if dice.below(3) == 0 {
+                let _ = writeln!(setup, "neigh add {gateway} nud failed");
+            }
+        }
+        if seed % 4 == 0 {
+            setup += "link set vb down\n"; // And va loses its carrier.
         }
         net.batch(&setup);
         let mut to: HashSet<IpAddr> = (0..150).map(|_| ip(&dice.v4())).collect();

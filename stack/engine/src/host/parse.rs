@@ -175,14 +175,13 @@ pub fn route(message: &Message<'_>, family: u8) -> Option<(u32, Prefix, Entry)> 
         _ => RouteKind::Refuse,
     };
     let mut to = unspecified(family)?;
-    let mut from = None;
     let mut table = u32::from(table);
     let mut entry = Entry {
         kind,
         metric: 0,
         preference: 1,
         scope,
-        from: Prefix::ALL,
+        by_source: from_len > 0,
         source: None,
         mtu: None,
         hops: [].into(),
@@ -192,7 +191,6 @@ pub fn route(message: &Message<'_>, family: u8) -> Option<(u32, Prefix, Entry)> 
     for (kind, value) in message.attributes(RTMSG) {
         match kind {
             RTA_DST => to = ip(family, value)?,
-            RTA_SRC => from = Some(ip(family, value)?),
             RTA_TABLE => table = number(value)?,
             RTA_PRIORITY => entry.metric = number(value)?,
             RTA_PREFSRC => entry.source = Some(ip(family, value)?),
@@ -206,9 +204,6 @@ pub fn route(message: &Message<'_>, family: u8) -> Option<(u32, Prefix, Entry)> 
     // The null entry that older kernels show: it stands for "no route here".
     if family == AF_INET6 && kind == RouteKind::Refuse && entry.metric == u32::MAX {
         return None;
-    }
-    if from_len > 0 {
-        entry.from = Prefix::new(from?, from_len);
     }
     if single.ifindex != 0 {
         several.insert(0, single);

@@ -24,9 +24,6 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Every address of both families.
-    pub const ALL: Self = Self { bits: 0, len: 0 };
-
     /// The prefix of `len` bits, counted in `addr`'s own family; too many bits are the whole address.
     pub fn new(addr: IpAddr, len: u8) -> Self {
         let len = len.saturating_add(if addr.is_v4() { V4_OFFSET } else { 0 }).min(128);

@@ -50,8 +50,8 @@ pub struct Entry {
     pub preference: u8,
     /// `rtm_scope`: 0 universe … 253 link.
     pub scope: u8,
-    /// Sources that it is for (IPv6 subtrees).
-    pub from: Prefix,
+    /// It is for certain sources only (IPv6 subtrees).
+    pub by_source: bool,
     /// `RTA_PREFSRC`.
     pub source: Option<IpAddr>,
     /// `RTAX_MTU`.
@@ -130,7 +130,7 @@ pub struct Rule {
 }
 
 /// What is looked up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Query<'a> {
     /// Destination.
     pub to: IpAddr,
@@ -138,6 +138,25 @@ pub struct Query<'a> {
     pub from: Option<IpAddr>,
     /// Number and name of the interface that the socket is bound to.
     pub oif: Option<(u32, &'a str)>,
+    /// True for gateways on that interface that did not answer when the kernel asked for their link address.
+    pub silent: &'a dyn Fn(u32, IpAddr) -> bool,
+}
+
+impl Query<'_> {
+    fn may_use(&self, hop: &Hop, way: Way) -> bool {
+        !hop.dead
+            && self.oif.is_none_or(|(ifindex, _)| hop.ifindex == ifindex)
+            && (way == Way::Any || hop.gateway.is_none_or(|gateway| !(self.silent)(hop.ifindex, gateway)))
+    }
+}
+
+/// Which gateways a search admits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// All but those known to be silent.
+    Answering,
+    /// All.
+    Any,
 }
 
 /// Rules and tables of both families.
@@ -187,7 +206,8 @@ pub struct Family {
 enum Verdict<'a> {
     Found(u8, &'a Entry, Hop),
     Refused,
-    Continue,
+    Thrown,
+    Nothing,
 }
 
 impl Family {
@@ -202,8 +222,7 @@ impl Family {
                 _ => tables.push((id, vec![(prefix, entry)])),
             }
         }
-        // IPv6 looks for the longest source prefix before the metric, and among equal metrics prefers by RFC 4191.
-        let rank = |entry: &Entry| (128 - entry.from.len(), entry.metric, entry.preference);
+        let rank = |entry: &Entry| (entry.metric, entry.preference);
         let tables = tables.into_iter().map(|(id, entries)| (id, PrefixTable::new(entries, rank))).collect();
         Self { rules, tables }
     }
@@ -240,7 +259,7 @@ impl Family {
             // nothing may be passed.
             match (rule.action, judged) {
                 (RuleAction::Table(id), _) => match (self.look_in(id, rule, query), judged) {
-                    (Verdict::Continue, _) => {}
+                    (Verdict::Nothing | Verdict::Thrown, _) => {}
                     (Verdict::Found(_, entry, hop), Judged::Yes) => return Some((entry, hop)),
                     _ => return None,
                 },
@@ -256,30 +275,37 @@ impl Family {
     }
 
     fn look_in(&self, id: u32, rule: &Rule, query: Query<'_>) -> Verdict<'_> {
-        let verdict = self.table(id).map_or(Verdict::Continue, |table| search(table, query));
+        let Some(table) = self.table(id) else { return Verdict::Nothing };
+        let mut verdict = Verdict::Nothing;
+        // RFC 4861 §6.3.6: routers that are reachable (or may be) are preferred; IPv4 knows no such preference.
+        if !query.to.is_v4() {
+            verdict = search(table, query, Way::Answering);
+        }
+        if matches!(verdict, Verdict::Nothing) {
+            verdict = search(table, query, Way::Any);
+        }
         let short =
             |len| rule.suppress.is_some_and(|suppress| Prefix::len_in(len, query.to.is_v4()) <= suppress);
         match verdict {
             // As in the kernel, refusals are not suppressed.
-            Verdict::Found(len, ..) if short(len) => Verdict::Continue,
+            Verdict::Found(len, ..) if short(len) => Verdict::Nothing,
             verdict => verdict,
         }
     }
 }
 
 /// The best route of one table.
-fn search<'a>(table: &'a PrefixTable<Entry>, query: Query<'_>) -> Verdict<'a> {
+fn search<'a>(table: &'a PrefixTable<Entry>, query: Query<'_>, way: Way) -> Verdict<'a> {
     for (len, entries) in table.matches(query.to) {
+        // Linux has surprising ways with prefixes that have routes for certain sources besides others: its business.
+        if entries.iter().any(|entry| entry.by_source) {
+            return Verdict::Refused;
+        }
         for entry in entries {
-            let source_fits = entry.from == Prefix::ALL
-                || query.from.map_or(entry.from.len() == 0, |from| entry.from.contains(from));
-            if !source_fits {
-                continue;
-            }
             match entry.kind {
-                RouteKind::Throw => return Verdict::Continue,
+                RouteKind::Throw => return Verdict::Thrown,
                 RouteKind::Refuse => return Verdict::Refused,
-                RouteKind::Local | RouteKind::Unicast => match entry.pick(query) {
+                RouteKind::Local | RouteKind::Unicast => match entry.pick(query, way) {
                     Some(hop) if hop.encapsulated => return Verdict::Refused,
                     Some(hop) => return Verdict::Found(len, entry, hop),
                     // Next hops that we can't see (nexthop objects, without the kernel's translation).
@@ -289,18 +315,16 @@ fn search<'a>(table: &'a PrefixTable<Entry>, query: Query<'_>) -> Verdict<'a> {
             }
         }
     }
-    Verdict::Continue
+    Verdict::Nothing
 }
 
 impl Entry {
     /// One of its live hops by weight, the same for the same pair of addresses. As with the kernel's own hash, any is
     /// right; only that it stays the same matters.
-    fn pick(&self, query: Query<'_>) -> Option<Hop> {
-        let usable = |hop: &&Hop| !hop.dead && query.oif.is_none_or(|(ifindex, _)| hop.ifindex == ifindex);
-        let with_carrier = |hop: &&Hop| !hop.linkdown;
-        let alive = self.hops.iter().filter(usable);
+    fn pick(&self, query: Query<'_>, way: Way) -> Option<Hop> {
+        let alive = self.hops.iter().filter(|hop| query.may_use(hop, way));
         let carrier = alive.clone().any(|hop| !hop.linkdown);
-        let alive = alive.filter(|hop| !carrier || with_carrier(hop));
+        let alive = alive.filter(|hop| !carrier || !hop.linkdown);
         let total: u64 = alive.clone().map(|hop| u64::from(hop.weight)).sum();
         let mut point = hash(query.to).checked_rem(total)?;
         for hop in alive {

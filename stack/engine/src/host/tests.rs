@@ -54,16 +54,7 @@ fn hop(ifindex: u32, gateway: Option<&str>) -> Hop {
 
 fn entry(kind: RouteKind, metric: u32, hops: &[Hop]) -> Entry {
     let scope = if hops.iter().all(|hop| hop.gateway.is_some()) { 0 } else { RT_SCOPE_LINK };
-    Entry {
-        kind,
-        metric,
-        preference: 1,
-        scope,
-        from: Prefix::ALL,
-        source: None,
-        mtu: None,
-        hops: hops.into(),
-    }
+    Entry { kind, metric, preference: 1, scope, by_source: false, source: None, mtu: None, hops: hops.into() }
 }
 
 fn unicast(ifindex: u32, gateway: Option<&str>) -> Entry {
@@ -342,19 +333,19 @@ fn bound_to_an_interface() {
 }
 
 #[test]
-fn ipv6_subtrees_preferences_and_mtu() {
-    let subtree = Entry { from: prefix("2001:db8:b::/48"), ..unicast(3, Some("fe80::33")) };
+fn ipv6_preferences_mtu_and_subtrees() {
+    let subtree = Entry { by_source: true, ..unicast(3, Some("fe80::33")) };
     let mut view = host(
         vec![],
         main_routes([
             ("::/0", unicast(2, Some("fe80::11"))),
-            ("::/0", subtree),
+            ("2a02::/16", subtree),
             ("2a01::/16", Entry { preference: 2, ..unicast(2, Some("fe80::aa")) }),
             ("2a01::/16", Entry { preference: 0, ..unicast(3, Some("fe80::bb")) }),
         ]),
     );
     check(&view, "2a00::1", "2 2001:db8:a::2 fe80::11");
-    check_from(&view, "2a00::1", "2001:db8:b::2", "3 2001:db8:b::2 fe80::33");
+    check(&view, "2a02::1", "-");
     check(&view, "2a01::1", "3 2001:db8:b::2 fe80::bb");
     let tunnel = Interface { mtu_v6: Some(1280), ..interface(2, "eth0") };
     view.interfaces = Arc::new(vec![interface(1, "lo"), tunnel, interface(3, "eth1")]);

@@ -143,12 +143,16 @@ impl HostView {
             Some(Some(interface)) if !self.in_vrf(interface) => Some((interface.index, &*interface.name)),
             Some(_) => return None,
         };
-        let found = self.look_up(Query { to, from, oif })?;
+        let silent = |ifindex, gateway| {
+            self.known_neighbour(ifindex, gateway).is_some_and(|neighbour| neighbour.failed)
+        };
+        let query = Query { to, from, oif, silent: &silent };
+        let found = self.look_up(query)?;
         if from.is_some() || !to.is_v4() {
             return Some(found);
         }
         // For IPv4 the kernel looks up again with the source that it found, because rules may select by it.
-        let again = self.look_up(Query { to, from: Some(found.source), oif })?;
+        let again = self.look_up(Query { from: Some(found.source), ..query })?;
         Some(Route { source: found.source, ..again })
     }
 
@@ -187,14 +191,17 @@ impl HostView {
     /// `failed` tells how the last attempt ended; that a new one fails too is no change and makes no new view.
     #[must_use]
     pub fn neighbour(&self, ifindex: u32, next_hop: IpAddr) -> Option<Neighbour> {
-        match self.neighbours.binary_search_by_key(&(ifindex, next_hop), |(key, _)| *key) {
-            Ok(at) => self.neighbours.get(at).map(|(_, neighbour)| *neighbour),
-            // The kernel too puts the interface's own address on what is sent without resolution.
-            Err(_) => self
-                .interface(ifindex)
-                .filter(|interface| interface.noarp)
-                .map(|interface| Neighbour { mac: interface.mac, usable: true, failed: false }),
-        }
+        // The kernel too puts the interface's own address on what is sent without resolution.
+        let unresolved = || {
+            let interface = self.interface(ifindex).filter(|interface| interface.noarp)?;
+            Some(Neighbour { mac: interface.mac, usable: true, failed: false })
+        };
+        self.known_neighbour(ifindex, next_hop).or_else(unresolved)
+    }
+
+    fn known_neighbour(&self, ifindex: u32, next_hop: IpAddr) -> Option<Neighbour> {
+        let at = self.neighbours.binary_search_by_key(&(ifindex, next_hop), |(key, _)| *key).ok()?;
+        self.neighbours.get(at).map(|(_, neighbour)| *neighbour)
     }
 
     /// The interface of that number.

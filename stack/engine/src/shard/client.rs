@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use utcp_abi::Region;
 use utcp_abi::layout::{REGION_LEN, SETS_MAX, SOCKETS_MAX};
-use utcp_abi::socket::{BufRef, Socket, first_position};
+use utcp_abi::socket::{Addr, BufRef, Socket, first_position};
 
 use super::streams::Buffers;
 use crate::sys;
@@ -180,6 +180,8 @@ impl Client {
             member.store(0, Ordering::Relaxed);
         }
         socket.options.reset();
+        socket.local.store(Addr::default());
+        socket.remote.store(Addr::default());
         let first = first_position(generation);
         for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.tx_tail] {
             position.store(first, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use utcp_abi::socket::{Options, Socket, congestion, intent, option, status};
+use utcp_abi::socket::{OpCode, Options, Socket, congestion, intent, option, status};
 use utcp_proto::{Config, CongestionKind, Duration, Keepalive, UserCall};
 
 use super::client::SlotUse;
@@ -45,7 +45,7 @@ impl Shard {
                 }
                 self.on_flow_command(flow, socket, wants);
             }
-            SlotUse::Unknown if asked && socket.op_code.load(Ordering::Relaxed) == 1 => {
+            SlotUse::Unknown if asked && is_connect(socket) && wants & intent::CLOSE == 0 => {
                 self.on_connect(client_index, sock);
             }
             SlotUse::Unknown | SlotUse::Ended(_) => {
@@ -182,6 +182,11 @@ impl Shard {
         report::fill_info(&flow.tcb.info(now), socket);
         client.answer_op(flow.sock, socket, 0);
     }
+}
+
+fn is_connect(socket: &Socket) -> bool {
+    let code = socket.op_code.load(Ordering::Relaxed);
+    code == OpCode::Connect as u32 || code == OpCode::ConnectLoopback as u32
 }
 
 /// The TCB's settings that a socket's options stand for.

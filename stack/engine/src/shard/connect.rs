@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use utcp_abi::socket::{Addr, RESULT_KERNEL, status};
+use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_KERNEL, status};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
 
 use super::Shard;
+use super::client::SlotUse;
 use super::commands::tcb_config;
 use super::flow::Path;
 use super::streams::{STREAM_LOG2, STREAM_LOG2_MAX};
@@ -26,10 +27,32 @@ impl Shard {
             RESULT_KERNEL => self.counters.connects_kernel += 1,
             _ => {}
         }
-        let Some(client) = self.clients.get(client_index) else { return };
-        if let Some(socket) = client.region.socket(sock) {
+        let Some(region) = self.clients.get(client_index).map(|c| c.region) else { return };
+        let Some(socket) = region.socket(sock) else { return };
+        let waits = socket.op_code.load(Ordering::Relaxed) != OpCode::ConnectLoopback as u32;
+        if result != 0 && !waits {
+            self.fail_connect(
+                client_index,
+                sock,
+                if result == RESULT_KERNEL { libc::ECONNREFUSED } else { result },
+            );
+        }
+        if let Some(client) = self.clients.get(client_index) {
             client.answer_op(sock, socket, result);
         }
+    }
+
+    /// The listener that the program saw is gone: what the kernel would say then.
+    fn fail_connect(&mut self, client_index: u32, sock: u32, errno: i32) {
+        let Some(client) = self.clients.get_mut(client_index) else { return };
+        let region = client.region;
+        let Some(socket) = region.socket(sock) else { return };
+        client.set_slot(sock, SlotUse::Ended(BufRef::NONE));
+        socket.cause.store(errno, Ordering::Relaxed);
+        socket.error.store(errno, Ordering::Release);
+        socket.status.fetch_and(!status::CONNECTING, Ordering::AcqRel);
+        socket.status.fetch_or(status::DEAD | status::HUP, Ordering::AcqRel);
+        self.tell_socket(client_index, sock, u32::MAX);
     }
 
     /// 0, [`RESULT_KERNEL`] or an errno.

@@ -23,7 +23,8 @@ impl Tcb {
     pub fn on_icmp(&mut self, now: Instant, error: IcmpError) -> Actions {
         let mut out = Actions::default();
         // RFC 5927 §4.1: what it quotes must be in flight, or anybody could have made it up.
-        if self.state == State::Closed || !error.seq.within(self.snd.una, self.snd.flight()) {
+        let over = matches!(self.state, State::Closed | State::TimeWait);
+        if over || !error.seq.within(self.snd.una, self.snd.flight()) {
             out.drop = Some(DropReason::IcmpNotInFlight);
             return out;
         }

@@ -15,17 +15,20 @@ impl Tcb {
     /// When the state of the connection does not allow the call.
     pub fn on_user(&mut self, now: Instant, call: UserCall) -> Result<Actions, UserError> {
         let mut out = Actions::default();
+        if matches!(self.state, State::Closed | State::TimeWait) {
+            // What is over stays over; closing it once more does no harm.
+            return match call {
+                UserCall::Send { .. } | UserCall::Shutdown => Err(UserError::NotConnected),
+                _ => Ok(out),
+            };
+        }
         match call {
             UserCall::Send { added, more, urgent } => self.on_send(added, more, urgent)?,
             UserCall::Received { n } => self.on_received(now, n, &mut out)?,
-            UserCall::Shutdown => self.on_shutdown(&mut out)?,
+            UserCall::Shutdown => self.on_shutdown(&mut out),
             UserCall::ShutdownRead => self.read_shut = true,
             UserCall::Close => self.on_close(now, &mut out),
-            UserCall::Abort => {
-                if self.state != State::Closed {
-                    self.abort(&mut out, None);
-                }
-            }
+            UserCall::Abort => self.abort(&mut out, None),
             other => self.on_setting(now, other, &mut out),
         }
         out.transmit = self.has_output();
@@ -38,7 +41,6 @@ impl Tcb {
     fn on_send(&mut self, added: u32, more: bool, urgent: bool) -> Result<(), UserError> {
         match self.state {
             State::SynSent | State::SynReceived | State::Established | State::CloseWait => {}
-            State::Closed => return Err(UserError::NotConnected),
             _ => return Err(UserError::NotWritable),
         }
         if self.snd.fin_queued {
@@ -87,9 +89,8 @@ impl Tcb {
     }
 
     /// RFC 9293 §3.10.4, CLOSE: FIN follows on what is queued.
-    fn on_shutdown(&mut self, out: &mut Actions) -> Result<(), UserError> {
+    fn on_shutdown(&mut self, out: &mut Actions) {
         match self.state {
-            State::Closed => return Err(UserError::NotConnected),
             // "Delete the TCB."
             State::SynSent => self.close(out, None),
             // "Queue for processing after entering ESTABLISHED state."
@@ -104,23 +105,18 @@ impl Tcb {
             }
             _ => {}
         }
-        Ok(())
     }
 
     /// The last descriptor is gone.
     fn on_close(&mut self, now: Instant, out: &mut Actions) {
-        if self.state == State::Closed {
-            return;
-        }
         self.orphan = true;
         self.read_shut = true;
         // RFC 1122 §4.2.2.13: a RST tells the peer that its data is lost.
-        if self.rcv.unread() > 0 && self.state != State::TimeWait {
+        if self.rcv.unread() > 0 {
             self.abort(out, None);
             return;
         }
-        // The state has been looked at: this can't fail.
-        let _ = self.on_shutdown(out);
+        self.on_shutdown(out);
         self.arm_fin_wait(now);
     }
 
