@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::Error;
 use crate::case::{Case, Scenario};
 use crate::engine::Files;
 use crate::net::Net;
 use crate::run::{self, Pinning, Sample, Side};
 use crate::stats::{self, Better};
+use crate::{Error, cpu};
 
 /// One value for each side; none where no run succeeded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -95,16 +95,23 @@ pub trait Progress {
 /// A side that failed so often in a row has no result in this case.
 const FAILURES_MAX: u32 = 2;
 
-/// Measures one case in `net`.
+/// Measures one case in `net`, and waits up to `calm` for others to leave the machine alone.
 ///
 /// # Errors
 /// [`Error::Interrupted`] alone: other errors are part of the result.
-pub fn measure(plan: &Plan, case: Case, net: &Net, progress: &mut dyn Progress) -> Result<Measured, Error> {
+pub fn measure(
+    plan: &Plan,
+    case: Case,
+    net: &Net,
+    calm: &mut Duration,
+    progress: &mut dyn Progress,
+) -> Result<Measured, Error> {
     let mut measured = Measured { case, pairs: Vec::new(), failed: Sides::default(), reasons: Vec::new() };
     let mut failures_in_a_row = 0;
     for pair in 1..=plan.pairs {
         let start = Instant::now();
         let mut side = |side: Side| {
+            cpu::wait_calm(calm)?;
             progress.begins(case, side, pair);
             match run::once(case, side, net, &plan.pinning, &plan.files, plan.seconds) {
                 Ok(sample) => {
@@ -235,7 +242,6 @@ pub fn counters_per_op(measured: &Measured) -> BTreeMap<String, f64> {
 mod tests {
     use super::*;
     use crate::case::{App, Work};
-    use crate::cpu;
     use crate::parse::Load;
 
     pub(crate) fn sample(operations: u64, per_second: f64, busy_ms: u64, errors: u64) -> Sample {

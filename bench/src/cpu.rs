@@ -1,9 +1,9 @@
 //! CPU time: of the machine and of the processes of a run.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::Error;
+use crate::{Error, interrupt};
 
 /// What `/proc` counts in: USER_HZ is 100 on every Linux that we run on.
 const TICK_MS: u64 = 10;
@@ -51,6 +51,30 @@ impl Machine {
             stolen: self.stolen.saturating_sub(earlier.stolen),
         }
     }
+}
+
+/// Cores that are busy just now, over `how_long`.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub fn busy_cores(how_long: Duration) -> Result<f64, Error> {
+    let (start, before) = (Instant::now(), Machine::now()?);
+    interrupt::sleep(how_long)?;
+    let busy = Machine::now()?.since(before).busy;
+    Ok(busy.as_secs_f64() / start.elapsed().as_secs_f64())
+}
+
+/// Waits until others leave the machine alone, and takes the time from `patience`. Without any left it
+/// does not even look.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub fn wait_calm(patience: &mut Duration) -> Result<(), Error> {
+    const CALM_CORES: f64 = 0.3;
+    let start = Instant::now();
+    while start.elapsed() < *patience && busy_cores(Duration::from_millis(100))? > CALM_CORES {}
+    *patience = patience.saturating_sub(start.elapsed().saturating_sub(Duration::from_millis(100)));
+    Ok(())
 }
 
 /// One line of `/proc/PID/stat`.

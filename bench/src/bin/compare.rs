@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use utcp_bench::apps::Application;
@@ -46,6 +46,9 @@ struct Arguments {
     /// Seconds of each run. [default: as the time allows, at most 3]
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: Option<u32>,
+    /// Wait up to so many seconds in all for moments when others leave the machine alone.
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    calm: u64,
     /// Write the result as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -128,7 +131,7 @@ fn run(arguments: &Arguments) -> Result<bool, Error> {
     let budget = if arguments.quick { BUDGET_QUICK } else { BUDGET };
     let seconds = arguments.seconds.unwrap_or_else(|| compare::seconds_within(budget, cases.len(), pairs, 3));
     let plan = Plan { cases, pairs, seconds, pinning, files };
-    let (report, clean) = measure(&plan, arguments.verbose)?;
+    let (report, clean) = measure(&plan, arguments.verbose, Duration::from_secs(arguments.calm))?;
     println!("\n{}", table(&report.rows));
     if let Some(path) = &arguments.json {
         report.write_json(path)?;
@@ -205,7 +208,7 @@ fn settings(plan: &Plan) -> BTreeMap<String, String> {
     settings
 }
 
-fn measure(plan: &Plan, verbose: bool) -> Result<(Report, bool), Error> {
+fn measure(plan: &Plan, verbose: bool, mut calm: Duration) -> Result<(Report, bool), Error> {
     let root = plan.files.command.ancestors().find(|folder| folder.join("Cargo.toml").exists());
     let mut machine = Machine::here(root);
     machine.settings = settings(plan);
@@ -233,7 +236,7 @@ fn measure(plan: &Plan, verbose: bool) -> Result<(Report, bool), Error> {
             }
         };
         machine.settings.extend(net.settings().iter().cloned());
-        let measured = compare::measure(plan, *case, net, &mut progress)?;
+        let measured = compare::measure(plan, *case, net, &mut calm, &mut progress)?;
         if verbose {
             let counters = compare::counters_per_op(&measured);
             let words: Vec<String> =
@@ -250,10 +253,7 @@ fn measure(plan: &Plan, verbose: bool) -> Result<(Report, bool), Error> {
 
 /// How many cores others keep busy, over half a second.
 fn other_load() -> Result<String, Error> {
-    let (start, before) = (Instant::now(), cpu::Machine::now()?);
-    interrupt::sleep(Duration::from_millis(500))?;
-    let busy = cpu::Machine::now()?.since(before).busy;
-    Ok(format!("{:.1}", busy.as_secs_f64() / start.elapsed().as_secs_f64()))
+    Ok(format!("{:.1}", cpu::busy_cores(Duration::from_millis(500))?))
 }
 
 fn count(cases: &[Case], pinning: &Pinning, files: &Files) -> Result<bool, Error> {
