@@ -55,9 +55,13 @@ pub fn connect() -> Result<c_int, Failure> {
     if let Some(found) = own() {
         return found;
     }
-    launch::engine()?;
-    // Ours, or that of another program that started one at the same moment.
-    own().unwrap_or(Err(Failure::NotReady))
+    let started = launch::engine();
+    // Ours, or that of another program that started one at the same moment: then ours gave way.
+    match (own(), started) {
+        (Some(found), _) => found,
+        (None, Err(failure)) => Err(failure),
+        (None, Ok(())) => Err(Failure::NotReady),
+    }
 }
 
 fn system() -> Option<c_int> {

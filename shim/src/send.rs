@@ -55,17 +55,12 @@ pub fn is_writable(sock: &Sock) -> bool {
     free > 0 && free >= queued / 2
 }
 
-/// Why nothing can be sent, if so.
-fn refusal(sock: &Sock) -> Option<Errno> {
+/// Whether nothing can be sent any more, or not yet.
+fn is_closed(sock: &Sock) -> bool {
     let now = sock.status();
     let broken = now & (status::DEAD | status::TX_FIN) != 0 || sock.intends(intent::SHUT_WR);
-    if !broken && now & status::CONNECTED != 0 {
-        return None;
-    }
-    if !broken && now & status::CONNECTING != 0 {
-        return None; // No buffer yet: waits, or would block.
-    }
-    Some(sock.take_error().unwrap_or(Errno(libc::EPIPE)))
+    // Connecting: no buffer yet, so it waits, or would block.
+    broken || now & (status::CONNECTED | status::CONNECTING) == 0
 }
 
 /// Copies what fits. 0: the stream is full.
@@ -115,10 +110,12 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
     let mut sent = 0usize;
     let mut deadline = None;
     loop {
-        if let Some(error) = refusal(sock) {
+        if is_closed(sock) {
+            // The error stays for the next call if this one has something to tell.
             if sent > 0 {
                 return Ok(sent);
             }
+            let error = sock.take_error().unwrap_or(Errno(libc::EPIPE));
             if error == Errno(libc::EPIPE) && flags & libc::MSG_NOSIGNAL == 0 {
                 sys::raise(libc::SIGPIPE);
             }
@@ -180,7 +177,8 @@ fn wait_for_room(sock: &Sock, deadline_ns: Option<u64>) -> Woken {
 
 /// Sends what `source` gives at once, and what there is room for.
 pub fn send_some(sock: &Sock, source: &mut impl Source) -> Sys<usize> {
-    if let Some(error) = refusal(sock) {
+    if is_closed(sock) {
+        let error = sock.take_error().unwrap_or(Errno(libc::EPIPE));
         if error == Errno(libc::EPIPE) {
             sys::raise(libc::SIGPIPE);
         }
