@@ -37,6 +37,11 @@ impl Tcb {
     }
 
     fn on_retransmit_timer(&mut self, now: Instant, out: &mut Actions) {
+        // RFC 5482: whatever the timer was set for, the time that the user gave is up.
+        if self.snd.flight() > 0 && self.user_timeout_passed(now) {
+            self.time_out(out);
+            return;
+        }
         match (self.state, self.timers.watch) {
             (State::SynSent | State::SynReceived, _) => self.on_syn_timeout(now, out),
             (_, Watch::Persist) => self.on_persist(now, out),
@@ -55,13 +60,18 @@ impl Tcb {
         }
     }
 
+    /// The peer does not answer: the error is the last that a router told, or that time is up.
+    fn time_out(&mut self, out: &mut Actions) {
+        let error = self.soft_error.take().unwrap_or(SocketError::TimedOut);
+        self.close(out, Some(error));
+    }
+
     /// RFC 6298 §5.4 to §5.7 for the SYN and the SYN-ACK.
     fn on_syn_timeout(&mut self, now: Instant, out: &mut Actions) {
         let active = self.state == State::SynSent;
         let retries = if active { self.cfg.syn_retries } else { self.cfg.synack_retries };
-        if self.recovery.retransmits >= retries || self.user_timeout_passed(now) {
-            let error = self.soft_error.take().unwrap_or(SocketError::TimedOut);
-            self.close(out, Some(error));
+        if self.recovery.retransmits >= retries {
+            self.time_out(out);
             return;
         }
         self.recovery.retransmits += 1;
@@ -76,15 +86,9 @@ impl Tcb {
     /// RFC 6298 §5.4: the retransmission timeout.
     fn on_rto(&mut self, now: Instant, out: &mut Actions) {
         let retries = if self.orphan { self.cfg.orphan_retries } else { self.cfg.retries };
-        // RFC 1122 §4.2.3.5, RFC 5482: R2, or the time that the user set.
-        let given_up = if self.cfg.user_timeout.is_zero() || self.orphan {
-            self.recovery.retransmits >= retries
-        } else {
-            self.user_timeout_passed(now)
-        };
-        if given_up {
-            let error = self.soft_error.take().unwrap_or(SocketError::TimedOut);
-            self.close(out, Some(error));
+        // RFC 1122 §4.2.3.5: R2, unless the user set a time.
+        if self.recovery.retransmits >= retries && (self.cfg.user_timeout.is_zero() || self.orphan) {
+            self.time_out(out);
             return;
         }
         self.recovery.retransmits = self.recovery.retransmits.saturating_add(1);

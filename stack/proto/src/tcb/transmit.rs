@@ -136,7 +136,7 @@ impl Tcb {
         let fixed = if self.opt.timestamps { 12 } else { 0 };
         let mss = u32::from(self.snd.mss).saturating_sub(options_len(&options) as u32 - fixed).max(8);
         let max = limits.payload_max.max(mss);
-        let span = self.repeat_tail(now).or_else(|| self.lost(now, mss, max));
+        let span = self.repeat_tail(now, mss).or_else(|| self.lost(now, mss, max));
         let Some((seq, len, again)) = span.or_else(|| self.fresh(now, mss, max)) else {
             self.arm_persist(now);
             return None;
@@ -147,8 +147,10 @@ impl Tcb {
     /// A tail loss probe that repeats the last segment (RFC 8985 §7.3). It is not held for lost, and the congestion window
     /// does not hold it back.
     #[inline]
-    fn repeat_tail(&mut self, now: Instant) -> Option<(SeqNum, u32, bool)> {
+    fn repeat_tail(&mut self, now: Instant, mss: u32) -> Option<(SeqNum, u32, bool)> {
         let (seq, len) = self.snd.repeat.take()?;
+        // SACK blocks may have come to the options since the probe was planned.
+        let (seq, len) = (seq + len.saturating_sub(mss), len.min(mss));
         if seq.before(self.snd.una) {
             return None;
         }

@@ -129,22 +129,6 @@ impl Lab {
         (lab, syn)
     }
 
-    /// A connection that we opened.
-    pub fn active(cfg: &Config) -> Self {
-        let (mut lab, syn) = Self::connecting(cfg);
-        lab.wait_ms(10);
-        let mut answer = seg(0, 0).ack(1).flags(Flags::SYN);
-        answer.0.options = peer_options(cfg);
-        if let (Some(ts), Some(ours)) = (&mut answer.0.options.timestamps, syn.options.timestamps) {
-            ts.ecr = ours.val;
-        }
-        lab.get(answer);
-        assert_eq!(lab.state(), State::Established);
-        lab.expect_ack(1);
-        assert_eq!(lab.sent(), None);
-        lab
-    }
-
     pub fn state(&self) -> State {
         self.tcb.state()
     }
