@@ -50,6 +50,8 @@ counters! {
     retransmits,
     /// Segments that a TCB refused, whatever the reason.
     dropped_segments,
+    /// ICMP errors about segments of ours.
+    icmp_errors,
     /// Frames that were not a well-formed packet for us.
     dropped_frames,
     /// Frames dropped because the tx ring was full (TCP sends them again).

@@ -71,11 +71,11 @@ impl Control {
             (Kind::Report, _) => self.on_report(number, message),
             (Kind::Adopt, Some(client)) => {
                 let uid = self.channels.get(&number).map_or(0, |c| c.uid);
-                if let Some(fd) = fds.pop() {
-                    if let Some(entry) = self.clients.get_mut(&client) {
-                        entry.channels += 1;
-                        self.add_channel(fd, Some(client), message.b as u32, uid);
-                    }
+                if let Some(fd) = fds.pop()
+                    && let Some(entry) = self.clients.get_mut(&client)
+                {
+                    entry.channels += 1;
+                    self.add_channel(fd, Some(client), message.b as u32, uid);
                 }
             }
             (Kind::Pool, Some(client)) => self.on_pool(number, client, message.a),

@@ -174,10 +174,8 @@ impl Control {
                     .values()
                     .flat_map(|c| &c.listeners)
                     .any(|l| l.steered.contains(&(index, tuple)));
-                if !again {
-                    if let Err(error) = self.steerings[index].1.unregister(tuple) {
-                        tracing::warn!(%tuple, %error, "a port could not be given back to the kernel");
-                    }
+                if !again && let Err(error) = self.steerings[index].1.unregister(tuple) {
+                    tracing::warn!(%tuple, %error, "a port could not be given back to the kernel");
                 }
             }
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use utcp_proto::wire::IpAddr;
 
-use super::netlink::{Channel, Request, u32_at};
+use super::netlink::{ACK, Channel, Request, u32_at};
 use super::tests::ip;
 use super::uapi::*;
 use super::view::{HostView, Kind};
@@ -314,6 +314,38 @@ fn follows_interfaces() {
     });
 }
 
+/// The kernel tells that an interface goes down or an address goes before it removes their IPv4 routes, and of those
+/// says nothing.
+#[test]
+fn silent_removals_are_not_missed() {
+    let Some(net) = Net::with_links() else { return };
+    net.batch("-6 addr flush dev va\n-6 addr flush dev vb");
+    net.inside(|| {
+        let mut watch = Watch::new();
+        for round in 0..60 {
+            let appear = "link set va up\naddr add 10.3.0.1/24 dev vb\nroute add 10.1.0.0/16 via 10.0.0.1";
+            net.batch(&format!("{appear}\nroute add 10.2.0.0/16 via 192.168.5.1 src 10.3.0.1"));
+            watch.until(|view| view.route(ip("10.2.0.1"), None).is_some());
+            thread::scope(|scope| {
+                let change = scope.spawn(|| {
+                    net.batch(if round % 2 == 0 {
+                        "link set va down"
+                    } else {
+                        "addr del 10.3.0.1/24 dev vb"
+                    });
+                });
+                while !change.is_finished() {
+                    if watch.wait(Duration::from_millis(1)) {
+                        watch.view = watch.mirror.on_readable().unwrap_or_else(|| Arc::clone(&watch.view));
+                    }
+                }
+            });
+            watch.settle();
+            watch.check_against_a_fresh_one();
+        }
+    });
+}
+
 #[test]
 fn follows_neighbours_and_ignores_noise() {
     let Some(net) = Net::with_links() else { return };
@@ -459,7 +491,6 @@ fn ask_kernel(
     to: IpAddr,
     from: Option<IpAddr>,
 ) -> Option<(u32, Option<IpAddr>, IpAddr, Option<u32>)> {
-    const ACK: u16 = 4;
     let (family, bits) = if to.is_v4() { (AF_INET, 32) } else { (AF_INET6, 128) };
     let mut header = [0; RTMSG];
     (header[0], header[1]) = (family, bits);
@@ -686,6 +717,5 @@ fn chooses_as_the_kernel_does() {
         let own = ["10.0.0.2", "192.168.5.2", "2001:db8:a::2", "2001:db8:b::2"].map(|own| Some(ip(own)));
         decided += net.inside(|| check_like_the_kernel(&setup, &to, &[&[None][..], &own].concat()));
     }
-    eprintln!("{decided}");
     assert!(decided > 2000, "only {decided} lookups led somewhere");
 }

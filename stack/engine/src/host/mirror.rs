@@ -18,12 +18,12 @@ use tracing::{debug, warn};
 use utcp_proto::wire::IpAddr;
 
 use super::HostView;
-use super::netlink::{CREATE, Channel, DUMP, Message, Read, Request};
+use super::netlink::{ACK, CREATE, Channel, DUMP, Message, Read, Request};
 use super::parse::{self, NeighbourRecord};
 use super::routing::{Family, Routing};
 use super::source::Addresses;
 use super::uapi::*;
-use super::view::Interface;
+use super::view::{Interface, LOOPBACK};
 
 /// Datagrams that one call of `on_readable` takes: a flood must not hold up the control thread.
 const READS_MAX: usize = 1024;
@@ -228,6 +228,9 @@ impl HostMirror {
             let all = self.neighbours.iter().map(|(key, record)| (*key, record.neighbour)).collect();
             replace(&mut view.neighbours, all);
         }
+        if self.changed.interfaces || self.changed.addresses {
+            wait_for_the_kernel(&mut self.dumps)?;
+        }
         if self.changed.addresses {
             replace(&mut view.addresses, dump_addresses(&mut self.dumps)?);
         }
@@ -285,6 +288,15 @@ fn note(
         }
         _ => {}
     }
+}
+
+/// Waits until the kernel is through with the change that it told of: it tells that an interface goes down or an address
+/// goes first and removes their IPv4 routes then, without a word, and since Linux 6.9 reading routes waits for nobody.
+/// A request about one interface takes the lock (RTNL) that the change holds to its end.
+fn wait_for_the_kernel(dumps: &mut Channel) -> io::Result<()> {
+    let mut header = [0; IFINFOMSG];
+    header[4..8].copy_from_slice(&LOOPBACK.to_ne_bytes());
+    dumps.dump(Request::new(RTM_GETLINK, ACK, &header), |_| ()).map(drop)
 }
 
 fn dump_interfaces(dumps: &mut Channel) -> io::Result<BTreeMap<u32, Interface>> {

@@ -15,6 +15,8 @@ const HEADER: usize = 16;
 
 /// `NLM_F_REQUEST`.
 pub const REQUEST: u16 = 0x1;
+/// `NLM_F_ACK`.
+pub const ACK: u16 = 0x4;
 /// `NLM_F_CREATE`.
 pub const CREATE: u16 = 0x400;
 /// `NLM_F_DUMP`.
@@ -131,6 +133,12 @@ impl Request {
         self
     }
 
+    /// The finished message.
+    #[cfg(test)]
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.seal(0).to_vec()
+    }
+
     fn seal(&mut self, sequence: u32) -> &[u8] {
         let len = u32::try_from(self.0.len()).expect("requests are short");
         self.0[..4].copy_from_slice(&len.to_ne_bytes());
@@ -228,7 +236,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Sends a dump request and hands each message of the answer to `each`. `Ok(false)`: the kernel says that it
+    /// Sends a request with `DUMP` or `ACK` and hands each message of the answer to `each`. `Ok(false)`: the kernel says that it
     /// changed meanwhile.
     pub fn dump(&mut self, mut request: Request, mut each: impl FnMut(&Message<'_>)) -> io::Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);

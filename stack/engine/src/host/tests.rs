@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use utcp_proto::wire::IpAddr;
 
-use super::netlink::Messages;
+use super::netlink::{Messages, Request};
 use super::parse;
 use super::prefix::Prefix;
 use super::routing::{Entry, Family, Hop, Judged, RouteKind, Routing, Rule, RuleAction};
@@ -447,6 +447,49 @@ fn neighbours_and_interfaces() {
     assert_eq!(host.interface_named("eth0").map(|i| i.index), Some(2));
     assert!(host.interface(9).is_none() && host.interface_named("eth9").is_none());
     assert_eq!((host.interfaces().count(), host.epoch()), (3, 7));
+}
+
+/// A link message with `IFLA_LINK` 5 and the link info of a kind with data.
+#[track_caller]
+fn check_kind(name: &str, data: &[u8], expected: Kind) {
+    let attribute = |kind: u16, value: &[u8]| {
+        let len = u16::try_from(value.len() + 4).expect("short");
+        let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    };
+    let info = [attribute(IFLA_INFO_KIND, name.as_bytes()), attribute(IFLA_INFO_DATA, data)].concat();
+    let mut header = [0; IFINFOMSG];
+    header[4] = 7;
+    let request = Request::new(RTM_NEWLINK, 0, &header)
+        .with(IFLA_IFNAME, b"x0\0")
+        .with(IFLA_LINK, &5_u32.to_ne_bytes())
+        .with(IFLA_LINKINFO | 0x8000, &info);
+    let bytes = request.into_bytes();
+    let message = Messages(&bytes).next().expect("one message");
+    let interface = parse::interface(&message).expect("a link");
+    assert_eq!((interface.kind, &*interface.name), (expected, "x0"), "{name}");
+}
+
+#[test]
+fn kinds_of_interfaces() {
+    let id = [6, 0, 1, 0, 9, 0, 0, 0];
+    let tagged = |protocol: [u8; 2]| [&id[..], &[6, 0, 5, 0], &protocol, &[0, 0]].concat();
+    check_kind("vlan", &tagged([0x81, 0x00]), Kind::Vlan { parent: 5, id: 9 });
+    check_kind("vlan", &tagged([0x88, 0xa8]), Kind::Virtual);
+    check_kind("vlan", &[], Kind::Virtual);
+    for (name, kind) in [
+        ("bond", Kind::Bond),
+        ("team", Kind::Bond),
+        ("bridge", Kind::Bridge),
+        ("veth", Kind::Veth),
+        ("tun", Kind::Tun),
+        ("vrf", Kind::Vrf),
+        ("wireguard", Kind::Virtual),
+    ] {
+        check_kind(name, &id, kind);
+    }
 }
 
 /// The kernel is no attacker, but no message may take the engine down either.

@@ -9,7 +9,7 @@ use super::routing::{Query, RouteKind, Routing};
 use super::source::Addresses;
 
 /// `LOOPBACK_IFINDEX`: `lo` is the first interface of every network namespace.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 
 /// Immutable snapshot of the host, shared by `Arc` with the shards and replaced when something changes.
 /// No lookup allocates. Parts that did not change are shared with the view before.

@@ -145,10 +145,10 @@ impl Shard {
         // A refused call (the connection ended meanwhile) changes nothing: the program sees the status.
         if let Ok(actions) = flow.tcb.on_user(now, call) {
             self.act(index, &actions, Payload::None);
-        } else if matches!(call, UserCall::Close | UserCall::Abort) {
-            if let Some(flow) = self.flows.get_mut(index) {
-                flow.finished = true;
-            }
+        } else if matches!(call, UserCall::Close | UserCall::Abort)
+            && let Some(flow) = self.flows.get_mut(index)
+        {
+            flow.finished = true;
         }
     }
 

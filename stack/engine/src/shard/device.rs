@@ -7,12 +7,14 @@
 use std::sync::Arc;
 
 use utcp_netmap_io::{Port, RxFrame};
+use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::checksum::Verify;
-use utcp_proto::wire::{IpAddr, ethernet, ipv4, ipv6, tcp};
-use utcp_proto::{Endpoint, FourTuple, Transmit};
+use utcp_proto::{FourTuple, IcmpError, Transmit};
 
 use super::flow::Path;
+use super::frame::{self, Parsed};
 use super::segments::Payload;
+use super::table::Entry;
 use super::{Shard, ToControl};
 use crate::host::HostView;
 
@@ -20,11 +22,6 @@ use crate::host::HostView;
 pub const DEVICE_PORTS: std::ops::Range<u32> = 61_000..65_536;
 /// Next hop of a flow whose neighbour is not resolved yet.
 pub(super) const UNRESOLVED: [u8; 6] = [0; 6];
-const TCP: u8 = 6;
-const HOP_LIMIT: u8 = 64;
-/// Tables of ECN codepoints (RFC 3168 §5).
-const ECT0: u8 = 2;
-const CE: u8 = 3;
 
 /// An open port of this shard.
 pub struct DevicePort {
@@ -69,14 +66,6 @@ pub(super) struct HeaderOnly {
     transmit: Transmit,
 }
 
-/// A frame's headers, understood.
-struct Parsed {
-    tuple: FourTuple,
-    segment: utcp_proto::Segment,
-    payload: std::ops::Range<usize>,
-    source_mac: [u8; 6],
-}
-
 impl Shard {
     /// Reads every port's batch; true if there was a frame.
     pub(super) fn receive_frames(&mut self) -> bool {
@@ -111,13 +100,25 @@ impl Shard {
 
     fn on_frame(&mut self, port: u32, verify: Verify, frame: RxFrame<'_>) {
         let bytes = frame.bytes();
-        let Some(parsed) = parse(bytes, verify) else {
-            self.counters.dropped_frames += 1;
-            return;
-        };
-        let payload = bytes.get(parsed.payload).map_or(Payload::None, Payload::Frame);
-        let path = Path::Device { port, next_hop: parsed.source_mac };
-        self.on_segment(&parsed.tuple, &parsed.segment, payload, path);
+        match frame::parse(bytes, verify) {
+            Ok(Parsed::Segment { tuple, segment, payload, source_mac }) => {
+                let payload = bytes.get(payload).map_or(Payload::None, Payload::Frame);
+                let path = Path::Device { port, next_hop: source_mac };
+                self.on_segment(&tuple, &segment, payload, path);
+            }
+            Ok(Parsed::Error { tuple, error }) => self.on_icmp(&tuple, error),
+            Err(_) => self.counters.dropped_frames += 1,
+        }
+    }
+
+    /// An ICMP error quotes a segment of ours. What the TCB believes of it is its own business (RFC 5927).
+    fn on_icmp(&mut self, tuple: &FourTuple, error: IcmpError) {
+        self.counters.icmp_errors += 1;
+        let Some(Entry::Flow(index)) = self.table.get(tuple) else { return };
+        let now = self.now;
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let actions = flow.tcb.on_icmp(now, error);
+        self.act(index, &actions, Payload::None);
     }
 
     /// Whether the port could take another frame.
@@ -188,7 +189,8 @@ impl Shard {
             self.counters.dropped_tx_full += 1;
             return;
         };
-        if let Some(len) = build(&mut slot, mac, next_hop, tuple, transmit, fill) {
+        let headers = frame::Headers { mac, next_hop, tuple, transmit };
+        if let Some(len) = frame::build(&mut slot, &headers, fill) {
             slot.commit(len);
             self.counters.tx_frames += 1;
         } else {
@@ -251,89 +253,4 @@ impl Shard {
             }
         }
     }
-}
-
-/// Understands a frame that was steered to us; `None`: it is not a whole TCP segment.
-fn parse(bytes: &[u8], verify: Verify) -> Option<Parsed> {
-    let (link, at) = ethernet::parse(bytes).ok()?;
-    let packet = bytes.get(at..)?;
-    let (src, dst, protocol, ecn, fragment, range) = match link.ethertype {
-        ethernet::IPV4 => {
-            let (ip, range) = ipv4::parse(packet).ok()?;
-            (ip.src, ip.dst, ip.protocol, ip.ecn, ip.fragment.is_some(), range)
-        }
-        ethernet::IPV6 => {
-            let (ip, range) = ipv6::parse(packet).ok()?;
-            (ip.src, ip.dst, ip.protocol, ip.ecn, ip.fragment.is_some(), range)
-        }
-        _ => return None,
-    };
-    if protocol != TCP || fragment || src.is_multicast() || dst.is_multicast() {
-        return None;
-    }
-    let start = at + range.start;
-    let bytes = packet.get(range)?;
-    tcp::verify(src, dst, bytes, verify).ok()?;
-    let header = tcp::parse(bytes).ok()?;
-    let mut segment = header.segment;
-    segment.ce = ecn == CE;
-    let tuple = FourTuple {
-        local: Endpoint { addr: dst, port: header.dst_port },
-        remote: Endpoint { addr: src, port: header.src_port },
-    };
-    let payload = start + header.payload..start + bytes.len();
-    Some(Parsed { tuple, segment, payload, source_mac: link.src })
-}
-
-/// Builds a frame in `out`; returns its length, or `None` if it does not fit.
-fn build(
-    out: &mut [u8],
-    mac: [u8; 6],
-    next_hop: [u8; 6],
-    tuple: &FourTuple,
-    transmit: &Transmit,
-    fill: impl FnOnce(&mut [u8]) -> usize,
-) -> Option<usize> {
-    let (src, dst) = (tuple.local.addr, tuple.remote.addr);
-    let v4 = dst.is_v4();
-    let ethertype = if v4 { ethernet::IPV4 } else { ethernet::IPV6 };
-    let link =
-        ethernet::emit(&ethernet::Repr { dst: next_hop, src: mac, ethertype, vlan: None }, out).ok()?;
-    let (head, rest) = out.split_at_mut_checked(link + if v4 { 20 } else { 40 })?;
-    let header_len = tcp::emit(transmit, tuple.local.port, tuple.remote.port, rest).ok()?;
-    let (header, body) = rest.split_at_mut_checked(header_len)?;
-    let len = fill(body.get_mut(..transmit.len as usize)?);
-    tcp::fill_checksum(src, dst, header, [body.get(..len)?, &[]]);
-    let payload_len = u16::try_from(header_len + len).ok()?;
-    let ecn = if transmit.ect { ECT0 } else { 0 };
-    let network = head.get_mut(link..)?;
-    if v4 {
-        let repr = ipv4::Repr {
-            src,
-            dst,
-            protocol: TCP,
-            ttl: HOP_LIMIT,
-            dscp: 0,
-            ecn,
-            ident: 0, // RFC 6864 §4.1: an atomic datagram's identification means nothing.
-            dont_fragment: true,
-            fragment: None,
-            payload_len,
-        };
-        ipv4::emit(&repr, network).ok()?;
-    } else {
-        let repr = ipv6::Repr {
-            src,
-            dst,
-            protocol: TCP,
-            hop_limit: HOP_LIMIT,
-            dscp: 0,
-            ecn,
-            flow_label: 0,
-            fragment: None,
-            payload_len,
-        };
-        ipv6::emit(&repr, network).ok()?;
-    }
-    Some(head.len() + header_len + len)
 }

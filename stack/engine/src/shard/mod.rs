@@ -13,7 +13,7 @@
 //! | `listen`    | listeners and their accept queues |
 //! | `connect`   | who serves a destination, and with which local port |
 //! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
-//! | `device`    | frames in and out of ports |
+//! | `device`, `frame` | frames in and out of ports |
 //! | `streams`   | memory of byte streams, and its growth |
 //! | `notify`    | readiness bits and bells, once per batch |
 //! | `flow`, `client`, `table`, `wheel` | what the others keep |
@@ -23,6 +23,7 @@ mod commands;
 mod connect;
 mod device;
 mod flow;
+mod frame;
 mod listen;
 mod notify;
 mod report;
@@ -336,10 +337,10 @@ impl Shard {
     /// Runs until the process ends.
     pub fn run(&mut self) {
         self.tid = sys::gettid();
-        if let Some(core) = self.config.core {
-            if let Err(error) = sys::pin(core) {
-                tracing::warn!(core, %error, "shard can't be pinned");
-            }
+        if let Some(core) = self.config.core
+            && let Err(error) = sys::pin(core)
+        {
+            tracing::warn!(core, %error, "shard can't be pinned");
         }
         let mut idle_since = sys::now_ns();
         loop {
