@@ -66,8 +66,7 @@ impl Reassembly {
             if len == RANGES_MAX {
                 return Insert::Full;
             }
-            self.runs.copy_within(first..len, first + 1);
-            self.len += 1;
+            self.make_room(first);
         } else {
             for run in self.runs().iter().take(last).skip(first) {
                 if run.start.before_or_eq(start) && run.end.after_or_eq(end) {
@@ -76,8 +75,7 @@ impl Reassembly {
                 merged.start = merged.start.earlier(run.start);
                 merged.end = merged.end.later(run.end);
             }
-            self.runs.copy_within(last..len, first + 1);
-            self.len -= (touching - 1) as u8;
+            self.take_out(first + 1, touching - 1);
         }
         if let Some(slot) = self.runs.get_mut(first) {
             *slot = merged;
@@ -90,10 +88,29 @@ impl Reassembly {
         let gone = self.runs().iter().take_while(|r| r.start.before_or_eq(nxt)).count();
         let end = self.runs().iter().take(gone).fold(nxt, |end, r| end.later(r.end));
         if gone > 0 {
-            self.runs.copy_within(gone..usize::from(self.len), 0);
-            self.len -= gone as u8;
+            self.take_out(0, gone);
         }
         end
+    }
+
+    /// Shifts the runs from `at` on by one place; the caller has checked that there is one.
+    fn make_room(&mut self, at: usize) {
+        self.len += 1;
+        let mut carried = Run::default();
+        for run in self.runs.iter_mut().take(usize::from(self.len)).skip(at) {
+            core::mem::swap(run, &mut carried);
+        }
+    }
+
+    /// Closes the gap of `n` runs from `at` on.
+    fn take_out(&mut self, at: usize, n: usize) {
+        for i in at + n..usize::from(self.len) {
+            let moved = self.runs.get(i).copied().unwrap_or_default();
+            if let Some(slot) = self.runs.get_mut(i - n) {
+                *slot = moved;
+            }
+        }
+        self.len = self.len.saturating_sub(n as u8);
     }
 
     /// The run that covers `seq`.

@@ -379,7 +379,7 @@ impl Tcb {
         r.prr_delivered = r.prr_delivered.saturating_add(delivered);
         let mut send = if pipe > ssthresh {
             let share = u64::from(r.prr_delivered) * u64::from(ssthresh);
-            (share.div_ceil(u64::from(r.recover_fs)) as u32).saturating_sub(r.prr_out)
+            (share.div_ceil(u64::from(r.recover_fs.max(1))) as u32).saturating_sub(r.prr_out)
         } else {
             // The slow start reduction bound, unless losses go on: then one byte for each that arrives.
             let behind = r.prr_delivered.saturating_sub(r.prr_out).max(delivered);
