@@ -290,6 +290,9 @@ impl Scoreboard {
     #[inline]
     pub(crate) fn ack_to(&mut self, ack: SeqNum, delivered: &mut Delivered) {
         debug_assert!(ack.after(self.start) && ack.before_or_eq(self.end()), "ACK outside of the board");
+        if self.is_clean() && self.get(0).flags == 0 && delivered.bytes == 0 {
+            return self.ack_clean(ack, delivered);
+        }
         while self.len > 0 {
             let record = *self.get(0);
             let end = record.end.earlier(ack);
@@ -310,6 +313,33 @@ impl Scoreboard {
                 break;
             }
         }
+        self.start = ack;
+    }
+
+    /// [`Scoreboard::ack_to`] while nothing is marked: records lie in the order in which they were sent, so the first is the
+    /// oldest and the last that is touched the newest.
+    #[inline]
+    fn ack_clean(&mut self, ack: SeqNum, delivered: &mut Delivered) {
+        let first = *self.get(0);
+        let mut last = first;
+        let mut ambiguous = false;
+        while self.len > 0 {
+            last = *self.get(0);
+            ambiguous |= last.flags != 0;
+            if last.end.after(ack) {
+                break;
+            }
+            self.head = (self.head + 1) & MASK as u8;
+            self.len -= 1;
+            if last.end == ack {
+                break;
+            }
+        }
+        delivered.bytes = self.start.distance_to(ack);
+        delivered.oldest_once = Some(first.sent_at);
+        delivered.newest_once = (!ambiguous).then_some(last.sent_at);
+        delivered.newest = Some((last.sent_at, last.end.earlier(ack), last.flags != 0));
+        delivered.lowest_once = Some(self.start);
         self.start = ack;
     }
 

@@ -229,7 +229,7 @@ impl Tcb {
             wanted >> shift
         } else {
             // RFC 7323 §2.4: rounding must not shrink the window; up if there is room, else down, and accept what was offered.
-            let up = current.div_ceil(unit);
+            let up = (current + (unit - 1)) >> shift;
             let covered = (nxt + (up << shift)).before_or_eq(room);
             if covered { up } else { current >> shift }
         };

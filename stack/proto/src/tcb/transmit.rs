@@ -218,7 +218,7 @@ impl Tcb {
         if len == 0 || (len < mss && !self.may_send_small(len, queued, window, in_flight)) {
             return None;
         }
-        if !len.is_multiple_of(mss) {
+        if len != mss && !len.is_multiple_of(mss) {
             self.snd.small_end = nxt + len;
             self.snd.push_out = false;
         }
@@ -397,5 +397,5 @@ impl Tcb {
 /// `bytes` rounded down to full segments, but at least one.
 #[inline]
 const fn whole_segments(bytes: u32, mss: u32) -> u32 {
-    if bytes < 2 * mss { mss } else { bytes / mss * mss }
+    if bytes < 2 * mss { mss } else { bytes - bytes % mss }
 }
