@@ -224,7 +224,8 @@ impl Tcb {
         let target = if self.rcv.capacity > 2 * unit { room - (unit - 1) } else { room };
         let current = nxt.span_to(self.rcv.adv);
         let wanted = nxt.span_to(target).min(65_535u32 << shift);
-        let step = self.rcv.mss.min(self.rcv.capacity / 2).max(1);
+        // Half the stream is enough although the window is kept a unit short of it: whoever reads half tells us once.
+        let step = self.rcv.mss.min((self.rcv.capacity / 2).saturating_sub(unit - 1)).max(1);
         let mut raw = if wanted >= current.saturating_add(step) || (current == 0 && wanted >= step) {
             wanted >> shift
         } else {
