@@ -168,6 +168,7 @@ fn an_empty_server_sleeps() {
     let engine = Engine::start(&lab);
     let nginx = Nginx::start(&lab, &engine);
     let calls = strace::count(&lab, &nginx.workers(), || std::thread::sleep(Duration::from_secs(2)));
-    measured(&format!("nginx without connections: {} system calls in 2 s; at most 4", calls.total()));
-    assert!(calls.total() <= 4, "{calls:?}");
+    measured(&format!("nginx without connections: {} system calls in 2 s; at most 10", calls.total()));
+    // strace itself interrupts each worker's sleep twice; a poll of once in 100 ms would make 40.
+    assert!(calls.total() <= 10, "{calls:?}");
 }

@@ -115,7 +115,7 @@ fn the_engine_says_what_is_wrong() {
     engine_refuses(&[], &[("UTCP_SPIN_US", "fast")], &["UTCP_SPIN_US", "fast", "microseconds"]);
     engine_refuses(&[], &[("UTCP_CORES", "x")], &["UTCP_CORES", "x"]);
     engine_refuses(&[], &[("UTCP_STACK", "a/b")], &["a/b"]);
-    engine_refuses(&["--device", "xdp:lo"], &[("UTCP_FAULTS", "los=1%")], &["los"]);
+    engine_refuses(&["--device", "pipe:ut-faults"], &[("UTCP_FAULTS", "los=1%")], &["los"]);
     engine_refuses(&[], &[("UTCP_SPIM_US", "20")], &["UTCP_SPIM_US"]);
 }
 
@@ -258,6 +258,7 @@ fn an_engine_of_programs_leaves_with_the_last() {
     assert_eq!((page.text().as_str(), page.err.as_str()), ("hello\n", ""));
     engine.went_through(1);
     drop(nginx);
+    // Asking it must not keep it alive.
     wait_until("the engine leaves", WAIT, || engine.ask("ss").is_none().then_some(()));
 }
 

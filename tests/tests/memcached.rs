@@ -1,12 +1,26 @@
-//! memcached: accepted by one thread, served by four, sendmsg with many pieces, a UDP socket beside.
+//! memcached: accepted by one thread, served by four, sendmsg with many pieces.
+//!
+//! memcached started by root becomes another user before it makes its first socket, and so would look for
+//! that user's engine. The tests run it as an ordinary user, clients and engine as the same one.
 
-use utcp_tests::{Engine, Lab, Running, WAIT};
+use utcp_tests::{Engine, Lab, Run, Running, WAIT, is_root};
+
+const NOBODY: u32 = 65_534;
+
+fn engine_of_nobody(lab: &Lab) -> Engine<'_> {
+    let engine = Engine::new(lab);
+    if is_root() { engine.owned_by(NOBODY).run() } else { engine.run() }
+}
+
+fn as_nobody(run: Run<'_>) -> Run<'_> {
+    if is_root() { run.as_user(NOBODY, NOBODY) } else { run }
+}
 
 fn start(lab: &Lab, engine: &Engine<'_>) -> (Running, u16) {
     let port = lab.port();
     let run = lab.run("memcached").args(["-t", "4", "-m", "128", "-I", "12m", "-l", "127.0.0.1"]);
-    let run = run.args(["-p", &port.to_string(), "-U", "0", "-u", "nobody"]);
-    let mut server = run.under(engine).spawn();
+    let run = run.args(["-p", &port.to_string(), "-U", "0"]);
+    let mut server = as_nobody(run).under(engine).spawn();
     server.wait_for_listener(port);
     engine.wait_for_listener(port);
     (server, port)
@@ -16,7 +30,7 @@ fn start(lab: &Lab, engine: &Engine<'_>) -> (Running, u16) {
 #[test]
 fn four_threads_serve() {
     let lab = Lab::new("memcached");
-    let engine = Engine::start(&lab);
+    let engine = engine_of_nobody(&lab);
     let (mut server, port) = start(&lab, &engine);
     let script = format!(
         "import os, socket, threading
@@ -46,7 +60,7 @@ for t in threads: t.start()
 for t in threads: t.join(40)
 print(len(done))"
     );
-    assert_eq!(lab.python(&script).under(&engine).ok().text(), "40\n");
+    assert_eq!(as_nobody(lab.python(&script)).under(&engine).ok().text(), "40\n");
     engine.went_through(40);
     assert!(server.is_alive(), "{}", server.stderr());
     engine.wait_until_empty(WAIT);
@@ -56,7 +70,7 @@ print(len(done))"
 #[test]
 fn kernel_and_utcp_clients_in_turn() {
     let lab = Lab::new("memcached-mixed");
-    let engine = Engine::start(&lab);
+    let engine = engine_of_nobody(&lab);
     let (_server, port) = start(&lab, &engine);
     let script = format!(
         "import socket
@@ -69,7 +83,7 @@ print('done')"
     );
     for _ in 0..3 {
         assert_eq!(lab.python(&script).ok().text(), "done\n");
-        assert_eq!(lab.python(&script).under(&engine).ok().text(), "done\n");
+        assert_eq!(as_nobody(lab.python(&script)).under(&engine).ok().text(), "done\n");
     }
     engine.went_through(150);
 }

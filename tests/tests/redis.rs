@@ -50,7 +50,7 @@ fn values_client_alone() {
     let before = engine.counters();
     values_come_back(&lab, &redis, Some(&engine));
     if !on_kernel() {
-        assert_eq!(engine.counters().since(&before, "connects_kernel"), 2 * SIZES.len() as u64);
+        assert_eq!(engine.counters().since(&before, "connects"), 0);
     }
 }
 
@@ -170,7 +170,7 @@ fn benchmark_client_alone() {
     let before = engine.counters();
     benchmark_runs_to_the_end(&lab, &redis, Some(&engine));
     if !on_kernel() {
-        assert!(engine.counters().since(&before, "connects_kernel") >= 20 * 15);
+        assert_eq!(engine.counters().since(&before, "connects"), 0);
     }
 }
 
