@@ -53,6 +53,7 @@ fn random_link(rng: &mut Rng) -> Link {
         duplicate: rng.pick(&[0, 0, 10_000, 100_000]),
         reorder: rng.pick(&[0, 0, 10_000, 100_000]),
         corrupt: rng.pick(&[0, 0, 1_000, 20_000]),
+        burst: rng.pick(&[(0, 1_000_000), (0, 1_000_000), (2_000, 200_000), (500, 30_000)]),
         mtu: usize::MAX,
     }
 }

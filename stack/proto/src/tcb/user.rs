@@ -82,8 +82,9 @@ impl Tcb {
         self.rcv.drs_at = now;
         self.rcv.drs_copied = self.rcv.drs_copied.max(copied);
         let wanted = copied.saturating_mul(2).min(self.cfg.recv_capacity_max);
-        if wanted > self.rcv.capacity && wanted > self.rcv.wanted {
-            self.rcv.wanted = wanted;
+        if wanted > self.rcv.capacity {
+            // Said again in each round trip until the engine has found the memory.
+            self.rcv.wanted = self.rcv.wanted.max(wanted);
             out.events.insert(Events::RECV_LIMITED);
         }
     }

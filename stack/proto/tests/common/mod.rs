@@ -61,6 +61,8 @@ pub struct Link {
     pub corrupt: u32,
     /// Packets larger than this vanish.
     pub mtu: usize,
+    /// In parts per million: a burst of loss begins, and one that goes on ends.
+    pub burst: (u32, u32),
 }
 
 impl Link {
@@ -74,6 +76,7 @@ impl Link {
         reorder: 0,
         corrupt: 0,
         mtu: usize::MAX,
+        burst: (0, 1_000_000),
     };
 }
 
@@ -178,6 +181,9 @@ pub struct World {
     flying: BinaryHeap<Reverse<Flying>>,
     order: u64,
     busy_until: [Instant; 2],
+    burst_since: [Option<Instant>; 2],
+    /// Nothing gets through until then.
+    pub down_until: Instant,
     pub trace: bool,
     pub packets: u64,
     pub lost: u64,
@@ -223,6 +229,8 @@ impl World {
             flying: BinaryHeap::new(),
             order: 0,
             busy_until: [Instant::ZERO; 2],
+            burst_since: [None; 2],
+            down_until: Instant::ZERO,
             trace: std::env::var_os("UTCP_SIM_TRACE").is_some(),
             packets: 0,
             lost: 0,
@@ -380,8 +388,21 @@ impl World {
         self.packets += 1;
         self.sent[side] += 1;
         let count = self.sent[side];
-        let forced = self.filter.as_mut().is_some_and(|f| f(side, tx, count));
-        if forced || self.rng.hits(self.link.loss) || bytes.len() + 20 > self.link.mtu {
+        let forced = self.filter.as_mut().is_some_and(|f| f(side, tx, count)) || self.now < self.down_until;
+        let (begin, end) = self.link.burst;
+        // A burst counts packets, but it does not outlast half a second, or it would swallow every timeout's one packet.
+        self.burst_since[side] = match self.burst_since[side] {
+            Some(since) if self.now - since < Duration::from_millis(500) && !self.rng.hits(end) => {
+                Some(since)
+            }
+            Some(_) => None,
+            None => self.rng.hits(begin).then_some(self.now),
+        };
+        if forced
+            || self.burst_since[side].is_some()
+            || self.rng.hits(self.link.loss)
+            || bytes.len() + 20 > self.link.mtu
+        {
             self.lost += 1;
             if self.trace {
                 eprintln!("{:>12} {side}x lost", self.now.as_micros());

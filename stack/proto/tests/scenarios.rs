@@ -1,0 +1,248 @@
+//! Whole connections in particular trouble, each with some seeds.
+
+mod common;
+
+use common::{Link, Peer, Rng, World};
+use utcp_proto::{Config, Duration, EcnMode, Events, Keepalive, SocketError, State, TxLimits, UserCall};
+
+/// Sends `total` bytes from side 0 and reads them on side 1, until all are there or an error ends it.
+#[track_caller]
+fn bulk(world: &mut World, total: u64, limit: Duration) {
+    let end = world.now + limit;
+    while world.hosts[1].rx_total < total {
+        if world.hosts[0].tx_total < total && world.hosts[0].queued() < 200_000 {
+            let n = (total - world.hosts[0].tx_total).min(50_000);
+            world.send(0, n as u32);
+        }
+        let next = world.next_event();
+        assert!(!next.is_never(), "stalled at {} of {total}", world.hosts[1].rx_total);
+        assert!(next < end, "too slow: {} of {total}", world.hosts[1].rx_total);
+        world.run_until(next);
+        world.read(1, u64::MAX);
+    }
+}
+
+fn link(ms: u64) -> Link {
+    Link { delay: Duration::from_millis(ms), rate: 1_000_000, queue: 100_000, ..Link::PERFECT }
+}
+
+fn cfg() -> Config {
+    Config { recv_capacity: 200_000, recv_capacity_max: 200_000, ..Config::DEFAULT }
+}
+
+#[test]
+fn an_outage_is_survived() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, Link { loss: 5_000, ..link(20) }, cfg(), cfg());
+        world.establish();
+        bulk(&mut world, 100_000, Duration::from_secs(60));
+        world.down_until = world.now + Duration::from_secs(1 + seed * 3);
+        bulk(&mut world, 400_000, Duration::from_secs(400));
+        assert_eq!(world.hosts[0].error, None);
+    }
+}
+
+/// A path that swallows large packets without a word (RFC 4821 §7.7).
+#[test]
+fn an_mtu_black_hole_is_found() {
+    for seed in 0..5 {
+        let mut world = World::new(seed, Link { mtu: 1_280, ..link(10) }, cfg(), cfg());
+        world.establish();
+        bulk(&mut world, 300_000, Duration::from_secs(120));
+        let info = world.hosts[0].tcb().info(world.now);
+        assert!(info.snd_mss <= 1_024, "{}", info.snd_mss);
+    }
+}
+
+/// Linux, sysctl tcp_retries2 and the user timeout: a link that is gone ends both connections.
+#[test]
+fn a_dead_link_ends_the_connection() {
+    let client = Config { user_timeout: Duration::from_secs(30), ..cfg() };
+    let keep = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(5), probes: 4 };
+    let mut world = World::new(1, link(10), client, Config { keepalive: Some(keep), ..cfg() });
+    world.establish();
+    bulk(&mut world, 100_000, Duration::from_secs(60));
+    world.down_until = utcp_proto::Instant::NEVER;
+    let from = world.now;
+    world.send(0, 1_000);
+    world.run_for(Duration::from_secs(31));
+    assert_eq!(world.hosts[0].error, Some(SocketError::TimedOut));
+    world.run_until(from + Duration::from_secs(100));
+    assert_eq!(world.hosts[1].error, Some(SocketError::TimedOut));
+    assert!(world.next_event().is_never());
+}
+
+/// RFC 9293 §3.5.1: one end forgot everything; the other learns of it as soon as it sends.
+#[test]
+fn a_reboot_resets_the_survivor() {
+    for seed in 0..10 {
+        let mut world = World::new(seed, link(10), cfg(), cfg());
+        world.establish();
+        bulk(&mut world, 50_000, Duration::from_secs(60));
+        world.run_for(Duration::from_secs(1));
+        world.hosts[1].peer = Peer::Listen;
+        world.send(0, 100);
+        world.run_for(Duration::from_secs(1));
+        assert_eq!(world.hosts[0].error, Some(SocketError::Reset), "seed {seed}");
+    }
+}
+
+/// RFC 9293 §3.5.1, figure 9: the rebooted end connects again over the same four-tuple while the other holds the old
+/// connection: challenge ACK, reset, and the new connection stands.
+#[test]
+fn a_reboot_and_a_new_connection() {
+    let mut world = World::new(3, link(10), cfg(), cfg());
+    world.establish();
+    bulk(&mut world, 50_000, Duration::from_secs(60));
+    world.run_for(Duration::from_secs(1));
+    world.hosts[0].peer = Peer::None;
+    world.connect();
+    world.run_for(Duration::from_millis(100));
+    // The old connection is gone; a listener is there for the next SYN.
+    assert_eq!(world.hosts[1].error, Some(SocketError::Reset));
+    assert_eq!(world.hosts[0].state(), State::SynSent);
+    world.hosts[1].peer = Peer::Listen;
+    world.hosts[1].closed = false;
+    world.run_for(Duration::from_secs(2));
+    assert_eq!((world.hosts[0].state(), world.hosts[1].state()), (State::Established, State::Established));
+}
+
+/// RFC 9293 §3.5, figure 7, with loss on top.
+#[test]
+fn simultaneous_open_over_a_lossy_link() {
+    for seed in 0..50 {
+        let lossy = Link { loss: 200_000, ..link(30) };
+        let mut world = World::new(seed, lossy, cfg(), cfg());
+        world.connect_from(0);
+        world.connect_from(1);
+        let end = world.now + Duration::from_secs(100);
+        while !world.hosts.iter().all(|h| h.events.any(Events::CONNECTED)) && world.now < end {
+            assert!(world.step(), "seed {seed}: stalled");
+        }
+        if world.hosts.iter().any(|h| h.error.is_some()) {
+            continue;
+        }
+        bulk(&mut world, 5_000, Duration::from_secs(1_000));
+    }
+}
+
+/// ABORT at any moment: the other end hears of it or times out, and nothing is left.
+#[test]
+fn abort_at_any_moment() {
+    for seed in 0..100 {
+        let mut rng = Rng::new(seed);
+        let lossy = Link { loss: rng.pick(&[0, 100_000]), reorder: 50_000, ..link(10) };
+        let server = Config { user_timeout: Duration::from_secs(20), ..cfg() };
+        let mut world = World::new(seed, lossy, cfg(), server);
+        world.establish();
+        world.send(0, 100_000);
+        world.send(1, 100_000);
+        world.run_for(Duration::from_millis(rng.below(400)));
+        world.call(0, UserCall::Abort);
+        world.run_for(Duration::from_secs(1));
+        // Where the RST was lost and nothing is in flight, only the next segment brings the truth.
+        if world.hosts[1].has_tcb() {
+            world.send(1, 10);
+        }
+        world.run_for(Duration::from_secs(100));
+        assert!(world.hosts[0].closed && world.hosts[1].closed, "seed {seed}");
+        assert_eq!(world.hosts[0].error, None);
+        let expected = [Some(SocketError::Reset), Some(SocketError::TimedOut)];
+        assert!(expected.contains(&world.hosts[1].error), "seed {seed}: {:?}", world.hosts[1].error);
+        assert!(world.next_event().is_never());
+    }
+}
+
+/// A receiver that does not read for an hour, then reads: the window opens, the sender goes on.
+#[test]
+fn a_long_zero_window() {
+    for seed in 0..10 {
+        let mut world = World::new(seed, Link { loss: 50_000, ..link(10) }, cfg(), cfg());
+        world.establish();
+        world.send(0, 400_000);
+        world.run_for(Duration::from_secs(3_600));
+        assert_eq!(world.hosts[1].readable() / 1_000, 199, "a full stream");
+        assert_eq!(world.hosts[0].error, None);
+        bulk(&mut world, 600_000, Duration::from_secs(600));
+    }
+}
+
+/// One byte at a time, each way, with Nagle on and off.
+#[test]
+fn one_byte_writes() {
+    for nodelay in [false, true] {
+        let small = Config { nodelay, ..cfg() };
+        let mut world = World::new(7, Link { loss: 20_000, ..link(5) }, small, small);
+        world.establish();
+        for n in 0..2_000u64 {
+            world.send((n % 2) as usize, 1);
+            world.run_for(Duration::from_micros(300));
+            world.read(0, 10);
+            world.read(1, 10);
+        }
+        world.run_for(Duration::from_secs(20));
+        world.read(0, 10_000);
+        world.read(1, 10_000);
+        assert_eq!((world.hosts[0].rx_total, world.hosts[1].rx_total), (1_000, 1_000));
+        let segments = world.hosts[0].tcb().info(world.now).data_segs_out;
+        assert_eq!(segments < 900, !nodelay, "{segments} segments");
+    }
+}
+
+/// Every combination of the options, with a little of every fault.
+#[test]
+fn all_combinations_of_options() {
+    for bits in 0..256u32 {
+        let side = |b: u32| Config {
+            window_scaling: b & 1 != 0,
+            timestamps: b & 2 != 0,
+            sack: b & 4 != 0,
+            ecn: if b & 8 != 0 { EcnMode::Active } else { EcnMode::Off },
+            ..cfg()
+        };
+        let faults = Link { loss: 20_000, duplicate: 10_000, reorder: 20_000, corrupt: 5_000, ..link(5) };
+        let mut world = World::new(u64::from(bits), faults, side(bits & 15), side(bits >> 4));
+        world.hosts[0].limits = TxLimits { payload_max: 30_000 };
+        world.establish();
+        bulk(&mut world, 60_000, Duration::from_secs(600));
+    }
+}
+
+/// A smallest MSS and a largest.
+#[test]
+fn tiny_and_huge_segments() {
+    for mss in [48, 100, 9_000, 65_483] {
+        let sized = Config { mss, ..cfg() };
+        let faults = Link { loss: 10_000, ..link(5) };
+        let mut world = World::new(u64::from(mss), Link { queue: u64::MAX, ..faults }, sized, sized);
+        world.establish();
+        bulk(&mut world, 200_000, Duration::from_secs(600));
+    }
+}
+
+/// The receive stream starts small and grows with what the program consumes.
+#[test]
+fn the_window_grows_with_the_flow() {
+    let server = Config { recv_capacity: 16_384, recv_capacity_max: 1 << 20, ..Config::DEFAULT };
+    let mut world = World::new(1, Link { rate: 10_000_000, ..link(20) }, cfg(), server);
+    world.establish();
+    let mut capacity = 16_384;
+    for _ in 0..2_000 {
+        if world.hosts[0].queued() < 500_000 {
+            world.send(0, 100_000);
+        }
+        world.run_for(Duration::from_millis(2));
+        world.read(1, u64::MAX);
+        if world.hosts[1].events.any(Events::RECV_LIMITED) {
+            world.hosts[1].events = Events::NONE;
+            let wanted = world.hosts[1].tcb().recv_capacity_wanted();
+            if wanted > capacity {
+                capacity = wanted.next_power_of_two();
+                world.call(1, UserCall::SetRecvCapacity(capacity));
+            }
+        }
+    }
+    assert!(capacity >= 400_000, "{capacity}");
+    let rate = world.hosts[1].rx_total / 4;
+    assert!(rate > 5_000_000, "{rate} bytes/s of 10 MB/s");
+}
