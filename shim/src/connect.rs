@@ -51,8 +51,11 @@ fn create(att: &'static Attachment, domain: c_int, kind: c_int) -> Option<c_int>
     let entry = Entry::new(Kind::Socket, att.index(), slot, shared.generation.load(Relaxed))
         .with_cloexec(kind & libc::SOCK_CLOEXEC != 0);
     fd_table::set(stand.fd, entry);
+    // A thread's connections stay together; threads spread over the shards.
+    let shard = tls::thread().tid() % att.shards().max(1);
+    shared.shard.store(shard, Relaxed);
     // The engine learns of it when it next looks; nobody waits for that.
-    att.region().dirty(0).set(slot);
+    att.region().dirty(shard).set(slot);
     Some(stand.fd)
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use utcp_abi::layout::{LISTENERS_MAX, REGION_LEN};
 use utcp_abi::message::{FDS_MAX, Kind, MESSAGE_LEN, Message, Reply};
 
-use super::{Channel, ClientEntry, Control, Source, Token};
+use super::{CHANNELS_MAX, CLIENTS_PER_USER_MAX, Channel, ClientEntry, Control, Source, TOKENS_MAX, Token};
 use crate::shard::ToShard;
 use crate::shard::client::ClientRegion;
 use crate::sys::{self, UnixName, Wait};
@@ -36,6 +36,9 @@ impl Control {
             .is_ok()
         {
             self.channels.insert(number, Channel { fd: Arc::new(fd), client, pid, uid });
+            if let Some(entry) = client.and_then(|client| self.clients.get_mut(&client)) {
+                entry.channels += 1;
+            }
         }
     }
 
@@ -71,10 +74,8 @@ impl Control {
             (Kind::Report, _) => self.on_report(number, message),
             (Kind::Adopt, Some(client)) => {
                 let uid = self.channels.get(&number).map_or(0, |c| c.uid);
-                if let Some(fd) = fds.pop()
-                    && let Some(entry) = self.clients.get_mut(&client)
-                {
-                    entry.channels += 1;
+                let entry = self.clients.get(&client).filter(|entry| entry.channels < CHANNELS_MAX);
+                if let (Some(fd), true) = (fds.pop(), entry.is_some()) {
                     self.add_channel(fd, Some(client), message.b as u32, uid);
                 }
             }
@@ -116,6 +117,11 @@ impl Control {
             return self.reply(number, &Reply { error: libc::EPROTONOSUPPORT, ..Reply::default() }, &[]);
         }
         let id = self.number();
+        let uid = self.channels.get(&number).map_or(0, |c| c.uid);
+        if self.clients.values().filter(|c| c.shared.uid == uid).count() >= CLIENTS_PER_USER_MAX {
+            tracing::warn!(uid, "refused: this user runs too many programs under utcp");
+            return self.reply(number, &Reply { error: libc::EUSERS, ..Reply::default() }, &[]);
+        }
         let Some(channel) = self.channels.get_mut(&number) else { return };
         let name: String = message
             .name
@@ -148,6 +154,7 @@ impl Control {
             ClientEntry {
                 shared: shared.clone(),
                 channels: 1,
+                tokens: 0,
                 listeners: Vec::new(),
                 free_listener_slots: (0..LISTENERS_MAX).rev().collect(),
             },
@@ -158,7 +165,9 @@ impl Control {
     fn on_pool(&mut self, number: u32, client: u32, wanted: u64) {
         let mut reply = Reply::default();
         let mut near_ends = Vec::new();
-        for slot in reply.tokens.iter_mut().take(wanted.min(FDS_MAX as u64) as usize) {
+        let held = self.clients.get(&client).map_or(TOKENS_MAX, |c| c.tokens);
+        let wanted = wanted.min(FDS_MAX as u64).min(u64::from(TOKENS_MAX.saturating_sub(held)));
+        for slot in reply.tokens.iter_mut().take(wanted as usize) {
             let Ok((near, far)) = sys::socket_pair() else { break };
             let token = self.number();
             if self.epoll.add(far.as_fd(), libc::EPOLLRDHUP, Source::Token(token).pack()).is_err() {
@@ -169,6 +178,9 @@ impl Control {
             near_ends.push(near);
         }
         reply.a = near_ends.len() as u64;
+        if let Some(entry) = self.clients.get_mut(&client) {
+            entry.tokens += near_ends.len() as u32;
+        }
         if near_ends.is_empty() {
             reply.error = libc::EMFILE;
         }

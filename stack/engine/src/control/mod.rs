@@ -29,6 +29,11 @@ pub use start::run;
 
 /// How long an embedded engine waits for another program before it leaves.
 const LINGER: Duration = Duration::from_millis(500);
+/// Processes of one client, descriptors of one client, and programs of one user at most: what a program can make
+/// the engine hold is bounded.
+const CHANNELS_MAX: u32 = 4096;
+const TOKENS_MAX: u32 = utcp_abi::layout::SOCKETS_MAX + 4096;
+const CLIENTS_PER_USER_MAX: usize = 1024;
 /// How often ports of listeners that are gone, but whose connections live on, are looked at again.
 const LINGERING_PORT_CHECK: Duration = Duration::from_secs(1);
 
@@ -120,6 +125,8 @@ struct Channel {
 struct ClientEntry {
     shared: Arc<ClientRegion>,
     channels: u32,
+    /// Descriptors that it holds.
+    tokens: u32,
     listeners: Vec<listeners::ListenerEntry>,
     free_listener_slots: Vec<u32>,
 }
@@ -266,6 +273,9 @@ impl Control {
         let mut by_client: HashMap<u32, Vec<u32>> = HashMap::new();
         for token in hung_up {
             if let Some(entry) = self.tokens.remove(token) {
+                if let Some(client) = self.clients.get_mut(&entry.client) {
+                    client.tokens = client.tokens.saturating_sub(1);
+                }
                 by_client.entry(entry.client).or_default().push(*token);
             }
         }
