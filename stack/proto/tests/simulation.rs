@@ -70,16 +70,22 @@ struct App {
 }
 
 /// Sends `to_send` bytes each way, in pieces, reading at random; then closes and waits for the end.
-fn transfer(seed: u64) {
+fn transfer(seed: u64, same_host: bool) {
     let mut rng = Rng::new(seed);
-    let link = random_link(&mut rng);
-    let (client, server) = (random_config(&mut rng), random_config(&mut rng));
+    let mut link = random_link(&mut rng);
+    let (mut client, mut server) = (random_config(&mut rng), random_config(&mut rng));
+    if same_host {
+        link = Link { delay: Duration::from_nanos(1 + rng.below(3_000)), ..Link::PERFECT };
+        client.mss = rng.pick(&[1_460, 65_483]);
+        server.mss = client.mss;
+    }
     let mut world = World::new(seed, link, client, server);
+    world.direct = same_host;
     if world.trace {
         eprintln!("{link:?}\n{client:?}\n{server:?}");
     }
     for side in 0..2 {
-        if rng.below(3) == 0 {
+        if same_host || rng.below(3) == 0 {
             world.hosts[side].limits = TxLimits { payload_max: 65_536 };
         }
     }
@@ -176,5 +182,10 @@ fn step_app(world: &mut World, app: &mut App, side: usize, rng: &mut Rng) -> Ins
 
 #[test]
 fn streams_survive_a_faulty_link() {
-    seeds("streams_survive", 400, transfer);
+    seeds("streams_survive", 400, |seed| transfer(seed, false));
+}
+
+#[test]
+fn streams_between_two_sockets_of_one_host() {
+    seeds("streams_between", 200, |seed| transfer(seed, true));
 }

@@ -405,9 +405,12 @@ impl Tcb {
         if !done {
             return;
         }
+        let pipe = self.board.pipe();
         if r.is_reducing() {
-            // RFC 6937 §3.1: "at the end of recovery, cwnd = ssthresh".
-            self.cc.cwnd = self.cc.ssthresh;
+            // RFC 6937 §3.1: "at the end of recovery, cwnd = ssthresh"; but where the receiver's window had kept the flight
+            // small, not in one burst (RFC 6582 §3.2 step 3): slow start goes the rest of the way.
+            let burst = u32::from(self.cfg.initial_cwnd.max(1)) * u32::from(self.snd.mss);
+            self.cc.cwnd = self.cc.ssthresh.min(pipe + burst);
             if r.reo_persist > 0 {
                 r.reo_persist -= 1;
             } else {

@@ -65,7 +65,10 @@ impl Tcb {
         self.rcv.consumed += n;
         self.right_size(now, out);
         let peer_sends = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
-        if peer_sends && !self.rcv.fin_seen && self.window_update_due() {
+        // Linux tcp_cleanup_rbuf: a program that has read everything and does not answer lets the ACK go, as a sender
+        // with Nagle may be waiting for it.
+        let drained = self.ack.pending && !self.ack.interactive && self.rcv.unread() == 0;
+        if peer_sends && !self.rcv.fin_seen && (drained || self.window_update_due()) {
             self.ack.now = true;
         }
         Ok(())
