@@ -99,9 +99,10 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
             *buffers = before;
             continue;
         }
-        // The window was less than half open: its growth is news to the peer.
-        if mode != Mode::Peek && seen.capacity.wrapping_sub(seen.available) < seen.capacity / 2 {
-            sock.shared.rx_pressed.store(1, Relaxed);
+        // The engine looks at what was taken whenever data comes. A peer that filled its window sends none until
+        // it hears of more: so the engine must never be behind by more than a part of the stream.
+        let behind = seen.head.wrapping_add(len).wrapping_sub(sock.shared.rx_seen.load(Acquire));
+        if mode != Mode::Peek && behind >= seen.capacity / 4 {
             sock.kick();
         }
         return Ok(Some(len as usize));

@@ -356,6 +356,8 @@ pub struct Socket {
     pub listener: AtomicU32,
     /// First errno that ended the connection, kept for `utcp why` after SO_ERROR was read.
     pub cause: AtomicI32,
+    /// `rx_head` as the engine last read it: what it offers the peer rests on this.
+    pub rx_seen: AtomicU64,
 
     // Line 1: the program writes, the engine reads (and checks).
     /// Position of the first byte that `recv` has not taken. Moved by compare-and-swap.
@@ -374,10 +376,8 @@ pub struct Socket {
     pub epoch: AtomicU32,
     /// Process id of the program that uses it, for `utcp ss`.
     pub owner_pid: AtomicU32,
-    /// Set by the program when a window update would matter: it found less than half the rx stream free.
-    pub rx_pressed: AtomicU32,
     /// Room.
-    pub line1_spare: [AtomicU32; 3],
+    pub line1_spare: [AtomicU32; 6],
 
     // Lines 2 and 3: sleeping, and the one-at-a-time operations.
     /// Rung when bytes, an end of file, an error or the result of an operation arrive.

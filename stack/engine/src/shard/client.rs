@@ -167,7 +167,6 @@ impl Client {
             &socket.file,
             &socket.epoch,
             &socket.owner_pid,
-            &socket.rx_pressed,
             &socket.op_code,
         ] {
             word.store(0, Ordering::Relaxed);
@@ -183,7 +182,7 @@ impl Client {
         socket.local.store(Addr::default());
         socket.remote.store(Addr::default());
         let first = first_position(generation);
-        for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.tx_tail] {
+        for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.rx_seen, &socket.tx_tail] {
             position.store(first, Ordering::Relaxed);
         }
         if let SlotUse::Ended(rx) = self.slot(sock) {

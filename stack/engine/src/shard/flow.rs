@@ -164,6 +164,7 @@ impl Flow {
         let head = socket.rx_head.load(Ordering::Acquire);
         let freed = check_head(self.rx.head, head, self.rx.tail)?;
         self.rx.head = head;
+        socket.rx_seen.store(head, Ordering::Release);
         Ok(freed as u32)
     }
 }
