@@ -73,7 +73,10 @@ fn directory() -> io::Result<PathBuf> {
         Some(runtime) => runtime.join("utcp-pipe"),
         None => PathBuf::from(format!("/tmp/utcp-pipe-{user}")),
     };
-    if let Err(error) = fs::DirBuilder::new().mode(0o700).recursive(user == 0).create(&path)
+    // The pipes are nobody else's business, but the system's engine listens for every user one folder above.
+    let above = if user == 0 { fs::create_dir_all("/run/utcp") } else { Ok(()) };
+    let made = above.and_then(|()| fs::DirBuilder::new().mode(0o700).create(&path));
+    if let Err(error) = made
         && error.kind() != io::ErrorKind::AlreadyExists
     {
         return Err(io::Error::new(error.kind(), format!("making {}: {error}", path.display())));
