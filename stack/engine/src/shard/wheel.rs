@@ -1,10 +1,11 @@
 //! A hierarchical timer wheel: filing and cancelling cost a few stores, whatever the number of timers.
 //!
 //! ```text
-//!  level 0   64 slots of 1 tick (1.05 ms)      the next 67 ms
-//!  level 1   64 slots of 64 ticks              the next 4.3 s
-//!  level 2   64 slots of 4096 ticks            the next 4.6 min
-//!  level 3   64 slots of 262144 ticks          the next 4.9 h; later ones wait in its last slot
+//!  level 0   64 slots of 1 tick (65.5 µs)     the next 4.2 ms: reordering timers, tail loss probes
+//!  level 1   64 slots of 64 ticks             the next 0.27 s: delayed ACKs, retransmissions
+//!  level 2   64 slots of 4096 ticks           the next 17 s
+//!  level 3   64 slots of 262144 ticks         the next 18 min
+//!  level 4   64 slots of 16777216 ticks       the next 19.5 h; later ones wait in its last slot
 //! ```
 //!
 //! A timer is a node of a doubly linked list, addressed by a [`Handle`]; nodes are recycled, so a
@@ -13,8 +14,8 @@
 
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
-const LEVELS: usize = 4;
-const TICK_BITS: u32 = 20;
+const LEVELS: usize = 5;
+const TICK_BITS: u32 = 16;
 const NONE: u32 = u32::MAX;
 
 /// Names a filed timer.
