@@ -600,8 +600,8 @@ impl Scoreboard {
         (0..usize::from(self.len)).rev().map(|i| self.get(i)).find(|r| r.is(SACKED)).map(|r| r.end)
     }
 
-    /// Checks what must always hold; for tests and debug builds.
-    #[cfg(any(test, debug_assertions))]
+    /// Checks what must always hold; see [`crate::Tcb::check`].
+    #[inline]
     pub(crate) fn check(&self) {
         let (mut sacked, mut lost, mut resent) = (0, 0, 0);
         for i in 0..usize::from(self.len) {

@@ -48,7 +48,7 @@ impl Tcb {
     #[inline]
     fn schedule_ack(&mut self, now: Instant) {
         let unacked = self.rcv.acked.distance_to(self.rcv.nxt);
-        // MUST-59: at least every second full-sized segment; and at once while the peer's slow start depends on it.
+        // SHLD-19: at least every second full-sized segment; and at once while the peer's slow start depends on it.
         let quick = self.ack.always_quick || (self.ack.quick > 0 && !self.ack.interactive);
         if unacked > self.rcv.mss || quick {
             self.ack.quick = self.ack.quick.saturating_sub(1);
@@ -56,7 +56,7 @@ impl Tcb {
         } else {
             self.ack.pending = true;
             if !self.timers.is_armed(Timer::DelayedAck) {
-                // MUST-58: less than half a second.
+                // MUST-40: less than half a second.
                 self.timers.set(Timer::DelayedAck, now + self.ack.ato);
             }
         }

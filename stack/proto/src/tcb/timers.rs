@@ -142,7 +142,7 @@ impl Tcb {
         }
         self.recovery.probes += 1;
         self.snd.probe_due = true;
-        // Exponentially (MUST-37), whatever else the backoff of the RTO stands at.
+        // Exponentially (SHLD-30), whatever else the backoff of the RTO stands at.
         self.rtt.back_off();
         let at = self.clamp_to_user_timeout(now + self.rtt.rto(&self.cfg));
         self.timers.set(Timer::Retransmit, at);

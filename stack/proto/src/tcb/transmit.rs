@@ -282,7 +282,7 @@ impl Tcb {
         let mut flags = if fin { Flags::FIN } else { Flags::NONE };
         if payload > 0 {
             if seq + payload == self.snd.end {
-                // RFC 9293 §3.9.1, MUST-60: PSH with the last data that is queued.
+                // RFC 9293 §3.9.1.2, MUST-61: PSH with the last data that is queued.
                 flags = flags.with(Flags::PSH);
             }
             self.note_data_sent(now);

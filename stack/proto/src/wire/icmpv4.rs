@@ -43,9 +43,9 @@ pub fn parse(bytes: &[u8]) -> Result<Message, WireError> {
     let kind = match kind {
         8 => return Ok(Message::EchoRequest { ident_seq: [a, b, c, d], data: HEADER_LEN..bytes.len() }),
         3 => unreachable(code, u16::from_be_bytes([c, d])),
-        // Time exceeded and parameter problem (RFC 1122 §4.2.3.9: time exceeded is soft).
+        // RFC 9293 §3.9.2.2, MUST-56: time exceeded and parameter problem are soft.
         11 => Some(IcmpKind::Soft(SocketError::HostUnreachable)),
-        12 => Some(IcmpKind::Hard(SocketError::Protocol)),
+        12 => Some(IcmpKind::Soft(SocketError::Protocol)),
         // RFC 6633: source quench is dead.
         _ => None,
     };

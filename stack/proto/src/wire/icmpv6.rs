@@ -58,7 +58,7 @@ pub fn parse(ip: &ipv6::Repr, bytes: &[u8]) -> Result<Message, WireError> {
         (1, 4) => IcmpKind::Hard(E::Refused),
         (2, _) => IcmpKind::TooBig { mtu: u32::from_be_bytes([a, b, c, d]) },
         (3, _) => IcmpKind::Soft(E::HostUnreachable),
-        (4, _) => IcmpKind::Hard(E::Protocol),
+        (4, _) => IcmpKind::Soft(E::Protocol),
         _ => return Ok(Message::Other),
     };
     let body = bytes.get(HEADER_LEN..).unwrap_or(&[]);
@@ -174,7 +174,7 @@ mod tests {
         check(1, 4, IcmpKind::Hard(SocketError::Refused));
         check(2, 0, IcmpKind::TooBig { mtu: 1_280 });
         check(3, 0, IcmpKind::Soft(SocketError::HostUnreachable));
-        check(4, 1, IcmpKind::Hard(SocketError::Protocol));
+        check(4, 1, IcmpKind::Soft(SocketError::Protocol));
     }
 
     #[test]

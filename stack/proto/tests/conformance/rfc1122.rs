@@ -5,9 +5,9 @@ use utcp_proto::{
     Config, DropReason, Duration, Events, Flags, IcmpError, IcmpKind, Keepalive, SocketError, State, UserCall,
 };
 
-/// §4.2.3.2 and RFC 9293 MUST-58, MUST-59: every second full segment at once, a single one within half a second.
+/// §4.2.3.2 and RFC 9293 MUST-40, SHLD-19: every second full segment at once, a single one within half a second.
 #[test]
-fn must_58_59_delayed_ack() {
+fn must_40_delayed_ack() {
     let mut lab = Lab::passive(&plain());
     lab.user(UserCall::SetQuickAck(false));
     lab.get(seg(1, 1_000).ack(1));

@@ -210,7 +210,7 @@ fn window_follows_the_newest_segment() {
     assert_eq!(sent, 2_000);
 }
 
-/// §3.10.7.4, seventh, and MUST-8/SHLD-31: out-of-order data is kept and delivered in order, once.
+/// §3.10.7.4, seventh, and SHLD-31: out-of-order data is kept and delivered in order, once.
 #[test]
 fn shld_31_reassembly() {
     let mut lab = Lab::passive(&plain());
@@ -294,9 +294,9 @@ fn simultaneous_close() {
     assert!(out.events.any(Events::TIME_WAIT));
 }
 
-/// §3.6.1, MUST-9 and RFC 1122 §4.2.2.13: data for a closed socket resets the connection.
+/// §3.6.1 and RFC 1122 §4.2.2.13: data for a closed socket resets the connection.
 #[test]
-fn must_9_data_after_close_resets() {
+fn data_after_close_resets() {
     let mut lab = Lab::passive(&plain());
     lab.user(UserCall::Close);
     lab.expect_data(1, 0);
@@ -486,9 +486,10 @@ fn shld_14_window_never_shrinks() {
     }
 }
 
-/// §3.8.5 and RFC 6093: urgent data, in the way of Linux.
+/// §3.8.5 and RFC 6093: urgent data; the pointer names the byte after it. The receiver is told where it lies, even if it
+/// comes before its bytes, and again when it moves on.
 #[test]
-fn must_62_urgent_data() {
+fn must_30_to_33_and_62_urgent_data() {
     let mut lab = Lab::passive(&plain());
     let out = lab.get(seg(1, 10).ack(1).urg(5));
     assert!(out.events.any(Events::URGENT));
@@ -500,11 +501,74 @@ fn must_62_urgent_data() {
     let tx = lab.expect_data(1, 3);
     assert!(tx.flags.any(Flags::URG));
     assert_eq!(tx.urg, 3);
+    // MUST-31: of any length; the pointer runs ahead of the segments.
+    lab.get(seg(21, 0).ack(4));
+    lab.user(UserCall::Send { added: 2_500, more: false, urgent: true });
+    let ups: Vec<u16> = lab.drain().iter().map(|tx| tx.urg).collect();
+    assert_eq!(ups, [2_500, 1_500, 500]);
+    let out = lab.get(seg(21, 10).ack(4).urg(300));
+    assert_eq!(out.urgent, Some(299));
+    let out = lab.get(seg(31, 10).ack(4).urg(290));
+    assert!(!out.events.any(Events::URGENT), "the same byte");
 }
 
-/// §3.9.1, MUST-60: PSH goes with the last byte queued.
+/// §3.8.6, MUST-66: RST and URG count although the window is closed.
 #[test]
-fn must_60_push() {
+fn must_66_urgent_with_a_closed_window() {
+    let mut lab = Lab::passive(&plain());
+    lab.get(seg(1, 10_000).ack(1));
+    lab.drain();
+    assert!(lab.get(seg(10_001, 1).ack(1).urg(1)).events.any(Events::URGENT));
+}
+
+/// §3.1, MUST-1: the window is unsigned.
+#[test]
+fn must_1_window_is_unsigned() {
+    let mut lab = Lab::passive(&Config { initial_cwnd: 100, ..plain() });
+    lab.get(seg(1, 0).ack(1).wnd(65_535));
+    lab.send(100_000);
+    assert_eq!(lab.drain().iter().map(|tx| tx.len).sum::<u32>(), 65_000);
+}
+
+/// §3.2, MUST-65: MSS on SYN segments alone.
+#[test]
+fn must_65_no_mss_on_other_segments() {
+    let mut lab = Lab::passive(&plain());
+    lab.send(3_000);
+    lab.get(seg(1, 1_000).ack(1));
+    assert!(lab.drain().iter().all(|tx| tx.options.mss.is_none() && tx.options.wscale.is_none()));
+}
+
+/// §3.4.1, MUST-8 and MUST-9, SHLD-1: the ISN follows a clock of 4 µs plus a keyed hash of the four-tuple.
+#[test]
+fn must_8_9_initial_sequence_numbers() {
+    let secret = utcp_proto::isn::Secret::new(1, 2);
+    let now = Instant::from_millis(10);
+    let first = secret.isn(&tuple(), now);
+    let later = secret.isn(&tuple(), Instant::from_millis(1_010));
+    assert!(first.distance_to(later).abs_diff(244_140) <= 1, "one tick in 4.096 µs");
+    let mut other = tuple();
+    other.remote.port += 1;
+    assert_ne!(secret.isn(&other, now), first);
+    assert_ne!(utcp_proto::isn::Secret::new(1, 3).isn(&tuple(), now), first);
+    // Timestamps are shared by the ports of a host pair (RFC 7323 §5.4), ISNs are not.
+    assert_eq!(secret.ts_offset(&other), secret.ts_offset(&tuple()));
+}
+
+/// §3.9.2.2, MUST-56: soft errors, time exceeded and parameter problems leave the connection alone, in any state.
+#[test]
+fn must_56_soft_errors_do_not_abort() {
+    let (mut lab, _) = Lab::connecting(&plain());
+    for error in [SocketError::NetUnreachable, SocketError::HostUnreachable, SocketError::Protocol] {
+        let icmp = utcp_proto::IcmpError { kind: utcp_proto::IcmpKind::Soft(error), seq: ISS };
+        let out = lab.tcb.on_icmp(lab.now, icmp);
+        assert_eq!((out.error, lab.state()), (None, State::SynSent));
+    }
+}
+
+/// §3.9.1.2, MUST-60, MUST-61: nothing is held back for ever, and PSH goes with the last byte queued.
+#[test]
+fn must_60_61_push() {
     let mut lab = Lab::passive(&plain());
     lab.send(2_500);
     let flags: Vec<bool> = lab.drain().iter().map(|tx| tx.flags.any(Flags::PSH)).collect();
