@@ -5,7 +5,7 @@
 
 use crate::actions::DropReason;
 use crate::config::{Config, EcnMode};
-use crate::segment::{Flags, FourTuple, Options, Segment, Timestamps, Transmit};
+use crate::segment::{FastOpenCookie, Flags, FourTuple, Options, Segment, Timestamps, Transmit};
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
@@ -76,6 +76,8 @@ pub struct HalfOpen {
     pub(crate) snd_wnd: u16,
     /// SYN-ACKs sent after the first.
     pub(crate) resent: u8,
+    /// The Fast Open cookie that the SYN-ACK hands out.
+    fast_open: Option<FastOpenCookie>,
     /// Made from a cookie: the time of the SYN-ACK is not known, so it gives no RTT sample.
     pub(crate) cookie: bool,
     resent_max: u8,
@@ -134,6 +136,7 @@ impl HalfOpen {
             snd_wnd: seg.wnd,
             resent: 0,
             cookie: false,
+            fast_open: None,
             resent_max: cfg.synack_retries,
             rto: cfg.rto_initial,
             rto_max: cfg.rto_max,
@@ -157,6 +160,13 @@ impl HalfOpen {
         half.snd_wnd = seg.wnd;
         half.cookie = true;
         half
+    }
+
+    /// RFC 7413 §4.1.2: the SYN asked for a Fast Open cookie, or brought one that is not ours. The SYN-ACK hands out
+    /// `cookie`, from [`crate::isn::Secret::fast_open_cookie`]. A SYN that brings this very cookie may go to
+    /// [`crate::Tcb::fast_open`] instead.
+    pub const fn offer_fast_open(&mut self, cookie: FastOpenCookie) {
+        self.fast_open = Some(cookie);
     }
 
     /// SND.ISS.
@@ -184,6 +194,8 @@ impl HalfOpen {
                 timestamps: a
                     .timestamps
                     .then(|| Timestamps { val: ts_clock(now, self.ts_offset), ecr: self.ts_recent }),
+                // RFC 7413 §4.1.3: a repeated SYN-ACK goes without, in case the option is what gets lost.
+                fast_open: self.fast_open.filter(|_| self.resent == 0),
                 ..Options::default()
             },
             retransmission: self.resent > 0,

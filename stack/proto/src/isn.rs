@@ -1,6 +1,6 @@
 //! Initial sequence numbers (RFC 6528), timestamp offsets (RFC 7323 §5.4) and port offsets (RFC 6056 §3.3.3).
 
-use crate::segment::FourTuple;
+use crate::segment::{FastOpenCookie, FourTuple};
 use crate::seq::SeqNum;
 use crate::siphash::{self, Key};
 use crate::time::Instant;
@@ -17,6 +17,7 @@ enum Purpose {
     Timestamp = 2,
     Port = 3,
     Cookie = 4,
+    FastOpen = 5,
 }
 
 impl Secret {
@@ -50,6 +51,16 @@ impl Secret {
         let mut without = *tuple;
         without.local.port = 0;
         self.hash(&without, Purpose::Port, 0) as u32
+    }
+
+    /// The Fast Open cookie for the peer of `tuple` (RFC 7413 §4.1.2): bound to the two addresses, not to the ports.
+    #[must_use]
+    pub fn fast_open_cookie(&self, tuple: &FourTuple) -> FastOpenCookie {
+        let mut pair = *tuple;
+        pair.local.port = 0;
+        pair.remote.port = 0;
+        let bytes = self.hash(&pair, Purpose::FastOpen, 0).to_be_bytes();
+        FastOpenCookie::new(&bytes).unwrap_or(FastOpenCookie::REQUEST)
     }
 
     /// The keyed hash behind a SYN cookie.

@@ -86,7 +86,7 @@ impl Tcb {
 
     /// SND.UNA moves to `ack`: the engine forgets the bytes.
     #[inline]
-    fn release(&mut self, now: Instant, ack: SeqNum, out: &mut Actions) {
+    pub(super) fn release(&mut self, now: Instant, ack: SeqNum, out: &mut Actions) {
         let bytes = self.snd.stream_start().span_to(ack.earlier(self.snd.end));
         self.snd.una = ack;
         self.stats.acked_at = now;

@@ -183,7 +183,7 @@ impl Tcb {
         }
         let error = match self.state {
             // An active open that was refused half-way (simultaneous open).
-            State::SynReceived => Some(SocketError::Refused),
+            State::SynReceived if !self.opt.early => Some(SocketError::Refused),
             State::CloseWait => Some(SocketError::BrokenPipe),
             State::Closing | State::LastAck | State::TimeWait => None,
             _ => Some(SocketError::Reset),

@@ -32,8 +32,8 @@ use crate::half_open::{Agreed, HalfOpen};
 use crate::info::State;
 use crate::reassembly::Reassembly;
 use crate::rtt::Rtt;
-use crate::scoreboard::Scoreboard;
-use crate::segment::{FourTuple, Segment};
+use crate::scoreboard::{Scoreboard, Tick};
+use crate::segment::{FastOpenCookie, Flags, FourTuple, Segment};
 use crate::seq::SeqNum;
 use crate::time::Instant;
 use crate::time_wait::{TimeWait, TimeWaitClock};
@@ -100,22 +100,70 @@ impl Tcb {
         tcb
     }
 
+    /// OPEN with data in the SYN (RFC 7413 §4.2.1). With [`FastOpenCookie::REQUEST`] the SYN asks for a cookie, which the
+    /// engine finds in the options of the SYN-ACK; with a cookie from an earlier connection it carries the first of the
+    /// `queued` bytes that are in the transmit stream already, at most `data_max` (the MSS that was cached with the
+    /// cookie, or 536).
+    #[must_use]
+    pub fn connect_fast(
+        cfg: &Config,
+        now: Instant,
+        tuple: FourTuple,
+        iss: SeqNum,
+        cookie: FastOpenCookie,
+        queued: u32,
+        data_max: u16,
+    ) -> Self {
+        let mut tcb = Self::connect(cfg, now, tuple, iss);
+        tcb.opt.fast_open = Some(cookie);
+        tcb.opt.syn_data_max = if cookie == FastOpenCookie::REQUEST { 0 } else { data_max.min(cfg.mss) };
+        tcb.snd.end += queued;
+        tcb
+    }
+
     /// The connection that grows out of a half-open record when [`crate::HalfOpenVerdict::Established`] was the
     /// verdict on `seg`; the actions are those of the segment (CONNECTED, and data if it carried some).
     #[must_use]
     pub fn from_half_open(half: &HalfOpen, cfg: &Config, now: Instant, seg: &Segment) -> (Self, Actions) {
+        let mut tcb = Self::passive(half, cfg, now);
+        tcb.snd.nxt = half.iss + 1;
+        tcb.board.append(tcb.snd.nxt, Tick::at(half.sent_at));
+        tcb.recovery.syn_resent = half.resent > 0;
+        if half.resent > 0 || half.cookie {
+            tcb.board.resend(half.iss, 1, Tick::at(now));
+        }
+        tcb.rcv.adv = tcb.rcv.nxt + u32::from(half.rcv_wnd);
+        tcb.rcv.acked = tcb.rcv.nxt;
+        let actions = tcb.on_segment(now, seg);
+        (tcb, actions)
+    }
+
+    /// RFC 7413 §4.2.2: the SYN `seg` brought a valid cookie. The connection may be accepted at once, and its data read
+    /// and answered, before the handshake is complete; the SYN-ACK comes out of [`Tcb::poll_transmit`]. `half` is the
+    /// record of this SYN, which is not needed any more.
+    #[must_use]
+    pub fn fast_open(half: &HalfOpen, cfg: &Config, now: Instant, seg: &Segment) -> (Self, Actions) {
+        let mut tcb = Self::passive(half, cfg, now);
+        tcb.opt.early = true;
+        tcb.snd.syn_due = true;
+        tcb.cc.cwnd = u32::from(cfg.initial_cwnd.max(1)) * u32::from(tcb.snd.mss);
+        tcb.rcv.adv = tcb.rcv.nxt + u32::from(half.rcv_wnd);
+        tcb.rcv.drs_at = now;
+        let mut out = Actions::default();
+        out.events.insert(Events::CONNECTED);
+        let data = Segment { seq: seg.seq + 1, flags: Flags::NONE, ..*seg };
+        // What the verdict would say of a SYN's data has no one to hear it.
+        let _ = tcb.on_text(now, &data, &mut out);
+        out.transmit = true;
+        (tcb, out)
+    }
+
+    /// SYN-RECEIVED by way of a listener.
+    fn passive(half: &HalfOpen, cfg: &Config, now: Instant) -> Self {
         let mut tcb = Self::new(cfg, now, half.tuple, half.iss);
         tcb.state = State::SynReceived;
         tcb.cfg.ts_offset = half.ts_offset;
-        tcb.snd.nxt = half.iss + 1;
-        tcb.board.append(tcb.snd.nxt, crate::scoreboard::Tick::at(half.sent_at));
-        tcb.recovery.syn_resent = half.resent > 0;
-        if half.resent > 0 || half.cookie {
-            tcb.board.resend(half.iss, 1, crate::scoreboard::Tick::at(now));
-        }
         tcb.rcv.start(half.irs);
-        tcb.rcv.adv = tcb.rcv.nxt + u32::from(half.rcv_wnd);
-        tcb.rcv.acked = tcb.rcv.nxt;
         tcb.opt.ts_recent = half.ts_recent;
         tcb.opt.ts_recent_at = half.sent_at;
         tcb.agree(&half.agreed);
@@ -123,8 +171,7 @@ impl Tcb {
         tcb.snd.wnd_max = tcb.snd.wnd;
         tcb.snd.wl1 = half.irs;
         tcb.snd.wl2 = half.iss;
-        let actions = tcb.on_segment(now, seg);
-        (tcb, actions)
+        tcb
     }
 
     /// Takes over what the two SYNs agreed on.

@@ -24,7 +24,7 @@ impl Tcb {
             sack: self.opt.sack,
             ecn: self.opt.ecn,
             window_scaling: self.opt.wscale,
-            syn_data_acked: false,
+            syn_data_acked: self.opt.syn_data_acked,
             snd_wscale: snd.wscale,
             rcv_wscale: rcv.wscale,
             rto: self.rtt.rto(&self.cfg),

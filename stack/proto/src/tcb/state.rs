@@ -8,6 +8,7 @@
 //! ```
 
 use crate::config::Config;
+use crate::segment::FastOpenCookie;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
@@ -240,6 +241,12 @@ pub(super) struct Options {
     pub(super) timestamps: bool,
     pub(super) sack: bool,
     pub(super) ecn: bool,
+    /// RFC 7413: what the SYN asks for or brings, and how many bytes of data it may carry.
+    pub(super) fast_open: Option<FastOpenCookie>,
+    pub(super) syn_data_max: u16,
+    /// RFC 7413 §4.2.2: data flows in both directions although our SYN-ACK is not acknowledged.
+    pub(super) early: bool,
+    pub(super) syn_data_acked: bool,
     /// RFC 3168 §6.1.2: the next new data carries CWR.
     pub(super) cwr_due: bool,
     /// TS.Recent and when it was set (RFC 7323 §4.3).

@@ -13,8 +13,8 @@ use crate::time::Instant;
 
 impl Tcb {
     pub(super) fn on_segment_syn_sent(&mut self, now: Instant, seg: &Segment, out: &mut Actions) -> Verdict {
-        // First: check the ACK bit. SND.UNA is ISS here: the only acceptable ACK is of our SYN.
-        let acceptable = seg.ack == Some(self.snd.nxt) && self.snd.nxt != self.snd.iss;
+        // First: check the ACK bit: ISS < SEG.ACK =< SND.NXT, which is our SYN and what data went along with it.
+        let acceptable = seg.ack.is_some_and(|ack| ack.after(self.snd.iss) && ack.before_or_eq(self.snd.nxt));
         if let (Some(ack), false) = (seg.ack, acceptable) {
             if !seg.flags.any(Flags::RST) {
                 // <SEQ=SEG.ACK><CTL=RST>: it belongs to an old incarnation.
@@ -66,11 +66,18 @@ impl Tcb {
     }
 
     fn complete_connect(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
+        let ack = seg.ack.unwrap_or(self.snd.nxt);
         let mut delivered = Delivered::default();
-        self.board.ack_to(self.snd.nxt, &mut delivered);
+        self.board.ack_to(ack, &mut delivered);
         self.sample_rtt(now, seg, &delivered);
-        self.snd.una = self.snd.nxt;
+        self.release(now, ack, out);
+        self.opt.syn_data_acked = out.released > 0;
         self.establish(now, out);
+        if self.snd.flight() > 0 {
+            // RFC 7413 §4.2.1: the server did not take the data of the SYN; send it again, as if for the first time.
+            self.board.lose_all();
+            self.begin_repair(now);
+        }
         self.ack.now = true;
         // RFC 9293 §3.10.7.3: "if there are other controls or text in the segment, then continue processing at the sixth
         // step"; what lies ahead of the SYN-ACK's window is left to the peer to repeat.
@@ -98,7 +105,9 @@ impl Tcb {
         self.rcv.mss = u32::from(self.snd.mss.min(self.cfg.mss)).max(88);
         self.rcv.drs_at = now;
         self.arm_keepalive(now);
-        out.events.insert(Events::CONNECTED);
+        if !core::mem::take(&mut self.opt.early) {
+            out.events.insert(Events::CONNECTED);
+        }
     }
 
     /// RFC 9293 §3.5, figure 7: both ends sent SYN. Answer SYN-ACK with our first ISS.

@@ -51,7 +51,8 @@ impl Tcb {
             State::Closed => return self.reset(),
             State::SynSent | State::SynReceived if self.snd.syn_due => return Some(self.syn(now)),
             State::SynSent => return None,
-            State::SynReceived | State::TimeWait => {}
+            State::SynReceived if !self.opt.early => {}
+            State::TimeWait => {}
             _ => {
                 if let Some(tx) = self.data(now, limits) {
                     return Some(tx);
@@ -74,31 +75,35 @@ impl Tcb {
         })
     }
 
-    /// Our SYN, or in SYN-RECEIVED the SYN-ACK of a simultaneous open; the first and each repetition.
+    /// Our SYN, or in SYN-RECEIVED the SYN-ACK (simultaneous open, Fast Open); the first and each repetition.
     fn syn(&mut self, now: Instant) -> Transmit {
         self.snd.syn_due = false;
         let first = self.snd.nxt == self.snd.iss;
-        let tick = Tick::at(now);
+        let answer = self.state == State::SynReceived;
+        let options = self.syn_options(now, first, answer);
+        let mut len = 0;
         if first {
-            self.snd.nxt = self.snd.iss + 1;
-            self.board.append(self.snd.nxt, tick);
+            // RFC 7413 §4.2.1: data goes with the first SYN only, if at all.
+            let room = u32::from(self.opt.syn_data_max).saturating_sub(options_len(&options) as u32);
+            len = if answer { 0 } else { room.min((self.snd.iss + 1).span_to(self.snd.end)) };
+            self.snd.nxt = self.snd.iss + 1 + len;
+            self.board.append(self.snd.nxt, Tick::at(now));
             self.recovery.waiting_since = now;
         } else if self.board.to_resend() > 0 {
-            self.board.resend(self.snd.iss, 1, tick);
+            self.board.resend(self.snd.iss, 1, Tick::at(now));
             self.stats.total_retrans = self.stats.total_retrans.wrapping_add(1);
-        }
-        let answer = self.state == State::SynReceived;
-        let ack = answer.then_some(self.rcv.nxt);
-        if answer {
-            self.note_ack_sent();
         }
         if !self.timers.is_armed(Timer::Retransmit) {
             self.timers.watch = Watch::Rto;
             self.timers.set(Timer::Retransmit, now + self.rtt.rto(&self.cfg));
         }
-        let offer = |agreed: bool, wanted: bool| if answer { agreed } else { wanted };
-        let ts = offer(self.opt.timestamps, self.cfg.timestamps);
-        let val = ts_clock(now, self.cfg.ts_offset);
+        // RFC 7323 §2.2: the window of a SYN is not scaled.
+        let mut wnd = self.cfg.recv_capacity;
+        if answer {
+            wnd = self.rcv.nxt.span_to(self.rcv.consumed + self.rcv.capacity);
+            self.rcv.adv = self.rcv.adv.later(self.rcv.nxt + wnd.min(65_535));
+            self.note_ack_sent();
+        }
         let flags = match (answer, self.opt.ecn) {
             (false, true) if self.cfg.ecn == EcnMode::Active => Flags::ECE.with(Flags::CWR),
             (true, true) => Flags::ECE,
@@ -106,19 +111,29 @@ impl Tcb {
         };
         Transmit {
             seq: self.snd.iss,
-            ack,
+            ack: answer.then_some(self.rcv.nxt),
             flags: Flags::SYN.with(flags),
-            // RFC 7323 §2.2: not scaled.
-            wnd: self.cfg.recv_capacity.min(65_535) as u16,
-            options: Options {
-                mss: Some(self.cfg.mss),
-                wscale: offer(self.opt.wscale, self.cfg.window_scaling).then(|| self.cfg.wscale()),
-                sack_permitted: offer(self.opt.sack, self.cfg.sack),
-                timestamps: ts.then_some(Timestamps { val, ecr: self.opt.ts_recent }),
-                ..Options::default()
-            },
+            wnd: wnd.min(65_535) as u16,
+            options,
+            len,
+            mss: self.cfg.mss,
             retransmission: !first,
             ..Transmit::default()
+        }
+    }
+
+    /// What our SYN offers, or our SYN-ACK agrees to.
+    fn syn_options(&self, now: Instant, first: bool, answer: bool) -> Options {
+        let offer = |agreed: bool, wanted: bool| if answer { agreed } else { wanted };
+        let ts = offer(self.opt.timestamps, self.cfg.timestamps);
+        let val = ts_clock(now, self.cfg.ts_offset);
+        Options {
+            mss: Some(self.cfg.mss),
+            wscale: offer(self.opt.wscale, self.cfg.window_scaling).then(|| self.cfg.wscale()),
+            sack_permitted: offer(self.opt.sack, self.cfg.sack),
+            timestamps: ts.then_some(Timestamps { val, ecr: self.opt.ts_recent }),
+            fast_open: self.opt.fast_open.filter(|_| first && !answer),
+            ..Options::default()
         }
     }
 

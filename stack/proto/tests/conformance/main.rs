@@ -10,5 +10,6 @@ mod rfc5961;
 mod rfc6191;
 mod rfc6298;
 mod rfc7323;
+mod rfc7413;
 mod rfc8985;
 mod rfc9293;
