@@ -46,7 +46,7 @@ mod testing;
 mod xdp;
 
 pub use error::PortError;
-pub use layer::{Capture, FaultError, FaultSpec, capture, faults};
+pub use layer::{Capture, FaultError, FaultSpec, Tracer, capture, faults};
 pub use port::{Caps, Counters, Device, OpenOptions, PollFd, PollFds, Port, XdpMode, ZeroCopy};
 pub use ring::{RxFrame, RxRing, Slot, SlotFlags, TxRing, TxSlot};
 pub use spec::{DeviceSpec, Rings, SpecError};

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Frames are read in place: received ones when they become visible, sent ones just before they leave. One
-//! write per batch. A file that can't be written ends the capture and counts what it lost; traffic goes on.
-//! Format: `draft-ietf-opsawg-pcapng`.
+//! write per batch. A sink that has no room now (`WouldBlock`) loses that batch, a file that can't be written ends
+//! the capture; both are counted, and traffic goes on. Format: `draft-ietf-opsawg-pcapng`.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,11 +26,19 @@ const IF_NAME: u16 = 2;
 const IF_MACADDR: u16 = 6;
 const IF_TSRESOL: u16 = 9;
 const EPB_FLAGS: u16 = 2;
+/// Bytes of comments that wait for a packet.
+const COMMENT_MAX: usize = 4096;
 
 /// A capture file, shared by the ports that are written to it.
 #[derive(Clone)]
 pub struct Capture {
     file: Arc<Mutex<File>>,
+}
+
+impl std::fmt::Debug for Capture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Capture").field("error", &self.error()).finish_non_exhaustive()
+    }
 }
 
 struct File {
@@ -43,12 +51,19 @@ struct File {
 }
 
 impl File {
+    /// Whether the blocks were written.
     fn write(&mut self, blocks: &[u8]) -> bool {
-        if self.error.is_none() {
-            let result = self.sink.write_all(blocks).and_then(|()| self.sink.flush());
-            self.error = result.err();
+        if self.error.is_some() {
+            return false;
         }
-        self.error.is_none()
+        match self.sink.write_all(blocks).and_then(|()| self.sink.flush()) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) => {
+                self.error = Some(error);
+                false
+            }
+        }
     }
 }
 
@@ -138,9 +153,16 @@ impl Capture {
         }
     }
 
-    /// The words stand beside the next packet that is captured.
-    pub fn comment(&self, words: impl Into<String>) {
-        self.lock().comment = Some(words.into());
+    /// The words stand beside the next packet that is captured, a line for each call.
+    pub fn comment(&self, words: &str) {
+        let mut file = self.lock();
+        let comment = file.comment.get_or_insert_default();
+        if comment.len() + words.len() < COMMENT_MAX {
+            if !comment.is_empty() {
+                comment.push('\n');
+            }
+            comment.push_str(words);
+        }
     }
 
     /// Why the capture ended, if it did.
@@ -151,7 +173,14 @@ impl Capture {
 
     /// Captures what passes through `port` from now on.
     #[must_use]
-    pub fn wrap(&self, port: Box<dyn Port>) -> Box<dyn Port> {
+    pub fn wrap(&self, mut port: Box<dyn Port>) -> Box<dyn Port> {
+        let tracer = self.tracer(&mut *port);
+        Box::new(CapturePort { tracer, inner: port })
+    }
+
+    /// Begins to capture a port whose owner calls the tracer's syncs instead of the port's own from now on.
+    #[must_use]
+    pub fn tracer(&self, port: &mut dyn Port) -> Tracer {
         let caps = port.caps();
         let mut out = Vec::new();
         block(&mut out, INTERFACE, |out| {
@@ -165,21 +194,17 @@ impl Capture {
             option(out, IF_TSRESOL, &[9]);
             end_of_options(out);
         });
+        let frame_at = usize::from(caps.vnet_header);
         let interface = {
             let mut file = self.lock();
-            file.write(&out);
-            file.interfaces += 1;
-            file.interfaces - 1
+            // Packets of an interface that the file does not describe would make it unreadable.
+            file.write(&out).then(|| {
+                file.interfaces += 1;
+                file.interfaces - 1
+            })
         };
-        let counters = Counters::default();
-        Box::new(CapturePort {
-            capture: self.clone(),
-            interface,
-            inner: port,
-            tx_space: None,
-            counters,
-            batch: out,
-        })
+        let tx_space = port.tx().space();
+        Tracer { capture: self.clone(), interface, frame_at, tx_space, lost: 0, batch: out }
     }
 
     fn lock(&self) -> MutexGuard<'_, File> {
@@ -187,38 +212,83 @@ impl Capture {
     }
 }
 
-/// A port whose frames are written down.
-struct CapturePort {
+/// Writes down what passes one port, until it is dropped.
+pub struct Tracer {
     capture: Capture,
-    interface: u32,
-    inner: Box<dyn Port>,
-    /// Free tx slots after the last sync: what is missing now was committed since. `None` before the first.
-    tx_space: Option<u32>,
-    counters: Counters,
+    /// Its number in the file; `None` when even its description found no room.
+    interface: Option<u32>,
+    /// Where the link header starts: behind a virtio-net header.
+    frame_at: usize,
+    /// Free tx slots after the last sync: what is missing now was committed since.
+    tx_space: u32,
+    lost: u64,
     /// Blocks of one batch.
     batch: Vec<u8>,
 }
 
-impl CapturePort {
-    fn write(&mut self, way: Direction, skip: u32, count: u32) {
+impl Tracer {
+    /// [`Port::rx_sync`], and what it made visible is written down.
+    pub fn rx_sync(&mut self, port: &mut dyn Port) -> Result<u32, PortError> {
+        let unread = port.rx().available();
+        let frames = port.rx_sync()?;
+        if frames > unread {
+            self.write(port, Direction::In, unread, 0);
+        }
+        Ok(frames)
+    }
+
+    /// [`Port::tx_sync`], and what it sends is written down.
+    pub fn tx_sync(&mut self, port: &mut dyn Port) -> Result<u32, PortError> {
+        let committed = self.tx_space.saturating_sub(port.tx().space());
+        if committed > 0 {
+            self.write(port, Direction::Out, 0, committed);
+        }
+        // Also after an error: the same frames are not written twice.
+        self.tx_space = port.tx().space();
+        let space = port.tx_sync()?;
+        self.tx_space = space;
+        Ok(space)
+    }
+
+    /// Frames that were not written.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// The capture that it writes to.
+    #[must_use]
+    pub fn capture(&self) -> &Capture {
+        &self.capture
+    }
+
+    fn write(&mut self, port: &mut dyn Port, way: Direction, skip: u32, count: u32) {
         let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.batch.clear();
         let mut file = self.capture.lock();
         let mut comment = file.comment.take();
         let mut frames = 0;
-        let (rx, tx) = self.inner.rings();
+        let (rx, tx) = port.rings();
         let mut put = |bytes: &[u8]| {
-            packet(&mut self.batch, self.interface, time, way, bytes, comment.take().as_deref());
+            let bytes = bytes.get(self.frame_at..).unwrap_or(bytes);
+            let interface = self.interface.unwrap_or(0);
+            packet(&mut self.batch, interface, time, way, bytes, comment.take().as_deref());
             frames += 1;
         };
         match way {
             Direction::In => rx.unread(skip).for_each(&mut put),
             Direction::Out => tx.committed(count).for_each(&mut put),
         }
-        if !file.write(&self.batch) {
-            self.counters.capture_lost += frames;
+        if self.interface.is_none() || !file.write(&self.batch) {
+            self.lost += frames;
         }
     }
+}
+
+/// A port whose frames are written down.
+struct CapturePort {
+    tracer: Tracer,
+    inner: Box<dyn Port>,
 }
 
 impl Port for CapturePort {
@@ -227,23 +297,11 @@ impl Port for CapturePort {
     }
 
     fn rx_sync(&mut self) -> Result<u32, PortError> {
-        let unread = self.inner.rx().available();
-        let frames = self.inner.rx_sync()?;
-        if frames > unread {
-            self.write(Direction::In, unread, 0);
-        }
-        Ok(frames)
+        self.tracer.rx_sync(&mut *self.inner)
     }
 
     fn tx_sync(&mut self) -> Result<u32, PortError> {
-        let space = self.inner.tx().space();
-        let committed = self.tx_space.unwrap_or(self.inner.caps().tx_slots - 1).saturating_sub(space);
-        if committed > 0 {
-            self.write(Direction::Out, 0, committed);
-        }
-        let space = self.inner.tx_sync()?;
-        self.tx_space = Some(space);
-        Ok(space)
+        self.tracer.tx_sync(&mut *self.inner)
     }
 
     fn rings(&mut self) -> (RxRing<'_>, TxRing<'_>) {
@@ -267,8 +325,7 @@ impl Port for CapturePort {
     }
 
     fn counters(&self) -> Counters {
-        let capture_lost = self.counters.capture_lost;
-        Counters { capture_lost, ..self.inner.counters() }
+        Counters { capture_lost: self.tracer.lost, ..self.inner.counters() }
     }
 }
 

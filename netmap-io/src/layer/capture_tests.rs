@@ -88,6 +88,7 @@ fn both_directions_are_written_with_their_interface() {
     assert!(a.tx().push(b"first frame") && a.tx().push(b"second"));
     a.tx_sync().unwrap();
     capture.comment("how it began");
+    capture.comment("and on");
     b.rx_sync().unwrap();
     b.rx().next().unwrap();
     // The second is unread: it is not written again.
@@ -100,7 +101,7 @@ fn both_directions_are_written_with_their_interface() {
     let want = [
         (0, 2, b"first frame".to_vec(), None),
         (0, 2, b"second".to_vec(), None),
-        (1, 1, b"first frame".to_vec(), comment("how it began")),
+        (1, 1, b"first frame".to_vec(), comment("how it began\nand on")),
         (1, 1, b"second".to_vec(), None),
         (1, 2, b"answer".to_vec(), None),
         (0, 1, b"answer".to_vec(), None),
@@ -153,7 +154,7 @@ fn sample() {
     let capture = Capture::new(file).unwrap();
     let [mut a, mut b] = pair(&capture);
     for n in 0..3 {
-        capture.comment(format!("frame {n}"));
+        capture.comment(&format!("frame {n}"));
         let frame = Frame::new(Proto::TCP, ([10, 0, 0, 1].into(), 1000 + n), ([10, 0, 0, 2].into(), 80));
         assert!(a.tx().push(&frame.payload(b"hello").build()));
         a.tx_sync().unwrap();

@@ -4,7 +4,7 @@ pub mod capture;
 pub mod faults;
 mod spec;
 
-pub use capture::Capture;
+pub use capture::{Capture, Tracer};
 pub use faults::{FaultError, FaultSpec};
 
 use crate::{Device, PortError};

@@ -34,6 +34,9 @@ pub enum Kind {
     Report = 7,
     /// Hold this bound kernel socket for socket `a` (bind before connect). Descriptor: it. Reply.
     Hold = 8,
+    /// Tools: what passes the engine's ports. [`Message::text`] = the port, empty for all. Reply: errno; then pcapng in messages
+    /// of up to 32 KiB until the tool shuts its end down for writing; what was captured until then still comes.
+    Trace = 9,
 }
 
 /// Bits of a listen message's `c`.
@@ -73,6 +76,7 @@ impl Kind {
             6 => Self::ListenCheck,
             7 => Self::Report,
             8 => Self::Hold,
+            9 => Self::Trace,
             _ => return None,
         })
     }
@@ -96,7 +100,7 @@ pub struct Message {
     pub addr: [u64; 3],
     /// Program name for people, NUL-padded.
     pub name: [u8; 16],
-    /// Room.
+    /// A longer text, see [`Message::text`].
     pub spare: [u64; 7],
 }
 
@@ -129,6 +133,32 @@ impl Message {
     #[must_use]
     pub fn new(kind: Kind) -> Self {
         Self { magic: crate::layout::MAGIC, kind: kind as u32, ..Self::default() }
+    }
+
+    /// Bytes of the longest text.
+    pub const TEXT_MAX: usize = 56;
+
+    /// With a text, cut off behind [`Self::TEXT_MAX`] bytes.
+    #[must_use]
+    pub fn with_text(mut self, text: &str) -> Self {
+        let mut bytes = [0; Self::TEXT_MAX];
+        for (to, from) in bytes.iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
+        for (word, eight) in self.spare.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_ne_bytes(*eight);
+        }
+        self
+    }
+
+    /// The bytes of the text, NUL-padded.
+    #[must_use]
+    pub fn text(&self) -> [u8; Self::TEXT_MAX] {
+        let mut bytes = [0; Self::TEXT_MAX];
+        for (eight, word) in bytes.as_chunks_mut().0.iter_mut().zip(self.spare) {
+            *eight = word.to_ne_bytes();
+        }
+        bytes
     }
 
     /// The address in it.
@@ -192,6 +222,8 @@ mod tests {
         assert_eq!(Message::from_bytes(message.as_bytes()), Some(message));
         assert_eq!(message.address().port, 80);
         assert_eq!(Message::from_bytes(&message.as_bytes()[1..]), None);
+        let text = message.with_text("xdp:eth0").text();
+        assert_eq!((&text[..8], text[8]), (&b"xdp:eth0"[..], 0));
         assert_eq!(Message::from_bytes(&[0; MESSAGE_LEN]), None, "no magic");
         let reply = Reply { error: 98, ..Reply::default() };
         assert_eq!(Reply::from_bytes(reply.as_bytes()), Some(reply));

@@ -4,6 +4,7 @@ mod engine;
 mod find;
 mod run;
 mod tools;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Command {
     Metrics(tools::Where),
     /// Show the programs that are attached.
     Clients(tools::Where),
+    /// Write down every frame on the engine's ports, for Wireshark and tcpdump.
+    Trace(trace::Trace),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Why(why) => tools::why(&why),
         Command::Metrics(at) => tools::report(&at, utcp_abi::message::Report::Counters, 0, 0),
         Command::Clients(at) => tools::report(&at, utcp_abi::message::Report::Clients, 0, 0),
+        Command::Trace(trace) => trace::main(&trace),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -53,7 +53,7 @@ pub fn report(at: &Where, report: Report, b: u64, c: u64) -> Result<(), String> 
 }
 
 /// The engine that a program of this user would find.
-fn connect(at: &Where) -> Result<OwnedFd, String> {
+pub fn connect(at: &Where) -> Result<OwnedFd, String> {
     if let Some(path) = &at.socket {
         return sys::connect_seqpacket(&UnixName::Path(path.clone()))
             .map_err(|error| format!("no engine answers at {}: {error}", path.display()));

@@ -20,6 +20,8 @@ pub struct Config {
     pub spin_us: u64,
     /// Faults to inject on every device (see netmap-io), for tests.
     pub faults: Option<String>,
+    /// File for a trace of every frame on every device, from the start on.
+    pub trace: Option<PathBuf>,
     /// Whether programs of one host talk without a device. False only to test the device path.
     pub local: bool,
     /// Descriptor to write a byte to when the engine is ready.
@@ -85,6 +87,7 @@ impl Config {
                 })?,
             },
             faults: variable("UTCP_FAULTS").filter(|f| !f.is_empty()),
+            trace: variable("UTCP_TRACE").filter(|f| !f.is_empty()).map(PathBuf::from),
             local: match variable("UTCP_LOCAL").as_deref() {
                 None | Some("1" | "on" | "yes") => true,
                 Some("0" | "off" | "no") => false,

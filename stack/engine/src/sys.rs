@@ -317,6 +317,15 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Tells the other end of a socket that nothing more comes from us.
+pub fn shut_down_writing(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: acts on a descriptor and touches no memory.
+    if unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_WR) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Whether a call may sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {

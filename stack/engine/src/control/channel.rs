@@ -72,6 +72,7 @@ impl Control {
         match (kind, client) {
             (Kind::Hello, None) => self.on_hello(number, message),
             (Kind::Report, _) => self.on_report(number, message),
+            (Kind::Trace, None) => self.on_trace(number, message),
             (Kind::Adopt, Some(client)) => {
                 let uid = self.channels.get(&number).map_or(0, |c| c.uid);
                 let entry = self.clients.get(&client).filter(|entry| entry.channels < CHANNELS_MAX);

@@ -8,6 +8,7 @@ pub mod diag;
 mod listeners;
 mod report;
 mod start;
+mod trace;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,6 +27,7 @@ use crate::shard::{Inbox, Outbox, Report, ReportRequest, ToControl, ToShard};
 use crate::sys;
 
 pub use start::run;
+pub(crate) use trace::is_of;
 
 /// How long an embedded engine waits for another program before it leaves.
 const LINGER: Duration = Duration::from_millis(500);
@@ -149,6 +151,9 @@ struct Control {
     outbox: Arc<Outbox>,
     steerings: Vec<(u32, Arc<dyn Steering>)>,
     devices: Vec<String>,
+    /// Of every shard.
+    port_names: Vec<String>,
+    trace: Option<trace::Trace>,
     mirror: HostMirror,
     host: Arc<HostView>,
     channels: HashMap<u32, Channel>,
@@ -299,6 +304,7 @@ impl Control {
 
     /// A process is gone. With the last one its client goes.
     fn on_channel_gone(&mut self, number: u32) {
+        self.end_trace_of(number);
         let Some(channel) = self.channels.remove(&number) else { return };
         let Some(client) = channel.client else { return };
         let Some(entry) = self.clients.get_mut(&client) else { return };

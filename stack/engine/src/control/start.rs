@@ -28,6 +28,7 @@ fn system(doing: &'static str) -> impl Fn(io::Error) -> EngineError {
 struct Opened {
     ports: Vec<Vec<DevicePort>>,
     steerings: Vec<(u32, Arc<dyn utcp_netmap_io::Steering>)>,
+    names: Vec<String>,
 }
 
 /// Runs an engine until it is told to stop or, if embedded, until its last client left.
@@ -86,6 +87,8 @@ pub fn run(config: Config) -> Result<(), EngineError> {
         inboxes,
         outbox,
         steerings: opened.steerings,
+        port_names: opened.names,
+        trace: None,
         mirror,
         host,
         channels: HashMap::new(),
@@ -97,6 +100,9 @@ pub fn run(config: Config) -> Result<(), EngineError> {
         empty_since: None,
         stop: false,
     };
+    if let Some(file) = control.config.trace.clone() {
+        control.trace_to_file(&file)?;
+    }
     if let Some(fd) = ready_fd {
         // SAFETY: whoever started us gave us this descriptor for this one byte; nobody else uses it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -104,6 +110,7 @@ pub fn run(config: Config) -> Result<(), EngineError> {
     }
     tracing::info!(name = ?control.config.name, shards = shard_count, devices = ?control.devices, "engine runs");
     let result = control.run();
+    control.finish_trace();
     if let UnixName::Path(path) = path {
         let _ = fs::remove_file(path);
     }
@@ -156,6 +163,7 @@ fn open_devices(config: &Config, host: &HostView, shards: u32) -> Result<Opened,
         }
         let ifindex = open.ports.first().and_then(|port| port.caps().ifindex);
         for port in open.ports {
+            opened.names.push(port.caps().name.clone());
             opened.ports[next % shards as usize].push(DevicePort::new(port));
             next += 1;
         }

@@ -182,7 +182,8 @@ impl Client {
         socket.local.store(Addr::default());
         socket.remote.store(Addr::default());
         let first = first_position(generation);
-        for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.rx_seen, &socket.tx_tail] {
+        for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.rx_seen, &socket.tx_tail]
+        {
             position.store(first, Ordering::Relaxed);
         }
         if let SlotUse::Ended(rx) = self.slot(sock) {

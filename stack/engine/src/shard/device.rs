@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use utcp_netmap_io::{Port, RxFrame};
+use utcp_netmap_io::{Capture, Counters, Port, PortError, RxFrame, Tracer};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::checksum::Verify;
 use utcp_proto::{FourTuple, IcmpError, Transmit};
 
-use super::flow::Path;
+use super::flow::{Flow, Path};
 use super::frame::{self, Parsed};
+use super::report::endpoint;
 use super::segments::Payload;
 use super::table::Entry;
 use super::{Shard, ToControl};
@@ -27,6 +28,8 @@ pub(super) const UNRESOLVED: [u8; 6] = [0; 6];
 pub struct DevicePort {
     pub(super) port: Box<dyn Port>,
     pub(super) link: Link,
+    /// Writes down what passes, while somebody wants to see it.
+    tracer: Option<Tracer>,
 }
 
 /// What has to be known of a port, also while its rings are in use.
@@ -53,7 +56,26 @@ impl DevicePort {
             Verify::Full
         };
         let link = Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex: caps.ifindex };
-        Self { link, port }
+        Self { link, port, tracer: None }
+    }
+
+    fn rx_sync(&mut self) -> Result<u32, PortError> {
+        match &mut self.tracer {
+            None => self.port.rx_sync(),
+            Some(tracer) => tracer.rx_sync(&mut *self.port),
+        }
+    }
+
+    fn tx_sync(&mut self) -> Result<u32, PortError> {
+        match &mut self.tracer {
+            None => self.port.tx_sync(),
+            Some(tracer) => tracer.tx_sync(&mut *self.port),
+        }
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        let capture_lost = self.tracer.as_ref().map_or(0, Tracer::lost);
+        Counters { capture_lost, ..self.port.counters() }
     }
 }
 
@@ -82,7 +104,7 @@ impl Shard {
     }
 
     fn receive_from(&mut self, index: u32, device: &mut DevicePort) -> bool {
-        match device.port.rx_sync() {
+        match device.rx_sync() {
             Ok(0) => return false,
             Ok(_) => {}
             Err(error) => {
@@ -121,6 +143,34 @@ impl Shard {
         self.act(index, &actions, Payload::None);
     }
 
+    /// Begins a trace of the ports that `port` means.
+    pub(super) fn trace(&mut self, capture: &Capture, port: &str) {
+        for device in &mut self.ports {
+            if crate::control::is_of(&device.port.caps().name, port) {
+                device.tracer = Some(capture.tracer(&mut *device.port));
+            }
+        }
+        self.traced = Some(capture.clone());
+        for (_, flow) in self.flows.iter() {
+            self.trace_flow(flow);
+        }
+    }
+
+    pub(super) fn untrace(&mut self) {
+        self.traced = None;
+        for device in &mut self.ports {
+            device.tracer = None;
+        }
+    }
+
+    /// Says in the trace whose flow it is; the words stand beside the next packet.
+    pub(super) fn trace_flow(&self, flow: &Flow) {
+        let (Some(capture), Path::Device { .. }) = (&self.traced, flow.path) else { return };
+        let program = self.clients.get(flow.client).map_or("?", |client| &client.shared.name);
+        let [local, remote] = [flow.tuple.local, flow.tuple.remote].map(|end| endpoint(end.addr, end.port));
+        capture.comment(&format!("{program}: {local} to {remote}"));
+    }
+
     /// Whether the port could take another frame.
     pub(super) fn port_has_room(&mut self, port: u32) -> bool {
         let Some(device) = self.ports.get_mut(port as usize) else { return false };
@@ -128,7 +178,7 @@ impl Shard {
             return true;
         }
         // Send what is committed and take back what has left.
-        matches!(device.port.tx_sync(), Ok(space) if space > 0)
+        matches!(device.tx_sync(), Ok(space) if space > 0)
     }
 
     /// Queues a segment without payload; the transmit phase puts it on the ring.
@@ -201,7 +251,7 @@ impl Shard {
     /// One kick per port and batch.
     pub(super) fn flush_ports(&mut self) {
         for device in &mut self.ports {
-            if let Err(error) = device.port.tx_sync() {
+            if let Err(error) = device.tx_sync() {
                 tracing::error!(%error, "sending failed");
             }
         }

@@ -421,6 +421,9 @@ impl Shard {
             client.set_slot(sock, SlotUse::Flow(index));
         }
         self.table.insert(tuple, Entry::Flow(index));
+        if let Some(flow) = self.flows.get(index) {
+            self.trace_flow(flow);
+        }
         Some(index)
     }
 }

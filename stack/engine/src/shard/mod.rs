@@ -16,6 +16,7 @@
 //! | `device`, `frame` | frames in and out of ports |
 //! | `streams`   | memory of byte streams, and its growth |
 //! | `notify`    | readiness bits and bells, once per batch |
+//! | `messages`  | what it and the control thread tell each other |
 //! | `flow`, `client`, `table`, `wheel` | what the others keep |
 
 pub mod client;
@@ -25,6 +26,7 @@ mod device;
 mod flow;
 mod frame;
 mod listen;
+mod messages;
 mod notify;
 mod report;
 mod segments;
@@ -37,14 +39,12 @@ pub mod wheel;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::mpsc::SyncSender;
+use std::sync::atomic::{Ordering, fence};
 
-use crossbeam_queue::SegQueue;
 use utcp_abi::PeerCorrupt;
-use utcp_abi::socket::Addr;
+use utcp_netmap_io::Capture;
 use utcp_proto::isn::Secret;
 use utcp_proto::{Instant, TimeWait};
 
@@ -52,7 +52,7 @@ use crate::counters::Counters;
 use crate::host::HostView;
 use crate::life::Life;
 use crate::sys;
-use client::{Client, ClientRegion};
+use client::Client;
 use flow::Flow;
 use table::{FlowTable, Slab};
 use wheel::{Handle, Wheel};
@@ -63,165 +63,6 @@ const TIME_WAIT_MAX: usize = 1 << 16;
 const FLOWS_RESERVED: usize = 1 << 17;
 /// Segments that one transmit phase sends at most before the loop looks around again.
 const TRANSMIT_BUDGET: u32 = 2048;
-
-/// What the control thread tells a shard.
-#[derive(Debug)]
-pub enum ToShard {
-    /// A new client.
-    Attach(Arc<ClientRegion>),
-    /// No process of the client is left.
-    Detach(u32),
-    /// Serve a listener.
-    Listen(ListenRequest),
-    /// A listener is gone.
-    Unlisten {
-        /// Client number.
-        client: u32,
-        /// Socket slot.
-        sock: u32,
-    },
-    /// The last reference to the descriptor under a socket is gone.
-    Hangup {
-        /// Client number.
-        client: u32,
-        /// Socket slot.
-        sock: u32,
-        /// Token of the descriptor.
-        token: u32,
-    },
-    /// A process died: repair what it may have left half done.
-    ProcessGone(u32),
-    /// The bell of an epoll set.
-    SetBell {
-        /// Client number.
-        client: u32,
-        /// Set slot.
-        set: u32,
-        /// Its eventfd.
-        bell: Arc<OwnedFd>,
-    },
-    /// The host's addresses or routes changed.
-    Host(Arc<HostView>),
-    /// Somebody wants to know.
-    Report(ReportRequest, SyncSender<Report>),
-}
-
-/// A socket begins to listen.
-#[derive(Debug, Clone)]
-pub struct ListenRequest {
-    /// Client number.
-    pub client: u32,
-    /// Socket slot.
-    pub sock: u32,
-    /// Listener slot in the client's region.
-    pub slot: u32,
-    /// Where.
-    pub addr: Addr,
-    /// How many connections may wait.
-    pub backlog: u32,
-    /// Not IPv4 on an IPv6 wildcard.
-    pub one_family: bool,
-    /// Shares the address with other listeners.
-    pub reuseport: bool,
-}
-
-/// What a tool wants to know of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReportRequest {
-    /// Every socket.
-    Sockets,
-    /// Counters.
-    Counters,
-    /// How many flows and clients are alive.
-    Alive,
-}
-
-/// A shard's answer.
-#[derive(Debug)]
-pub enum Report {
-    /// A line per socket.
-    Sockets(Vec<report::SocketLine>),
-    /// Counters, and (device, counter, value) of the ports.
-    Counters(Box<Counters>, Vec<(String, &'static str, u64)>),
-    /// Flows that still have something to send or that a program holds.
-    Alive {
-        /// Flows.
-        flows: usize,
-    },
-}
-pub use report::SocketLine;
-
-/// How the control thread reaches a shard.
-#[derive(Debug)]
-pub struct Inbox {
-    queue: SegQueue<ToShard>,
-    waiting: AtomicBool,
-    doorbell: OwnedFd,
-}
-
-impl Inbox {
-    /// A new one.
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self { queue: SegQueue::new(), waiting: AtomicBool::new(false), doorbell: sys::eventfd()? })
-    }
-
-    /// Sends a message and wakes the shard.
-    pub fn send(&self, message: ToShard) {
-        self.queue.push(message);
-        self.waiting.store(true, Ordering::SeqCst);
-        sys::ring(self.doorbell.as_fd());
-    }
-
-    /// The eventfd that programs ring.
-    #[must_use]
-    pub fn doorbell(&self) -> &OwnedFd {
-        &self.doorbell
-    }
-}
-
-/// What a shard tells the control thread.
-#[derive(Debug)]
-pub enum ToControl {
-    /// The link address of a next hop is needed.
-    Resolve {
-        /// Interface.
-        ifindex: u32,
-        /// Whose.
-        next_hop: utcp_proto::wire::IpAddr,
-    },
-}
-
-/// How shards reach the control thread.
-#[derive(Debug)]
-pub struct Outbox {
-    queue: SegQueue<ToControl>,
-    doorbell: OwnedFd,
-}
-
-impl Outbox {
-    /// A new one.
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self { queue: SegQueue::new(), doorbell: sys::eventfd()? })
-    }
-
-    /// Sends a message.
-    pub fn send(&self, message: ToControl) {
-        self.queue.push(message);
-        sys::ring(self.doorbell.as_fd());
-    }
-
-    /// Takes the oldest message.
-    #[must_use]
-    pub fn receive(&self) -> Option<ToControl> {
-        self.queue.pop()
-    }
-
-    /// Readable when there are messages.
-    #[must_use]
-    pub fn doorbell(&self) -> &OwnedFd {
-        &self.doorbell
-    }
-}
 
 /// What a timer is for.
 #[derive(Debug, Clone, Copy)]
@@ -275,6 +116,8 @@ pub struct Shard {
     by_port: HashMap<u16, Vec<u32>>,
     ports: Vec<DevicePort>,
     links: Vec<device::Link>,
+    /// What passes the ports is written there.
+    traced: Option<Capture>,
     headers: VecDeque<device::HeaderOnly>,
     outbox: Arc<Outbox>,
     host: Arc<HostView>,
@@ -319,6 +162,7 @@ impl Shard {
             by_port: HashMap::new(),
             links: ports.iter().map(|port| port.link).collect(),
             ports,
+            traced: None,
             headers: VecDeque::with_capacity(1024),
             outbox,
             host,
@@ -361,8 +205,8 @@ impl Shard {
     /// One turn of the loop; true if there was work.
     fn round(&mut self) -> bool {
         let mut work = false;
-        if self.inbox.waiting.swap(false, Ordering::SeqCst) {
-            while let Some(message) = self.inbox.queue.pop() {
+        if self.inbox.take_waiting() {
+            while let Some(message) = self.inbox.receive() {
                 self.on_message(message);
             }
             work = true;
@@ -431,7 +275,7 @@ impl Shard {
         // Pairs with the ringer's: our "asleep" before our last look, its news before its look.
         fence(Ordering::SeqCst);
         let shard = self.config.index;
-        let quiet = !self.inbox.waiting.load(Ordering::SeqCst)
+        let quiet = !self.inbox.is_waiting()
             && self.clients.iter().all(|(_, c)| c.corrupt || c.region.dirty(shard).is_empty())
             && self.to_transmit.is_empty()
             && self.arm_ports();
@@ -444,7 +288,7 @@ impl Shard {
     }
 
     fn wait(&self) {
-        let mut fds = vec_of_fds(self.inbox.doorbell.as_raw_fd());
+        let mut fds = vec_of_fds(self.inbox.doorbell().as_raw_fd());
         let mut n = 1;
         for port in &self.ports {
             for poll in port.port.poll_fds().iter() {
@@ -463,7 +307,7 @@ impl Shard {
             }
         }
         sys::poll(&mut fds[..n], due.map(|due| due.saturating_sub(now)));
-        sys::drain(self.inbox.doorbell.as_fd());
+        sys::drain(self.inbox.doorbell().as_fd());
     }
 
     fn on_message(&mut self, message: ToShard) {
@@ -489,6 +333,8 @@ impl Shard {
                 }
             }
             ToShard::Host(host) => self.on_host(host),
+            ToShard::Trace { capture, port } => self.trace(&capture, &port),
+            ToShard::Untrace => self.untrace(),
             ToShard::Report(request, to) => {
                 let _ = to.try_send(self.report(request));
             }
@@ -563,3 +409,5 @@ fn vec_of_fds(doorbell: i32) -> [libc::pollfd; 33] {
 }
 
 pub use device::{DEVICE_PORTS, DevicePort};
+pub use messages::{Inbox, ListenRequest, Outbox, Report, ReportRequest, ToControl, ToShard};
+pub use report::SocketLine;

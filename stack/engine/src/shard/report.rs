@@ -39,7 +39,7 @@ impl Shard {
                 let mut ports = Vec::new();
                 for port in &self.ports {
                     let name = port.port.caps().name.clone();
-                    ports.extend(port.port.counters().named().map(|(n, v)| (name.clone(), n, v)));
+                    ports.extend(port.counters().named().map(|(n, v)| (name.clone(), n, v)));
                 }
                 Report::Counters(Box::new(self.counters.clone()), ports)
             }
@@ -105,7 +105,7 @@ fn bare(state: &'static str, tuple: &utcp_proto::FourTuple, shard: u32) -> Socke
     }
 }
 
-fn endpoint(addr: utcp_proto::wire::IpAddr, port: u16) -> String {
+pub(super) fn endpoint(addr: utcp_proto::wire::IpAddr, port: u16) -> String {
     if addr.is_v4() { format!("{addr}:{port}") } else { format!("[{addr}]:{port}") }
 }
 

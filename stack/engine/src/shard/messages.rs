@@ -1,0 +1,198 @@
+//! What shards and the control thread tell each other: queues between threads, never on a connection's path.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+
+use crossbeam_queue::SegQueue;
+use utcp_abi::socket::Addr;
+use utcp_netmap_io::Capture;
+
+use super::client::ClientRegion;
+use super::report::SocketLine;
+use crate::counters::Counters;
+use crate::host::HostView;
+use crate::sys;
+
+/// What the control thread tells a shard.
+#[derive(Debug)]
+pub enum ToShard {
+    /// A new client.
+    Attach(Arc<ClientRegion>),
+    /// No process of the client is left.
+    Detach(u32),
+    /// Serve a listener.
+    Listen(ListenRequest),
+    /// A listener is gone.
+    Unlisten {
+        /// Client number.
+        client: u32,
+        /// Socket slot.
+        sock: u32,
+    },
+    /// The last reference to the descriptor under a socket is gone.
+    Hangup {
+        /// Client number.
+        client: u32,
+        /// Socket slot.
+        sock: u32,
+        /// Token of the descriptor.
+        token: u32,
+    },
+    /// A process died: repair what it may have left half done.
+    ProcessGone(u32),
+    /// The bell of an epoll set.
+    SetBell {
+        /// Client number.
+        client: u32,
+        /// Set slot.
+        set: u32,
+        /// Its eventfd.
+        bell: Arc<OwnedFd>,
+    },
+    /// The host's addresses or routes changed.
+    Host(Arc<HostView>),
+    /// Write down what passes the ports that `port` means (empty: all).
+    Trace {
+        /// Where to.
+        capture: Capture,
+        /// Name of a port or of its device.
+        port: String,
+    },
+    /// The trace is over.
+    Untrace,
+    /// Somebody wants to know.
+    Report(ReportRequest, SyncSender<Report>),
+}
+
+/// A socket begins to listen.
+#[derive(Debug, Clone)]
+pub struct ListenRequest {
+    /// Client number.
+    pub client: u32,
+    /// Socket slot.
+    pub sock: u32,
+    /// Listener slot in the client's region.
+    pub slot: u32,
+    /// Where.
+    pub addr: Addr,
+    /// How many connections may wait.
+    pub backlog: u32,
+    /// Not IPv4 on an IPv6 wildcard.
+    pub one_family: bool,
+    /// Shares the address with other listeners.
+    pub reuseport: bool,
+}
+
+/// What a tool wants to know of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportRequest {
+    /// Every socket.
+    Sockets,
+    /// Counters.
+    Counters,
+    /// How many flows and clients are alive.
+    Alive,
+}
+
+/// A shard's answer.
+#[derive(Debug)]
+pub enum Report {
+    /// A line per socket.
+    Sockets(Vec<SocketLine>),
+    /// Counters, and (device, counter, value) of the ports.
+    Counters(Box<Counters>, Vec<(String, &'static str, u64)>),
+    /// Flows that still have something to send or that a program holds.
+    Alive {
+        /// Flows.
+        flows: usize,
+    },
+}
+
+/// How the control thread reaches a shard.
+#[derive(Debug)]
+pub struct Inbox {
+    queue: SegQueue<ToShard>,
+    waiting: AtomicBool,
+    doorbell: OwnedFd,
+}
+
+impl Inbox {
+    /// A new one.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { queue: SegQueue::new(), waiting: AtomicBool::new(false), doorbell: sys::eventfd()? })
+    }
+
+    /// Sends a message and wakes the shard.
+    pub fn send(&self, message: ToShard) {
+        self.queue.push(message);
+        self.waiting.store(true, Ordering::SeqCst);
+        sys::ring(self.doorbell.as_fd());
+    }
+
+    /// Whether messages came since the last look; the answer counts as a look.
+    pub(super) fn take_waiting(&self) -> bool {
+        self.waiting.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether messages wait.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Takes the oldest message.
+    pub(super) fn receive(&self) -> Option<ToShard> {
+        self.queue.pop()
+    }
+
+    /// The eventfd that programs ring.
+    #[must_use]
+    pub fn doorbell(&self) -> &OwnedFd {
+        &self.doorbell
+    }
+}
+
+/// What a shard tells the control thread.
+#[derive(Debug)]
+pub enum ToControl {
+    /// The link address of a next hop is needed.
+    Resolve {
+        /// Interface.
+        ifindex: u32,
+        /// Whose.
+        next_hop: utcp_proto::wire::IpAddr,
+    },
+}
+
+/// How shards reach the control thread.
+#[derive(Debug)]
+pub struct Outbox {
+    queue: SegQueue<ToControl>,
+    doorbell: OwnedFd,
+}
+
+impl Outbox {
+    /// A new one.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { queue: SegQueue::new(), doorbell: sys::eventfd()? })
+    }
+
+    /// Sends a message.
+    pub fn send(&self, message: ToControl) {
+        self.queue.push(message);
+        sys::ring(self.doorbell.as_fd());
+    }
+
+    /// Takes the oldest message.
+    #[must_use]
+    pub fn receive(&self) -> Option<ToControl> {
+        self.queue.pop()
+    }
+
+    /// Readable when there are messages.
+    #[must_use]
+    pub fn doorbell(&self) -> &OwnedFd {
+        &self.doorbell
+    }
+}
