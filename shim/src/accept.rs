@@ -12,7 +12,7 @@ use crate::handle::{self, Sock};
 use crate::pool::Stand;
 use crate::sys::{Errno, Sys};
 use crate::table::real;
-use crate::{errno, poll, process, ready, user};
+use crate::{death, errno, listen, poll, process, ready, user};
 
 /// Where the next look begins, so that no shard's ring is always the last.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -22,7 +22,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// # Safety
 /// As `accept`.
 pub unsafe fn accept(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
-    if handle::ours(fd).is_none() {
+    if handle::ours(fd).is_none() && listen::meet(fd).is_none() {
         // SAFETY: the program's own arguments.
         return unsafe { real::accept(fd, to, len) };
     }
@@ -35,7 +35,8 @@ pub unsafe fn accept(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int
 /// # Safety
 /// As `accept4`.
 pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
-    let Some(listener) = handle::listener(fd) else {
+    death::revive();
+    let Some(listener) = handle::listener(fd).or_else(|| listen::meet(fd)) else {
         if handle::stream(fd).is_some() {
             return errno::fail(Errno(libc::EINVAL)); // Not listening.
         }

@@ -16,6 +16,7 @@ use utcp_abi::page::EnginePage;
 use utcp_abi::{ABI_VERSION, Region};
 
 use crate::channel::{self, Channel, Quiet, Word};
+use crate::fd_table::{self, Entry};
 use crate::notice::{self, Topic};
 use crate::pool::Pool;
 use crate::sys::{self, Sys};
@@ -148,10 +149,28 @@ pub fn forked() {
     });
 }
 
+/// The program wants number `fd` for itself, where something of ours stands: moves it, and says whether that
+/// could be done.
+pub fn relocate(fd: c_int) -> bool {
+    let Ok(copy) = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) else { return false };
+    let copy = channel::hide(copy);
+    let swap = |word: &AtomicI32| {
+        let _ = word.compare_exchange(fd, copy, AcqRel, Relaxed);
+    };
+    each(|attachment| {
+        swap(attachment.channel.number());
+        attachment.doors.iter().for_each(swap);
+    });
+    crate::set::bells().for_each(swap);
+    fd_table::set(fd, Entry::KERNEL);
+    true
+}
+
 /// The attachment in use, if there is one that lives.
 #[inline]
 pub fn existing() -> Option<&'static Attachment> {
     let last = get(COUNT.load(Acquire).wrapping_sub(1))?;
+    process::notice_fork();
     last.is_alive().then_some(last)
 }
 
@@ -227,6 +246,7 @@ fn welcome(fd: c_int) -> Sys<&'static Attachment> {
         let _ = sys::close(fd);
         return Err(errno);
     }
+    process::watch_silent_forks();
     attachment.index.store(slot, Relaxed);
     attachment.channel.open(channel::hide(fd));
     COUNT.store(slot.wrapping_add(1), Release);

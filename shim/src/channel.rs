@@ -144,6 +144,11 @@ impl Channel {
         self.fd.load(Acquire)
     }
 
+    /// Where its number is kept.
+    pub fn number(&self) -> &AtomicI32 {
+        &self.fd
+    }
+
     /// In the child of a fork.
     pub fn forked(&self) {
         self.arbiter.forked();

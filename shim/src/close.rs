@@ -225,6 +225,7 @@ pub fn vacate(new: c_int) -> Sys<()> {
             fd_table::set(new, Entry::KERNEL);
             Ok(())
         }
+        Kind::Internal if attach::relocate(new) => Ok(()),
         Kind::Internal => Err(Errno(libc::EBUSY)),
         Kind::Socket => {
             // Not back into the pool: its number is wanted.

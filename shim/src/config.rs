@@ -6,7 +6,7 @@ use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Every variable that utcp knows.
-const KNOWN: [&[u8]; 10] = [
+const KNOWN: [&[u8]; 11] = [
     b"UTCP_ENGINE",
     b"UTCP_STACK",
     b"UTCP_DISABLE",
@@ -17,6 +17,7 @@ const KNOWN: [&[u8]; 10] = [
     b"UTCP_LOG",
     b"UTCP_LOCAL",
     b"UTCP_BIN",
+    b"UTCP_INHERIT",
 ];
 
 // With feature `std`, which other crates of a workspace build may turn on, `libc` leaves this to std.

@@ -5,6 +5,7 @@
 //! the engine wrote before.
 
 use core::ffi::c_int;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use utcp_abi::set::Member;
@@ -12,8 +13,32 @@ use utcp_abi::socket::{Socket, status};
 
 use crate::attach::Attachment;
 use crate::fd_table::{self, Kind};
-use crate::handle;
-use crate::sys;
+use crate::{epoll, handle, listen, sys};
+
+/// 1: listeners of this process lost their engine and may get another.
+static ORPHANS: AtomicU32 = AtomicU32::new(0);
+
+/// Registers the listeners that lost their engine with the one that runs now, or with a new one.
+#[inline]
+pub fn revive() {
+    if ORPHANS.load(Relaxed) != 0 && ORPHANS.swap(0, AcqRel) != 0 {
+        revive_listeners();
+    }
+}
+
+#[cold]
+fn revive_listeners() {
+    for (fd, entry) in fd_table::used() {
+        if entry.kind() != Kind::Listener {
+            continue;
+        }
+        let Some(old) = handle::at(fd, entry).filter(|sock| !sock.att.is_alive()) else { continue };
+        listen::register(fd, libc::SOMAXCONN);
+        if let Some(new) = handle::listener(fd).filter(|sock| sock.att.is_alive()) {
+            epoll::move_members(&old, &new);
+        }
+    }
+}
 
 /// The engine of `attachment` is dead (or threw us out): tells every socket of this process, once.
 #[cold]
@@ -24,8 +49,13 @@ pub fn notice(attachment: &'static Attachment) {
     // The kernel wakes one sleeper; he wakes the rest.
     sys::futex_wake_all(&attachment.page().life);
     for (fd, entry) in fd_table::used() {
-        if entry.region() == attachment.index() && entry.kind() == Kind::Socket {
-            announce(fd, entry, attachment);
+        if entry.region() != attachment.index() {
+            continue;
+        }
+        match entry.kind() {
+            Kind::Socket => announce(fd, entry, attachment),
+            Kind::Listener => ORPHANS.store(1, Relaxed),
+            _ => {}
         }
     }
     attachment.pool().drain();

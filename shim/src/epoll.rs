@@ -24,7 +24,7 @@ use crate::set::{self, SetRef};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
 use crate::text::Text;
-use crate::{death, errno, log, process, ready, sleep, tls};
+use crate::{death, errno, listen, log, process, ready, sleep, tls};
 
 /// What the kernel's epoll reports when a set's bell rings. No program's data looks like it.
 const BELL: u64 = 0x7574_6370_9d1c_b317;
@@ -51,7 +51,8 @@ fn set_of(entry: Entry) -> Option<SetRef> {
 /// # Safety
 /// As `epoll_ctl`.
 pub unsafe fn epoll_ctl(epfd: c_int, operation: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
-    let Some(sock) = handle::ours(fd) else {
+    let stranger = || if operation == libc::EPOLL_CTL_ADD { listen::meet(fd) } else { None };
+    let Some(sock) = handle::ours(fd).or_else(stranger) else {
         // SAFETY: the program's own arguments.
         return unsafe { kernel_member(epfd, operation, fd, event) };
     };
@@ -322,46 +323,41 @@ fn collect(
     timeout: Timeout,
     mask: *const sigset_t,
 ) -> Sys<usize> {
-    if !set.is_quiet() || !set.att.is_alive() {
-        let count = both(epfd, set, room)?;
+    let mut set = *set;
+    if !quiet(&set) || !set.att.is_alive() {
+        set = living(epfd, set);
+        let count = both(epfd, &set, room)?;
         if count > 0 {
             return Ok(count);
         }
     }
     if timeout == Some(0) {
-        return kernel_look(epfd, set, room, 0);
+        return kernel_look(epfd, &set, room, 0);
     }
-    let has_kernel = set.shared.kernel_members.load(Relaxed) > 0;
-    let mut looks = 0u32;
-    sleep::spin(&mut || {
-        looks = looks.wrapping_add(1);
-        !set.is_quiet()
-    });
+    sleep::spin(&mut || !quiet(&set));
     let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
     loop {
-        if !set.is_quiet() {
-            let count = if has_kernel { both(epfd, set, room)? } else { scan(set, room, 0) };
+        if !quiet(&set) {
+            let count = both(epfd, &set, room)?;
             if count > 0 {
                 return Ok(count);
             }
         }
         set.waiters().fetch_add(1, Relaxed);
         set.shared.bell.arm();
-        if !set.is_quiet() {
-            let count = scan(set, room, 0);
+        if !quiet(&set) {
+            let count = scan(&set, room, 0);
             if count > 0 {
-                leave(set);
+                leave(&set);
                 return Ok(count);
             }
         }
-        if !set.att.is_alive() {
-            death::notice(set.att);
-        }
         let left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
         let slept = real_wait(epfd, room, left, mask);
-        leave(set);
-        let kernel = keep_foreign(set, room, slept?);
-        let count = scan(set, room, kernel);
+        leave(&set);
+        let kernel = keep_foreign(&set, room, slept?);
+        set = living(epfd, set);
+        let count = scan(&set, room, kernel);
         if count > 0 {
             return Ok(count);
         }
@@ -369,6 +365,27 @@ fn collect(
             return Ok(0);
         }
     }
+}
+
+/// Whether neither `set` nor those of dead engines behind it have news.
+fn quiet(set: &SetRef) -> bool {
+    set.is_quiet() && (set.local.older.load(Relaxed) == 0 || older(set).is_none_or(|older| quiet(&older)))
+}
+
+/// The set of a dead engine that `set` took the place of.
+fn older(set: &SetRef) -> Option<SetRef> {
+    let word = set.local.older.load(Relaxed);
+    (word >> 63 == 1).then(|| set::at(attach::get((word >> 32) as u32 & 0xff)?, word as u32)).flatten()
+}
+
+/// The set of `epfd` now: another, if its engine died and listeners in it found a new one.
+fn living(epfd: c_int, set: SetRef) -> SetRef {
+    if set.att.is_alive() {
+        return set;
+    }
+    death::notice(set.att);
+    death::revive();
+    usable(epfd).unwrap_or(set)
 }
 
 /// A sleeper is awake. If others still sleep on this set, the bell must stay armed for them, and they
@@ -448,13 +465,10 @@ fn keep_foreign(set: &SetRef, room: &mut [epoll_event], count: usize) -> usize {
 /// Appends events of ours behind the first `filled` ones; the number of all.
 fn scan(set: &SetRef, room: &mut [epoll_event], filled: usize) -> usize {
     let mut count = scan_one(set, room, filled);
-    // Sets of engines that died.
-    let mut older = set.local.older.load(Relaxed);
-    while older >> 63 == 1 {
-        let found = attach::get((older >> 32) as u32 & 0xff).and_then(|att| set::at(att, older as u32));
-        let Some(found) = found else { break };
-        count = scan_one(&found, room, count);
-        older = found.local.older.load(Relaxed);
+    let mut next = older(set);
+    while let Some(dead) = next {
+        count = scan_one(&dead, room, count);
+        next = older(&dead);
     }
     count
 }
@@ -585,6 +599,22 @@ pub fn hand_over(sock: &Sock) {
         if sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, sock.fd, &event).is_ok() {
             count_kernel(&set, libc::EPOLL_CTL_ADD);
         }
+    }
+}
+
+/// A listener has a new engine: the sets that watched it watch it there.
+pub fn move_members(old: &Sock, new: &Sock) {
+    for cell in set::members(old) {
+        let Some(member) = Member::unpack(cell.load(Acquire)) else { continue };
+        let Some(set) = set::at(old.att, member.set) else { continue };
+        let epfd = set.local.epfd.load(Relaxed);
+        let Some(wanted) = set::read(&set, member.interest) else { continue };
+        if set.shared.owner_pid.load(Relaxed) != process::pid() || epfd < 0 {
+            continue;
+        }
+        set.remove(cell, member.interest);
+        // In the kernel's epoll it still is.
+        let _ = set_for(epfd, new.att).and_then(|set| set.add(new, wanted.events, wanted.data));
     }
 }
 

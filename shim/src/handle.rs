@@ -10,7 +10,7 @@ use utcp_abi::socket::{Socket, file, intent, status};
 use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
 use crate::sys::{self, Errno, Sys};
-use crate::{death, tls};
+use crate::{death, process, tls};
 
 /// A socket of ours behind a descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,7 @@ fn resolve(fd: c_int, entry: Entry) -> Option<Sock> {
     if !matches!(entry.kind(), Kind::Socket | Kind::Listener) || tls::thread().is_vfork_child() {
         return None;
     }
+    process::notice_fork();
     let sock = at(fd, entry)?;
     if !sock.is_current() {
         // Closed without our knowledge, and the number may long mean another file.

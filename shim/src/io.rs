@@ -13,7 +13,7 @@ use crate::fd_table::Kind;
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{connect, errno, poll, recv, send, user};
+use crate::{connect, errno, listen, poll, recv, send, user};
 
 /// Hands the call to libc, untouched.
 macro_rules! pass {
@@ -151,11 +151,16 @@ unsafe fn receive_message(sock: &Sock, header: *mut msghdr, flags: c_int) -> Sys
 /// # Safety
 /// As `recvmsg`.
 pub unsafe fn recvmsg(fd: c_int, header: *mut msghdr, flags: c_int) -> ssize_t {
-    match handle::stream(fd) {
-        None => pass!(recvmsg(fd, header, flags)),
+    if let Some(sock) = handle::stream(fd) {
         // SAFETY: the program's own header.
-        Some(sock) => errno::into_libc(unsafe { receive_message(&sock, header, flags) }),
+        return errno::into_libc(unsafe { receive_message(&sock, header, flags) });
     }
+    let result = pass!(recvmsg(fd, header, flags));
+    // SAFETY: the kernel has just used it.
+    if result >= 0 && unsafe { (*header).msg_controllen } != 0 {
+        listen::expect_strangers(); // Perhaps descriptors, perhaps listeners among them.
+    }
+    result
 }
 
 /// `recvmmsg(2)`.

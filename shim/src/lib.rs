@@ -79,6 +79,9 @@ mod start {
             crate::notice::remember();
             crate::launch::remember_library();
             crate::process::watch_forks();
+            if crate::config::variable(b"UTCP_INHERIT").is_some() {
+                crate::listen::expect_strangers();
+            }
         }
     }
 }

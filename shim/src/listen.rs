@@ -5,6 +5,7 @@
 
 use core::ffi::c_int;
 use core::ptr;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 
 use libc::{sockaddr, socklen_t};
@@ -58,6 +59,25 @@ pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
         errno::set(before);
     }
     result
+}
+
+/// 1: this process may have listeners that it got by exec or from another process.
+static STRANGERS: AtomicU32 = AtomicU32::new(0);
+
+/// Descriptors came from elsewhere.
+pub fn expect_strangers() {
+    STRANGERS.store(1, Relaxed);
+}
+
+/// `fd` is about to be used as a listener perhaps: if it is one that we do not know yet, it gets known.
+pub fn meet(fd: c_int) -> Option<Sock> {
+    if STRANGERS.load(Relaxed) == 0 || fd_table::get(fd) != Entry::KERNEL || tls::thread().is_vfork_child() {
+        return None;
+    }
+    let before = errno::get();
+    register(fd, libc::SOMAXCONN);
+    errno::set(before);
+    handle::listener(fd)
 }
 
 /// Tells the engine of a kernel socket that listens; if it can't serve it, the socket stays as it is.

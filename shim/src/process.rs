@@ -13,6 +13,36 @@ use crate::{attach, poll_set, sys, tls};
 
 static PID: AtomicU32 = AtomicU32::new(0);
 
+/// A page that the kernel empties in a forked child, so that a fork which nobody told us of (by number, or by
+/// `clone`) is noticed at the child's first call.
+#[repr(C, align(4096))]
+struct Mark([AtomicU32; 1024]);
+
+static MARK: Mark = Mark([const { AtomicU32::new(0) }; 1024]);
+/// 1: the kernel was asked to empty [`MARK`].
+static MARKED: AtomicU32 = AtomicU32::new(0);
+
+fn mark() -> &'static AtomicU32 {
+    let Mark([mark, ..]) = &MARK;
+    mark
+}
+
+/// Asks for the page to be emptied. When the process attaches.
+pub fn watch_silent_forks() {
+    mark().store(1, Relaxed);
+    let advice = libc::MADV_WIPEONFORK;
+    let asked = sys::call!(libc::SYS_madvise, sys::at(&MARK), size_of::<Mark>(), advice);
+    MARKED.store(u32::from(asked.is_ok()), Relaxed);
+}
+
+/// Called at the head of what concerns us: a child that does not know yet that it is one learns it.
+#[inline]
+pub fn notice_fork() {
+    if mark().load(Relaxed) == 0 && MARKED.load(Relaxed) != 0 {
+        in_child();
+    }
+}
+
 /// This process's id.
 #[inline]
 pub fn pid() -> u32 {
@@ -51,6 +81,7 @@ pub extern "C" fn before_fork() {
 
 /// We are the new process.
 pub extern "C" fn in_child() {
+    mark().store(1, Relaxed);
     tls::thread().forked();
     PID.store(sys::getpid(), Relaxed);
     attach::forked();

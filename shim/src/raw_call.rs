@@ -1,16 +1,110 @@
 //! `syscall(2)`: programs that go around libc's names for calls that we intercept (libuv closes so).
+//!
+//! A call that makes a process is handed on by a jump, as in [`crate::fork`]: its child may return on the
+//! same stack. Every other call is decoded.
 
 use core::ffi::{c_int, c_long};
 
-use crate::table::{exports as hook, real};
+use crate::process;
+use crate::table::{exports as hook, find};
+
+/// About to make a process by number: libc's own `syscall`, to jump to.
+extern "C" fn before_clone() -> *mut () {
+    process::before_fork();
+    find(c"syscall")
+}
 
 /// `syscall(2)` with six words, whatever the call takes.
 ///
 /// # Safety
 /// As the call itself.
-pub unsafe fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long {
+#[cfg(target_arch = "x86_64")]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub unsafe extern "C" fn syscall() -> c_long {
+    core::arch::naked_asm!(
+        "cmp rdi, {clone}",
+        "je 2f",
+        "cmp rdi, {fork}",
+        "je 2f",
+        "cmp rdi, {vfork}",
+        "je 2f",
+        "cmp rdi, {clone3}",
+        "je 2f",
+        "jmp {decode}",
+        "2:",
+        "push rdi",
+        "push rsi",
+        "push rdx",
+        "push rcx",
+        "push r8",
+        "push r9",
+        "sub rsp, 8",
+        "call {before}",
+        "add rsp, 8",
+        "pop r9",
+        "pop r8",
+        "pop rcx",
+        "pop rdx",
+        "pop rsi",
+        "pop rdi",
+        "jmp rax",
+        clone = const libc::SYS_clone,
+        fork = const libc::SYS_fork,
+        vfork = const libc::SYS_vfork,
+        clone3 = const libc::SYS_clone3,
+        decode = sym decode,
+        before = sym before_clone,
+    )
+}
+
+/// `syscall(2)` with six words, whatever the call takes.
+///
+/// # Safety
+/// As the call itself.
+#[cfg(target_arch = "aarch64")]
+#[cfg_attr(not(test), unsafe(no_mangle))]
+#[unsafe(naked)]
+pub unsafe extern "C" fn syscall() -> c_long {
+    core::arch::naked_asm!(
+        "cmp x0, {clone}",
+        "b.eq 2f",
+        "cmp x0, {clone3}",
+        "b.eq 2f",
+        "b {decode}",
+        "2:",
+        "stp x29, x30, [sp, -80]!",
+        "stp x0, x1, [sp, 16]",
+        "stp x2, x3, [sp, 32]",
+        "stp x4, x5, [sp, 48]",
+        "str x6, [sp, 64]",
+        "bl {before}",
+        "mov x16, x0",
+        "ldp x0, x1, [sp, 16]",
+        "ldp x2, x3, [sp, 32]",
+        "ldp x4, x5, [sp, 48]",
+        "ldr x6, [sp, 64]",
+        "ldp x29, x30, [sp], 80",
+        "br x16",
+        clone = const libc::SYS_clone,
+        clone3 = const libc::SYS_clone3,
+        decode = sym decode,
+        before = sym before_clone,
+    )
+}
+
+/// What a program calls by number is what the hook does by name.
+unsafe extern "C" fn decode(
+    number: c_long,
+    a: usize,
+    b: usize,
+    c: usize,
+    d: usize,
+    e: usize,
+    f: usize,
+) -> c_long {
     let (fd, second, third, fourth) = (a as c_int, b as c_int, c as c_int, d as c_int);
-    // SAFETY: the program's own arguments; what it calls by number is what the hook does by name.
+    // SAFETY: the program's own arguments.
     unsafe {
         match number {
             libc::SYS_close => c_long::from(hook::close(fd)),
@@ -46,7 +140,8 @@ pub unsafe fn syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e:
             libc::SYS_fcntl => c_long::from(hook::fcntl(fd, second, c)),
             libc::SYS_ioctl => c_long::from(hook::ioctl(fd, b as u64, c)),
             libc::SYS_epoll_ctl => c_long::from(hook::epoll_ctl(fd, second, third, d as *mut _)),
-            _ => real::syscall(number, a, b, c, d, e, f),
+            libc::SYS_execve => c_long::from(hook::execve(a as *const _, b as *const _, c as *const _)),
+            _ => crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, [a, b, c, d, e, f]))),
         }
     }
 }

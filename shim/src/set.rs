@@ -60,6 +60,11 @@ pub struct SetRef {
     pub local: &'static Local,
 }
 
+/// Where the numbers of all bells are kept.
+pub fn bells() -> impl Iterator<Item = &'static AtomicI32> {
+    LOCALS.iter().flatten().map(|local| &local.bell)
+}
+
 /// A consistent copy of an interest.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {

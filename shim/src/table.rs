@@ -17,9 +17,7 @@ use libc::{
     socklen_t, ssize_t, timespec, timeval,
 };
 
-use crate::{
-    accept, close, connect, control, epoll, exec, fork, io, listen, names, options, poll, raw_call, select,
-};
+use crate::{accept, close, connect, control, epoll, exec, fork, io, listen, names, options, poll, select};
 
 /// Looks `name` up behind us.
 pub fn find(name: &CStr) -> *mut () {
@@ -209,8 +207,7 @@ hooks! {
     exec::posix_spawn: posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, arguments: *const *const c_char, environment: *const *const c_char) -> c_int;
     exec::posix_spawnp: posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, arguments: *const *const c_char, environment: *const *const c_char) -> c_int;
 
-    // Whatever goes around libc's names.
-    raw_call::syscall: syscall(number: c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
+    exec::unsetenv: unsetenv(name: *const c_char) -> c_int;
 }
 
 /// `closefrom` returns nothing, so no line above fits it.
