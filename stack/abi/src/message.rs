@@ -22,7 +22,8 @@ pub enum Kind {
     Adopt = 2,
     /// `a` descriptors for sockets. Reply: `a` = how many, `tokens`; descriptors.
     Pool = 3,
-    /// Bell of set `a`; descriptor: an eventfd. Reply.
+    /// Bell of set `a`; descriptor: an eventfd, or one end of a socket pair, as it must be (EPERM) for a program of
+    /// another user than the engine's. Reply.
     SetBell = 4,
     /// Socket `a` listens at `addr` with backlog `b`; `c` = [`listen`] bits; descriptor: the kernel socket.
     /// Reply: errno, `a` = listener slot.

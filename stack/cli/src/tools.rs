@@ -59,10 +59,9 @@ pub fn connect(at: &Where) -> Result<OwnedFd, String> {
             .map_err(|error| format!("no engine answers at {}: {error}", path.display()));
     }
     let stack = at.stack.clone().or_else(|| std::env::var("UTCP_STACK").ok());
-    if stack.is_none() {
-        if let Some(engine) = system_path().and_then(|p| sys::connect_seqpacket(&UnixName::Path(p)).ok()) {
-            return Ok(engine);
-        }
+    let system = || sys::connect_seqpacket(&UnixName::Path(system_path()?)).ok();
+    if let Some(engine) = stack.is_none().then(system).flatten() {
+        return Ok(engine);
     }
     let name = user_name(stack.as_deref()).map_err(|error| error.to_string())?;
     sys::connect_seqpacket(&name).map_err(|_| {

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 
@@ -98,6 +98,46 @@ pub fn ring(fd: BorrowedFd<'_>) {
     let one = 1u64;
     // SAFETY: eight readable bytes.
     unsafe { libc::write(fd.as_raw_fd(), ptr::from_ref(&one).cast(), 8) };
+}
+
+/// What a program sleeps on in epoll, poll or select: an eventfd, or one end of a socket pair.
+///
+/// A program can make a write to its eventfd block: it shares the open file, so it can fill the counter and take
+/// O_NONBLOCK away. A send can be told not to wait, whatever the file's mode: so a program of another user
+/// must come with a socket.
+#[derive(Debug)]
+pub struct Bell {
+    fd: OwnedFd,
+    is_socket: bool,
+}
+
+impl Bell {
+    /// From what a program sent.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        // SAFETY: the kernel fills the structure before it is read.
+        let mode = unsafe {
+            let mut stat: libc::stat = mem::zeroed();
+            check(libc::fstat(fd.as_raw_fd(), &raw mut stat))?;
+            stat.st_mode
+        };
+        Ok(Self { fd, is_socket: mode & libc::S_IFMT == libc::S_IFSOCK })
+    }
+
+    /// Whether ringing it can never block.
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        self.is_socket
+    }
+
+    /// Rings it. One that is full of rings has been rung.
+    pub fn ring(&self) {
+        if !self.is_socket {
+            return ring(self.fd.as_fd());
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: one readable byte.
+        unsafe { libc::send(self.fd.as_raw_fd(), c"".as_ptr().cast(), 1, flags) };
+    }
 }
 
 /// Takes the count of an eventfd back to zero.
@@ -419,6 +459,35 @@ impl Epoll {
             libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event)
         })?;
         Ok(())
+    }
+
+    /// Watches a port's descriptor. It stays open as long as the port, which the caller keeps as long as this.
+    pub fn add_port(&self, fd: RawFd, events: i32) -> io::Result<()> {
+        // SAFETY: borrowed for this call, in which it is open by the caller's promise.
+        self.add(unsafe { BorrowedFd::borrow_raw(fd) }, events, 0)
+    }
+
+    /// Watches `fd` no more.
+    pub fn remove(&self, fd: BorrowedFd<'_>) {
+        // SAFETY: no memory involved. A descriptor that is not watched costs an error that means nothing.
+        unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), ptr::null_mut()) };
+    }
+
+    /// Sleeps until a watched descriptor has news, for `timeout_ns` at most (`None`: for ever). Which one does
+    /// not matter to the caller, who looks at everything.
+    pub fn sleep(&self, timeout_ns: Option<u64>) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+        let time = timeout_ns.map(|ns| libc::timespec {
+            tv_sec: (ns / 1_000_000_000) as libc::time_t,
+            tv_nsec: (ns % 1_000_000_000) as libc::c_long,
+        });
+        let time = time.as_ref().map_or(ptr::null(), ptr::from_ref);
+        let (room, count) = (events.as_mut_ptr(), events.len());
+        let none = ptr::null::<libc::sigset_t>();
+        // SAFETY: room for as many events as we say; the time outlives the call; no signal mask.
+        unsafe {
+            libc::syscall(libc::SYS_epoll_pwait2, self.0.as_raw_fd(), room, count, time, none, 8usize);
+        }
     }
 
     /// Waits up to `timeout_ms` (-1: for ever); calls `each` with data and events.

@@ -82,11 +82,9 @@ impl Control {
             }
             (Kind::Pool, Some(client)) => self.on_pool(number, client, message.a),
             (Kind::SetBell, Some(client)) => {
-                if let Some(bell) = fds.pop().map(Arc::new) {
-                    let set = message.a as u32;
-                    self.to_all(|| ToShard::SetBell { client, set, bell: bell.clone() });
-                }
-                self.reply(number, &Reply::default(), &[]);
+                let error =
+                    fds.pop().map_or(libc::EBADF, |fd| self.on_set_bell(number, client, message.a, fd));
+                self.reply(number, &Reply { error, ..Reply::default() }, &[]);
             }
             (Kind::Listen, Some(client)) => {
                 let reply = match fds.pop() {
@@ -130,7 +128,7 @@ impl Control {
             .take_while(|&&byte| byte != 0)
             .map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { '?' })
             .collect();
-        let shared = match ClientRegion::new(id, channel.pid, channel.uid, name) {
+        let shared = match ClientRegion::new(id, channel.pid, channel.uid, name, self.inboxes.len()) {
             Ok(shared) => Arc::new(shared),
             Err(error) => {
                 tracing::error!(%error, "no region can be made");
@@ -142,7 +140,7 @@ impl Control {
         tracing::info!(client = id, pid = channel.pid, name = shared.name, "client attached");
         self.to_all(|| ToShard::Attach(shared.clone()));
         let mut fds = vec![shared.fd().as_fd(), self.life.fd().as_fd()];
-        fds.extend(self.inboxes.iter().map(|inbox| inbox.doorbell().as_fd()));
+        fds.extend(shared.doorbells().iter().map(AsFd::as_fd));
         let reply = Reply {
             a: u64::from(id),
             b: self.inboxes.len() as u64,
@@ -160,6 +158,20 @@ impl Control {
                 free_listener_slots: (0..LISTENERS_MAX).rev().collect(),
             },
         );
+    }
+
+    /// The bell of an epoll set; 0 or an errno.
+    fn on_set_bell(&mut self, number: u32, client: u32, set: u64, fd: OwnedFd) -> i32 {
+        let foreign = self.channels.get(&number).is_none_or(|c| c.uid != sys::euid() && c.uid != 0);
+        match sys::Bell::new(fd) {
+            Ok(bell) if foreign && !bell.is_safe() => libc::EPERM,
+            Ok(bell) => {
+                let bell = Arc::new(bell);
+                self.to_all(|| ToShard::SetBell { client, set: set as u32, bell: bell.clone() });
+                0
+            }
+            Err(error) => error.raw_os_error().unwrap_or(libc::EBADF),
+        }
     }
 
     /// Descriptors for sockets: pairs whose far ends stay here.

@@ -61,7 +61,8 @@ pub fn run(config: Config) -> Result<(), EngineError> {
             secret,
         };
         let ports = std::mem::take(&mut opened.ports[index as usize]);
-        let mut shard = Shard::new(settings, life.clone(), inbox, outbox.clone(), ports, host.clone());
+        let mut shard = Shard::new(settings, life.clone(), inbox, outbox.clone(), ports, host.clone())
+            .map_err(system("making a shard"))?;
         std::thread::Builder::new()
             .name(format!("utcp-shard-{index}"))
             .spawn(move || shard.run())

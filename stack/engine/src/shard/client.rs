@@ -1,6 +1,6 @@
 //! A client program as a shard sees it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -16,6 +16,9 @@ use crate::sys;
 pub struct ClientRegion {
     mapping: sys::Mapping,
     fd: OwnedFd,
+    /// What the client rings, per shard. Its own, so that a client which drains or fills its bell hurts itself alone;
+    /// shards sleep on it edge-triggered and never read it.
+    doorbells: Vec<OwnedFd>,
     /// The client's number.
     pub id: u32,
     /// Process id of the program that attached.
@@ -28,11 +31,12 @@ pub struct ClientRegion {
 
 impl ClientRegion {
     /// Makes and lays out a region.
-    pub fn new(id: u32, pid: u32, uid: u32, name: String) -> std::io::Result<Self> {
+    pub fn new(id: u32, pid: u32, uid: u32, name: String, shards: usize) -> std::io::Result<Self> {
         let fd = sys::memfd(c"utcp-region", REGION_LEN)?;
         sys::seal(&fd, libc::F_SEAL_SEAL)?;
         let mapping = sys::Mapping::new(&fd, REGION_LEN)?;
-        let this = Self { mapping, fd, id, pid, uid, name };
+        let doorbells = (0..shards).map(|_| sys::eventfd()).collect::<Result<_, _>>()?;
+        let this = Self { mapping, fd, doorbells, id, pid, uid, name };
         let region = this.region();
         utcp_abi::region::format(region, id, SOCKETS_MAX);
         Ok(this)
@@ -44,6 +48,12 @@ impl ClientRegion {
         // SAFETY: the mapping has REGION_LEN bytes, starts on a page, and lives as long as `self`; the
         // shard keeps `self` by Arc as long as it uses the view.
         unsafe { Region::new(self.mapping.base()) }
+    }
+
+    /// What the program rings, per shard.
+    #[must_use]
+    pub fn doorbells(&self) -> &[OwnedFd] {
+        &self.doorbells
     }
 
     /// What the program maps.
@@ -78,8 +88,8 @@ pub struct Client {
     slots: Vec<SlotUse>,
     /// Count of operations answered, per slot that ever asked.
     ops_done: Vec<u32>,
-    /// The eventfds of its epoll sets.
-    pub set_bells: Vec<Option<Arc<OwnedFd>>>,
+    /// The bells of its epoll sets.
+    pub set_bells: Vec<Option<Arc<sys::Bell>>>,
     /// Larger buffers for its streams.
     pub buffers: Buffers,
     /// Flows of this client in this shard.
@@ -196,7 +206,7 @@ impl Client {
     /// Rings the bell of a set.
     pub fn ring_set(&self, set: u32) {
         if let Some(Some(bell)) = self.set_bells.get(set as usize) {
-            sys::ring(bell.as_fd());
+            bell.ring();
         }
     }
 }

@@ -48,8 +48,8 @@ pub enum ToShard {
         client: u32,
         /// Set slot.
         set: u32,
-        /// Its eventfd.
-        bell: Arc<OwnedFd>,
+        /// What to ring.
+        bell: Arc<sys::Bell>,
     },
     /// The host's addresses or routes changed.
     Host(Arc<HostView>),
@@ -146,7 +146,7 @@ impl Inbox {
         self.queue.pop()
     }
 
-    /// The eventfd that programs ring.
+    /// The engine's own eventfd: programs never see it, so they can't drain or fill it.
     #[must_use]
     pub fn doorbell(&self) -> &OwnedFd {
         &self.doorbell

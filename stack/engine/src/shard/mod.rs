@@ -39,7 +39,7 @@ pub mod wheel;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -103,6 +103,8 @@ pub struct Shard {
     config: ShardConfig,
     life: Arc<Life>,
     inbox: Arc<Inbox>,
+    /// What it sleeps on: inbox, clients' doorbells, ports.
+    epoll: sys::Epoll,
     now: Instant,
     clients: Slab<Client>,
     by_number: HashMap<u32, u32>,
@@ -135,7 +137,9 @@ pub struct Shard {
 
 impl Shard {
     /// A shard that serves `ports`.
-    #[must_use]
+    ///
+    /// # Errors
+    /// No epoll can be made, or a port can't be slept on.
     pub fn new(
         config: ShardConfig,
         life: Arc<Life>,
@@ -143,12 +147,20 @@ impl Shard {
         outbox: Arc<Outbox>,
         ports: Vec<DevicePort>,
         host: Arc<HostView>,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let now = sys::now_ns();
-        Self {
+        let epoll = sys::Epoll::new()?;
+        epoll.add(inbox.doorbell().as_fd(), libc::EPOLLIN | libc::EPOLLET, 0)?;
+        for port in &ports {
+            for poll in port.port.poll_fds().iter() {
+                epoll.add_port(poll.fd, i32::from(poll.events))?;
+            }
+        }
+        Ok(Self {
             config,
             life,
             inbox,
+            epoll,
             now: Instant::from_nanos(now),
             clients: Slab::new(16),
             by_number: HashMap::new(),
@@ -175,6 +187,14 @@ impl Shard {
             next_port: 0,
             tid: sys::gettid(),
             counters: Counters::default(),
+        })
+    }
+
+    /// Sleeps on a client's doorbell, too.
+    fn watch(&self, bell: BorrowedFd<'_>) {
+        // Edge-triggered: nobody has to read it, and who fills or drains it changes nothing.
+        if let Err(error) = self.epoll.add(bell, libc::EPOLLIN | libc::EPOLLET, 0) {
+            tracing::error!(%error, "a client's doorbell can't be watched: it will be served late");
         }
     }
 
@@ -288,16 +308,6 @@ impl Shard {
     }
 
     fn wait(&self) {
-        let mut fds = vec_of_fds(self.inbox.doorbell().as_raw_fd());
-        let mut n = 1;
-        for port in &self.ports {
-            for poll in port.port.poll_fds().iter() {
-                if let Some(slot) = fds.get_mut(n) {
-                    *slot = libc::pollfd { fd: poll.fd, events: poll.events, revents: 0 };
-                    n += 1;
-                }
-            }
-        }
         let mut due = self.wheel.next_ns();
         let now = sys::now_ns();
         for port in &self.ports {
@@ -306,14 +316,16 @@ impl Shard {
                 due = Some(due.map_or(at, |d| d.min(at)));
             }
         }
-        sys::poll(&mut fds[..n], due.map(|due| due.saturating_sub(now)));
-        sys::drain(self.inbox.doorbell().as_fd());
+        self.epoll.sleep(due.map(|due| due.saturating_sub(now)));
     }
 
     fn on_message(&mut self, message: ToShard) {
         match message {
             ToShard::Attach(shared) => {
                 let number = shared.id;
+                if let Some(bell) = shared.doorbells().get(self.config.index as usize) {
+                    self.watch(bell.as_fd());
+                }
                 let index = self.clients.insert(Client::new(shared, self.config.index));
                 self.by_number.insert(number, index);
             }
@@ -394,18 +406,14 @@ impl Shard {
     fn forget_client_if_done(&mut self, index: u32) {
         let Some(client) = self.clients.get(index) else { return };
         if client.gone && client.flows == 0 {
-            let number = client.shared.id;
+            let shared = client.shared.clone();
+            if let Some(bell) = shared.doorbells().get(self.config.index as usize) {
+                self.epoll.remove(bell.as_fd());
+            }
             self.clients.remove(index);
-            self.by_number.remove(&number);
+            self.by_number.remove(&shared.id);
         }
     }
-}
-
-/// A shard sleeps on its doorbell and at most two descriptors per port.
-fn vec_of_fds(doorbell: i32) -> [libc::pollfd; 33] {
-    let mut fds = [libc::pollfd { fd: -1, events: 0, revents: 0 }; 33];
-    fds[0] = libc::pollfd { fd: doorbell, events: libc::POLLIN, revents: 0 };
-    fds
 }
 
 pub use device::{DEVICE_PORTS, DevicePort};

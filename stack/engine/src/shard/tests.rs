@@ -43,9 +43,9 @@ impl World {
         let life = Arc::new(Life::new(1).expect("page"));
         let inbox = Arc::new(Inbox::new().expect("eventfd"));
         let outbox = Arc::new(Outbox::new().expect("eventfd"));
-        let mut shard = Shard::new(config, life, inbox, outbox, Vec::new(), host);
+        let mut shard = Shard::new(config, life, inbox, outbox, Vec::new(), host).expect("shard");
         let clients: Vec<_> = (1..=clients)
-            .map(|id| Arc::new(ClientRegion::new(id, 100 + id, 0, format!("client{id}")).expect("region")))
+            .map(|id| Arc::new(ClientRegion::new(id, 100 + id, 0, format!("client{id}"), 1).expect("region")))
             .collect();
         for client in &clients {
             shard.on_message(ToShard::Attach(client.clone()));
