@@ -293,12 +293,14 @@ impl Scoreboard {
         if self.is_clean() && self.get(0).flags == 0 && delivered.bytes == 0 {
             return self.ack_clean(ack, delivered);
         }
+        let mut repeated = false;
         while self.len > 0 {
             let record = *self.get(0);
             let end = record.end.earlier(ack);
             let bytes = self.start.distance_to(end);
             if !record.is(SACKED) {
                 delivered.note(&Record { end, ..record }, self.start, bytes);
+                repeated |= record.is(AMBIGUOUS);
             }
             if record.flags != 0 {
                 self.account(&record, false, bytes);
@@ -314,6 +316,11 @@ impl Scoreboard {
             }
         }
         self.start = ack;
+        if repeated {
+            // What lies behind a hole may have waited there for long: once the hole is filled, no time can be told.
+            delivered.oldest_once = None;
+            delivered.newest_once = None;
+        }
     }
 
     /// [`Scoreboard::ack_to`] while nothing is marked: records lie in the order in which they were sent, so the first is the
@@ -336,7 +343,7 @@ impl Scoreboard {
             }
         }
         delivered.bytes = self.start.distance_to(ack);
-        delivered.oldest_once = Some(first.sent_at);
+        delivered.oldest_once = (!ambiguous).then_some(first.sent_at);
         delivered.newest_once = (!ambiguous).then_some(last.sent_at);
         delivered.newest = Some((last.sent_at, last.end.earlier(ack), last.flags != 0));
         delivered.lowest_once = Some(self.start);

@@ -53,7 +53,12 @@ impl Tcb {
         let reducing = self.recovery.is_reducing();
         self.on_ack_recovery(now, seg, &facts, &delivered);
         if facts.advanced > 0 && !reducing && self.grows_window() {
-            self.grow_window(now, facts.advanced, &delivered);
+            let acked = match self.recovery.state {
+                // RFC 3465 §2.3: after a timeout an ACK may jump over much that arrived long ago. That is no reason for a burst.
+                RecoveryState::Loss => facts.advanced.min(2 * u32::from(self.snd.mss)),
+                _ => facts.advanced,
+            };
+            self.grow_window(now, acked, &delivered);
         }
         self.after_ack(now, facts.advanced > 0 || delivered.bytes > 0);
         self.on_fin_acked(now, out);
@@ -171,14 +176,19 @@ impl Tcb {
     /// RFC 6298 §5.2, §5.3: stops the timer when all is acknowledged, restarts it when some is.
     #[inline]
     fn after_ack(&mut self, now: Instant, progress: bool) {
-        if progress {
-            if self.snd.una == self.snd.nxt {
-                self.timers.clear(Timer::Retransmit);
-            } else if self.timers.watch != Watch::Reorder || !self.timers.is_armed(Timer::Retransmit) {
-                self.set_loss_timer(now);
-            }
-        }
         self.measure_rate(now);
+        if !progress {
+            return;
+        }
+        if self.snd.una == self.snd.nxt {
+            self.timers.clear(Timer::Retransmit);
+            return;
+        }
+        let armed = self.timers.is_armed(Timer::Retransmit);
+        let hands_off = self.timers.watch == Watch::Reorder || self.recovery.is_impatient(self.opt.sack);
+        if !(armed && hands_off) {
+            self.set_loss_timer(now);
+        }
     }
 
     /// The delivery rate over about one round trip, for `TCP_INFO`.

@@ -68,6 +68,8 @@ pub(super) struct Recovery {
     prr_delivered: u32,
     pub(super) prr_out: u32,
     recover_fs: u32,
+    /// RFC 6582 §4: a partial ACK has restarted the timer in this recovery; the next ones do not ("impatient").
+    partial_seen: bool,
     /// Without SACK: duplicate ACKs, and the bytes that they stand for.
     dupacks: u32,
     reno_sacked: u32,
@@ -125,6 +127,7 @@ impl Recovery {
             prr_delivered: 0,
             prr_out: 0,
             recover_fs: 0,
+            partial_seen: false,
             dupacks: 0,
             reno_sacked: 0,
             tlp: None,
@@ -133,6 +136,15 @@ impl Recovery {
             retrans_ts: None,
             waiting_since: Instant::ZERO,
         }
+    }
+
+    /// RFC 6582 §4: true if this ACK must leave the retransmission timer alone.
+    #[inline]
+    pub(super) fn is_impatient(&mut self, sack: bool) -> bool {
+        if sack || self.state != RecoveryState::Recovery {
+            return false;
+        }
+        core::mem::replace(&mut self.partial_seen, true)
     }
 
     #[inline]
@@ -346,6 +358,7 @@ impl Tcb {
         }
         let r = &mut self.recovery;
         r.state = RecoveryState::Recovery;
+        r.partial_seen = false;
         r.quiet = false;
         r.high_seq = self.snd.nxt;
         r.retrans_ts = None;
