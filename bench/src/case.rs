@@ -74,12 +74,20 @@ pub enum Work {
         messages: u32,
     },
     /// One connection, one message in flight.
-    Pingpong {
-        /// Both ends on the same core.
-        same_core: bool,
-    },
+    Pingpong,
     /// One connection, as many bytes as go.
     Stream,
+}
+
+/// In what a case differs from the others of its program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setting {
+    /// Server and client where the command line says.
+    Plain,
+    /// Server, client and engine on one core: with little to do at a time the kernel is best there.
+    SameCore,
+    /// The kernel's side talks over a Unix socket: its best for one host.
+    KernelByUnix,
 }
 
 /// One line of the result.
@@ -93,6 +101,8 @@ pub struct Case {
     pub name: &'static str,
     /// What the client does.
     pub work: Work,
+    /// How else.
+    pub setting: Setting,
 }
 
 impl Case {
@@ -103,49 +113,67 @@ impl Case {
             Work::Hello { close: true } | Work::Messages { messages: 1, .. } => "connections_per_second",
             Work::Hello { close: false } | Work::Get { .. } => "requests_per_second",
             Work::Messages { .. } => "messages_per_second",
-            Work::Pingpong { .. } => "round_trips_per_second",
+            Work::Pingpong => "round_trips_per_second",
             Work::Stream => "mib_per_second",
         };
         (name, Better::Higher)
     }
 }
 
-const NGINX: [(&str, Work); 2] =
-    [("keepalive-hello", Work::Hello { close: false }), ("close-hello", Work::Hello { close: true })];
-const REDIS: [(&str, Work); 3] = [
-    ("get-d1-c50", Work::Get { depth: 1, connections: 50 }),
-    ("get-d1-c1", Work::Get { depth: 1, connections: 1 }),
-    ("get-d16-c50", Work::Get { depth: 16, connections: 50 }),
-];
-const MSG: [(&str, Work); 3] = [
-    ("64B-k1", Work::Messages { bytes: 64, messages: 1 }),
-    ("64B-k8", Work::Messages { bytes: 64, messages: 8 }),
-    ("64B-k128", Work::Messages { bytes: 64, messages: 128 }),
-];
-const PINGPONG: [(&str, Work); 2] = [
-    ("64B-cross-core", Work::Pingpong { same_core: false }),
-    ("64B-same-core", Work::Pingpong { same_core: true }),
-];
-const STREAM: [(&str, Work); 1] = [("one-flow", Work::Stream)];
+/// Name, work, setting.
+type Line = (&'static str, Work, Setting);
 
-/// Every case of these scenarios and programs, in the order of the table.
+const NGINX: [Line; 2] = [
+    ("keepalive-hello", Work::Hello { close: false }, Setting::Plain),
+    ("close-hello", Work::Hello { close: true }, Setting::Plain),
+];
+const REDIS: [Line; 3] = [
+    ("get-d1-c50", Work::Get { depth: 1, connections: 50 }, Setting::Plain),
+    ("get-d1-c1", Work::Get { depth: 1, connections: 1 }, Setting::Plain),
+    ("get-d16-c50", Work::Get { depth: 16, connections: 50 }, Setting::Plain),
+];
+/// The kernel's best rows, where they differ from the plain ones.
+const REDIS_SAME_HOST: [Line; 2] = [
+    ("get-d1-c1-same-core", Work::Get { depth: 1, connections: 1 }, Setting::SameCore),
+    ("get-d1-c50-kernel-unix", Work::Get { depth: 1, connections: 50 }, Setting::KernelByUnix),
+];
+const MSG: [Line; 3] = [
+    ("64B-k1", Work::Messages { bytes: 64, messages: 1 }, Setting::Plain),
+    ("64B-k8", Work::Messages { bytes: 64, messages: 8 }, Setting::Plain),
+    ("64B-k128", Work::Messages { bytes: 64, messages: 128 }, Setting::Plain),
+];
+const PINGPONG: [Line; 2] = [
+    ("64B-cross-core", Work::Pingpong, Setting::Plain),
+    ("64B-same-core", Work::Pingpong, Setting::SameCore),
+];
+const STREAM: [Line; 1] = [("one-flow", Work::Stream, Setting::Plain)];
+
+/// The cases of these scenarios and programs, in the order of the table; with `all` also those that
+/// show the kernel at its best.
 #[must_use]
-pub fn cases(scenarios: &[Scenario], apps: &[App]) -> Vec<Case> {
+pub fn cases(scenarios: &[Scenario], apps: &[App], all: bool) -> Vec<Case> {
     let mut cases = Vec::new();
     for scenario in scenarios {
         for app in apps {
-            let works: &[(&str, Work)] = match app {
+            let lines: &[Line] = match app {
                 App::Nginx => &NGINX,
                 App::Redis => &REDIS,
                 App::Msg => &MSG,
                 App::Pingpong => &PINGPONG,
                 App::Stream => &STREAM,
             };
-            cases.extend(works.iter().map(|(name, work)| Case {
+            let more: &[Line] = match (app, scenario) {
+                (App::Redis, Scenario::SameHost) if all => &REDIS_SAME_HOST,
+                _ => &[],
+            };
+            // Over a device both ends have a core of their own.
+            let fits = |line: &&Line| *scenario == Scenario::SameHost || line.2 == Setting::Plain;
+            cases.extend(lines.iter().chain(more).filter(fits).map(|(name, work, setting)| Case {
                 scenario: *scenario,
                 app: *app,
                 name,
                 work: *work,
+                setting: *setting,
             }));
         }
     }
@@ -158,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_names_that_others_look_for() {
-        let all = cases(&[Scenario::SameHost, Scenario::Device], &[App::Nginx, App::Redis]);
+        let all = cases(&[Scenario::SameHost, Scenario::Device], &[App::Nginx, App::Redis], true);
         let names: Vec<String> =
             all.iter().map(|c| format!("{}/{}/{}", c.scenario.name(), c.app.name(), c.name)).collect();
         assert_eq!(
@@ -169,6 +197,8 @@ mod tests {
                 "same-host/redis/get-d1-c50",
                 "same-host/redis/get-d1-c1",
                 "same-host/redis/get-d16-c50",
+                "same-host/redis/get-d1-c1-same-core",
+                "same-host/redis/get-d1-c50-kernel-unix",
                 "device/nginx/keepalive-hello",
                 "device/nginx/close-hello",
                 "device/redis/get-d1-c50",

@@ -241,7 +241,7 @@ pub fn counters_per_op(measured: &Measured) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::{App, Work};
+    use crate::case::{App, Setting, Work};
     use crate::parse::Load;
 
     pub(crate) fn sample(operations: u64, per_second: f64, busy_ms: u64, errors: u64) -> Sample {
@@ -258,7 +258,7 @@ mod tests {
     fn measured(scenario: Scenario) -> Measured {
         let work = Work::Hello { close: false };
         Measured {
-            case: Case { scenario, app: App::Nginx, name: "keepalive-hello", work },
+            case: Case { scenario, app: App::Nginx, name: "keepalive-hello", work, setting: Setting::Plain },
             pairs: vec![
                 Sides { kernel: sample(1000, 100.0, 20, 0), utcp: sample(2000, 200.0, 20, 3) },
                 Sides { kernel: sample(1000, 110.0, 30, 1), utcp: sample(2000, 330.0, 20, 0) },

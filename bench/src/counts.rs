@@ -188,7 +188,7 @@ fn most<'a>(items: impl Iterator<Item = (&'a str, f64)>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::{App, Scenario};
+    use crate::case::{App, Scenario, Setting};
 
     #[test]
     fn networking_calls_are_told_apart() {
@@ -198,6 +198,7 @@ mod tests {
                 app: App::Redis,
                 name: "get-d1-c50",
                 work: Work::Get { depth: 1, connections: 50 },
+                setting: Setting::Plain,
             },
             side: Side::Utcp,
             operations: 1000,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::apps::{Amount, Application, Endpoint};
-use crate::case::{Case, Scenario, Work};
+use crate::case::{Case, Scenario, Setting};
 use crate::child::{Launch, Process};
 use crate::engine::{self, Counters, Engine, Files};
 use crate::net::Net;
@@ -42,10 +42,10 @@ pub struct Pinning {
 }
 
 impl Pinning {
-    /// For one case: both ends of a same-core ping-pong share the server's core.
+    /// For one case.
     fn of_case(&self, case: Case) -> Self {
-        match case.work {
-            Work::Pingpong { same_core: true } => {
+        match case.setting {
+            Setting::SameCore => {
                 let core = self.server.clone().or_else(|| Some("0".to_owned()));
                 Self { server: core.clone(), client: core.clone(), engine: core }
             }
@@ -138,7 +138,9 @@ impl<'a> Stage<'a> {
         let folder = RunFolder::new()?;
         let pinning = pinning.of_case(case);
         let at = Endpoint { ip: net.server_ip, port: free_port(net)? };
-        let application = Application::new(case, at, files);
+        let by_unix = side == Side::Kernel && case.setting == Setting::KernelByUnix;
+        let unix = by_unix.then(|| folder.path().join("unix.sock"));
+        let application = Application::new(case, at, unix, files);
         let engine = match side {
             Side::Kernel => None,
             Side::Utcp => {

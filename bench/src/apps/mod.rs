@@ -4,7 +4,7 @@ mod nginx;
 mod own;
 mod redis;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Error;
 use crate::case::{App, Case, Work};
@@ -31,18 +31,20 @@ pub enum Amount {
 }
 
 /// The program of a case, with what it needs to know.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Application<'a> {
     case: Case,
     at: Endpoint,
+    /// A Unix socket to use instead, for programs that can.
+    unix: Option<PathBuf>,
     files: &'a Files,
 }
 
 impl<'a> Application<'a> {
-    /// For a case.
+    /// For a case; `unix` is a socket to use instead of `at`.
     #[must_use]
-    pub fn new(case: Case, at: Endpoint, files: &'a Files) -> Self {
-        Self { case, at, files }
+    pub fn new(case: Case, at: Endpoint, unix: Option<PathBuf>, files: &'a Files) -> Self {
+        Self { case, at, unix, files }
     }
 
     /// The server; what it needs is written to `directory`.
@@ -52,7 +54,7 @@ impl<'a> Application<'a> {
     pub fn server(&self, directory: &Path) -> Result<Launch, Error> {
         match self.case.app {
             App::Nginx => nginx::server(self.at, directory),
-            App::Redis => Ok(redis::server(self.at, directory)),
+            App::Redis => Ok(redis::server(self.redis(), directory)),
             App::Msg | App::Pingpong | App::Stream => Ok(own::server(self.case, self.at, self.files)),
         }
     }
@@ -61,16 +63,14 @@ impl<'a> Application<'a> {
     #[must_use]
     pub fn warm_up(&self) -> Vec<(Launch, Amount)> {
         let amount = match self.case.work {
-            Work::Hello { .. } | Work::Messages { .. } | Work::Pingpong { .. } | Work::Stream => {
-                Amount::Seconds(1)
-            }
+            Work::Hello { .. } | Work::Messages { .. } | Work::Pingpong | Work::Stream => Amount::Seconds(1),
             Work::Get { depth, connections } => {
                 Amount::Operations(if connections == 1 { 3000 } else { 20_000 * u64::from(depth) })
             }
         };
         let mut all = Vec::new();
         if self.case.app == App::Redis {
-            all.push((redis::fill(self.at), Amount::Operations(redis::FILL_OPERATIONS)));
+            all.push((redis::fill(self.redis()), Amount::Operations(redis::FILL_OPERATIONS)));
         }
         all.push((self.client(amount), amount));
         all
@@ -94,15 +94,19 @@ impl<'a> Application<'a> {
         (self.client(amount), amount)
     }
 
+    fn redis(&self) -> redis::At<'_> {
+        redis::At { tcp: self.at, unix: self.unix.as_deref() }
+    }
+
     fn client(&self, amount: Amount) -> Launch {
         match (self.case.work, amount) {
             (Work::Hello { close }, Amount::Seconds(seconds)) => nginx::wrk(self.at, close, seconds),
             (Work::Hello { close }, Amount::Operations(operations)) => nginx::ab(self.at, close, operations),
             (Work::Get { depth, connections }, Amount::Operations(operations)) => {
-                redis::get(self.at, depth, connections, operations)
+                redis::get(self.redis(), depth, connections, operations)
             }
             (Work::Get { depth, connections }, Amount::Seconds(seconds)) => {
-                redis::get(self.at, depth, connections, u64::from(seconds) * 10_000)
+                redis::get(self.redis(), depth, connections, u64::from(seconds) * 10_000)
             }
             (_, amount) => own::client(self.case, self.at, amount, self.files),
         }
@@ -132,7 +136,7 @@ impl<'a> Application<'a> {
             Work::Hello { close: false } => nginx::CONNECTIONS.into(),
             Work::Get { connections, .. } => connections.into(),
             Work::Messages { messages, .. } => load.operations / u64::from(messages),
-            Work::Pingpong { .. } | Work::Stream => 1,
+            Work::Pingpong | Work::Stream => 1,
         }
     }
 

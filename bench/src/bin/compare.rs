@@ -160,7 +160,7 @@ fn selected(arguments: &Arguments) -> Result<Vec<Case>, Error> {
             &[Scenario::SameHost]
         }
     };
-    let mut all = cases(scenarios, arguments.app.list());
+    let mut all = cases(scenarios, arguments.app.list(), !arguments.quick);
     if let Some(text) = &arguments.case {
         all.retain(|case| case.name.contains(text.as_str()));
     }
