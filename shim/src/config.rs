@@ -1,5 +1,6 @@
 //! The settings that come by the environment, each read once and without a lock.
 
+use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char};
 use core::num::NonZeroUsize;
 use core::sync::atomic::AtomicUsize;
@@ -76,10 +77,63 @@ pub unsafe fn strings<'a>(list: *const *const c_char) -> impl Iterator<Item = &'
     })
 }
 
-/// The value of environment variable `name`.
+/// Bytes of the environment that are remembered.
+const REMEMBERED: usize = 8192;
+
+/// What the constructor saw of the environment, one string behind the other: later the program may have
+/// emptied it, or written its title over it.
+struct Memory(UnsafeCell<[u8; REMEMBERED]>);
+
+// SAFETY: written by the constructor alone, before `MEMORY_LEN` says that there is something.
+unsafe impl Sync for Memory {}
+
+static MEMORY: Memory = Memory(UnsafeCell::new([0; REMEMBERED]));
+static MEMORY_LEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether an engine of ours may know of this variable. Not LD_PRELOAD: its own sockets are the kernel's.
+fn is_remembered(entry: &[u8]) -> bool {
+    [&b"UTCP_"[..], b"PATH=", b"HOME=", b"XDG_", b"RUST_LOG=", b"RUST_BACKTRACE="]
+        .iter()
+        .any(|name| entry.starts_with(name))
+}
+
+/// Remembers what concerns us of the environment. In the constructor.
+pub fn remember() {
+    // SAFETY: the constructor runs once, and nobody reads before the length is set.
+    let memory = unsafe { &mut *MEMORY.0.get() };
+    let mut len = 0usize;
+    // SAFETY: the environment is an array of strings, or null.
+    for entry in unsafe { strings(environment()) }.filter(|entry| is_remembered(entry.to_bytes())) {
+        let bytes = entry.to_bytes_with_nul();
+        // A PATH that is too long must not push out our own settings, nor they each other.
+        let Some(room) = memory.get_mut(len..).and_then(|rest| rest.get_mut(..bytes.len())) else { continue };
+        for (to, from) in room.iter_mut().zip(bytes) {
+            *to = *from;
+        }
+        len = len.wrapping_add(bytes.len());
+    }
+    MEMORY_LEN.store(len, Release);
+}
+
+/// The variables that concern us, as they were when the program started (or are, before the constructor ran).
+pub fn settings() -> impl Iterator<Item = &'static CStr> {
+    let len = MEMORY_LEN.load(Acquire);
+    // SAFETY: written before the length, and never again.
+    let memory: &'static [u8; REMEMBERED] = unsafe { &*MEMORY.0.get() };
+    let mut rest = memory.get(..len).unwrap_or_default();
+    let remembered = core::iter::from_fn(move || {
+        let entry = CStr::from_bytes_until_nul(rest).ok()?;
+        rest = rest.get(entry.count_bytes().wrapping_add(1)..).unwrap_or_default();
+        Some(entry)
+    });
+    let now = if len == 0 { environment() } else { core::ptr::null() };
+    // SAFETY: the environment is an array of strings, or null.
+    remembered.chain(unsafe { strings(now) }.filter(|entry| is_remembered(entry.to_bytes())))
+}
+
+/// The value of variable `name`, one that [`settings`] has.
 pub fn variable(name: &[u8]) -> Option<&'static CStr> {
-    // SAFETY: the environment is such an array, or null.
-    unsafe { strings(environment()) }.find_map(|entry| value_of(entry, name))
+    settings().find_map(|entry| value_of(entry, name))
 }
 
 /// The value in `entry` ("NAME=value") if its name is `name`.
@@ -175,8 +229,7 @@ pub fn number(text: &[u8]) -> Option<u64> {
 /// What is wrong with the environment: the first variable that utcp does not know, or whose value it
 /// does not understand, as "NAME=value".
 pub fn mistake() -> Option<&'static CStr> {
-    // SAFETY: the environment is an array of strings, or null.
-    unsafe { strings(environment()) }.find(|entry| is_mistake(entry.to_bytes()))
+    settings().find(|entry| is_mistake(entry.to_bytes()))
 }
 
 fn is_mistake(entry: &[u8]) -> bool {

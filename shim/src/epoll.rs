@@ -56,6 +56,10 @@ pub unsafe fn epoll_ctl(epfd: c_int, operation: c_int, fd: c_int, event: *mut ep
         // SAFETY: the program's own arguments.
         return unsafe { kernel_member(epfd, operation, fd, event) };
     };
+    let Some(sock) = attended(epfd, operation, sock) else {
+        // SAFETY: the program's own arguments.
+        return unsafe { kernel_member(epfd, operation, fd, event) };
+    };
     if event.is_null() && operation != libc::EPOLL_CTL_DEL {
         return errno::fail(Errno(libc::EFAULT));
     }
@@ -72,6 +76,28 @@ pub unsafe fn epoll_ctl(epfd: c_int, operation: c_int, fd: c_int, event: *mut ep
         _ => Err(Errno(libc::EINVAL)),
     };
     errno::into_libc(result.map(|()| 0))
+}
+
+/// `sock`, unless its engine is dead and the kernel's epoll will do: a listener's descriptor is the kernel's, and
+/// that of a connection hangs up, as it should.
+fn attended(epfd: c_int, operation: c_int, sock: Sock) -> Option<Sock> {
+    if sock.att.is_alive() {
+        return Some(sock);
+    }
+    death::notice(sock.att);
+    death::revive();
+    let sock = handle::ours(sock.fd)?;
+    let is_member = || {
+        let mut set = set_of(fd_table::get(epfd));
+        while let Some(found) = set {
+            if found.att.index() == sock.att.index() {
+                return found.find(&sock).is_some();
+            }
+            set = older(&found);
+        }
+        false
+    };
+    (sock.att.is_alive() || operation != libc::EPOLL_CTL_ADD && is_member()).then_some(sock)
 }
 
 /// A member of the kernel's: only its number is ours to keep.
@@ -135,7 +161,11 @@ fn add(epfd: c_int, sock: &Sock, wanted: epoll_event) -> Sys<()> {
 /// EPOLL_CTL_MOD (`wanted`) and EPOLL_CTL_DEL (none).
 fn change(epfd: c_int, sock: &Sock, wanted: Option<epoll_event>) -> Sys<()> {
     let operation = if wanted.is_some() { libc::EPOLL_CTL_MOD } else { libc::EPOLL_CTL_DEL };
-    let Some(set) = set_of(fd_table::get(epfd)).filter(|set| set.att.index() == sock.att.index()) else {
+    let mut set = set_of(fd_table::get(epfd));
+    while let Some(other) = set.filter(|set| set.att.index() != sock.att.index()) {
+        set = older(&other);
+    }
+    let Some(set) = set else {
         // No set: the kernel says whether `epfd` is an epoll descriptor at all.
         let event = wanted.unwrap_or(epoll_event { events: 0, u64: 0 });
         return sys::epoll_ctl(epfd, operation, sock.fd, &event);
@@ -449,7 +479,7 @@ fn keep_foreign(set: &SetRef, room: &mut [epoll_event], count: usize) -> usize {
     for at in 0..count.min(room.len()) {
         let Some(event) = room.get(at).copied() else { break };
         match event.u64 {
-            BELL => {}
+            BELL => set.drain_bell(),
             CHANNEL => death::notice(set.att),
             _ => {
                 if let Some(to) = room.get_mut(kept) {

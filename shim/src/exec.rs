@@ -81,9 +81,7 @@ impl Environment {
             *place = entry;
             (count, self.added) = (count + 1, true);
         }
-        // SAFETY: our own environment.
-        let ours = unsafe { config::strings(config::environment()) };
-        for entry in ours.filter(|entry| entry.to_bytes().starts_with(b"UTCP_")) {
+        for entry in config::settings().filter(|entry| entry.to_bytes().starts_with(b"UTCP_")) {
             let name = entry.to_bytes().split(|byte| *byte == b'=').next().unwrap_or_default();
             // SAFETY: the caller's promise.
             let known =

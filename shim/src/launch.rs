@@ -130,10 +130,7 @@ fn executable(path: Path) -> Option<Path> {
 /// Clones, twice; true if the grandchild was on its way.
 fn start(path: &CStr, ready: c_int) -> bool {
     let mut environment: [*const c_char; ENVIRONMENT_MAX] = [core::ptr::null(); ENVIRONMENT_MAX];
-    // SAFETY: the process's environment.
-    let wanted =
-        unsafe { config::strings(config::environment()) }.filter(|entry| inherited(entry.to_bytes()));
-    for (to, from) in environment.iter_mut().take(ENVIRONMENT_MAX - 1).zip(wanted) {
+    for (to, from) in environment.iter_mut().take(ENVIRONMENT_MAX - 1).zip(config::settings()) {
         *to = from.as_ptr();
     }
     let arguments: [*const c_char; 6] = [
@@ -157,13 +154,6 @@ fn start(path: &CStr, ready: c_int) -> bool {
     // __WCLONE: a child that signals nothing is waited for by those who know of it.
     let _ = call!(libc::SYS_wait4, child, sys::at_mut(&mut status), libc::__WCLONE, 0);
     status == 0
-}
-
-/// What the engine may know of our environment. Not LD_PRELOAD: its own sockets are the kernel's.
-fn inherited(entry: &[u8]) -> bool {
-    [&b"UTCP_"[..], b"PATH=", b"HOME=", b"XDG_", b"RUST_LOG=", b"RUST_BACKTRACE="]
-        .iter()
-        .any(|name| entry.starts_with(name))
 }
 
 fn exit(code: c_int) -> ! {

@@ -77,6 +77,7 @@ mod start {
         fn start() {
             // In this order: what standard error is comes first, should anything below want to speak one day.
             crate::notice::remember();
+            crate::config::remember();
             crate::launch::remember_library();
             crate::process::watch_forks();
             if crate::config::variable(b"UTCP_INHERIT").is_some() {

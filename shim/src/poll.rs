@@ -360,7 +360,7 @@ fn sleep_loop(
         kernel_poll(kernel, left, mask)?;
         if let Some([bell, channel]) = kernel.last_chunk::<2>() {
             if bell.revents != 0 {
-                sys::eventfd_reset(bell.fd);
+                sys::bell_reset(bell.fd);
             }
             if let Some(borrowed) = borrowed.filter(|_| channel.revents != 0) {
                 death::notice(borrowed.set.att);

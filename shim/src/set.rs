@@ -23,8 +23,10 @@ use crate::{channel, process};
 /// What this process knows of a set beside what is shared.
 #[derive(Debug)]
 pub struct Local {
-    /// The set's eventfd here.
+    /// What we sleep on: an eventfd, or our end of a socket pair.
     pub bell: AtomicI32,
+    /// The other end of that pair, to ring it ourselves; -1 for an eventfd.
+    far: AtomicI32,
     /// The epoll descriptor, -1 for a poll set.
     pub epfd: AtomicI32,
     /// An older set of the same epoll descriptor, at an engine that died: its entry, or 0.
@@ -39,6 +41,7 @@ static LOCALS: [[Local; SETS_MAX as usize]; ATTACHMENTS] = [const {
     [const {
         Local {
             bell: AtomicI32::new(-1),
+            far: AtomicI32::new(-1),
             epfd: AtomicI32::new(-1),
             older: AtomicU64::new(0),
             calls: AtomicU32::new(0),
@@ -62,7 +65,7 @@ pub struct SetRef {
 
 /// Where the numbers of all bells are kept.
 pub fn bells() -> impl Iterator<Item = &'static AtomicI32> {
-    LOCALS.iter().flatten().map(|local| &local.bell)
+    LOCALS.iter().flatten().flat_map(|local| [&local.bell, &local.far])
 }
 
 /// A consistent copy of an interest.
@@ -93,12 +96,10 @@ impl SetRef {
         att.channel().own_fd()?;
         let index = att.region().free_sets().claim().ok_or(Errno(libc::ENOSPC))?;
         let set = at(att, index).ok_or(Errno(libc::ENOSPC))?;
-        let bell = sys::eventfd(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map(channel::hide);
-        let result = bell.and_then(|bell| {
-            let mut message = Message::new(Ask::SetBell);
-            message.a = u64::from(index);
-            set.local.bell.store(bell, Relaxed);
-            att.channel().ask(&message, Some(bell))
+        // An engine of another user takes no eventfd from us: we could make its writes block.
+        let result = set.hang_eventfd().or_else(|errno| {
+            set.close_bell();
+            if errno == Errno(libc::EPERM) { set.hang_pair() } else { Err(errno) }
         });
         if let Err(errno) = result {
             set.close_bell();
@@ -117,6 +118,33 @@ impl SetRef {
         Ok(set)
     }
 
+    fn hang_eventfd(&self) -> Sys<()> {
+        let bell = sys::eventfd(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map(channel::hide)?;
+        self.local.bell.store(bell, Relaxed);
+        self.tell_bell(bell)
+    }
+
+    fn hang_pair(&self) -> Sys<()> {
+        let [near, far] = sys::socketpair(libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)?;
+        let far = channel::hide(far);
+        self.local.bell.store(channel::hide(near), Relaxed);
+        self.local.far.store(far, Relaxed);
+        self.tell_bell(far)
+    }
+
+    fn tell_bell(&self, fd: c_int) -> Sys<()> {
+        let mut message = Message::new(Ask::SetBell);
+        message.a = u64::from(self.index);
+        self.att.channel().ask(&message, Some(fd)).map(|_| ())
+    }
+
+    /// After a sleep: takes the rings out of a bell that would fill up.
+    pub fn drain_bell(&self) {
+        if self.local.far.load(Relaxed) >= 0 {
+            sys::bell_reset(self.local.bell.load(Relaxed));
+        }
+    }
+
     /// Threads that sleep on it, in every process. Only a hint: a killed one stays counted.
     pub fn waiters(&self) -> &'static AtomicU32 {
         let [waiters, ..] = &self.shared.spare;
@@ -130,10 +158,12 @@ impl SetRef {
     }
 
     fn close_bell(&self) {
-        let bell = self.local.bell.swap(-1, Relaxed);
-        if bell >= 0 {
-            crate::fd_table::set(bell, Entry::KERNEL);
-            let _ = sys::close(bell);
+        for number in [&self.local.bell, &self.local.far] {
+            let fd = number.swap(-1, Relaxed);
+            if fd >= 0 {
+                crate::fd_table::set(fd, Entry::KERNEL);
+                let _ = sys::close(fd);
+            }
         }
     }
 
@@ -158,9 +188,9 @@ impl SetRef {
 
     /// Wakes who sleeps on the set.
     pub fn ring(&self) {
-        let bell = self.local.bell.load(Relaxed);
+        let (bell, far) = (self.local.bell.load(Relaxed), self.local.far.load(Relaxed));
         if bell >= 0 && self.shared.bell.ring() {
-            sys::eventfd_ring(bell);
+            if far >= 0 { sys::send_byte(far) } else { sys::eventfd_ring(bell) }
         }
     }
 

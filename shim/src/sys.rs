@@ -176,10 +176,19 @@ pub fn eventfd_ring(fd: c_int) {
     let _ = call!(libc::SYS_write, fd, at(&one), 8);
 }
 
-/// Sets an eventfd back to 0.
-pub fn eventfd_reset(fd: c_int) {
-    let mut count = 0u64;
-    let _ = call!(libc::SYS_read, fd, at_mut(&mut count), 8);
+/// Takes all rings out of a bell: an eventfd back to 0, or the bytes out of a socket. The descriptor does not block.
+pub fn bell_reset(fd: c_int) {
+    let mut bytes = [0u8; 256];
+    while let Ok(count) = read(fd, &mut bytes)
+        && count == bytes.len()
+    {}
+}
+
+/// Sends one byte, if there is room for it.
+pub fn send_byte(fd: c_int) {
+    let byte = 0u8;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let _ = call!(libc::SYS_sendto, fd, at(&byte), 1, flags, 0, 0);
 }
 
 /// Connects `fd` to `address` of `len` bytes.
