@@ -31,6 +31,7 @@
 
 pub mod conformance;
 mod error;
+pub mod inspect;
 mod layer;
 mod memory;
 mod netmap;

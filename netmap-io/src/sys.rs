@@ -99,6 +99,52 @@ pub(crate) struct Interface {
     pub(crate) driver: String,
 }
 
+/// A command and its number: `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    value: u32,
+}
+
+/// `struct ethtool_ringparam`.
+#[repr(C)]
+#[derive(Default)]
+struct RingParam {
+    cmd: u32,
+    rx_max: u32,
+    unused_max: [u32; 2],
+    tx_max: u32,
+    rx: u32,
+    unused: [u32; 2],
+    tx: u32,
+}
+const _: () = assert!(size_of::<RingParam>() == 36);
+
+/// Asks the driver of `name` for the number that the ethtool command `cmd` stands for.
+pub(crate) fn ethtool_get(name: &str, cmd: u32) -> io::Result<u32> {
+    let mut value = EthtoolValue { cmd, value: 0 };
+    ethtool(&ioctl_socket()?, name, &mut value)?;
+    Ok(value.value)
+}
+
+/// Tells the driver of `name` a number.
+pub(crate) fn ethtool_set(name: &str, cmd: u32, value: u32) -> io::Result<()> {
+    ethtool(&ioctl_socket()?, name, &mut EthtoolValue { cmd, value })
+}
+
+/// Slots of the NIC's own rings, now and at most: `(rx, tx, rx_max, tx_max)`.
+pub(crate) fn ring_sizes(name: &str) -> io::Result<(u32, u32, u32, u32)> {
+    let mut rings = RingParam { cmd: ETHTOOL_GRINGPARAM, ..RingParam::default() };
+    ethtool(&ioctl_socket()?, name, &mut rings)?;
+    Ok((rings.rx, rings.tx, rings.rx_max, rings.tx_max))
+}
+
+fn ioctl_socket() -> io::Result<OwnedFd> {
+    // SAFETY: makes a descriptor, touches no memory.
+    own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })
+}
+
+const ETHTOOL_GRINGPARAM: u32 = 0x10;
 const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
@@ -127,8 +173,7 @@ const _: () = assert!(size_of::<Channels>() == 36);
 /// Asks the kernel about the interface `name` in the network namespace of this thread; `None` when
 /// there is none.
 pub(crate) fn interface(name: &str) -> io::Result<Option<Interface>> {
-    // SAFETY: makes a descriptor, touches no memory.
-    let socket = own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })?;
+    let socket = ioctl_socket()?;
     let index = match ifreq(&socket, name, libc::SIOCGIFINDEX) {
         Ok(reply) => reply,
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
@@ -186,7 +231,7 @@ fn ethtool<T>(socket: &OwnedFd, name: &str, command: &mut T) -> io::Result<()> {
     let mut request = ifreq_named(name);
     request.ifr_ifru.ifru_data = std::ptr::from_mut(command).cast();
     // SAFETY: the kernel reads and writes the structure that belongs to the command number in its
-    // first word; both callers pass that structure at its full size.
+    // first word; every caller passes that structure at its full size.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })?;
     Ok(())
 }

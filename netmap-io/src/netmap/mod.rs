@@ -39,6 +39,16 @@ pub(crate) fn open(name: &str, rings: Rings, options: &OpenOptions) -> Result<De
     device.open(rings)
 }
 
+/// Whether a module with a control interface that we know answers.
+pub(crate) fn probe() -> io::Result<()> {
+    let control = sys::open_control()?;
+    match Request::port_info("utcp-no-such").send(&control) {
+        // It understood the question.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// What is to be opened, and the memory that its ports share.
 struct Opener<'a> {
     name: &'a str,

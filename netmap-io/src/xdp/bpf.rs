@@ -331,12 +331,17 @@ pub(super) fn attached(ifindex: u32) -> Option<(u32, String)> {
             Err(_) => continue,
         };
         if link.kind == LINK_TYPE_XDP && link.ifindex == ifindex {
-            let prog: ProgInfo = by_id(PROG_GET_FD_BY_ID, link.prog_id).unwrap_or_default();
-            let name = prog.name.split(|b| *b == 0).next().unwrap_or(&[]);
-            return Some((link.prog_id, String::from_utf8_lossy(name).into_owned()));
+            return Some((link.prog_id, program_name(link.prog_id).unwrap_or_default()));
         }
     }
     None
+}
+
+/// Name of the program with that number.
+pub(super) fn program_name(id: u32) -> Option<String> {
+    let program: ProgInfo = by_id(PROG_GET_FD_BY_ID, id).ok()?;
+    let name = program.name.split(|b| *b == 0).next().unwrap_or(&[]);
+    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 fn by_id<T: Default>(command: libc::c_int, id: u32) -> io::Result<T> {

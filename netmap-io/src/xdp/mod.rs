@@ -69,6 +69,23 @@ pub(crate) fn open(name: &str, queue: Option<u32>, options: &OpenOptions) -> Res
     Ok(Device { ports, steering: Some(steering) })
 }
 
+pub(crate) use steer::PROGRAM_NAME as STEERING_PROGRAM;
+
+/// Makes an AF_XDP socket and drops it.
+pub(crate) fn probe_socket() -> io::Result<()> {
+    Socket::new().map(drop)
+}
+
+/// Makes a BPF map and drops it.
+pub(crate) fn probe_bpf() -> io::Result<()> {
+    bpf::Map::<u32, u32>::new(bpf::MapType::Array, "utcp_probe", 1, 0).map(drop)
+}
+
+/// Name of the BPF program with that number.
+pub(crate) fn program_name(id: u32) -> Option<String> {
+    bpf::program_name(id)
+}
+
 /// Looks the interface up. A name that itself ends like a queue (`br-12`) is found as a whole.
 fn find(name: &str, queue: Option<u32>) -> Result<(Interface, Option<u32>), PortError> {
     let ask = |name: &str| {

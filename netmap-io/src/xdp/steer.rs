@@ -11,7 +11,7 @@ use crate::sys::number;
 use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
 
 /// Name of our program, as `bpftool prog` and another engine see it.
-const PROGRAM_NAME: &str = "utcp_steer";
+pub(crate) const PROGRAM_NAME: &str = "utcp_steer";
 /// How often, and how far apart, a hook that another engine holds is tried again.
 const BUSY_RETRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);

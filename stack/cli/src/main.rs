@@ -1,5 +1,6 @@
 //! `utcp`: runs programs under utcp, is the engine, and tells what the engine does.
 
+mod doctor;
 mod engine;
 mod find;
 mod run;
@@ -31,6 +32,8 @@ enum Command {
     Metrics(tools::Where),
     /// Show the programs that are attached.
     Clients(tools::Where),
+    /// Look for what stands in the way on this machine, and set it right.
+    Doctor(doctor::Doctor),
     /// Write down every frame on the engine's ports, for Wireshark and tcpdump.
     Trace(trace::Trace),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Why(why) => tools::why(&why),
         Command::Metrics(at) => tools::report(&at, utcp_abi::message::Report::Counters, 0, 0),
         Command::Clients(at) => tools::report(&at, utcp_abi::message::Report::Clients, 0, 0),
+        Command::Doctor(doctor) => doctor::main(&doctor),
         Command::Trace(trace) => trace::main(&trace),
     };
     match result {

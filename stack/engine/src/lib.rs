@@ -15,11 +15,15 @@ pub mod control;
 pub mod counters;
 pub mod host;
 pub mod life;
+pub mod probe;
 pub mod shard;
 pub mod sys;
 
 #[cfg(test)]
 mod alloc_count;
+
+/// Facts about interfaces and drivers, and the device strings, for tools.
+pub use utcp_netmap_io::{DeviceSpec, SpecError, inspect};
 
 pub use config::Config;
 pub use control::{EngineError, run};

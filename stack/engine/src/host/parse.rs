@@ -55,6 +55,7 @@ pub fn interface(message: &Message<'_>) -> Option<Interface> {
         noarp: flags & (IFF_NOARP | IFF_LOOPBACK) != 0,
         master: None,
         kind: if flags & IFF_LOOPBACK != 0 { Kind::Loopback } else { Kind::Device },
+        xdp: None,
         mtu_v6: None,
         temporary_addresses: false,
     };
@@ -68,6 +69,10 @@ pub fn interface(message: &Message<'_>) -> Option<Interface> {
             IFLA_LINK => link = number(value),
             IFLA_MASTER => interface.master = number(value).filter(|&master| master != 0),
             IFLA_LINKINFO => info = Some(Attributes(value)),
+            IFLA_XDP => {
+                let id = Attributes(value).find(|(kind, _)| *kind == IFLA_XDP_PROG_ID);
+                interface.xdp = id.and_then(|(_, value)| number(value));
+            }
             IFLA_AF_SPEC => ipv6_settings(Attributes(value), &mut interface),
             _ => {}
         }

@@ -37,6 +37,7 @@ fn interface(index: u32, name: &str) -> Interface {
         noarp: index == 1,
         master: None,
         kind: if index == 1 { Kind::Loopback } else { Kind::Device },
+        xdp: None,
         mtu_v6: Some(1500),
         temporary_addresses: false,
     }

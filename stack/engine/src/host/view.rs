@@ -72,6 +72,8 @@ pub struct Interface {
     pub master: Option<u32>,
     /// What drives it.
     pub kind: Kind,
+    /// Number of the XDP program in front of it.
+    pub xdp: Option<u32>,
     /// What IPv6 takes for its MTU: a router may have told a smaller one (RFC 4861 §4.6.4).
     pub(super) mtu_v6: Option<u32>,
     /// IPv6 prefers temporary source addresses on it (`use_tempaddr`).

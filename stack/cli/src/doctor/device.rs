@@ -1,0 +1,225 @@
+//! One interface, as the port that is to drive it needs it.
+
+use std::fs;
+use std::io;
+use std::process::Command;
+
+use utcp_engine::DeviceSpec;
+use utcp_engine::host::{HostMirror, HostView, Interface, Kind};
+use utcp_engine::inspect::{self, Offload, RingSizes};
+
+use super::Finding;
+
+/// An AF_XDP buffer holds a packet of this length at most.
+const XDP_MTU_MAX: u32 = 4096 - 256 - 18;
+
+/// Looks at the interface that a device string names.
+pub fn look(device: &str) -> Result<Vec<Finding>, String> {
+    // What follows the first comma is for the engine: addresses.
+    let name = device.split(',').next().unwrap_or(device);
+    let spec: DeviceSpec = name.parse().map_err(|error: utcp_engine::SpecError| error.to_string())?;
+    let (name, port) = match &spec {
+        DeviceSpec::Xdp { interface, .. } => (interface, Port::Xdp),
+        DeviceSpec::Netmap { name, .. } if name.contains(':') => {
+            return Ok(vec![Finding::good("device", "a port of a VALE switch has no interface to look at")]);
+        }
+        DeviceSpec::Netmap { name, .. } => (name, Port::Netmap),
+        DeviceSpec::Tap { name } => return Ok(vec![tap(name, host()?.as_ref())]),
+        DeviceSpec::Pipe { .. } => return Ok(vec![Finding::good("device", "a pipe needs nothing")]),
+    };
+    let host = host()?;
+    let Some(interface) = host.interface_named(name) else {
+        let words = format!("no interface {name:?} in this network namespace; `ip link` lists them");
+        return Ok(vec![Finding::bad("device", words)]);
+    };
+    let mut findings = vec![link(interface)];
+    findings.extend(kind(interface, &host));
+    findings.extend(driver(interface));
+    findings.push(interrupts(name));
+    match port {
+        Port::Xdp => findings.extend(xdp(interface)),
+        Port::Netmap => findings.extend(netmap(interface)),
+    }
+    Ok(findings)
+}
+
+#[derive(Clone, Copy)]
+enum Port {
+    Xdp,
+    Netmap,
+}
+
+fn host() -> Result<std::sync::Arc<HostView>, String> {
+    HostMirror::open()
+        .map(|(_, view)| view)
+        .map_err(|error| format!("the kernel does not tell about its interfaces: {error}"))
+}
+
+fn tap(name: &str, host: &HostView) -> Finding {
+    match host.interface_named(name) {
+        None => Finding::good("device", format!("{name} is not there yet; the engine makes it")),
+        Some(interface) if interface.kind == Kind::Tun => {
+            Finding::good("device", format!("{name} is there, MTU {}", interface.mtu))
+        }
+        Some(_) => {
+            Finding::bad("device", format!("{name} is there and is no TAP device; choose another name"))
+        }
+    }
+}
+
+fn link(interface: &Interface) -> Finding {
+    let Interface { name, mtu, .. } = interface;
+    if !interface.ethernet {
+        return Finding::bad("device", format!("{name} is not an Ethernet interface"));
+    }
+    if interface.running {
+        return Finding::good("device", format!("{name} is up, MTU {mtu}"));
+    }
+    if interface.up {
+        return Finding::bad(
+            "device",
+            format!("{name} has no carrier: a cable, or the other end, is missing"),
+        );
+    }
+    let finding = Finding::bad("device", format!("{name} is down; `ip link set {name} up`"));
+    let name = name.clone();
+    finding.fixed_by(move || {
+        let status = Command::new("ip").args(["link", "set", &name, "up"]).status()?;
+        if status.success() { Ok(()) } else { Err(io::Error::other("`ip link` refused")) }
+    })
+}
+
+fn kind(interface: &Interface, host: &HostView) -> Option<Finding> {
+    let master = interface.master.and_then(|index| host.interface(index)).map(|master| &master.name);
+    match (interface.kind, master) {
+        (_, Some(master)) => Some(Finding::bad(
+            "device",
+            format!("it is a member of {master}, which has the addresses: utcp would find none here"),
+        )),
+        (Kind::Vlan { .. }, _) => Some(Finding::note(
+            "device",
+            "a VLAN: its frames are taken in generic mode; the interface below is faster when it has the address",
+        )),
+        (Kind::Bond | Kind::Bridge, _) => Some(Finding::note(
+            "device",
+            "a bond or bridge: its frames are taken in generic mode, which is slower than a NIC's own",
+        )),
+        _ => None,
+    }
+}
+
+fn driver(interface: &Interface) -> Vec<Finding> {
+    let facts = match inspect::driver(&interface.name) {
+        Ok(Some(facts)) => facts,
+        Ok(None) => return Vec::new(),
+        Err(error) => return vec![Finding::note("driver", format!("does not tell: {error}"))],
+    };
+    let name = if facts.name.is_empty() { "unknown" } else { &facts.name };
+    let queues = facts.queues;
+    let mut all =
+        vec![Finding::good("driver", format!("{name}, {queues} queue(s): as many shards can serve it"))];
+    if let Some(RingSizes { rx, tx, rx_max, tx_max }) = facts.ring_sizes {
+        all.push(Finding::good("rings", format!("{rx} of {rx_max} rx slots, {tx} of {tx_max} tx slots")));
+        if name == "ice" && (rx < 2048 || tx < 2048) {
+            let words =
+                format!("netmap wants 2048 slots of ice: `ethtool -G {} rx 2048 tx 2048`", interface.name);
+            all.push(Finding::note("rings", words));
+        }
+    }
+    all
+}
+
+/// Which cores take the interface's interrupts.
+fn interrupts(name: &str) -> Finding {
+    const WHAT: &str = "interrupts";
+    let table = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    let numbers: Vec<&str> = table
+        .lines()
+        .filter(|line| line.split([' ', '-', '@', ',']).any(|word| word == name))
+        .filter_map(|line| line.trim().split(':').next())
+        .collect();
+    if numbers.is_empty() {
+        return Finding::good(
+            WHAT,
+            format!("none carries {name}'s name (a virtual interface, or its driver's)"),
+        );
+    }
+    let cores: Vec<String> = numbers
+        .iter()
+        .filter_map(|n| fs::read_to_string(format!("/proc/irq/{n}/effective_affinity_list")).ok())
+        .map(|list| list.trim().to_owned())
+        .collect();
+    Finding::good(WHAT, format!("{} on cores {}; keep shards near them", numbers.len(), cores.join(" ")))
+}
+
+fn xdp(interface: &Interface) -> Vec<Finding> {
+    let Interface { name, mtu, .. } = interface;
+    let mut all = Vec::new();
+    all.push(match interface.xdp {
+        None => Finding::good("XDP", "no program is attached"),
+        Some(id) => match inspect::xdp_program_name(id) {
+            Some(program) if program == inspect::STEERING_PROGRAM => {
+                Finding::note("XDP", format!("an engine of utcp drives {name} (program {id}); a second one can't"))
+            }
+            program => Finding::bad(
+                "XDP",
+                format!(
+                    "program {:?} (number {id}) is attached; whoever attached it must detach it (`ip link set dev \
+                     {name} xdp off` if nobody does)",
+                    program.unwrap_or_default()
+                ),
+            ),
+        },
+    });
+    if *mtu > XDP_MTU_MAX {
+        let words = format!("{mtu} is more than {XDP_MTU_MAX}, the longest packet of an AF_XDP buffer");
+        all.push(Finding::bad("MTU", words));
+    }
+    all.extend(must_be_off(name, &[(Offload::Lro, "it joins segments before XDP sees them")]));
+    if Offload::RxVlan.is_on(name).unwrap_or(false) {
+        let words = format!(
+            "the NIC takes VLAN tags off, so XDP can't tell a VLAN's frames from others: if {name} carries VLANs, \
+             `ethtool -K {name} rxvlan off`"
+        );
+        all.push(Finding::note("offload rxvlan", words));
+    }
+    all
+}
+
+fn netmap(interface: &Interface) -> Vec<Finding> {
+    const HOST: &str = "the host's frames pass netmap as they are, and nobody would finish them";
+    const JOINED: &str = "it joins segments into frames that fit no slot";
+    must_be_off(
+        &interface.name,
+        &[
+            (Offload::Lro, JOINED),
+            (Offload::Gro, JOINED),
+            (Offload::Tso, HOST),
+            (Offload::Gso, HOST),
+            (Offload::TxChecksum, HOST),
+            (Offload::RxChecksum, "netmap has no word for its result, so it is verified again anyway"),
+        ],
+    )
+}
+
+fn must_be_off(interface: &str, offloads: &[(Offload, &str)]) -> Vec<Finding> {
+    let mut all = Vec::new();
+    for &(offload, why) in offloads {
+        let short = offload.ethtool_name();
+        // Who can't say has none.
+        if !offload.is_on(interface).unwrap_or(false) {
+            continue;
+        }
+        let words = format!("{short} is on: {why}; `ethtool -K {interface} {short} off`");
+        let finding = match offload {
+            Offload::RxChecksum => Finding::note("offload", words),
+            _ => Finding::bad("offload", words),
+        };
+        let interface = interface.to_owned();
+        all.push(finding.fixed_by(move || offload.switch_off(&interface)));
+    }
+    if all.is_empty() {
+        all.push(Finding::good("offloads", "none that would be in the way is on"));
+    }
+    all
+}
