@@ -345,7 +345,7 @@ impl Running {
     }
 
     /// Forgets what it wrote: a question asked a hundred times is not what a failing test should print.
-    pub(crate) fn forget_logs(&self) {
+    pub fn forget_logs(&self) {
         let _ = fs::remove_file(&self.out);
         let _ = fs::remove_file(&self.err);
     }

@@ -287,7 +287,7 @@ fn a_system_engine_serves_another_user() {
     // In a namespace of its own: an engine at /run/utcp takes every program of its namespace.
     let net = Net::new();
     let utcp = |what: &str| lab.run(release_file("utcp")).args(what.split(' ')).inside(&net.server);
-    let engine = utcp("engine --system").spawn();
+    let mut engine = utcp("engine --system").spawn();
     wait_until("the engine answers", WAIT, || utcp("metrics").finish().status.success().then_some(()));
     let copy = Engine::new(&lab).owned_by(NOBODY);
     let end = lab
@@ -299,5 +299,7 @@ fn a_system_engine_serves_another_user() {
     assert_eq!((end.text().as_str(), end.err.as_str()), ("talked\n", ""));
     let metrics = utcp("metrics").ok().text();
     assert!(metrics.lines().any(|line| line.starts_with("accepts ") && !line.starts_with("accepts 0 ")), "{metrics}");
-    drop(engine);
+    // By SIGTERM, so that it takes its socket with it.
+    engine.signal(libc::SIGTERM);
+    let _ = engine.end_within(WAIT).ok();
 }

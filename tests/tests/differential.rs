@@ -1,0 +1,128 @@
+//! The same calls on the kernel and under utcp: same returns, errno, bytes, events.
+//!
+//! A case whose lines differ fails, unless `differences.md` gives a reason; one that is listed there and does
+//! not differ any more fails, too, so that the list stays true.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use utcp_tests::{Engine, Lab, on_kernel, repository};
+
+fn cases_file(area: &str) -> PathBuf {
+    repository().join(format!("tests/differential/cases/{area}.calls"))
+}
+
+/// The scripts of an area.
+fn cases(area: &str) -> Vec<String> {
+    let text = fs::read_to_string(cases_file(area)).expect("an area has a file of cases");
+    text.lines().filter_map(|line| line.strip_prefix("== ")).map(str::to_owned).collect()
+}
+
+/// Cases that may differ: lines "- `area: case` …" of differences.md.
+fn listed() -> Vec<String> {
+    let text = fs::read_to_string(repository().join("tests/differences.md")).unwrap_or_default();
+    let names = text.lines().filter_map(|line| line.strip_prefix("- `")?.split_once('`'));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+fn transcript(lab: &Lab, engine: Option<&Engine<'_>>, area: &str, case: &str, settle_ms: u32) -> String {
+    let run = lab.run(env!("CARGO_BIN_EXE_utcp-calls")).arg(cases_file(area)).arg(case);
+    let run = run.env("UTCP_CALLS_SETTLE_MS", settle_ms.to_string()).limit(Duration::from_secs(15));
+    let run = match engine {
+        Some(engine) => run.under(engine),
+        None => run,
+    };
+    let mut program = run.spawn();
+    let deadline = std::time::Instant::now() + Duration::from_secs(6);
+    while program.is_alive() && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    if program.is_alive() {
+        let text = program.stdout();
+        program.forget_logs();
+        return format!("{text}... and hangs\n");
+    }
+    let end = program.end_within(Duration::from_secs(1));
+    program.forget_logs();
+    let how = if end.status.success() { String::new() } else { format!("... and ends with {}\n", end.status) };
+    end.text() + &how + &end.err
+}
+
+/// Lines of both, side by side where they differ.
+fn difference(kernel: &str, utcp: &str) -> String {
+    let (mut left, mut right) = (kernel.lines(), utcp.lines());
+    let mut text = String::new();
+    loop {
+        match (left.next(), right.next()) {
+            (None, None) => return text,
+            (a, b) if a == b => text.push_str(&format!("      {}\n", a.unwrap_or(""))),
+            (a, b) => {
+                for (who, line) in [("kernel", a), ("utcp", b)] {
+                    if let Some(line) = line {
+                        text.push_str(&format!("  {who:>6}: {line}\n"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn same_on_both(area: &str) {
+    let lab = Lab::new(&format!("same-{area}"));
+    let engine = Engine::start(&lab);
+    let listed = listed();
+    let mut wrong = Vec::new();
+    let all = cases(area);
+    assert!(!all.is_empty());
+    for case in &all {
+        let name = format!("{area}: {case}");
+        let mut found = None;
+        // A busy machine may delay what a line started: look again with more patience before it counts.
+        for settle_ms in [5, 60] {
+            let kernel = transcript(&lab, None, area, case, settle_ms);
+            let utcp = transcript(&lab, Some(&engine), area, case, settle_ms);
+            assert!(!kernel.contains("... and"), "{name}: the case itself is wrong:\n{kernel}");
+            found = (kernel != utcp).then(|| difference(&kernel, &utcp));
+            if found.is_none() {
+                break;
+            }
+        }
+        match (found, listed.contains(&name)) {
+            (Some(text), false) => wrong.push(format!("== {name}\n{text}")),
+            (None, true) if !on_kernel() => {
+                wrong.push(format!("== {name}\n  does not differ any more: take it off differences.md\n"));
+            }
+            _ => {}
+        }
+    }
+    engine.went_through(1);
+    assert!(wrong.is_empty(), "{} of {} cases differ:\n{}", wrong.len(), all.len(), wrong.join("\n"));
+}
+
+macro_rules! areas {
+    ($($area:ident)*) => {
+        $(#[test] fn $area() { same_on_both(stringify!($area)); })*
+
+        #[test]
+        fn every_file_has_its_test() {
+            let areas = [$(stringify!($area)),*];
+            let folder = repository().join("tests/differential/cases");
+            for entry in fs::read_dir(folder).expect("a folder of cases") {
+                let path = entry.expect("an entry").path();
+                let area = path.file_stem().and_then(|stem| stem.to_str()).expect("a plain name");
+                assert!(areas.contains(&area), "{area}");
+            }
+        }
+    };
+}
+
+areas! { connect accept shutdown transfer epoll poll options descriptors }
+
+#[test]
+fn the_list_names_cases_that_exist() {
+    for name in listed() {
+        let (area, case) = name.split_once(": ").expect("area: case");
+        assert!(cases(area).iter().any(|c| c == case), "{name}");
+    }
+}
