@@ -70,7 +70,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io { what, source } => write!(f, "{what}: {source}"),
-            Self::Program { name, status, tail } => write!(f, "{name} ended with {status}{}", indented(tail)),
+            Self::Program { name, status, tail } => {
+                write!(f, "{name} ended: {status}{}", indented(tail))
+            }
             Self::Late { name, what, tail } => write!(f, "{name} did not {what} in time{}", indented(tail)),
             Self::Output { name, missing, text } => {
                 write!(f, "the output of {name} lacks {missing}{}", indented(text))

@@ -39,6 +39,8 @@ pub struct Pinning {
     pub client: Option<String>,
     /// The engine's shards.
     pub engine: Option<String>,
+    /// Whether the receive work of a device is done on the cores of the receiver.
+    pub receive: bool,
 }
 
 impl Pinning {
@@ -47,7 +49,7 @@ impl Pinning {
         match case.setting {
             Setting::SameCore => {
                 let core = self.server.clone().or_else(|| Some("0".to_owned()));
-                Self { server: core.clone(), client: core.clone(), engine: core }
+                Self { server: core.clone(), client: core.clone(), engine: core, ..*self }
             }
             _ => self.clone(),
         }

@@ -67,6 +67,9 @@ struct Arguments {
     /// Cores of the engine's shards.
     #[arg(long, value_name = "LIST")]
     engine_cores: Option<String>,
+    /// Leave the receive work of a device to the kernel: it is done on the sender's core then.
+    #[arg(long)]
+    softirq_at_sender: bool,
     /// Tell of each run where the CPU time went and what the engine counted.
     #[arg(long, short)]
     verbose: bool,
@@ -182,13 +185,14 @@ fn pinning(arguments: &Arguments) -> Pinning {
         server: choose(&arguments.server_cores, (cores > 1).then_some("0")),
         client: choose(&arguments.client_cores, (cores > 1).then_some("1")),
         engine: choose(&arguments.engine_cores, (cores > 2).then_some("2")),
+        receive: !arguments.softirq_at_sender,
     }
 }
 
 fn settings(plan: &Plan) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     let word = |cores: &Option<String>| cores.clone().unwrap_or_else(|| "any".to_owned());
-    let Pinning { server, client, engine } = &plan.pinning;
+    let Pinning { server, client, engine, .. } = &plan.pinning;
     settings.insert(
         "cores".to_owned(),
         format!("server {}, client {}, engine {}", word(server), word(client), word(engine)),
@@ -230,10 +234,7 @@ fn measure(plan: &Plan, verbose: bool, mut calm: Duration) -> Result<(Report, bo
         // One network for each scenario.
         let net = match net.take().filter(|net| net.scenario == case.scenario) {
             Some(same) => net.insert(same),
-            None => {
-                let Pinning { server, client, .. } = &plan.pinning;
-                net.insert(Net::new(case.scenario, server.as_deref(), client.as_deref())?)
-            }
+            None => net.insert(network(*case, &plan.pinning)?),
         };
         machine.settings.extend(net.settings().iter().cloned());
         let measured = compare::measure(plan, *case, net, &mut calm, &mut progress)?;
@@ -251,6 +252,11 @@ fn measure(plan: &Plan, verbose: bool, mut calm: Duration) -> Result<(Report, bo
     Ok((Report { machine, rows }, clean))
 }
 
+fn network(case: Case, pinning: &Pinning) -> Result<Net, Error> {
+    let receive = |cores: &'_ Option<String>| cores.clone().filter(|_| pinning.receive);
+    Net::new(case.scenario, receive(&pinning.server).as_deref(), receive(&pinning.client).as_deref())
+}
+
 /// How many cores others keep busy, over half a second.
 fn other_load() -> Result<String, Error> {
     Ok(format!("{:.1}", cpu::busy_cores(Duration::from_millis(500))?))
@@ -263,9 +269,7 @@ fn count(cases: &[Case], pinning: &Pinning, files: &Files) -> Result<bool, Error
     for case in cases {
         let net = match net.take().filter(|net| net.scenario == case.scenario) {
             Some(same) => net.insert(same),
-            None => {
-                net.insert(Net::new(case.scenario, pinning.server.as_deref(), pinning.client.as_deref())?)
-            }
+            None => net.insert(network(*case, pinning)?),
         };
         for side in [Side::Kernel, Side::Utcp] {
             eprintln!(
