@@ -1,17 +1,25 @@
-//! How much of a path's capacity a bulk transfer gets, over loss and round trip, as a table.
+//! How much of a path's capacity a bulk transfer gets, over loss, round trip and controller: a table that is kept in
+//! `goodput.txt` and reviewed when it changes.
 //!
-//! The bound is the smaller of the link's rate and the window that the controller can hold at that loss (Mathis et al. 1997
-//! for Reno: MSS/RTT · 1.22/√p). The assertions keep well below what is measured: they catch a sender that stalls, not noise.
+//! The bound is the smaller of the link's rate and the window that Reno can hold at that loss (Mathis et al. 1997:
+//! MSS/RTT · 1.22/√p). Time is virtual and the link seeded, so the table is exact. `UTCP_BLESS=1` writes it anew.
 
 mod common;
+
+use std::fmt::Write as _;
 
 use common::{Link, World};
 use utcp_proto::{Config, CongestionKind, Duration};
 
-const RATE: u64 = 2_500_000;
+/// Bytes per second: ten megabits.
+const RATE: u64 = 1_250_000;
+const SECONDS: u64 = 5;
+const SEEDS: u64 = 2;
+const RTT_MS: [u64; 4] = [1, 20, 100, 200];
+const LOSS_PPM: [u32; 5] = [0, 1_000, 10_000, 50_000, 100_000];
 
-/// Bytes per second that arrive in `seconds` of bulk transfer after the handshake.
-fn goodput(seed: u64, rtt_ms: u64, loss_ppm: u32, kind: CongestionKind, sack: bool, seconds: u64) -> f64 {
+/// Bytes per second that arrive after the handshake.
+fn goodput(seed: u64, rtt_ms: u64, loss_ppm: u32, kind: CongestionKind, sack: bool) -> f64 {
     let link = Link {
         delay: Duration::from_micros(rtt_ms * 500),
         rate: RATE,
@@ -19,29 +27,25 @@ fn goodput(seed: u64, rtt_ms: u64, loss_ppm: u32, kind: CongestionKind, sack: bo
         loss: loss_ppm,
         ..Link::PERFECT
     };
+    let window = 4 << 20;
     let cfg = Config {
         congestion: kind,
         sack,
-        recv_capacity: 16 << 20,
-        recv_capacity_max: 16 << 20,
+        recv_capacity: window,
+        recv_capacity_max: window,
         ..Config::DEFAULT
     };
     let mut world = World::new(seed, link, cfg, cfg);
     world.establish();
-    let end = world.now + Duration::from_secs(seconds);
+    let end = world.now + Duration::from_secs(SECONDS);
     while world.now < end {
-        if world.hosts[0].queued() < 4 << 20 {
-            world.send(0, 1 << 20);
+        if world.hosts[0].queued() < 1 << 20 {
+            world.send(0, 1 << 19);
         }
         world.run_until((world.now + Duration::from_millis(5)).min(end));
         world.read(1, u64::MAX);
     }
-    world.hosts[1].rx_total as f64 / seconds as f64
-}
-
-fn mean(rtt_ms: u64, loss_ppm: u32, kind: CongestionKind, sack: bool) -> f64 {
-    let runs = 2;
-    (0..runs).map(|seed| goodput(seed, rtt_ms, loss_ppm, kind, sack, 5)).sum::<f64>() / runs as f64
+    world.hosts[1].rx_total as f64 / SECONDS as f64
 }
 
 fn mathis(rtt_ms: u64, loss_ppm: u32) -> f64 {
@@ -53,31 +57,33 @@ fn mathis(rtt_ms: u64, loss_ppm: u32) -> f64 {
 }
 
 #[test]
-fn bulk_transfer_fills_what_loss_and_distance_allow() {
-    println!("kind     rtt   loss    goodput kB/s   of the bound");
-    for kind in [CongestionKind::Cubic, CongestionKind::NewReno] {
-        for rtt_ms in [1, 20, 100] {
-            for loss_ppm in [0, 1_000, 10_000, 50_000] {
-                let got = mean(rtt_ms, loss_ppm, kind, true);
-                let share = got / mathis(rtt_ms, loss_ppm);
-                println!(
-                    "{:<8} {rtt_ms:>4} {:>5.1}% {:>12.0} {share:>12.2}",
-                    kind.name(),
-                    f64::from(loss_ppm) / 1e4,
-                    got / 1e3
-                );
-                let floor = if loss_ppm > 10_000 { 0.25 } else { 0.45 };
-                assert!(share > floor, "{} rtt {rtt_ms} loss {loss_ppm}: {share:.2}", kind.name());
+fn table_of_goodput() {
+    let mut table = String::from("controller  rtt ms  loss %  goodput kB/s  of the bound\n");
+    for (name, kind, sack) in [
+        ("cubic", CongestionKind::Cubic, true),
+        ("reno", CongestionKind::NewReno, true),
+        ("no-sack", CongestionKind::NewReno, false),
+    ] {
+        for rtt_ms in RTT_MS {
+            for loss_ppm in LOSS_PPM {
+                let sum: f64 = (0..SEEDS).map(|seed| goodput(seed, rtt_ms, loss_ppm, kind, sack)).sum();
+                let mean = sum / SEEDS as f64;
+                let share = mean / mathis(rtt_ms, loss_ppm);
+                let loss = f64::from(loss_ppm) / 1e4;
+                writeln!(table, "{name:<10} {rtt_ms:>7} {loss:>7.1} {:>13.0} {share:>13.2}", mean / 1e3)
+                    .expect("a string");
+                // Far below what the table holds: a sender that stalls must not be blessed by accident.
+                let floor = if sack { 0.25 } else { 0.05 };
+                let long = rtt_ms >= 200 && loss_ppm >= 50_000;
+                assert!(share > floor || long, "{name} rtt {rtt_ms} loss {loss}: {share:.2}");
             }
         }
     }
-}
-
-#[test]
-fn without_sack_a_lossy_path_is_slow_but_alive() {
-    for rtt_ms in [1, 50] {
-        let share = mean(rtt_ms, 10_000, CongestionKind::NewReno, false) / mathis(rtt_ms, 10_000);
-        println!("no sack rtt {rtt_ms}: {share:.2}");
-        assert!(share > 0.2, "rtt {rtt_ms}: {share:.2}");
+    println!("{table}");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goodput.txt");
+    if std::env::var_os("UTCP_BLESS").is_some() {
+        std::fs::write(path, &table).expect("the table is written");
     }
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(kept, table, "the table changed: look at it, then run with UTCP_BLESS=1");
 }

@@ -39,6 +39,7 @@ fn an_outage_is_survived() {
         world.down_until = world.now + Duration::from_secs(1 + seed * 3);
         bulk(&mut world, 400_000, Duration::from_secs(400));
         assert_eq!(world.hosts[0].error, None);
+        assert_eq!(world.hosts[0].tcb().info(world.now).snd_mss, 1_448, "an outage is no black hole");
     }
 }
 
@@ -245,4 +246,35 @@ fn the_window_grows_with_the_flow() {
     assert!(capacity >= 400_000, "{capacity}");
     let rate = world.hosts[1].rx_total / 4;
     assert!(rate > 5_000_000, "{rate} bytes/s of 10 MB/s");
+}
+
+/// RFC 5961: an attacker who knows the four-tuple and nothing else can neither break the connection nor put bytes into it.
+#[test]
+fn a_blind_attacker_gets_nowhere() {
+    for seed in 0..10 {
+        let mut rng = Rng::new(seed + 1_000);
+        let mut world = World::new(seed, link(10), cfg(), cfg());
+        world.establish();
+        for _ in 0..200 {
+            for _ in 0..20 {
+                let flags = rng.pick(&[0u8, 0x01, 0x02, 0x04, 0x14, 0x20, 0xff]);
+                let len = rng.pick(&[0u32, 1, 1_400]);
+                let forged = utcp_proto::Segment {
+                    seq: utcp_proto::SeqNum::new(rng.next() as u32),
+                    ack: (rng.below(4) > 0).then(|| utcp_proto::SeqNum::new(rng.next() as u32)),
+                    flags: utcp_proto::Flags::from_bits(flags),
+                    wnd: rng.next() as u16,
+                    len,
+                    ..utcp_proto::Segment::default()
+                };
+                let side = rng.below(2) as usize;
+                world.deliver(side, &forged, &vec![0xee; len as usize]);
+            }
+            world.send(0, 2_000);
+            world.run_for(Duration::from_millis(10));
+            world.read(1, u64::MAX);
+        }
+        bulk(&mut world, 500_000, Duration::from_secs(60));
+        assert!(world.hosts.iter().all(|h| h.error.is_none()), "seed {seed}");
+    }
 }

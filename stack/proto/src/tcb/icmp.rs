@@ -69,11 +69,22 @@ impl Tcb {
         }
     }
 
-    /// Repeated timeouts: perhaps only large segments get lost, and no router says so.
-    pub(super) fn probe_path(&mut self) {
+    /// Repeated timeouts: perhaps only large segments get lost, and no router says so (RFC 4821 §7.7).
+    pub(super) fn suspect_path(&mut self) {
         let payload = self.path_payload();
         if self.recovery.retransmits >= BLACK_HOLE_TIMEOUTS && payload > BASE_MSS {
+            self.snd.path_mss_before = self.snd.path_trusted.then_some(self.snd.path_mss);
             self.snd.path_mss = BASE_MSS;
+            self.update_mss();
+        }
+    }
+
+    /// The timeouts are over. Perhaps it was an outage and no black hole: go back to full segments, once. If they get lost
+    /// again, the suspicion was right.
+    pub(super) fn trust_path_again(&mut self) {
+        if let Some(before) = self.snd.path_mss_before.take() {
+            self.snd.path_trusted = false;
+            self.snd.path_mss = before;
             self.update_mss();
         }
     }

@@ -77,6 +77,8 @@ pub(super) struct Recovery {
     undo: Option<Undo>,
     /// Bytes sent again in this episode that no DSACK has declared superfluous.
     undo_bytes: u32,
+    /// The timeout did not come amid fast recovery: RFC 5682 applies.
+    frto: bool,
     /// TSval of the first retransmission of this episode.
     retrans_ts: Option<u32>,
     /// When the oldest byte in flight began to wait, for the user timeout.
@@ -133,6 +135,7 @@ impl Recovery {
             tlp: None,
             undo: None,
             undo_bytes: 0,
+            frto: false,
             retrans_ts: None,
             waiting_since: Instant::ZERO,
         }
@@ -430,11 +433,15 @@ impl Tcb {
                 r.reo_mult = 1;
             }
         }
+        let after_timeouts = r.state == RecoveryState::Loss;
         r.state = RecoveryState::Open;
         r.dupacks = 0;
         r.reno_sacked = 0;
         r.undo = None;
         r.retrans_ts = None;
+        if after_timeouts {
+            self.trust_path_again();
+        }
     }
 
     /// True if what was sent again had not been lost.
@@ -449,7 +456,7 @@ impl Tcb {
             _ => false,
         };
         // RFC 5682 §3: after a timeout, an ACK for bytes that were held for lost and never sent again.
-        let original = r.state == RecoveryState::Loss && delivered.original && self.opt.sack;
+        let original = r.state == RecoveryState::Loss && r.frto && delivered.original && self.opt.sack;
         // RFC 2883 §5, RFC 3708: every byte that was sent again was superfluous.
         let all_duplicates = facts.dsack > 0 && r.undo_bytes == 0 && r.retrans_ts.is_some();
         (facts.advanced > 0 && echo_older) || original || all_duplicates
@@ -475,14 +482,19 @@ impl Tcb {
         let flight = self.snd.flight();
         let first = self.recovery.state != RecoveryState::Loss;
         if first {
-            let kept = self.recovery.undo.filter(|_| self.recovery.state == RecoveryState::Recovery);
+            let repeating = self.recovery.state == RecoveryState::Recovery;
+            let kept = self.recovery.undo.filter(|_| repeating);
             self.recovery.undo = kept.or(Some(Undo { cwnd: self.cc.cwnd, ssthresh: self.cc.ssthresh }));
             // RFC 5681 §3.1: once in a window, not for each timeout of the same data.
             if !self.recovery.is_reducing() {
                 self.cc.on_congestion(flight, u32::from(self.snd.mss));
             }
-            self.recovery.retrans_ts = None;
-            self.recovery.undo_bytes = 0;
+            // What was repeated before the timeout may be acknowledged after it: that proves nothing.
+            self.recovery.frto = !repeating;
+            if !repeating {
+                self.recovery.retrans_ts = None;
+                self.recovery.undo_bytes = 0;
+            }
             self.opt.cwr_due = self.opt.ecn;
         }
         self.cc.on_timeout(u32::from(self.snd.mss));
@@ -543,10 +555,16 @@ impl Tcb {
         self.timers.set(Timer::Retransmit, at);
     }
 
+    /// RFC 8985 §7.2: a probe is for a flight of which nothing is known but that it left.
+    #[inline]
+    pub(super) fn may_probe(&self) -> bool {
+        self.opt.sack && self.recovery.quiet && self.rtt.is_known() && self.rtt.backoff == 0
+    }
+
     /// RFC 8985 §7.2: PTO = 2 SRTT, plus the peer's longest ACK delay for a lone segment.
     #[inline]
     fn probe_timeout(&self) -> Option<Duration> {
-        if !self.opt.sack || !self.recovery.quiet || !self.rtt.is_known() || self.rtt.backoff > 0 {
+        if !self.may_probe() {
             return None;
         }
         let lone = self.snd.flight() <= u32::from(self.snd.mss);

@@ -33,6 +33,9 @@ pub(super) struct Send {
     pub(super) peer_mss: u16,
     /// What the path carries, by ICMP or probing; `u16::MAX` if nothing is known.
     pub(super) path_mss: u16,
+    /// What `path_mss` was before it was lowered on suspicion, and whether suspicion may strike again.
+    pub(super) path_mss_before: Option<u16>,
+    pub(super) path_trusted: bool,
     pub(super) wscale: u8,
     /// The program closed its side: FIN follows on `end`.
     pub(super) fin_queued: bool,
@@ -74,6 +77,8 @@ impl Send {
             mss,
             peer_mss: mss,
             path_mss: u16::MAX,
+            path_mss_before: None,
+            path_trusted: true,
             wscale: 0,
             fin_queued: false,
             syn_due: false,

@@ -1,1 +1,27 @@
+//! What a connection costs in memory.
 
+use super::*;
+use core::mem::size_of;
+
+/// 100 000 idle connections are an aim of the design: a TCB stays around two kilobytes, its records far below.
+#[test]
+fn sizes() {
+    std::println!(
+        "Tcb {}: Send {} Receive {} AckState {} Timers {} Rtt {} Congestion {} Recovery {} Stats {} Config {}",
+        size_of::<Tcb>(),
+        size_of::<Send>(),
+        size_of::<Receive>(),
+        size_of::<AckState>(),
+        size_of::<Timers>(),
+        size_of::<Rtt>(),
+        size_of::<Congestion>(),
+        size_of::<Recovery>(),
+        size_of::<Stats>(),
+        size_of::<Config>(),
+    );
+    assert!(size_of::<Tcb>() <= 2_304, "{}", size_of::<Tcb>());
+    assert!(size_of::<Receive>() <= 128, "two cache lines: {}", size_of::<Receive>());
+    assert!(size_of::<Send>() <= 128, "two cache lines: {}", size_of::<Send>());
+    assert!(size_of::<HalfOpen>() <= 192, "{}", size_of::<HalfOpen>());
+    assert!(size_of::<TimeWait>() <= 128, "{}", size_of::<TimeWait>());
+}

@@ -97,7 +97,7 @@ impl Tcb {
         self.timers.watch = Watch::Rto;
         let at = self.clamp_to_user_timeout(now + self.rtt.rto(&self.cfg));
         self.timers.set(Timer::Retransmit, at);
-        self.probe_path();
+        self.suspect_path();
     }
 
     /// RFC 8985 §7.3: new data if there is some, else the last segment again. Then the RTO watches.

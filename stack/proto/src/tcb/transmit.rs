@@ -274,7 +274,14 @@ impl Tcb {
             self.snd.max_flight = flight;
             self.snd.max_flight_end = self.snd.nxt;
         }
-        if self.timers.watch != Watch::Reorder || !self.timers.is_armed(Timer::Retransmit) {
+        // RFC 6298 §5.1: start the timer if it does not run; new data must not put off the timeout of the old. A tail loss
+        // probe counts from the last segment (RFC 8985 §7.2), and a window probe has become superfluous.
+        let waits = match self.timers.watch {
+            Watch::Rto => !self.may_probe(),
+            Watch::Reorder => true,
+            Watch::Probe | Watch::Persist => false,
+        };
+        if !(waits && self.timers.is_armed(Timer::Retransmit)) {
             self.set_loss_timer(now);
         }
         (seq, len, false)
