@@ -35,6 +35,9 @@ pub unsafe fn accept(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int
 /// # Safety
 /// As `accept4`.
 pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     death::revive();
     let Some(listener) = handle::listener(fd).or_else(|| listen::meet(fd)) else {
         if handle::stream(fd).is_some() {

@@ -24,6 +24,8 @@ use crate::{config, death, finder, process, tls};
 
 /// Engines that one process may be attached to during its life.
 pub const ATTACHMENTS: usize = 16;
+/// Engines that may end on us one after the other before we give up.
+const GREETINGS: u32 = 4;
 /// After a failure, how long sockets go to the kernel before an engine is looked for again.
 const RETRY_NS: u64 = 2_000_000_000;
 
@@ -203,7 +205,7 @@ fn attach() -> Option<&'static Attachment> {
             &[b"unknown setting or value in the environment: ", variable.to_bytes()],
         );
     }
-    let outcome = finder::connect().and_then(|fd| welcome(fd).map_err(|_| finder::Failure::Refused));
+    let outcome = find_and_greet();
     let result = match outcome {
         Ok(attachment) => Some(attachment),
         Err(failure) => {
@@ -216,6 +218,19 @@ fn attach() -> Option<&'static Attachment> {
     drop(held);
     drop(quiet);
     result
+}
+
+/// An engine that ends while we greet it (its last client left, or it gave way to another that started at the same
+/// moment) has a successor, or will have one that we start.
+fn find_and_greet() -> Result<&'static Attachment, finder::Failure> {
+    for attempt in 0..GREETINGS {
+        match welcome(finder::connect()?) {
+            Ok(attachment) => return Ok(attachment),
+            Err(sys::Errno(libc::ECONNRESET | libc::EPIPE)) => sys::nap_ms(5 << attempt),
+            Err(_) => break,
+        }
+    }
+    Err(finder::Failure::Refused)
 }
 
 /// Says hello on `fd`, maps what comes back and publishes the attachment.

@@ -122,6 +122,9 @@ fn another_number(fd: c_int, entry: Entry) -> bool {
 /// # Safety
 /// None beyond C's.
 pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: plain numbers.
         let result = unsafe { real::shutdown(fd, how) };
@@ -162,6 +165,9 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
 /// # Safety
 /// None beyond C's.
 pub unsafe fn dup(fd: c_int) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     let entry = fd_table::get(fd);
     // SAFETY: a plain number.
     let new = unsafe { real::dup(fd) };

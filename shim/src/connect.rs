@@ -70,6 +70,9 @@ pub fn claim(att: &'static Attachment) -> Option<(u32, &'static utcp_abi::socket
 /// # Safety
 /// As `connect`.
 pub unsafe fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own arguments.
         return unsafe { real::connect(fd, to, len) };

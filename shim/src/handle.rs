@@ -44,6 +44,12 @@ pub fn listener(fd: c_int) -> Option<Sock> {
     ours(fd).filter(|sock| sock.entry.kind() == Kind::Listener)
 }
 
+/// Whether `fd` is the library's own, of which the program does not know.
+#[inline]
+pub fn is_hidden(fd: c_int) -> bool {
+    matches!(fd_table::get(fd).kind(), Kind::Internal | Kind::Pool)
+}
+
 fn resolve(fd: c_int, entry: Entry) -> Option<Sock> {
     if !matches!(entry.kind(), Kind::Socket | Kind::Listener) || tls::thread().is_vfork_child() {
         return None;

@@ -15,6 +15,17 @@ use crate::sys::{self, Errno, Sys};
 use crate::table::real;
 use crate::{connect, errno, listen, poll, recv, send, user};
 
+/// Hands the call on `fd` to libc, untouched; a number that the program does not know of is no descriptor.
+macro_rules! foreign {
+    ($fd:expr, $name:ident($($arg:expr),* $(,)?)) => {
+        if $crate::handle::is_hidden($fd) {
+            $crate::errno::fail($crate::sys::Errno(libc::EBADF))
+        } else {
+            pass!($name($($arg),*))
+        }
+    };
+}
+
 /// Hands the call to libc, untouched.
 macro_rules! pass {
     ($name:ident($($arg:expr),* $(,)?)) => {
@@ -31,7 +42,7 @@ pub(crate) use pass;
 #[inline]
 pub unsafe fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     match handle::stream(fd) {
-        None => pass!(read(fd, buf, len)),
+        None => foreign!(fd, read(fd, buf, len)),
         Some(sock) => errno::into_libc(recv::recv(&sock, &user::buffer(buf, len), 0)),
     }
 }
@@ -43,7 +54,7 @@ pub unsafe fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
 pub unsafe fn read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -> ssize_t {
     match handle::stream(fd) {
         Some(sock) if len <= room => errno::into_libc(recv::recv(&sock, &user::buffer(buf, len), 0)),
-        _ => pass!(__read_chk(fd, buf, len, room)),
+        _ => foreign!(fd, __read_chk(fd, buf, len, room)),
     }
 }
 
@@ -53,7 +64,7 @@ pub unsafe fn read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -
 /// As `readv`.
 pub unsafe fn readv(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
     match handle::stream(fd) {
-        None => pass!(readv(fd, list, count)),
+        None => foreign!(fd, readv(fd, list, count)),
         Some(sock) => {
             // SAFETY: the program's own list.
             let list = unsafe { user::vector(list, count) };
@@ -69,7 +80,7 @@ pub unsafe fn readv(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
 #[inline]
 pub unsafe fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
     match handle::stream(fd) {
-        None => pass!(recv(fd, buf, len, flags)),
+        None => foreign!(fd, recv(fd, buf, len, flags)),
         Some(sock) => errno::into_libc(recv::recv(&sock, &user::buffer(buf, len), flags)),
     }
 }
@@ -81,7 +92,7 @@ pub unsafe fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ss
 pub unsafe fn recv_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t, flags: c_int) -> ssize_t {
     match handle::stream(fd) {
         Some(sock) if len <= room => errno::into_libc(recv::recv(&sock, &user::buffer(buf, len), flags)),
-        _ => pass!(__recv_chk(fd, buf, len, room, flags)),
+        _ => foreign!(fd, __recv_chk(fd, buf, len, room, flags)),
     }
 }
 
@@ -97,7 +108,9 @@ pub unsafe fn recvfrom(
     from: *mut sockaddr,
     from_len: *mut socklen_t,
 ) -> ssize_t {
-    let Some(sock) = handle::stream(fd) else { return pass!(recvfrom(fd, buf, len, flags, from, from_len)) };
+    let Some(sock) = handle::stream(fd) else {
+        return foreign!(fd, recvfrom(fd, buf, len, flags, from, from_len));
+    };
     let result = recv::recv(&sock, &user::buffer(buf, len), flags);
     if result.is_ok() && !from.is_null() && !from_len.is_null() {
         // SAFETY: the program's own length.
@@ -120,7 +133,7 @@ pub unsafe fn recvfrom_chk(
     from_len: *mut socklen_t,
 ) -> ssize_t {
     if handle::stream(fd).is_none() || len > room {
-        return pass!(__recvfrom_chk(fd, buf, len, room, flags, from, from_len));
+        return foreign!(fd, __recvfrom_chk(fd, buf, len, room, flags, from, from_len));
     }
     // SAFETY: the program's own arguments.
     unsafe { recvfrom(fd, buf, len, flags, from, from_len) }
@@ -155,7 +168,7 @@ pub unsafe fn recvmsg(fd: c_int, header: *mut msghdr, flags: c_int) -> ssize_t {
         // SAFETY: the program's own header.
         return errno::into_libc(unsafe { receive_message(&sock, header, flags) });
     }
-    let result = pass!(recvmsg(fd, header, flags));
+    let result = foreign!(fd, recvmsg(fd, header, flags));
     // SAFETY: the kernel has just used it.
     if result >= 0 && unsafe { (*header).msg_controllen } != 0 {
         listen::expect_strangers(); // Perhaps descriptors, perhaps listeners among them.
@@ -174,7 +187,9 @@ pub unsafe fn recvmmsg(
     flags: c_int,
     timeout: *mut timespec,
 ) -> c_int {
-    let Some(sock) = handle::stream(fd) else { return pass!(recvmmsg(fd, headers, count, flags, timeout)) };
+    let Some(sock) = handle::stream(fd) else {
+        return foreign!(fd, recvmmsg(fd, headers, count, flags, timeout));
+    };
     let mut flags_now = flags & !libc::MSG_WAITFORONE;
     let mut done = 0usize;
     for at in 0..count.min(1024) as usize {
@@ -201,7 +216,7 @@ pub unsafe fn recvmmsg(
 #[inline]
 pub unsafe fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
     match handle::stream(fd) {
-        None => pass!(write(fd, buf, len)),
+        None => foreign!(fd, write(fd, buf, len)),
         Some(sock) => errno::into_libc(send::send(&sock, &user::buffer(buf, len), 0)),
     }
 }
@@ -212,7 +227,7 @@ pub unsafe fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
 /// As `writev`.
 pub unsafe fn writev(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
     match handle::stream(fd) {
-        None => pass!(writev(fd, list, count)),
+        None => foreign!(fd, writev(fd, list, count)),
         Some(sock) => {
             // SAFETY: the program's own list.
             let list = unsafe { user::vector(list, count) };
@@ -228,7 +243,7 @@ pub unsafe fn writev(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
 #[inline]
 pub unsafe fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
     match handle::stream(fd) {
-        None => pass!(send(fd, buf, len, flags)),
+        None => foreign!(fd, send(fd, buf, len, flags)),
         Some(sock) => errno::into_libc(send::send(&sock, &user::buffer(buf, len), flags)),
     }
 }
@@ -246,7 +261,7 @@ pub unsafe fn sendto(
     to_len: socklen_t,
 ) -> ssize_t {
     if handle::stream(fd).is_none() {
-        return pass!(sendto(fd, buf, len, flags, to, to_len));
+        return foreign!(fd, sendto(fd, buf, len, flags, to, to_len));
     }
     if flags & libc::MSG_FASTOPEN != 0 && !to.is_null() {
         // SAFETY: the program's own address.
@@ -283,7 +298,7 @@ pub unsafe fn sendmsg(fd: c_int, header: *const msghdr, flags: c_int) -> ssize_t
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own header.
         unsafe { mark_passed_on(header) };
-        return pass!(sendmsg(fd, header, flags));
+        return foreign!(fd, sendmsg(fd, header, flags));
     };
     // SAFETY: the program's own header.
     errno::into_libc(unsafe { send_message(&sock, header, flags) })
@@ -294,7 +309,7 @@ pub unsafe fn sendmsg(fd: c_int, header: *const msghdr, flags: c_int) -> ssize_t
 /// # Safety
 /// As `sendmmsg`.
 pub unsafe fn sendmmsg(fd: c_int, headers: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
-    let Some(sock) = handle::stream(fd) else { return pass!(sendmmsg(fd, headers, count, flags)) };
+    let Some(sock) = handle::stream(fd) else { return foreign!(fd, sendmmsg(fd, headers, count, flags)) };
     let mut done = 0usize;
     for at in 0..count.min(1024) as usize {
         // SAFETY: the program's list has `count` elements.
@@ -351,7 +366,7 @@ unsafe fn descriptor_at(list: *const u8, at: usize) -> c_int {
 /// As `preadv2`.
 pub unsafe fn preadv2(fd: c_int, list: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t {
     match handle::stream(fd) {
-        None => pass!(preadv2(fd, list, count, offset, flags)),
+        None => foreign!(fd, preadv2(fd, list, count, offset, flags)),
         Some(_) if offset != -1 => errno::fail(Errno(libc::ESPIPE)),
         Some(sock) => {
             let wait = if flags & libc::RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
@@ -369,7 +384,7 @@ pub unsafe fn preadv2(fd: c_int, list: *const iovec, count: c_int, offset: off_t
 /// As `pwritev2`.
 pub unsafe fn pwritev2(fd: c_int, list: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t {
     match handle::stream(fd) {
-        None => pass!(pwritev2(fd, list, count, offset, flags)),
+        None => foreign!(fd, pwritev2(fd, list, count, offset, flags)),
         Some(_) if offset != -1 => errno::fail(Errno(libc::ESPIPE)),
         Some(sock) => {
             let wait = if flags & libc::RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
@@ -415,7 +430,7 @@ pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_
     if handle::stream(from).is_some() {
         return errno::fail(Errno(libc::EINVAL));
     }
-    let Some(sock) = handle::stream(out) else { return pass!(sendfile(out, from, offset, count)) };
+    let Some(sock) = handle::stream(out) else { return foreign!(out, sendfile(out, from, offset, count)) };
     // What has no pages (a socket, a pipe) is no source, as in the kernel.
     match sys::mode(from) {
         Ok(mode) if matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFBLK) => {}

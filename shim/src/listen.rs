@@ -25,6 +25,9 @@ use crate::{connect, errno, log, options, process, swap, tls, user};
 /// # Safety
 /// As `bind`.
 pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     if let Some(sock) = handle::stream(fd) {
         if sock.was_connected() {
             return errno::fail(Errno(libc::EINVAL));
@@ -42,6 +45,9 @@ pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
 /// # Safety
 /// None beyond C's.
 pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     if let Some(sock) = handle::stream(fd) {
         if sock.was_connected() {
             return errno::fail(Errno(libc::EINVAL));

@@ -14,6 +14,9 @@ use crate::{connect, errno, handle, user};
 /// # Safety
 /// As `getsockname`.
 pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own arguments.
         return unsafe { real::getsockname(fd, to, len) };
@@ -34,6 +37,9 @@ pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
 /// # Safety
 /// As `getpeername`.
 pub unsafe fn getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own arguments.
         return unsafe { real::getpeername(fd, to, len) };

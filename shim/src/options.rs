@@ -166,6 +166,9 @@ pub unsafe fn setsockopt(
     value: *const c_void,
     len: socklen_t,
 ) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     let Some(sock) = handle::ours(fd) else {
         // SAFETY: the program's own arguments.
         return unsafe { real::setsockopt(fd, level, name, value, len) };
@@ -387,6 +390,9 @@ pub unsafe fn getsockopt(
     value: *mut c_void,
     len: *mut socklen_t,
 ) -> c_int {
+    if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
+    }
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own arguments.
         return unsafe { real::getsockopt(fd, level, name, value, len) };

@@ -9,6 +9,7 @@
 //! success doubles its budget up to the limit, failure halves it. With only one or two CPUs the
 //! engine needs the one that we would burn, so we yield between looks.
 
+use core::ffi::c_int;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -67,8 +68,28 @@ pub fn until(
     }
 }
 
-/// Sleeps once.
+unsafe extern "C" {
+    fn pthread_setcanceltype(kind: c_int, old: *mut c_int) -> c_int;
+}
+
+/// PTHREAD_CANCEL_DEFERRED and PTHREAD_CANCEL_ASYNCHRONOUS.
+const DEFERRED: c_int = 0;
+const ASYNCHRONOUS: c_int = 1;
+
+/// Sleeps once, as a cancellation point: a thread that is cancelled while it sleeps ends there, as it would in the
+/// kernel's call. Nothing is held here, and nothing on the stack needs to be cleaned up.
 fn doze(bell: &Bell, life: &AtomicU32, alive: u32, deadline_ns: Option<u64>) -> sys::Sys<usize> {
+    let mut kind = DEFERRED;
+    // SAFETY: between the two calls are only system calls, which may be cut short at any point.
+    unsafe { pthread_setcanceltype(ASYNCHRONOUS, &raw mut kind) };
+    let result = sleep_once(bell, life, alive, deadline_ns);
+    // SAFETY: as it was.
+    unsafe { pthread_setcanceltype(kind, core::ptr::null_mut()) };
+    result
+}
+
+/// Sleeps once.
+fn sleep_once(bell: &Bell, life: &AtomicU32, alive: u32, deadline_ns: Option<u64>) -> sys::Sys<usize> {
     if NO_WAITV.load(Relaxed) == 0 {
         let waiters = [FutexWaiter::new(bell.word(), ARMED), FutexWaiter::new(life, alive)];
         match sys::futex_waitv(&waiters, deadline_ns) {

@@ -348,6 +348,11 @@ pub fn poll(list: &mut [libc::pollfd], timeout_ms: u64) -> Sys<usize> {
     call!(libc::SYS_ppoll, list.as_mut_ptr(), list.len(), at(&timeout), 0, 8)
 }
 
+/// Sleeps.
+pub fn nap_ms(ms: u64) {
+    let _ = poll(&mut [], ms);
+}
+
 /// `epoll_ctl`.
 pub fn epoll_ctl(epfd: c_int, operation: c_int, fd: c_int, event: &libc::epoll_event) -> Sys<()> {
     call!(libc::SYS_epoll_ctl, epfd, operation, fd, at(event)).map(|_| ())
