@@ -7,7 +7,7 @@ use utcp_abi::socket::status;
 
 use crate::sys::Errno;
 use crate::table::real;
-use crate::{connect, errno, handle, user};
+use crate::{connect, errno, handle, listen, user};
 
 /// `getsockname(2)`.
 ///
@@ -17,6 +17,8 @@ pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
     if handle::is_hidden(fd) {
         return errno::fail(Errno(libc::EBADF));
     }
+    // A program that got its listeners by exec asks them who they are, while it still has its privileges.
+    listen::meet(fd);
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own arguments.
         return unsafe { real::getsockname(fd, to, len) };

@@ -17,7 +17,7 @@ use crate::fd_table::Kind;
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{config, connect, errno, info, log, swap};
+use crate::{config, connect, errno, info, listen, log, swap};
 
 /// What SO_SNDBUF and SO_RCVBUF say before anybody set them.
 const SNDBUF: u32 = 16_384;
@@ -393,6 +393,8 @@ pub unsafe fn getsockopt(
     if handle::is_hidden(fd) {
         return errno::fail(Errno(libc::EBADF));
     }
+    // A program that got its listeners by exec asks them who they are, while it still has its privileges.
+    listen::meet(fd);
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own arguments.
         return unsafe { real::getsockopt(fd, level, name, value, len) };
