@@ -10,8 +10,11 @@
 //! record, and so is a run of bytes that are selectively acknowledged. When it is full, neighbours merge, which blurs the
 //! times a little; a SACK that would need another record is ignored, which costs a retransmission, never data.
 
+mod tick;
+
 use crate::seq::SeqNum;
-use crate::time::Instant;
+
+pub(crate) use tick::{Tick, ticks_to_nanos};
 
 /// Records on the board; a power of two.
 pub(crate) const RECORDS_MAX: usize = 64;
@@ -25,34 +28,6 @@ const LOST: u8 = 2;
 const RESENT: u8 = 4;
 /// Sent more than once: gives no RTT sample (Karn's algorithm, RFC 6298 §3).
 const AMBIGUOUS: u8 = 8;
-
-/// A time in units of 1 024 ns on a circle of 73 minutes: no record lives that long.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tick(u32);
-
-impl Tick {
-    #[inline]
-    pub(crate) const fn at(now: Instant) -> Self {
-        Self((now.as_nanos() >> 10) as u32)
-    }
-
-    /// Ticks since `earlier`, zero if that lies ahead.
-    #[inline]
-    pub(crate) const fn since(self, earlier: Self) -> u32 {
-        let d = self.0.wrapping_sub(earlier.0);
-        if d & 0x8000_0000 != 0 { 0 } else { d }
-    }
-
-    #[inline]
-    const fn before(self, other: Self) -> bool {
-        self.0.wrapping_sub(other.0) & 0x8000_0000 != 0
-    }
-}
-
-/// Ticks as nanoseconds.
-pub(crate) const fn ticks_to_nanos(ticks: u32) -> u64 {
-    (ticks as u64) << 10
-}
 
 /// A run of bytes, from the end of the record before it to `end`.
 #[derive(Clone, Copy, Debug, Default)]

@@ -14,3 +14,4 @@ mod rfc7323;
 mod rfc7413;
 mod rfc8985;
 mod rfc9293;
+mod rfc9293_states;
