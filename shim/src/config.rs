@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Every variable that utcp knows.
-const KNOWN: [&[u8]; 11] = [
+const KNOWN: [&[u8]; 12] = [
     b"UTCP_ENGINE",
     b"UTCP_STACK",
     b"UTCP_DISABLE",
@@ -15,6 +15,7 @@ const KNOWN: [&[u8]; 11] = [
     b"UTCP_SPIN_US",
     b"UTCP_CORES",
     b"UTCP_FAULTS",
+    b"UTCP_TRACE",
     b"UTCP_LOG",
     b"UTCP_LOCAL",
     b"UTCP_BIN",

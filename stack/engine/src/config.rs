@@ -12,7 +12,7 @@ pub struct Config {
     pub name: UnixName,
     /// Started by a program's shim: it leaves with its last client.
     pub embedded: bool,
-    /// Device strings (`xdp:eth0`), none for same-host traffic only.
+    /// Device strings (`xdp:eth0`, `tap:utcp0,addr=10.9.0.2/24`), none for same-host traffic only.
     pub devices: Vec<String>,
     /// Cores of the shards; one shard each. Empty: one shard that is not pinned.
     pub cores: Vec<usize>,
@@ -68,7 +68,7 @@ impl Config {
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let devices = match variable("UTCP_DEVICE") {
             None => Vec::new(),
-            Some(list) => list.split(',').filter(|d| !d.is_empty()).map(str::to_owned).collect(),
+            Some(list) => crate::station::split_devices(&list),
         };
         Ok(Self {
             name: user_name(variable("UTCP_STACK").as_deref())?,

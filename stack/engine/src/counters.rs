@@ -52,6 +52,8 @@ counters! {
     dropped_segments,
     /// ICMP errors about segments of ours.
     icmp_errors,
+    /// Questions, answers and echoes of the link, where the engine is a host of its own (TAP, pipe).
+    neighbour_frames,
     /// Frames that were not a well-formed packet for us.
     dropped_frames,
     /// Frames dropped because the tx ring was full (TCP sends them again).

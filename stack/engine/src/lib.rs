@@ -17,6 +17,7 @@ pub mod host;
 pub mod life;
 pub mod probe;
 pub mod shard;
+pub mod station;
 pub mod sys;
 
 #[cfg(test)]

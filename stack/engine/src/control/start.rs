@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::host::{HostMirror, HostView};
 use crate::life::Life;
 use crate::shard::{DevicePort, Inbox, Outbox, Shard, ShardConfig};
+use crate::station::{DeviceConfig, Station};
 use crate::sys::{self, UnixName};
 
 fn system(doing: &'static str) -> impl Fn(io::Error) -> EngineError {
@@ -154,7 +155,9 @@ fn open_devices(config: &Config, host: &HostView, shards: u32) -> Result<Opened,
     let mut next = 0;
     for device in &config.devices {
         let failed = |error| EngineError::Device { device: device.clone(), error };
-        let mut open = utcp_netmap_io::open(device, &OpenOptions::default()).map_err(failed)?;
+        let DeviceConfig { device: name, station } =
+            DeviceConfig::parse(device).map_err(|error| EngineError::Setting(error.to_string()))?;
+        let mut open = utcp_netmap_io::open(&name, &OpenOptions::default()).map_err(failed)?;
         if let Some(faults) = &config.faults {
             let spec = faults
                 .parse::<FaultSpec>()
@@ -165,7 +168,8 @@ fn open_devices(config: &Config, host: &HostView, shards: u32) -> Result<Opened,
         let ifindex = open.ports.first().and_then(|port| port.caps().ifindex);
         for port in open.ports {
             opened.names.push(port.caps().name.clone());
-            opened.ports[next % shards as usize].push(DevicePort::new(port));
+            let station = station.as_ref().map(|config| Station::new(config, port.caps()));
+            opened.ports[next % shards as usize].push(DevicePort::new(port, station));
             next += 1;
         }
         if let (Some(steering), Some(ifindex)) = (open.steering, ifindex) {

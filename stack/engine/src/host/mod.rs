@@ -26,6 +26,7 @@ mod uapi;
 mod view;
 
 pub use mirror::HostMirror;
+pub(crate) use prefix::Prefix;
 pub use view::{HostView, Interface, Kind, Neighbour, Route};
 
 #[cfg(test)]

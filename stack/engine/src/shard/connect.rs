@@ -21,15 +21,22 @@ const LOCAL_MSS: u16 = 65_483;
 impl Shard {
     /// The program asked to connect the fresh socket `sock`.
     pub(super) fn on_connect(&mut self, client_index: u32, sock: u32) {
+        let Some(region) = self.clients.get(client_index).map(|c| c.region) else { return };
+        let Some(socket) = region.socket(sock) else { return };
+        let waits = socket.op_code.load(Ordering::Relaxed) != OpCode::ConnectLoopback as u32;
         let result = self.try_connect(client_index, sock);
+        if result == RESULT_KERNEL && !waits { eprintln!("DBG waiting {} by_port {:?} local {} slot {:?} args {:?}", self.inbox.is_waiting(), self.by_port, self.host.is_local(IpAddr::v4([127,0,0,1])), self.listeners.iter().map(|(i,l)| (i,l.tcp_port,l.addr)).collect::<Vec<_>>(), socket.op_args); }
+        if result == RESULT_KERNEL && !waits && self.inbox.is_waiting() {
+            // The page told the program of a listener whose message came behind this round's look into the inbox: the
+            // next round knows it.
+            region.dirty(self.config.index).set(sock);
+            return;
+        }
         match result {
             0 => self.counters.connects += 1,
             RESULT_KERNEL => self.counters.connects_kernel += 1,
             _ => {}
         }
-        let Some(region) = self.clients.get(client_index).map(|c| c.region) else { return };
-        let Some(socket) = region.socket(sock) else { return };
-        let waits = socket.op_code.load(Ordering::Relaxed) != OpCode::ConnectLoopback as u32;
         if result != 0 && !waits {
             self.fail_connect(
                 client_index,
@@ -83,17 +90,22 @@ impl Shard {
         let Some(flow) = self.add_flow(client_index, sock, tcb, tuple, path) else { return libc::ENOBUFS };
         self.list_transmit(flow);
         self.refile(flow);
+        self.expect_next_hop(flow);
         0
     }
 
     /// The way to `remote` and the address to come from; `None`: the kernel's business.
     fn path_to(&mut self, remote: Endpoint, wanted: IpAddr) -> Option<(Path, IpAddr)> {
         let any = wanted.is_unspecified();
-        if self.host.is_local(remote.addr) {
+        if self.host.is_local(remote.addr) || self.is_own(remote.addr) {
             let source = if any { remote.addr } else { wanted };
             let probe = FourTuple { local: remote, remote: Endpoint { addr: source, port: 0 } };
             let served = self.config.local && self.find_listener(&probe).is_some();
-            return served.then_some((Path::Local(u32::MAX), source));
+            // The kernel's end of a TAP device is a neighbour there, though it is this host's address.
+            let elsewhere = !self.is_own(remote.addr) && self.is_near(remote.addr);
+            if served || !elsewhere {
+                return served.then_some((Path::Local(u32::MAX), source));
+            }
         }
         self.device_path(remote.addr, wanted)
     }

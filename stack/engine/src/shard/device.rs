@@ -9,18 +9,21 @@ use std::sync::Arc;
 use utcp_netmap_io::{Capture, Counters, Port, PortError, RxFrame, Tracer};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::checksum::Verify;
-use utcp_proto::{FourTuple, IcmpError, Transmit};
+use utcp_proto::{Duration, FourTuple, IcmpError, Instant, SocketError, State, Transmit, UserCall};
 
 use super::flow::{Flow, Path};
 use super::frame::{self, Parsed};
 use super::report::endpoint;
 use super::segments::Payload;
 use super::table::Entry;
-use super::{Shard, ToControl};
+use super::{Shard, Timer, ToControl};
 use crate::host::HostView;
+use crate::station::{Hop, Station, Verdict};
 
 /// Client ports of connections over a device: above the kernel's own range, reserved for the engine.
 pub const DEVICE_PORTS: std::ops::Range<u32> = 61_000..65_536;
+/// How long a connection waits for its next hop's address: three questions of a second each.
+const RESOLVE_TIME: Duration = Duration::from_millis(3_100);
 /// Next hop of a flow whose neighbour is not resolved yet.
 pub(super) const UNRESOLVED: [u8; 6] = [0; 6];
 
@@ -28,6 +31,8 @@ pub(super) const UNRESOLVED: [u8; 6] = [0; 6];
 pub struct DevicePort {
     pub(super) port: Box<dyn Port>,
     pub(super) link: Link,
+    /// We are a host of our own there.
+    station: Option<Station>,
     /// Writes down what passes, while somebody wants to see it.
     tracer: Option<Tracer>,
 }
@@ -46,7 +51,7 @@ pub(super) struct Link {
 impl DevicePort {
     /// Wraps an open port.
     #[must_use]
-    pub fn new(port: Box<dyn Port>) -> Self {
+    pub fn new(port: Box<dyn Port>, station: Option<Station>) -> Self {
         let caps = port.caps();
         let verify = if caps.rx_checksum {
             Verify::Trust
@@ -55,8 +60,10 @@ impl DevicePort {
         } else {
             Verify::Full
         };
-        let link = Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex: caps.ifindex };
-        Self { link, port, tracer: None }
+        // Where we are a host of our own, the kernel's routes over that interface are its own as well.
+        let ifindex = caps.ifindex.filter(|_| station.is_none());
+        let link = Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex };
+        Self { link, port, station, tracer: None }
     }
 
     fn rx_sync(&mut self) -> Result<u32, PortError> {
@@ -95,10 +102,15 @@ impl Shard {
         for index in 0..self.ports.len() {
             // The ports stand aside while their frames are borrowed.
             let mut ports = std::mem::take(&mut self.ports);
+            let mut moved = false;
             if let Some(port) = ports.get_mut(index) {
                 work |= self.receive_from(index as u32, port);
+                moved = port.station.as_mut().is_some_and(Station::take_news);
             }
             self.ports = ports;
+            if moved {
+                self.find_next_hops();
+            }
         }
         work
     }
@@ -113,9 +125,15 @@ impl Shard {
             }
         }
         let verify = device.link.verify;
-        for frame in device.port.rx() {
+        let DevicePort { port, station, .. } = device;
+        let (rx, mut tx) = port.rings();
+        for frame in rx {
             self.counters.rx_frames += 1;
-            self.on_frame(index, verify, frame);
+            match station.as_mut().map(|station| station.on_frame(self.now, frame.bytes(), &mut tx)) {
+                None | Some(Verdict::Ours) => self.on_frame(index, verify, frame),
+                Some(Verdict::Done) => self.counters.neighbour_frames += 1,
+                Some(Verdict::Foreign) => self.counters.dropped_frames += 1,
+            }
         }
         true
     }
@@ -264,6 +282,100 @@ impl Shard {
 
     /// The way to a destination that is not this host; `None`: no device of ours leads there.
     pub(super) fn device_path(&mut self, to: IpAddr, wanted: IpAddr) -> Option<(Path, IpAddr)> {
+        let near = self.station_path(wanted, |station| station.on_link(to));
+        near.or_else(|| self.host_path(to, wanted))
+            .or_else(|| self.station_path(wanted, |station| station.by_gateway(to)))
+    }
+
+    /// The way over a device where we are a host of our own.
+    fn station_path(
+        &mut self,
+        wanted: IpAddr,
+        way: impl Fn(&Station) -> Option<Hop>,
+    ) -> Option<(Path, IpAddr)> {
+        let now = self.now;
+        for (index, device) in self.ports.iter_mut().enumerate() {
+            let Some(station) = &mut device.station else { continue };
+            let Some(hop) = way(station) else { continue };
+            if !wanted.is_unspecified() && !station.owns(wanted) {
+                continue;
+            }
+            let next_hop = station.resolve(now, hop.next).unwrap_or(UNRESOLVED);
+            let source = if wanted.is_unspecified() { hop.source } else { wanted };
+            return Some((Path::Device { port: index as u32, next_hop }, source));
+        }
+        None
+    }
+
+    /// Whether `addr` is one of our own, on a device where we are a host of our own.
+    pub(super) fn is_own(&self, addr: IpAddr) -> bool {
+        self.ports.iter().filter_map(|device| device.station.as_ref()).any(|station| station.owns(addr))
+    }
+
+    /// Whether `addr` is a neighbour on such a device.
+    pub(super) fn is_near(&self, addr: IpAddr) -> bool {
+        let mut stations = self.ports.iter().filter_map(|device| device.station.as_ref());
+        stations.any(|station| station.on_link(addr).is_some())
+    }
+
+    /// Asks after neighbours whose time has come; true if there was something to do.
+    pub(super) fn run_stations(&mut self) -> bool {
+        let now = self.now;
+        let mut work = false;
+        for device in &mut self.ports {
+            if let Some(station) = &mut device.station
+                && station.next_deadline().is_some_and(|due| due <= now)
+            {
+                station.poll(now, &mut device.port.tx());
+                work = true;
+            }
+        }
+        work
+    }
+
+    /// When [`Self::run_stations`] has work.
+    pub(super) fn stations_due_ns(&self) -> Option<u64> {
+        let stations = self.ports.iter().filter_map(|device| device.station.as_ref());
+        stations.filter_map(Station::next_deadline).min().map(Instant::as_nanos)
+    }
+
+    /// A segment of a flow had to be sent again: its next hop may have moved.
+    pub(super) fn doubt_next_hop(&mut self, index: u32) {
+        let now = self.now;
+        let Some(flow) = self.flows.get(index) else { return };
+        let Path::Device { port, .. } = flow.path else { return };
+        let to = flow.tuple.remote.addr;
+        if let Some(station) = self.ports.get_mut(port as usize).and_then(|device| device.station.as_mut()) {
+            station.doubt(now, to);
+        }
+    }
+
+    /// A connection whose next hop nobody knows waits so long for an answer; as long as the kernel does.
+    pub(super) fn expect_next_hop(&mut self, index: u32) {
+        let due = self.now + RESOLVE_TIME;
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        if matches!(flow.path, Path::Device { next_hop: UNRESOLVED, .. }) && flow.timer.is_none() {
+            let due = due.as_nanos();
+            flow.timer = Some((self.wheel.insert(due, Timer::Flow(index)), due));
+        }
+    }
+
+    /// No answer came: what the kernel says then.
+    pub(super) fn give_up_next_hop(&mut self, index: u32) {
+        let now = self.now;
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        let waits = matches!(flow.path, Path::Device { next_hop: UNRESOLVED, .. });
+        if !waits || flow.tcb.state() != State::SynSent {
+            return;
+        }
+        if let Ok(mut actions) = flow.tcb.on_user(now, UserCall::Abort) {
+            actions.error = Some(SocketError::HostUnreachable);
+            self.act(index, &actions, Payload::None);
+        }
+    }
+
+    /// The way by the host's routes and neighbours.
+    fn host_path(&mut self, to: IpAddr, wanted: IpAddr) -> Option<(Path, IpAddr)> {
         let from = (!wanted.is_unspecified()).then_some(wanted);
         let route = self.host.route(to, from)?;
         let port = self.links.iter().position(|link| link.ifindex == Some(route.ifindex))? as u32;
@@ -283,6 +395,10 @@ impl Shard {
     /// The host changed: flows over a device may have another next hop, or have one at last.
     pub(super) fn on_host(&mut self, host: Arc<HostView>) {
         self.host = host;
+        self.find_next_hops();
+    }
+
+    fn find_next_hops(&mut self) {
         let over_devices: Vec<u32> = self
             .flows
             .iter()
@@ -295,6 +411,8 @@ impl Shard {
             let Some((new, _)) = self.device_path(to, from) else { continue };
             // A neighbour that is being looked up anew keeps its old address until then.
             let known = !matches!(new, Path::Device { next_hop: UNRESOLVED, .. });
+            // An address of a station stays on its device, whatever the host's routes say.
+            let known = known && (same_port(new, old) || !self.is_own(from));
             if known && new != old {
                 if let Some(flow) = self.flows.get_mut(index) {
                     flow.path = new;
@@ -303,4 +421,8 @@ impl Shard {
             }
         }
     }
+}
+
+fn same_port(a: Path, b: Path) -> bool {
+    matches!((a, b), (Path::Device { port: a, .. }, Path::Device { port: b, .. }) if a == b)
 }

@@ -234,6 +234,7 @@ impl Shard {
         work |= self.receive_frames();
         work |= self.take_commands();
         work |= self.run_timers();
+        work |= self.run_stations();
         self.send_headers();
         work |= self.transmit_all();
         self.send_headers();
@@ -265,6 +266,7 @@ impl Shard {
         flow.timer = None;
         let actions = flow.tcb.on_timer(now);
         self.act(index, &actions, segments::Payload::None);
+        self.give_up_next_hop(index);
         self.list_transmit(index);
         self.refile(index);
     }
@@ -309,6 +311,9 @@ impl Shard {
 
     fn wait(&self) {
         let mut due = self.wheel.next_ns();
+        if let Some(at) = self.stations_due_ns() {
+            due = Some(due.map_or(at, |d| d.min(at)));
+        }
         let now = sys::now_ns();
         for port in &self.ports {
             if let Some(within) = port.port.resync_in() {

@@ -57,7 +57,10 @@ impl Shard {
             };
             if let Path::Device { port, next_hop } = path {
                 if next_hop == UNRESOLVED {
-                    // Listed again when the host mirror knows the next hop's address.
+                    // Listed again when the next hop's address is known. What ends before has nobody to say it to.
+                    if self.flows.get(index).is_some_and(|flow| flow.finished) {
+                        self.end_flow(index);
+                    }
                     return Some(sent);
                 }
                 if !self.port_has_room(port) {
@@ -68,6 +71,7 @@ impl Shard {
             let Some(transmit) = flow.tcb.poll_transmit(now, limits) else { break };
             if transmit.retransmission {
                 self.counters.retransmits += 1;
+                self.doubt_next_hop(index);
             }
             match path {
                 Path::Local(peer) => self.deliver(index, peer, &transmit),

@@ -1,0 +1,219 @@
+//! The engine as a host of its own, with addresses by the device string: the kernel at the other side of a TAP
+//! device, another engine at the other end of a pipe. And what the tools say about ports and devices.
+
+use std::time::Duration;
+
+use utcp_tests::nginx::Nginx;
+use utcp_tests::{Engine, Host, Lab, Net, Run, WAIT, is_root, not_run, on_kernel, wait_until};
+
+const OURS: &str = "10.9.0.2";
+const OURS_V6: &str = "fd09::2";
+const KERNELS: &str = "10.9.0.1";
+const KERNELS_V6: &str = "fd09::1";
+
+macro_rules! needs_utcp_and_root {
+    () => {
+        if on_kernel() {
+            return not_run("the kernel has no such devices");
+        }
+        if !is_root() {
+            return not_run("needs root for network namespaces");
+        }
+    };
+}
+
+fn ip(lab: &Lab, host: &Host, words: &str) {
+    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
+}
+
+/// An engine with a TAP device on `host`, whose kernel is the neighbour.
+fn beside_the_kernel<'l>(lab: &'l Lab, host: &Host) -> Engine<'l> {
+    let device = format!("tap:utcp0,addr={OURS}/24,addr={OURS_V6}/64,gw={KERNELS}");
+    let engine = Engine::new(lab).inside(host).set("UTCP_DEVICE", device).run();
+    ip(lab, host, &format!("addr add {KERNELS}/24 dev utcp0"));
+    ip(lab, host, &format!("addr add {KERNELS_V6}/64 dev utcp0 nodad"));
+    engine
+}
+
+fn curl<'l>(lab: &'l Lab, host: &Host, url: &str) -> Run<'l> {
+    lab.run("curl").args(["-sS", "-g", "-m", "20", url]).inside(host)
+}
+
+fn sum(lab: &Lab, path: &std::path::Path) -> String {
+    lab.run("sha256sum").arg(path).ok().text()[..64].to_owned()
+}
+
+#[test]
+fn kernel_clients_reach_us_by_a_tap_device() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("tap-server"), Net::new());
+    let engine = beside_the_kernel(&lab, &net.server);
+    let nginx = Nginx::start(&lab, &engine);
+    for addr in [OURS.to_owned(), format!("[{OURS_V6}]")] {
+        let url = format!("http://{addr}:{}/hello", nginx.port);
+        assert_eq!(curl(&lab, &net.server, &url).ok().text(), "hello\n");
+    }
+    let file = lab.random_file("www/big", 50_000_000);
+    let got = lab.path("got");
+    let url = format!("http://{OURS}:{}/big", nginx.port);
+    let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).ok();
+    assert_eq!(sum(&lab, &got), sum(&lab, &file));
+    let ab = lab.run("ab").args(["-q", "-n", "2000", "-c", "16", &url.replace("/big", "/hello")]);
+    let report = ab.inside(&net.server).ok().text();
+    assert!(report.contains("Failed requests:        0\n"), "{report}");
+    engine.went_through(2003);
+    // Nobody listens there: a reset, not silence.
+    let closed = curl(&lab, &net.server, &format!("http://{OURS}:9/")).finish();
+    assert_eq!(closed.status.code(), Some(7), "curl's word for a refused connection");
+    engine.wait_until_empty(WAIT);
+}
+
+#[test]
+fn we_reach_kernel_servers_by_a_tap_device() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("tap-client"), Net::new());
+    let nginx = Nginx::start_on_kernel(&lab, Some(&net.server));
+    let engine = beside_the_kernel(&lab, &net.server);
+    for addr in [KERNELS.to_owned(), format!("[{KERNELS_V6}]")] {
+        let url = format!("http://{addr}:{}/hello", nginx.port);
+        assert_eq!(curl(&lab, &net.server, &url).under(&engine).ok().text(), "hello\n");
+    }
+    let file = lab.random_file("www/big", 50_000_000);
+    let got = lab.path("got");
+    let url = format!("http://{KERNELS}:{}/big", nginx.port);
+    let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).under(&engine).ok();
+    assert_eq!(sum(&lab, &got), sum(&lab, &file));
+    engine.went_through(3);
+    assert!(engine.counters().get("neighbour_frames") > 0, "the kernel was found by asking");
+}
+
+/// A port where nobody listens, an address of the link where nobody is, twice: what the kernel would say.
+#[test]
+fn nobody_there() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("tap-nobody"), Net::new());
+    let engine = beside_the_kernel(&lab, &net.server);
+    let connect = |addr: &str| {
+        let script = format!(
+            "import errno, socket
+s = socket.socket()
+s.settimeout(10)
+try:
+    s.connect(('{addr}', 5))
+except OSError as error:
+    print(errno.errorcode.get(error.errno, error))"
+        );
+        lab.python(&script).under(&engine).ok().text()
+    };
+    assert_eq!(connect(KERNELS), "ECONNREFUSED\n");
+    assert_eq!(connect("10.9.0.99"), "EHOSTUNREACH\n");
+    assert_eq!(connect("10.9.0.99"), "EHOSTUNREACH\n");
+    engine.wait_until_empty(WAIT);
+}
+
+/// The neighbour moves to another link address while a connection lives: it goes on.
+#[test]
+fn a_neighbour_moves() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("tap-moves"), Net::new());
+    let engine = beside_the_kernel(&lab, &net.server);
+    let port = lab.port();
+    let script = format!(
+        "import socket
+s = socket.create_server(('{KERNELS}', {port}))
+print('listens')
+c, _ = s.accept()
+while data := c.recv(100): c.sendall(data)"
+    );
+    let mut server = lab.python(&script).inside(&net.server).spawn();
+    server.wait_for_output("listens");
+    let script = format!(
+        "import socket, sys
+s = socket.create_connection(('{KERNELS}', {port}), timeout=20)
+s.sendall(b'one'); assert s.recv(100) == b'one'
+print('one')
+sys.stdin.readline()
+s.sendall(b'two'); assert s.recv(100) == b'two'
+print('two')"
+    );
+    let gate = lab.path("gate");
+    let _ = lab.run("mkfifo").arg(&gate).ok();
+    let mut client =
+        lab.python(&script.replace("sys.stdin", &format!("open({gate:?})"))).under(&engine).spawn();
+    client.wait_for_output("one");
+    // As when another machine takes the address over. The kernel says nothing, we have to find out.
+    ip(&lab, &net.server, "link set utcp0 address 02:00:00:00:00:77");
+    std::fs::write(&gate, "go\n").expect("the client reads");
+    let _ = client.end_within(Duration::from_secs(25)).ok();
+}
+
+#[test]
+fn two_engines_joined_by_a_pipe() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("pipe-stations"), Net::new());
+    let name = format!("test-{}", std::process::id());
+    let end = |host: &Host, addr: &str| {
+        Engine::new(&lab).inside(host).set("UTCP_DEVICE", format!("pipe:{name},addr={addr}/30"))
+    };
+    // Each waits for the other before it answers.
+    let servers = end(&net.server, "10.8.0.1");
+    let first = lab.run(servers.program("utcp")).arg("engine").env("UTCP_STACK", servers.stack());
+    let device = format!("pipe:{name},addr=10.8.0.1/30");
+    let _first = first.env("UTCP_DEVICE", device).inside(&net.server).spawn();
+    let clients = end(&net.client, "10.8.0.2").run();
+    let nginx = Nginx::start(&lab, &servers);
+    let url = format!("http://10.8.0.1:{}/hello", nginx.port);
+    assert_eq!(curl(&lab, &net.client, &url).under(&clients).ok().text(), "hello\n");
+    servers.went_through(1);
+}
+
+/// A trace that is begun and ended while the engine runs: whole blocks, and whose flow it is.
+#[test]
+fn a_trace_of_a_running_engine() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("trace"), Net::new());
+    let device = format!("xdp:{}", net.server.interface);
+    let engine = Engine::new(&lab).inside(&net.server).set("UTCP_DEVICE", &device).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let file = lab.path("trace.pcapng");
+    let trace = lab.run(engine.program("utcp")).args(["trace", &device, "--stack", engine.stack(), "-w"]);
+    let mut trace = trace.arg(&file).inside(&net.server).spawn();
+    wait_until("the trace begins", WAIT, || file.metadata().ok().filter(|file| file.len() > 0));
+    let url = format!("http://{}:{}/hello", net.server.addr, nginx.port);
+    assert_eq!(curl(&lab, &net.client, &url).ok().text(), "hello\n");
+    trace.signal(libc::SIGINT);
+    let _ = trace.end_within(WAIT).ok();
+    let bytes = std::fs::read(&file).expect("the trace was written");
+    let mut rest = bytes.as_slice();
+    let (mut packets, mut named) = (0, false);
+    while !rest.is_empty() {
+        let word = |at: usize| u32::from_ne_bytes(rest[at..at + 4].try_into().expect("four bytes"));
+        let len = word(4) as usize;
+        assert_eq!(word(len - 4) as usize, len, "a block is whole");
+        let comment = format!("nginx: {}:{} to {}:", net.server.addr, nginx.port, net.client.addr);
+        packets += usize::from(word(0) == 6);
+        named |= rest[..len].windows(comment.len()).any(|window| window == comment.as_bytes());
+        rest = &rest[len..];
+    }
+    assert!(packets >= 8 && named, "{packets} packets, comment {named}");
+    engine.went_through(1);
+}
+
+/// `utcp doctor` sees an interface that is down and offloads that are in the way, and sets both right.
+#[test]
+fn the_doctor_sets_right_what_it_can() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("doctor"), Net::new());
+    let engine = Engine::new(&lab);
+    let netmap = format!("netmap:{}", net.server.interface);
+    let doctor =
+        |words: &[&str]| lab.run(engine.program("utcp")).arg("doctor").args(words).inside(&net.server);
+    ip(&lab, &net.server, &format!("link set {} down", net.server.interface));
+    let before = doctor(&[&netmap]).finish();
+    assert!(!before.status.success() && before.text().contains("is down; `ip link set"), "{}", before.text());
+    assert!(before.text().contains("tso is on"), "{}", before.text());
+    let _ = doctor(&[&netmap, "--fix"]).finish();
+    wait_until("the interface is up and nothing is in the way", WAIT, || {
+        doctor(&[&netmap]).finish().status.success().then_some(())
+    });
+}
