@@ -204,7 +204,8 @@ impl Process {
         Err(Error::Late { name: self.name.clone(), what: "become ready", tail: self.said() })
     }
 
-    /// Asks it to end and waits for that. It has to be on its own within `patience`.
+    /// Asks it to end and waits for that, and for the end of its workers (who may hold its listener
+    /// still when it is gone itself). They have to do so on their own within `patience`.
     ///
     /// # Errors
     /// [`Error::Late`] if it did not; it is killed then.
@@ -213,7 +214,11 @@ impl Process {
             let _ = kill_process(self.pid(), Signal::TERM);
             self.wait(patience)?;
         }
-        Ok(())
+        let group = self.id();
+        if interrupt::wait_for(patience, || Ok(!crate::cpu::group_lives(group)))? {
+            return Ok(());
+        }
+        Err(Error::Late { name: self.name.clone(), what: "end all its processes", tail: self.said() })
     }
 
     /// Sends it what a Ctrl-C would.
