@@ -188,7 +188,7 @@ fn change(epfd: c_int, sock: &Sock, wanted: Option<epoll_event>) -> Sys<()> {
             if was {
                 return Err(Errno(libc::EINVAL));
             }
-            set.modify(cell, index, wanted.events, wanted.u64);
+            set.modify(sock, cell, index, wanted.events, wanted.u64);
             Ok(())
         }
         (Some((cell, index)), None) => {
@@ -384,10 +384,11 @@ fn collect(
         }
         let left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
         let slept = real_wait(epfd, room, left, mask);
+        let kernel = keep_foreign(&set, room, *slept.as_ref().unwrap_or(&0));
+        let count = if slept.is_ok() { scan(&set, room, kernel) } else { 0 };
         leave(&set);
-        let kernel = keep_foreign(&set, room, slept?);
+        slept?;
         set = living(epfd, set);
-        let count = scan(&set, room, kernel);
         if count > 0 {
             return Ok(count);
         }
@@ -418,8 +419,8 @@ fn living(epfd: c_int, set: SetRef) -> SetRef {
     usable(epfd).unwrap_or(set)
 }
 
-/// A sleeper is awake. If others still sleep on this set, the bell must stay armed for them, and they
-/// are woken if there is more to do than we take.
+/// A sleeper is awake and has taken what it takes. If others still sleep on this set, the bell must stay armed for
+/// them, and they are woken if there is more to do.
 fn leave(set: &SetRef) {
     let others = set.waiters().fetch_sub(1, Relaxed).wrapping_sub(1);
     if others > 0 && others < u32::MAX / 2 {

@@ -18,7 +18,7 @@ use crate::attach::{ATTACHMENTS, Attachment};
 use crate::fd_table::{Entry, Kind};
 use crate::handle::Sock;
 use crate::sys::{self, Errno, Sys};
-use crate::{channel, process};
+use crate::{channel, process, ready};
 
 /// What this process knows of a set beside what is shared.
 #[derive(Debug)]
@@ -235,9 +235,7 @@ impl SetRef {
             return Err(full);
         }
         self.shared.count.fetch_add(1, Relaxed);
-        // What the engine published before it could see the member is found by the look that follows.
-        fence(SeqCst);
-        self.mark(index);
+        self.look(sock, index, events);
         Ok(index)
     }
 
@@ -257,15 +255,24 @@ impl SetRef {
     }
 
     /// Changes what an interest wants.
-    pub fn modify(&self, cell: &AtomicU64, index: u32, events: u32, data: u64) {
+    pub fn modify(&self, sock: &Sock, cell: &AtomicU64, index: u32, events: u32, data: u64) {
         let Some(interest) = self.att.region().interest(index) else { return };
         interest.spare.fetch_add(1, AcqRel);
         interest.data.store(data, Relaxed);
         interest.events.store(events, Relaxed);
         interest.spare.fetch_add(1, Release);
         cell.store(word(self.index, index, events), SeqCst);
+        self.look(sock, index, events);
+    }
+
+    /// After an interest was added or changed: what the engine published before it could see that is found by a look
+    /// of our own, and nobody is woken for nothing. (Whoever sleeps in `poll` looks himself.)
+    fn look(&self, sock: &Sock, index: u32, events: u32) {
         fence(SeqCst);
-        self.mark(index);
+        let wanted = events & 0xffff | ready::ALWAYS;
+        if self.local.epfd.load(Relaxed) >= 0 && ready::watch(sock, wanted) & wanted != 0 {
+            self.mark(index);
+        }
     }
 
     /// Removes an interest.
