@@ -58,6 +58,8 @@ counters! {
     dropped_frames,
     /// Frames dropped because the tx ring was full (TCP sends them again).
     dropped_tx_full,
+    /// Frames for a device that went away.
+    dropped_no_device,
     /// Segments for no connection, answered by a reset.
     resets_sent,
     /// SYNs dropped because the accept queue was full.

@@ -467,6 +467,12 @@ impl Epoll {
         self.add(unsafe { BorrowedFd::borrow_raw(fd) }, events, 0)
     }
 
+    /// Watches a port's descriptor no more.
+    pub fn remove_port(&self, fd: RawFd) {
+        // SAFETY: the kernel only looks the number up; no memory is touched.
+        unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, ptr::null_mut()) };
+    }
+
     /// Watches `fd` no more.
     pub fn remove(&self, fd: BorrowedFd<'_>) {
         // SAFETY: no memory involved. A descriptor that is not watched costs an error that means nothing.

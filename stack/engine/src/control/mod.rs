@@ -151,6 +151,8 @@ struct Control {
     outbox: Arc<Outbox>,
     steerings: Vec<(u32, Arc<dyn Steering>)>,
     devices: Vec<String>,
+    /// Devices above an interface of the kernel, with its number.
+    interfaces: Vec<(String, u32)>,
     /// Of every shard.
     port_names: Vec<String>,
     trace: Option<trace::Trace>,

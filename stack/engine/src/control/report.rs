@@ -184,7 +184,21 @@ impl Control {
         if self.devices.is_empty() {
             String::new()
         } else {
-            format!(", hosts behind {} through the engine's own TCP", self.devices.join(", "))
+            let devices: Vec<String> = self.devices.iter().map(|device| self.device_state(device)).collect();
+            format!(", hosts behind {} through the engine's own TCP", devices.join(", "))
+        }
+    }
+
+    /// A device, and what is wrong with the interface below it.
+    fn device_state(&self, device: &str) -> String {
+        let Some((_, ifindex)) = self.interfaces.iter().find(|(name, _)| name == device) else {
+            return device.to_owned();
+        };
+        match self.host.interface(*ifindex) {
+            None => format!("{device} (which is gone: restart the engine when it is back)"),
+            Some(interface) if !interface.up => format!("{device} (which is down)"),
+            Some(interface) if !interface.running => format!("{device} (which has no carrier)"),
+            Some(_) => device.to_owned(),
         }
     }
 

@@ -30,6 +30,7 @@ struct Opened {
     ports: Vec<Vec<DevicePort>>,
     steerings: Vec<(u32, Arc<dyn utcp_netmap_io::Steering>)>,
     names: Vec<String>,
+    interfaces: Vec<(String, u32)>,
 }
 
 /// Runs an engine until it is told to stop or, if embedded, until its last client left.
@@ -90,6 +91,7 @@ pub fn run(config: Config) -> Result<(), EngineError> {
         outbox,
         steerings: opened.steerings,
         port_names: opened.names,
+        interfaces: opened.interfaces,
         trace: None,
         mirror,
         host,
@@ -166,6 +168,7 @@ fn open_devices(config: &Config, host: &HostView, shards: u32) -> Result<Opened,
             open = open.with_faults(&spec).map_err(failed)?;
         }
         let ifindex = open.ports.first().and_then(|port| port.caps().ifindex);
+        opened.interfaces.extend(ifindex.map(|ifindex| (device.clone(), ifindex)));
         for port in open.ports {
             opened.names.push(port.caps().name.clone());
             let station = station.as_ref().map(|config| Station::new(config, port.caps()));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use utcp_netmap_io::{Capture, Counters, Port, PortError, RxFrame, Tracer};
+use utcp_netmap_io::{Capture, Counters, PollFds, Port, PortError, RxFrame, Tracer};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::checksum::Verify;
 use utcp_proto::{Duration, FourTuple, IcmpError, Instant, SocketError, State, Transmit, UserCall};
@@ -31,6 +31,10 @@ pub(super) const UNRESOLVED: [u8; 6] = [0; 6];
 pub struct DevicePort {
     pub(super) port: Box<dyn Port>,
     pub(super) link: Link,
+    /// The device went away. Flows live on as behind a cut cable, until they time out.
+    gone: bool,
+    /// It is not slept on any more.
+    buried: bool,
     /// We are a host of our own there.
     station: Option<Station>,
     /// Writes down what passes, while somebody wants to see it.
@@ -45,7 +49,10 @@ pub(super) struct Link {
     mac: [u8; 6],
     /// Whether the peer may leave the TCP checksum partial (veth, TAP).
     verify: Verify,
+    /// The interface whose routes lead here.
     ifindex: Option<u32>,
+    /// The kernel's interface below, if there is one.
+    interface: Option<u32>,
 }
 
 impl DevicePort {
@@ -62,22 +69,50 @@ impl DevicePort {
         };
         // Where we are a host of our own, the kernel's routes over that interface are its own as well.
         let ifindex = caps.ifindex.filter(|_| station.is_none());
-        let link = Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex };
-        Self { link, port, station, tracer: None }
+        let link = Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex, interface: caps.ifindex };
+        Self { link, port, gone: false, buried: false, station, tracer: None }
     }
 
-    fn rx_sync(&mut self) -> Result<u32, PortError> {
-        match &mut self.tracer {
+    /// Frames that can be read now.
+    fn rx_sync(&mut self) -> u32 {
+        let result = match &mut self.tracer {
+            _ if self.gone => return 0,
             None => self.port.rx_sync(),
             Some(tracer) => tracer.rx_sync(&mut *self.port),
-        }
+        };
+        result.unwrap_or_else(|error| self.failed(&error))
     }
 
-    fn tx_sync(&mut self) -> Result<u32, PortError> {
-        match &mut self.tracer {
+    /// Slots that can be filled now.
+    fn tx_sync(&mut self) -> u32 {
+        let result = match &mut self.tracer {
+            _ if self.gone => return 0,
             None => self.port.tx_sync(),
             Some(tracer) => tracer.tx_sync(&mut *self.port),
-        }
+        };
+        result.unwrap_or_else(|error| self.failed(&error))
+    }
+
+    fn failed(&mut self, error: &PortError) -> u32 {
+        self.gone |= matches!(error, PortError::Gone { .. });
+        tracing::error!(%error, port = self.port.caps().name, "frames can't pass");
+        0
+    }
+
+    /// What to sleep on.
+    pub(super) fn poll_fds(&self) -> PollFds {
+        self.port.poll_fds()
+    }
+
+    /// Once, after the device went away: what must not be slept on any more, or nobody would sleep again.
+    pub(super) fn take_dead_fds(&mut self) -> PollFds {
+        let fresh = self.gone && !std::mem::replace(&mut self.buried, true);
+        if fresh { self.port.poll_fds() } else { PollFds::default() }
+    }
+
+    /// How long the shard may sleep at most.
+    pub(super) fn resync_in(&self) -> Option<std::time::Duration> {
+        if self.gone { None } else { self.port.resync_in() }
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -116,13 +151,8 @@ impl Shard {
     }
 
     fn receive_from(&mut self, index: u32, device: &mut DevicePort) -> bool {
-        match device.rx_sync() {
-            Ok(0) => return false,
-            Ok(_) => {}
-            Err(error) => {
-                tracing::error!(%error, port = index, "receiving failed");
-                return false;
-            }
+        if device.rx_sync() == 0 {
+            return false;
         }
         let verify = device.link.verify;
         let DevicePort { port, station, .. } = device;
@@ -192,11 +222,12 @@ impl Shard {
     /// Whether the port could take another frame.
     pub(super) fn port_has_room(&mut self, port: u32) -> bool {
         let Some(device) = self.ports.get_mut(port as usize) else { return false };
-        if device.port.tx().space() > 0 {
+        // What goes to a device that is gone takes no room.
+        if device.gone || device.port.tx().space() > 0 {
             return true;
         }
         // Send what is committed and take back what has left.
-        matches!(device.tx_sync(), Ok(space) if space > 0)
+        device.tx_sync() > 0
     }
 
     /// Queues a segment without payload; the transmit phase puts it on the ring.
@@ -251,6 +282,10 @@ impl Shard {
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) {
         let Some(device) = self.ports.get_mut(port as usize) else { return };
+        if device.gone {
+            self.counters.dropped_no_device += 1;
+            return;
+        }
         let mac = device.link.mac;
         let mut tx = device.port.tx();
         let Some(mut slot) = tx.slot() else {
@@ -269,15 +304,28 @@ impl Shard {
     /// One kick per port and batch.
     pub(super) fn flush_ports(&mut self) {
         for device in &mut self.ports {
-            if let Err(error) = device.tx_sync() {
-                tracing::error!(%error, "sending failed");
-            }
+            device.tx_sync();
         }
     }
 
     /// Tells the ports that the shard is about to sleep; false: frames wait.
     pub(super) fn arm_ports(&mut self) -> bool {
-        self.ports.iter_mut().all(|device| device.port.arm().unwrap_or(true))
+        self.ports.iter_mut().all(|device| device.gone || device.port.arm().unwrap_or(true))
+    }
+
+    /// What is wrong with the link below a port, in a word for `utcp ss`.
+    pub(super) fn link_trouble(&self, port: u32) -> Option<&'static str> {
+        let device = self.ports.get(port as usize)?;
+        if device.gone {
+            return Some("gone");
+        }
+        let interface = self.host.interface(device.link.interface?);
+        match interface {
+            None => Some("gone"),
+            Some(interface) if !interface.up => Some("down"),
+            Some(interface) if !interface.running => Some("no-carrier"),
+            Some(_) => None,
+        }
     }
 
     /// The way to a destination that is not this host; `None`: no device of ours leads there.

@@ -152,7 +152,7 @@ impl Shard {
         let epoll = sys::Epoll::new()?;
         epoll.add(inbox.doorbell().as_fd(), libc::EPOLLIN | libc::EPOLLET, 0)?;
         for port in &ports {
-            for poll in port.port.poll_fds().iter() {
+            for poll in port.poll_fds().iter() {
                 epoll.add_port(poll.fd, i32::from(poll.events))?;
             }
         }
@@ -309,14 +309,19 @@ impl Shard {
         asleep.count.store(count.wrapping_add(1), Ordering::SeqCst);
     }
 
-    fn wait(&self) {
+    fn wait(&mut self) {
+        for port in &mut self.ports {
+            for poll in port.take_dead_fds().iter() {
+                self.epoll.remove_port(poll.fd);
+            }
+        }
         let mut due = self.wheel.next_ns();
         if let Some(at) = self.stations_due_ns() {
             due = Some(due.map_or(at, |d| d.min(at)));
         }
         let now = sys::now_ns();
         for port in &self.ports {
-            if let Some(within) = port.port.resync_in() {
+            if let Some(within) = port.resync_in() {
                 let at = now.saturating_add(u64::try_from(within.as_nanos()).unwrap_or(u64::MAX));
                 due = Some(due.map_or(at, |d| d.min(at)));
             }

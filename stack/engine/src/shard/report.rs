@@ -47,6 +47,14 @@ impl Shard {
         }
     }
 
+    fn path_words(&self, path: Path) -> String {
+        let Path::Device { port, next_hop } = path else { return "path:same-host ".to_owned() };
+        let name = self.ports.get(port as usize).map_or("?", |device| &device.port.caps().name);
+        let link = self.link_trouble(port).map(|trouble| format!("link:{trouble} ")).unwrap_or_default();
+        let hop = if next_hop == super::device::UNRESOLVED { "next-hop:unknown " } else { "" };
+        format!("path:{name} {link}{hop}")
+    }
+
     fn socket_lines(&self) -> Vec<SocketLine> {
         let shard = self.config.index;
         let mut lines = Vec::new();
@@ -74,7 +82,8 @@ impl Shard {
                 remote: endpoint(flow.tuple.remote.addr, flow.tuple.remote.port),
                 recv_queue: flow.rx.len(),
                 send_queue: flow.tx.len(),
-                detail: detail(&info, flow.path, flow.waiting.is_some(), flow.closed_by_program),
+                detail: self.path_words(flow.path)
+                    + &detail(&info, flow.waiting.is_some(), flow.closed_by_program),
                 pid: if owner == 0 { client.shared.pid } else { owner },
                 program: client.shared.name.clone(),
                 shard,
@@ -109,13 +118,9 @@ pub(super) fn endpoint(addr: utcp_proto::wire::IpAddr, port: u16) -> String {
     if addr.is_v4() { format!("{addr}:{port}") } else { format!("[{addr}]:{port}") }
 }
 
-fn detail(info: &TcpInfo, path: Path, waiting: bool, orphan: bool) -> String {
-    let path = match path {
-        Path::Local(_) => "same-host".to_owned(),
-        Path::Device { port, .. } => format!("port{port}"),
-    };
+fn detail(info: &TcpInfo, waiting: bool, orphan: bool) -> String {
     format!(
-        "path:{path} cwnd:{} ssthresh:{} rtt:{:.3}/{:.3} rto:{} mss:{} retrans:{} unacked:{} bytes_acked:{} \
+        "cwnd:{} ssthresh:{} rtt:{:.3}/{:.3} rto:{} mss:{} retrans:{} unacked:{} bytes_acked:{} \
          bytes_received:{}{}{}",
         info.snd_cwnd,
         info.snd_ssthresh,
