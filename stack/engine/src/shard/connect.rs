@@ -25,7 +25,6 @@ impl Shard {
         let Some(socket) = region.socket(sock) else { return };
         let waits = socket.op_code.load(Ordering::Relaxed) != OpCode::ConnectLoopback as u32;
         let result = self.try_connect(client_index, sock);
-        if result == RESULT_KERNEL && !waits { eprintln!("DBG waiting {} by_port {:?} local {} slot {:?} args {:?}", self.inbox.is_waiting(), self.by_port, self.host.is_local(IpAddr::v4([127,0,0,1])), self.listeners.iter().map(|(i,l)| (i,l.tcp_port,l.addr)).collect::<Vec<_>>(), socket.op_args); }
         if result == RESULT_KERNEL && !waits && self.inbox.is_waiting() {
             // The page told the program of a listener whose message came behind this round's look into the inbox: the
             // next round knows it.
