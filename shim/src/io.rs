@@ -427,8 +427,13 @@ impl send::Source for FromFile {
 /// # Safety
 /// As `sendfile`.
 pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t {
-    if handle::stream(from).is_some() {
-        return errno::fail(Errno(libc::EINVAL));
+    if let Some(sock) = handle::stream(from) {
+        // Out of a socket it goes into a pipe only, as `splice` does it.
+        let is_pipe = sys::mode(out).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFIFO);
+        if !is_pipe {
+            return errno::fail(Errno(libc::EINVAL));
+        }
+        return errno::into_libc(into_pipe(&sock, out, count, 0));
     }
     let Some(sock) = handle::stream(out) else { return foreign!(out, sendfile(out, from, offset, count)) };
     // What has no pages (a socket, a pipe) is no source, as in the kernel.

@@ -12,6 +12,10 @@
 //! - [`recv`], [`send`], [`io`]: bytes. [`ready`], [`set`], [`epoll`], [`poll`], [`select`], [`sleep`]: waiting.
 //! - [`fork`], [`exec`], [`process`], [`death`]: what happens to processes and engines.
 //!
+//! What a program does not get here: urgent data, MSG_ZEROCOPY and SIGIO on utcp sockets; stdio on a utcp socket
+//! (`fdopen`: libc reads and writes without names that could be intercepted); connected utcp sockets after exec or
+//! in a process that got them by SCM_RIGHTS (listeners are fine); a pointer that leads nowhere is SIGSEGV, not EFAULT.
+//!
 //! Ground rules, each paid for by a program that broke (a library in someone else's process may not
 //! do what it likes): no allocation, no lock that a signal handler could meet, no thread-local with
 //! a destructor, no panic, no text log, no call of ours through a name that we intercept. A
