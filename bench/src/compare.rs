@@ -224,6 +224,14 @@ pub fn seconds_within(budget: Duration, cases: usize, pairs: u32, longest: u32) 
     u32::try_from(each.as_secs()).unwrap_or(u32::MAX).clamp(1, longest)
 }
 
+/// How many runs shared the machine with so much other work that their CPU time is not theirs alone.
+#[must_use]
+pub fn disturbed(measured: &Measured) -> usize {
+    const SHARE_MAX: f64 = 0.15;
+    let runs = measured.pairs.iter().flat_map(|pair| [&pair.kernel, &pair.utcp]);
+    runs.filter(|sample| sample.foreign_share() > SHARE_MAX).count()
+}
+
 /// Counters of utcp's runs per operation, medians over the pairs: wake-ups, sleeps and the like.
 #[must_use]
 #[allow(clippy::cast_precision_loss, reason = "counts below 2^52")]
@@ -251,6 +259,7 @@ mod tests {
             server: Duration::ZERO,
             client: Duration::ZERO,
             engine: Duration::ZERO,
+            receive: Duration::ZERO,
             counters: [("sleeps".to_owned(), operations / 2)].into(),
         }
     }
@@ -308,6 +317,17 @@ mod tests {
         assert!((2..=3).contains(&seconds), "{seconds}");
         assert_eq!(seconds_within(Duration::from_secs(100), 3, 3, 3), 3);
         assert_eq!(seconds_within(Duration::from_secs(1), 100, 5, 3), 1);
+    }
+
+    #[test]
+    fn cpu_time_of_nobody_we_know_is_foreign() {
+        let mut one = sample(1, 1.0, 1000, 0);
+        assert_eq!(one.foreign_share(), 1.0);
+        one.server = Duration::from_millis(500);
+        one.machine.softirq = Duration::from_millis(400);
+        assert!((one.foreign_share() - 0.1).abs() < 1e-9);
+        let pairs = vec![Sides { kernel: one, utcp: sample(1, 1.0, 1000, 0) }];
+        assert_eq!(disturbed(&Measured { pairs, ..measured(Scenario::SameHost) }), 1);
     }
 
     #[test]

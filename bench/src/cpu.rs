@@ -111,6 +111,13 @@ pub fn of_group(group: u32) -> Duration {
     processes().filter(|(_, stat)| stat.group == group).map(|(_, stat)| stat.own).sum()
 }
 
+/// CPU time of one process or kernel thread; none if it is gone.
+#[must_use]
+pub fn of_process(pid: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    parse_stat(&text).map_or(Duration::ZERO, |stat| stat.own)
+}
+
 /// The living processes of a group.
 #[must_use]
 pub fn members(group: u32) -> Vec<u32> {

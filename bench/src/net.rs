@@ -107,6 +107,8 @@ pub struct Net {
     /// The server's interface.
     interface: Option<String>,
     settings: Vec<(String, String)>,
+    /// Kernel threads that do the receive work of our devices.
+    receive_threads: Vec<u32>,
     // Last: put back after the namespaces are gone.
     _allowed: Option<Restored>,
 }
@@ -128,6 +130,7 @@ impl Net {
             client: None,
             interface: None,
             settings: Vec::new(),
+            receive_threads: Vec::new(),
             _allowed: None,
         };
         if !is_root() {
@@ -179,10 +182,10 @@ impl Net {
             namespace.exec(&offloads)?;
             namespace.exec(&["ip", "link", "set", interface, "up"])?;
         }
-        let mut receive = Vec::new();
+        let (mut receive, mut threads) = (Vec::new(), Vec::new());
         for (namespace, interface, _, cores) in ends {
             receive.push(match cores {
-                Some(cores) => pin_receive(namespace, interface, cores)?,
+                Some(cores) => pin_receive(namespace, interface, cores, &mut threads)?,
                 None => "where the sender runs".to_owned(),
             });
         }
@@ -193,6 +196,7 @@ impl Net {
             return Err(Error::Missing(format!("the veth pair {s} does not come up")));
         }
         self.interface = Some(s);
+        self.receive_threads = threads;
         self.note("link", "veth, MTU 1500, AF_XDP in copy mode for utcp");
         self.note("offloads of both ends", &OFFLOADS.join(" "));
         self.note("receive softirq of the server's end", &receive[0]);
@@ -222,6 +226,12 @@ impl Net {
         self.interface.as_ref().map(|interface| format!("xdp:{interface}"))
     }
 
+    /// Kernel threads that do the receive work of our devices.
+    #[must_use]
+    pub fn receive_threads(&self) -> &[u32] {
+        &self.receive_threads
+    }
+
     /// What to print beside the figures.
     #[must_use]
     pub fn settings(&self) -> &[(String, String)] {
@@ -247,24 +257,29 @@ fn allow_cubic() -> Result<Option<Restored>, Error> {
 
 /// Receives frames of `interface` in a thread of its own, pinned to `cores`. Without that a veth
 /// pair's receive work is done, and paid for, on the sender's core.
-fn pin_receive(namespace: &Namespace, interface: &str, cores: &str) -> Result<String, Error> {
+fn pin_receive(
+    namespace: &Namespace,
+    interface: &str,
+    cores: &str,
+    threads: &mut Vec<u32>,
+) -> Result<String, Error> {
     let threaded = format!("echo 1 > /sys/class/net/{interface}/threaded");
     if namespace.exec(&["sh", "-c", &threaded]).is_err() {
         return Ok("where the sender runs (this kernel has no threaded NAPI)".to_owned());
     }
     let name = format!("napi/{interface}-");
-    let mut pinned = 0;
+    let before = threads.len();
     for pid in kernel_threads(&name) {
-        command("taskset", &["-pc", cores, &pid])?;
-        pinned += 1;
+        command("taskset", &["-pc", cores, &pid.to_string()])?;
+        threads.push(pid);
     }
-    if pinned == 0 {
+    if threads.len() == before {
         return Ok("where the sender runs (veth here does not use NAPI)".to_owned());
     }
     Ok(format!("threaded NAPI on core {cores}"))
 }
 
-fn kernel_threads(prefix: &str) -> Vec<String> {
+fn kernel_threads(prefix: &str) -> Vec<u32> {
     let starts =
         |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.starts_with(prefix));
     fs::read_dir("/proc")
@@ -272,7 +287,7 @@ fn kernel_threads(prefix: &str) -> Vec<String> {
         .flatten()
         .flatten()
         .filter(|entry| starts(&entry.path()))
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
 }
 

@@ -69,11 +69,22 @@ pub struct Sample {
     pub client: Duration,
     /// CPU time of the engine.
     pub engine: Duration,
+    /// CPU time of the threads that receive from a device.
+    pub receive: Duration,
     /// What the engine counted.
     pub counters: Counters,
 }
 
 impl Sample {
+    /// The share of the machine's CPU time that belongs to nothing of ours: near 0 on a quiet machine.
+    #[must_use]
+    pub fn foreign_share(&self) -> f64 {
+        // Softirq work is charged to whomever it interrupts, or to nobody; either way it is not foreign.
+        let ours = self.server + self.client + self.engine + self.receive + self.machine.softirq;
+        let busy = self.machine.busy.as_secs_f64();
+        if busy > 0.0 { (busy - ours.as_secs_f64()).max(0.0) / busy } else { 0.0 }
+    }
+
     /// CPU time of all cores per operation, µs.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "counts below 2^52")]
@@ -265,17 +276,20 @@ pub fn once(
     let engine_id = stage.engine.as_ref().map(Engine::id);
     let cpu_of = |group: Option<u32>| group.map_or(Duration::ZERO, cpu::of_group);
     let (server, engine) = (cpu_of(Some(stage.server_id())), cpu_of(engine_id));
+    let receive_time = || net.receive_threads().iter().map(|pid| cpu::of_process(*pid)).sum::<Duration>();
+    let receive = receive_time();
     let (client, machine) = (cpu::of_ended_children(), cpu::Machine::now()?);
     let load = stage.load(launch, amount)?;
     let machine = cpu::Machine::now()?.since(machine);
     let client = cpu::of_ended_children().saturating_sub(client);
     let server = cpu_of(Some(stage.server_id())).saturating_sub(server);
     let engine = cpu_of(engine_id).saturating_sub(engine);
+    let receive = receive_time().saturating_sub(receive);
     let counters = engine::growth(&counters, &stage.counters()?);
 
     stage.expect_utcp(&load, &counters)?;
     stage.end()?;
-    Ok(Sample { load, machine, server, client, engine, counters })
+    Ok(Sample { load, machine, server, client, engine, receive, counters })
 }
 
 /// A port of our own: any in a namespace of our own, a free one on the host.

@@ -229,6 +229,7 @@ fn measure(plan: &Plan, verbose: bool, mut calm: Duration) -> Result<(Report, bo
     ));
     let mut rows = Vec::new();
     let mut clean = true;
+    let (mut disturbed, mut runs) = (0, 0);
     let mut net: Option<Net> = None;
     for case in &plan.cases {
         // One network for each scenario.
@@ -245,10 +246,19 @@ fn measure(plan: &Plan, verbose: bool, mut calm: Duration) -> Result<(Report, bo
             progress.say(&format!("    engine, per operation: {}", words.join(", ")));
         }
         let failed = measured.failed.kernel + measured.failed.utcp;
+        disturbed += compare::disturbed(&measured);
+        runs += 2 * measured.pairs.len();
         let of_case = compare::rows(&measured);
         clean &= failed == 0 && of_case.iter().all(|row| row.errors.kernel + row.errors.utcp == 0);
         rows.extend(of_case);
     }
+    let others = format!("{disturbed} of {runs} runs");
+    if disturbed > 0 {
+        progress.say(&format!(
+            "{others} shared the machine with other work: CPU µs/op and spread tell of that, too."
+        ));
+    }
+    machine.settings.insert("disturbed by other work".to_owned(), others);
     Ok((Report { machine, rows }, clean))
 }
 
@@ -340,7 +350,7 @@ impl Progress for Terminal {
     }
 
     fn ended(&mut self, _: Case, _: Side, sample: &Sample) {
-        let Sample { load, machine, server, client, engine, .. } = sample;
+        let Sample { load, machine, server, client, engine, receive, .. } = sample;
         self.part(&format!("{:.0}/s", load.per_second));
         if load.errors > 0 {
             self.part(&format!(" ({} errors)", load.errors));
@@ -348,13 +358,15 @@ impl Progress for Terminal {
         if self.verbose {
             let seconds = |time: &Duration| format!("{:.2}", time.as_secs_f64());
             self.part(&format!(
-                " [CPU s: all {} server {} client {} engine {} softirq {} stolen {}; p99 {:.0} µs]",
+                " [CPU s: all {} server {} client {} engine {} receive {} softirq {} stolen {}; others {:.0} %; p99 {:.0} µs]",
                 seconds(&machine.busy),
                 seconds(server),
                 seconds(client),
                 seconds(engine),
+                seconds(receive),
                 seconds(&machine.softirq),
                 seconds(&machine.stolen),
+                100.0 * sample.foreign_share(),
                 load.p99_us.unwrap_or(f64::NAN),
             ));
         }
