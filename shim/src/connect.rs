@@ -221,6 +221,10 @@ fn submit(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<u32> {
             Err(Busy::Other(_)) => sys::sched_yield(),
         }
     }
+    // One that nobody waited for (a connect to loopback) may be under way: its words must not be overwritten.
+    if shared.op_done.load(Acquire) != shared.op_asked.load(Relaxed) {
+        settle(sock);
+    }
     for (to, from) in shared.op_args.iter().zip(args) {
         to.store(from, Relaxed);
     }
@@ -236,5 +240,8 @@ fn submit(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<u32> {
 pub fn settle(sock: &Sock) {
     let shared = sock.shared;
     let ticket = shared.op_asked.load(Acquire);
-    let _ = sleep::until(sock.att, &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
+    // A signal does not end this either.
+    while shared.op_done.load(Acquire) != ticket && sock.is_current() && sock.att.is_alive() {
+        let _ = sleep::until(sock.att, &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
+    }
 }
