@@ -146,6 +146,13 @@ impl Client {
         }
     }
 
+    /// Forgets that the last operation on `sock` was taken: the next look takes it again.
+    pub fn untake_op(&mut self, sock: u32) {
+        if let Some(done) = self.ops_done.get_mut(sock as usize) {
+            *done = done.wrapping_sub(1);
+        }
+    }
+
     /// Answers the last operation taken on `sock`.
     pub fn answer_op(&self, sock: u32, socket: &Socket, result: i32) {
         socket.op_result.store(result, Ordering::Relaxed);

@@ -25,9 +25,12 @@ impl Shard {
         let Some(socket) = region.socket(sock) else { return };
         let waits = socket.op_code.load(Ordering::Relaxed) != OpCode::ConnectLoopback as u32;
         let result = self.try_connect(client_index, sock);
-        if result == RESULT_KERNEL && !waits && self.inbox.is_waiting() {
-            // The page told the program of a listener whose message came behind this round's look into the inbox: the
-            // next round knows it.
+        if result == RESULT_KERNEL && !waits && self.inbox.has_more() {
+            // The page told the program of a listener whose message is still in the inbox: it came behind this round's
+            // look, or a message before it (a hang-up, say) had the commands taken. The next look knows the listener.
+            if let Some(client) = self.clients.get_mut(client_index) {
+                client.untake_op(sock);
+            }
             region.dirty(self.config.index).set(sock);
             return;
         }

@@ -141,6 +141,11 @@ impl Inbox {
         self.waiting.load(Ordering::SeqCst)
     }
 
+    /// Whether there is a message that was not taken yet, be it announced or already being looked at.
+    pub(super) fn has_more(&self) -> bool {
+        self.is_waiting() || !self.queue.is_empty()
+    }
+
     /// Takes the oldest message.
     pub(super) fn receive(&self) -> Option<ToShard> {
         self.queue.pop()
