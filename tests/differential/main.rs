@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Numbers that differ from run to run (descriptors, ports) are never printed. After each call the
-//! script waits for a moment (`UTCP_CALLS_SETTLE_MS`), so that what it started has reached the other end:
+//! script waits for a moment (`CALLS_SETTLE_MS`), so that what it started has reached the other end:
 //! on the kernel's loopback that is so at once, and no program may rely on it.
 
 mod calls;
@@ -134,9 +134,8 @@ fn main() {
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let lines = case_lines(&text, &name).unwrap_or_else(|| panic!("{path} has no case {name}"));
     count_signal(libc::SIGPIPE, libc::SA_RESTART);
-    let settle = std::env::var("UTCP_CALLS_SETTLE_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(10);
-    let mut script =
-        Script { fds: Fds::new(), settle: Duration::from_millis(settle), pending: Vec::new() };
+    let settle = std::env::var("CALLS_SETTLE_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(10);
+    let mut script = Script { fds: Fds::new(), settle: Duration::from_millis(settle), pending: Vec::new() };
     script.run(&lines);
 }
 

@@ -90,8 +90,8 @@ pub fn shown(bytes: &[u8]) -> String {
         return format!("{:?}", String::from_utf8_lossy(bytes));
     }
     // FNV-1a.
-    let sum = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let sum = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{} bytes {sum:016x}", bytes.len())
 }

@@ -29,7 +29,8 @@ extern "C" fn start() {
             return;
         }
         let fd: c_int = libc::open(path, libc::O_RDWR);
-        let page = libc::mmap(ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0);
+        let page =
+            libc::mmap(ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0);
         libc::close(fd);
         if page != libc::MAP_FAILED {
             COUNT.store(page.cast(), Ordering::Release);

@@ -32,10 +32,10 @@ pub fn repository() -> PathBuf {
 /// If it was not built.
 #[must_use]
 pub fn release_file(name: &str) -> PathBuf {
-    let target = || {
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
-    };
-    let folder = std::env::var_os("UTCP_TEST_RELEASE").map_or_else(|| target().join("release"), PathBuf::from);
+    let target =
+        || std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
+    let folder =
+        std::env::var_os("UTCP_TEST_RELEASE").map_or_else(|| target().join("release"), PathBuf::from);
     let path = folder.join(name);
     assert!(path.exists(), "{} is missing: cargo build --release --workspace", path.display());
     path

@@ -40,8 +40,10 @@ impl Redis {
         let dir = lab.path("redis");
         std::fs::create_dir_all(&dir).expect("a folder can be made");
         let _ = std::os::unix::fs::chown(&dir, None, None);
-        let run = lab.run("redis-server").args(["--save", "", "--appendonly", "no", "--protected-mode", "no"]);
-        let run = run.args(["--daemonize", "no", "--bind", "*", "--port", &port.to_string()]).arg("--dir").arg(dir);
+        let run =
+            lab.run("redis-server").args(["--save", "", "--appendonly", "no", "--protected-mode", "no"]);
+        let run =
+            run.args(["--daemonize", "no", "--bind", "*", "--port", &port.to_string()]).arg("--dir").arg(dir);
         let mut server = how(run).spawn();
         server.wait_for_listener(port);
         Self { server, port, host: "127.0.0.1".to_owned() }

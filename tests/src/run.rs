@@ -163,7 +163,8 @@ impl<'a> Run<'a> {
     #[must_use]
     #[track_caller]
     pub fn spawn(self) -> Running {
-        let name = Path::new(&self.program).file_name().unwrap_or(&self.program).to_string_lossy().into_owned();
+        let name =
+            Path::new(&self.program).file_name().unwrap_or(&self.program).to_string_lossy().into_owned();
         let out = self.lab.log(&name, "out");
         let err = out.with_extension("err");
         let mut command = self.command();
@@ -250,7 +251,14 @@ impl Finished {
     #[track_caller]
     #[must_use]
     pub fn ok(self) -> Self {
-        assert!(self.status.success(), "{} ended with {}:\n{}\n{}", self.name, self.status, self.text(), self.err);
+        assert!(
+            self.status.success(),
+            "{} ended with {}:\n{}\n{}",
+            self.name,
+            self.status,
+            self.text(),
+            self.err
+        );
         self
     }
 
@@ -315,7 +323,11 @@ impl Running {
                 return Some(());
             }
             let alive = self.is_alive();
-            assert!(alive || self.stdout().contains(text), "{name} ended without {text:?}: {:?}", self.status);
+            assert!(
+                alive || self.stdout().contains(text),
+                "{name} ended without {text:?}: {:?}",
+                self.status
+            );
             None
         });
     }

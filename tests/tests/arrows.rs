@@ -17,11 +17,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 const FREE: &[&str] = &["utcp-tests", "utcp-bench"];
 /// What the crates that programs or attackers meet may import from outside. "" stands for anything.
-const OUTSIDE: &[(&str, &[&str])] = &[
-    ("utcp-abi", &["loom"]),
-    ("utcp-proto", &["proptest"]),
-    ("utcp-shim", &["libc", "ctor", "once_cell"]),
-];
+const OUTSIDE: &[(&str, &[&str])] =
+    &[("utcp-abi", &["loom"]), ("utcp-proto", &["proptest"]), ("utcp-shim", &["libc", "ctor", "once_cell"])];
 
 fn metadata() -> serde_json::Value {
     let output = Command::new(env!("CARGO"))
@@ -58,7 +55,10 @@ fn the_table_has_every_arrow() {
         let allowed = ARROWS.iter().find(|(from, _)| from == name);
         let allowed = allowed.unwrap_or_else(|| panic!("{name} is not in the table of DESIGN §2")).1;
         for dependency in dependencies.intersection(&members) {
-            assert!(allowed.contains(&dependency.as_str()), "{name} imports {dependency}: DESIGN §2 forbids it");
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{name} imports {dependency}: DESIGN §2 forbids it"
+            );
         }
     }
 }

@@ -7,7 +7,8 @@ use utcp_tests::{Engine, Lab, WAIT, on_kernel};
 /// Requests that wrk counted; it only tells of errors when there were some.
 fn wrk_requests(report: &str) -> u64 {
     assert!(!report.contains("Socket errors") && !report.contains("Non-2xx"), "{report}");
-    let line = report.lines().find(|line| line.contains(" requests in ")).unwrap_or_else(|| panic!("{report}"));
+    let line =
+        report.lines().find(|line| line.contains(" requests in ")).unwrap_or_else(|| panic!("{report}"));
     line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{report}"))
 }
 
@@ -71,7 +72,13 @@ fn ab_posts_and_gets() {
     let engine = Engine::start(&lab);
     let nginx = Nginx::start(&lab, &engine);
     let _ = lab.random_file("www/file", 50_000);
-    let ab = lab.run("ab").args(["-q", "-n", "2000", "-c", "50"]).arg(nginx.url("file")).under(&engine).ok().text();
+    let ab = lab
+        .run("ab")
+        .args(["-q", "-n", "2000", "-c", "50"])
+        .arg(nginx.url("file"))
+        .under(&engine)
+        .ok()
+        .text();
     assert!(ab.contains("Complete requests:      2000\n"), "{ab}");
     assert!(ab.contains("Failed requests:        0\n") && !ab.contains("Non-2xx"), "{ab}");
     assert!(ab.contains("HTML transferred:       100000000 bytes"), "{ab}");

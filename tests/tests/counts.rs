@@ -96,7 +96,8 @@ fn the_engine_allocates_nothing_per_connection() {
         let bytes = std::fs::read(&count_file).expect("ours");
         u64::from_ne_bytes(bytes[..8].try_into().expect("eight bytes"))
     };
-    let counting = Engine::new(&lab).preload(counting_library()).set("COUNT_FILE", count_file.to_str().expect("plain"));
+    let counting =
+        Engine::new(&lab).preload(counting_library()).set("COUNT_FILE", count_file.to_str().expect("plain"));
     let engine = counting.run();
     let nginx = Nginx::start(&lab, &engine);
     let load = |keep: &[&str], n: &str| {
@@ -116,7 +117,10 @@ fn the_engine_allocates_nothing_per_connection() {
         "engine: {connections} allocations in 5000 connections, {requests} in 20000 requests (attaching ab makes some); \
          at most 500 each"
     ));
-    assert!(connections <= 500 && requests <= 500, "{connections} in 5000 connections, {requests} in 20000 requests");
+    assert!(
+        connections <= 500 && requests <= 500,
+        "{connections} in 5000 connections, {requests} in 20000 requests"
+    );
 }
 
 /// No polling loop is left on: 1 000 open idle connections, 5 s.

@@ -35,7 +35,13 @@ fn gets_the_same_bytes() {
         let name = format!("file-{len}");
         let file = lab.random_file(&format!("www/{name}"), len);
         let got = lab.path("got");
-        let _ = lab.run("curl").args(["-sS", "-m", "20", "-o"]).arg(&got).arg(nginx.url(&name)).under(&engine).ok();
+        let _ = lab
+            .run("curl")
+            .args(["-sS", "-m", "20", "-o"])
+            .arg(&got)
+            .arg(nginx.url(&name))
+            .under(&engine)
+            .ok();
         assert!(
             std::fs::read(&got).expect("curl wrote a file") == std::fs::read(&file).expect("ours"),
             "{len} bytes"
@@ -71,7 +77,8 @@ fn keeps_a_connection() {
     let engine = Engine::start(&lab);
     let nginx = Nginx::start(&lab, &engine);
     let urls = vec![nginx.url("hello"); 50];
-    let answer = lab.run("curl").args(["-sS", "-m", "20", "-w", "%{num_connects}"]).args(urls).under(&engine).ok();
+    let answer =
+        lab.run("curl").args(["-sS", "-m", "20", "-w", "%{num_connects}"]).args(urls).under(&engine).ok();
     assert_eq!(answer.text().matches("hello\n").count(), 50);
     assert_eq!(answer.text().matches("hello\n1").count(), 1, "one connection: {}", answer.text());
     engine.went_through(1);
@@ -95,7 +102,11 @@ fn is_refused_where_nobody_listens() {
     let url = format!("http://127.0.0.1:{}/", lab.port());
     let answer = lab.run("curl").args(["-sS", "-m", "10", &url]).under(&engine).finish().no_crash();
     assert_eq!(answer.status.code(), Some(7), "{}", answer.err);
-    assert!(answer.err.contains("Connection refused") || answer.err.contains("Couldn't connect"), "{}", answer.err);
+    assert!(
+        answer.err.contains("Connection refused") || answer.err.contains("Couldn't connect"),
+        "{}",
+        answer.err
+    );
 }
 
 /// A server on the kernel: the connection runs there, and no flow is made for it.

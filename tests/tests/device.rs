@@ -220,7 +220,10 @@ except OSError as error:
         )
     };
     assert_eq!(lab.python(&script(&net.server.addr)).under(&engine).ok().text(), "ECONNREFUSED\n");
-    assert_eq!(lab.python(&script("10.77.0.99")).under(&engine).inside(&net.client).ok().text(), "EHOSTUNREACH\n");
+    assert_eq!(
+        lab.python(&script("10.77.0.99")).under(&engine).inside(&net.client).ok().text(),
+        "EHOSTUNREACH\n"
+    );
     assert_eq!(lab.python(&script("192.0.2.1")).under(&engine).ok().text(), "ENETUNREACH\n");
 }
 

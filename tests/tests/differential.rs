@@ -28,7 +28,7 @@ fn listed() -> Vec<String> {
 
 fn transcript(lab: &Lab, engine: Option<&Engine<'_>>, area: &str, case: &str, settle_ms: u32) -> String {
     let run = lab.run(env!("CARGO_BIN_EXE_utcp-calls")).arg(cases_file(area)).arg(case);
-    let run = run.env("UTCP_CALLS_SETTLE_MS", settle_ms.to_string()).limit(Duration::from_secs(15));
+    let run = run.env("CALLS_SETTLE_MS", settle_ms.to_string()).limit(Duration::from_secs(15));
     let run = match engine {
         Some(engine) => run.under(engine),
         None => run,
@@ -45,7 +45,8 @@ fn transcript(lab: &Lab, engine: Option<&Engine<'_>>, area: &str, case: &str, se
     }
     let end = program.end_within(Duration::from_secs(1));
     program.forget_logs();
-    let how = if end.status.success() { String::new() } else { format!("... and ends with {}\n", end.status) };
+    let how =
+        if end.status.success() { String::new() } else { format!("... and ends with {}\n", end.status) };
     end.text() + &how + &end.err
 }
 

@@ -97,7 +97,8 @@ fn engine_refuses(args: &[&str], envs: &[(&str, &str)], words: &[&str]) {
         return;
     }
     let lab = Lab::new("refuses");
-    let mut run = lab.run(release_file("utcp")).arg("engine").args(args).env("UTCP_STACK", Engine::new(&lab).stack());
+    let mut run =
+        lab.run(release_file("utcp")).arg("engine").args(args).env("UTCP_STACK", Engine::new(&lab).stack());
     for (name, value) in envs {
         run = run.env(name, value);
     }
@@ -298,7 +299,10 @@ fn a_system_engine_serves_another_user() {
         .ok();
     assert_eq!((end.text().as_str(), end.err.as_str()), ("talked\n", ""));
     let metrics = utcp("metrics").ok().text();
-    assert!(metrics.lines().any(|line| line.starts_with("accepts ") && !line.starts_with("accepts 0 ")), "{metrics}");
+    assert!(
+        metrics.lines().any(|line| line.starts_with("accepts ") && !line.starts_with("accepts 0 ")),
+        "{metrics}"
+    );
     // By SIGTERM, so that it takes its socket with it.
     engine.signal(libc::SIGTERM);
     let _ = engine.end_within(WAIT).ok();

@@ -63,11 +63,7 @@ fn pipelining() {
     let commands: String = (0..20_000)
         .map(|n| {
             let (key, value) = (format!("k{n}"), format!("value-{n}").repeat(n % 20 + 1));
-            format!(
-                "*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n{value}\r\n",
-                key.len(),
-                value.len()
-            )
+            format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n{value}\r\n", key.len(), value.len())
         })
         .collect();
     let file = lab.file("commands", commands);
@@ -138,7 +134,9 @@ fn benchmark_runs_to_the_end(lab: &Lab, redis: &Redis, client: Option<&Engine<'_
     };
     let text = report.text();
     // "-q" rewrites its line with carriage returns; the last word of each test is its rate.
-    for test in ["PING_INLINE", "SET", "GET", "INCR", "LPUSH", "LRANGE_600 (first 600 elements)", "MSET (10 keys)"] {
+    for test in
+        ["PING_INLINE", "SET", "GET", "INCR", "LPUSH", "LRANGE_600 (first 600 elements)", "MSET (10 keys)"]
+    {
         assert!(text.contains(&format!("{test}: ")), "{test} is missing in {text}");
     }
     assert!(text.contains("requests per second") && !text.contains("rror"), "{text}");
