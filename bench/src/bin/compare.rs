@@ -19,7 +19,7 @@ use utcp_bench::{Error, counts, cpu, interrupt};
 
 /// The default ends within ten minutes, --quick of one scenario and program within two.
 const BUDGET: Duration = Duration::from_secs(560);
-const BUDGET_QUICK: Duration = Duration::from_secs(100);
+const BUDGET_QUICK: Duration = Duration::from_secs(75);
 
 #[derive(Parser)]
 #[command(
@@ -43,12 +43,13 @@ struct Arguments {
     /// Pairs of runs for each case. [default: 5, or 3 with --quick]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pairs: Option<u32>,
-    /// Seconds of each run. [default: as the time allows, at most 3]
+    /// Seconds of each run. [default: as the time allows, at most 3, or 2 with --quick]
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: Option<u32>,
-    /// Wait up to so many seconds in all for moments when others leave the machine alone.
-    #[arg(long, value_name = "S", default_value_t = 30)]
-    calm: u64,
+    /// Wait up to so many seconds in all for moments when others leave the machine alone. [default: 30, or
+    /// 10 with --quick]
+    #[arg(long, value_name = "S")]
+    calm: Option<u64>,
     /// Write the result as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -132,9 +133,12 @@ fn run(arguments: &Arguments) -> Result<bool, Error> {
     }
     let pairs = arguments.pairs.unwrap_or(if arguments.quick { 3 } else { 5 });
     let budget = if arguments.quick { BUDGET_QUICK } else { BUDGET };
-    let seconds = arguments.seconds.unwrap_or_else(|| compare::seconds_within(budget, cases.len(), pairs, 3));
+    let longest = if arguments.quick { 2 } else { 3 };
+    let seconds =
+        arguments.seconds.unwrap_or_else(|| compare::seconds_within(budget, cases.len(), pairs, longest));
+    let calm = arguments.calm.unwrap_or(if arguments.quick { 10 } else { 30 });
     let plan = Plan { cases, pairs, seconds, pinning, files };
-    let (report, clean) = measure(&plan, arguments.verbose, Duration::from_secs(arguments.calm))?;
+    let (report, clean) = measure(&plan, arguments.verbose, Duration::from_secs(calm))?;
     println!("\n{}", table(&report.rows));
     if let Some(path) = &arguments.json {
         report.write_json(path)?;
