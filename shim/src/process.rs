@@ -76,6 +76,7 @@ pub fn watch_forks() {
 pub extern "C" fn before_fork() {
     attach::each(|attachment| {
         attachment.region().header().fork_epoch.fetch_add(1, SeqCst);
+        crate::set::inherited(attachment);
     });
 }
 

@@ -68,6 +68,18 @@ pub fn bells() -> impl Iterator<Item = &'static AtomicI32> {
     LOCALS.iter().flatten().flat_map(|local| [&local.bell, &local.far])
 }
 
+/// This process is about to fork: its sets may have more users from now on, so the engine must not take them back
+/// when this process ends.
+pub fn inherited(att: &'static Attachment) {
+    let Some(locals) = LOCALS.get(att.index() as usize) else { return };
+    for (index, _) in locals.iter().enumerate().filter(|(_, local)| local.bell.load(Relaxed) >= 0) {
+        let Some(shared) = att.region().set(index as u32) else { continue };
+        if shared.owner_pid.load(Relaxed) == process::pid() {
+            shared.sharers.fetch_add(1, Relaxed);
+        }
+    }
+}
+
 /// A consistent copy of an interest.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {

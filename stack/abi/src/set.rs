@@ -23,7 +23,7 @@ pub struct Set {
     pub cursor: AtomicU32,
     /// Process (pid) that made it; a dead owner's set is reclaimed.
     pub owner_pid: AtomicU32,
-    /// Processes that share it by fork, beyond the owner.
+    /// Forks of the owner since it was made: whoever was forked may use it, too.
     pub sharers: AtomicU32,
     /// How often this slot was used.
     pub generation: AtomicU32,

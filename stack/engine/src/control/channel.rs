@@ -35,7 +35,8 @@ impl Control {
             .add(fd.as_fd(), libc::EPOLLIN | libc::EPOLLRDHUP, Source::Channel(number).pack())
             .is_ok()
         {
-            self.channels.insert(number, Channel { fd: Arc::new(fd), client, pid, uid });
+            // What the process calls itself, in its own pid namespace: told by Hello or Adopt.
+            self.channels.insert(number, Channel { fd: Arc::new(fd), client, pid, own_pid: pid, uid });
             if let Some(entry) = client.and_then(|client| self.clients.get_mut(&client)) {
                 entry.channels += 1;
             }
@@ -137,6 +138,7 @@ impl Control {
             }
         };
         channel.client = Some(id);
+        channel.own_pid = message.b as u32;
         tracing::info!(client = id, pid = channel.pid, name = shared.name, "client attached");
         self.to_all(|| ToShard::Attach(shared.clone()));
         let mut fds = vec![shared.fd().as_fd(), self.life.fd().as_fd()];

@@ -7,6 +7,7 @@ mod channel;
 pub mod diag;
 mod listeners;
 mod report;
+mod sets;
 mod start;
 mod trace;
 
@@ -119,6 +120,7 @@ struct Channel {
     fd: Arc<OwnedFd>,
     client: Option<u32>,
     pid: u32,
+    own_pid: u32,
     uid: u32,
 }
 
@@ -320,6 +322,11 @@ impl Control {
             self.clients.remove(&client);
             self.to_all(|| ToShard::Detach(client));
         } else {
+            let slots: Vec<u32> = self
+                .clients
+                .get(&client)
+                .map_or(Vec::new(), |e| e.listeners.iter().map(|l| l.slot).collect());
+            sets::reclaim(shared.region(), &slots, channel.own_pid);
             self.to_all(|| ToShard::ProcessGone(client));
             self.check_listeners(client, None);
         }

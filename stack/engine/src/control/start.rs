@@ -167,6 +167,10 @@ fn open_devices(config: &Config, host: &HostView, shards: u32) -> Result<Opened,
             tracing::warn!(%device, faults, "faults are injected on purpose");
             open = open.with_faults(&spec).map_err(failed)?;
         }
+        if station.is_some() && open.ports.len() > 1 {
+            let words = "a host of its own has one ring: name one (netmap:eth0-0), and let the NIC use one";
+            return Err(EngineError::Setting(format!("{name}: {words}")));
+        }
         let ifindex = open.ports.first().and_then(|port| port.caps().ifindex);
         opened.interfaces.extend(ifindex.map(|ifindex| (device.clone(), ifindex)));
         for port in open.ports {
