@@ -180,7 +180,8 @@ impl XdpPort {
             frame_bytes_max: sizes.frame_size,
             rx_slots: sizes.rx_slots,
             tx_slots: sizes.tx_slots,
-            local: matches!(device.driver.as_str(), "veth" | "tun"),
+            // A bridge joins what may be all of these.
+            local: matches!(device.driver.as_str(), "veth" | "tun" | "bridge"),
             zero_copy,
             mode: format!("AF_XDP, {copy}, {mode}"),
             ..Caps::default()

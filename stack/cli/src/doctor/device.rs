@@ -96,13 +96,14 @@ fn kind(interface: &Interface, host: &HostView) -> Option<Finding> {
             "device",
             format!("it is a member of {master}, which has the addresses: utcp would find none here"),
         )),
-        (Kind::Vlan { .. }, _) => Some(Finding::note(
+        (Kind::Bridge, _) => Some(Finding::note(
             "device",
-            "a VLAN: its frames are taken in generic mode; the interface below is faster when it has the address",
+            "a bridge: its frames are taken in generic mode, which is slower than a NIC's own",
         )),
-        (Kind::Bond | Kind::Bridge, _) => Some(Finding::note(
+        (Kind::Vlan { .. } | Kind::Bond | Kind::Virtual | Kind::Vrf, _) => Some(Finding::note(
             "device",
-            "a bond or bridge: its frames are taken in generic mode, which is slower than a NIC's own",
+            "not a NIC: XDP may not see its frames (a macvlan's it does not), and then the kernel serves them; a tap: \
+             device with an address of its own, in a bridge, is sure",
         )),
         _ => None,
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr as StdAddr;
 
-use utcp_netmap_io::{DeviceSpec, Rings};
+use utcp_netmap_io::DeviceSpec;
 use utcp_proto::wire::IpAddr;
 
 use crate::host::Prefix;
@@ -117,21 +117,19 @@ impl DeviceConfig {
         }
         let none = station.addresses.is_empty();
         match kernel_is_there(&spec) {
-            Some(true) if !none => Err(DeviceConfigError::NotOurs(device)),
-            Some(false) if none => Err(DeviceConfigError::NoAddress(device)),
+            true if !none => Err(DeviceConfigError::NotOurs(device)),
+            false if none => Err(DeviceConfigError::NoAddress(device)),
             _ => Ok(Self { device, station: (!none).then_some(station) }),
         }
     }
 }
 
-/// Whether the kernel keeps the interface and its addresses. `None`: as the user likes.
-fn kernel_is_there(spec: &DeviceSpec) -> Option<bool> {
+/// Whether the kernel keeps the interface, and answers for its addresses.
+fn kernel_is_there(spec: &DeviceSpec) -> bool {
     match spec {
-        DeviceSpec::Xdp { .. } => Some(true),
-        DeviceSpec::Tap { .. } | DeviceSpec::Pipe { .. } => Some(false),
-        DeviceSpec::Netmap { rings: Rings::PipeMaster(_) | Rings::PipeSlave(_), .. } => Some(false),
-        DeviceSpec::Netmap { name, .. } if name.contains(':') => Some(false),
-        DeviceSpec::Netmap { .. } => None,
+        DeviceSpec::Xdp { .. } => true,
+        // A NIC in netmap mode has left the kernel.
+        DeviceSpec::Tap { .. } | DeviceSpec::Pipe { .. } | DeviceSpec::Netmap { .. } => false,
     }
 }
 
@@ -177,7 +175,6 @@ mod tests {
         assert_eq!(station.addresses[0], (IpAddr::v4([10, 9, 0, 2]), 24));
         assert_eq!((station.addresses[1].1, station.gateways.len()), (64, 1));
         assert_eq!(DeviceConfig::parse("xdp:eth0").unwrap().station, None);
-        assert_eq!(DeviceConfig::parse("netmap:eth0-1").unwrap().station, None);
         assert!(DeviceConfig::parse("netmap:eth0,addr=10.0.0.1/8").unwrap().station.is_some());
     }
 
@@ -187,6 +184,7 @@ mod tests {
             ("tap:utcp0", "needs an address, as in tap:utcp0,addr=10.9.0.2/24"),
             ("pipe:a", "needs an address"),
             ("vale0:a", "needs an address"),
+            ("netmap:eth0", "needs an address"),
             ("xdp:eth0,addr=10.0.0.1/8", "leave addr= and gw= out"),
             ("tap:x,addr=10.0.0.1", "length of its link's prefix"),
             ("tap:x,addr=10.0.0.1/33", "length of its link's prefix"),
