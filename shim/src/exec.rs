@@ -334,7 +334,10 @@ mod tests {
 
     #[test]
     fn nothing_is_added_twice() {
-        let full = [c"LD_PRELOAD=/x.so".as_ptr(), c"A=b".as_ptr(), core::ptr::null()];
+        // Whatever of ours this test's own process was started with, so that nothing is missing.
+        let mut full = std::vec![c"LD_PRELOAD=/x.so".as_ptr(), c"A=b".as_ptr()];
+        full.extend(config::settings().map(CStr::as_ptr));
+        full.push(core::ptr::null());
         let mut environment = Environment::new(full.as_ptr());
         // SAFETY: an environment.
         assert_eq!(unsafe { environment.complete() }, full.as_ptr());

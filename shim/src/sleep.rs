@@ -20,8 +20,8 @@ use crate::attach::Attachment;
 use crate::sys::{self, Errno, FutexWaiter};
 use crate::{config, death, tls};
 
-/// Longest spin before a sleep, nanoseconds, unless `UTCP_SPIN_US` says otherwise.
-const SPIN_NS: u64 = 20_000;
+/// Longest spin before a sleep, nanoseconds, unless `UTCP_SPIN_US` says otherwise: as the engine's.
+const SPIN_NS: u64 = 50_000;
 /// The budget never falls below this share of the limit, so that it can grow again.
 const SPIN_FLOOR: u64 = 16;
 /// How often the engine's life is looked at where we cannot sleep on it.
