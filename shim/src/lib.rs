@@ -21,6 +21,10 @@
 //! a destructor, no panic, no text log, no call of ours through a name that we intercept. A
 //! call that is not about us goes to libc with its arguments untouched, after one load.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    test,
+    allow(dead_code, reason = "the hooks are exported by the table, which unit tests leave out")
+)]
 #![deny(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(not(test), deny(clippy::expect_used))]
 #![allow(

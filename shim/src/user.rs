@@ -290,7 +290,7 @@ mod tests {
                 let mut len = size_of_val(&room) as socklen_t;
                 assert_eq!(give_address(addr, inet6, at, &raw mut len), Ok(()));
                 assert_eq!(address(at, len, inet6), Ok(addr));
-                assert_eq!(address(at, len, !inet6).is_err(), true);
+                assert!(address(at, len, !inet6).is_err());
             }
             let mut len = 2;
             assert_eq!(give_address(addr, false, at, &raw mut len), Ok(()));
