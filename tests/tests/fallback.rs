@@ -116,8 +116,41 @@ fn the_engine_says_what_is_wrong() {
     engine_refuses(&[], &[("UTCP_SPIN_US", "fast")], &["UTCP_SPIN_US", "fast", "microseconds"]);
     engine_refuses(&[], &[("UTCP_CORES", "x")], &["UTCP_CORES", "x"]);
     engine_refuses(&[], &[("UTCP_STACK", "a/b")], &["a/b"]);
-    engine_refuses(&["--device", "pipe:ut-faults"], &[("UTCP_FAULTS", "los=1%")], &["los"]);
-    engine_refuses(&[], &[("UTCP_SPIM_US", "20")], &["UTCP_SPIM_US"]);
+}
+
+#[test]
+fn the_engine_names_wrong_faults() {
+    if !is_root() {
+        return not_run("needs root for network namespaces");
+    }
+    if on_kernel() {
+        return;
+    }
+    let (lab, net) = (Lab::new("faults"), Net::new());
+    let run = lab
+        .run(release_file("utcp"))
+        .args(["engine", "--device"])
+        .arg(format!("xdp:{}", net.server.interface));
+    let run = run.inside(&net.server).env("UTCP_STACK", "faults").env("UTCP_FAULTS", "los=1%");
+    let end = run.limit(Duration::from_secs(5)).finish().no_crash();
+    assert!(
+        !end.status.success() && end.err.contains("UTCP_FAULTS") && end.err.contains("los"),
+        "{}",
+        end.err
+    );
+}
+
+/// The engine runs, but says that somebody mistyped a setting.
+#[test]
+fn the_engine_names_an_unknown_variable() {
+    if on_kernel() {
+        return;
+    }
+    let lab = Lab::new("mistyped");
+    let engine = Engine::new(&lab).set("UTCP_SPIM_US", "20").run();
+    wait_until("its log names the variable", Duration::from_secs(2), || {
+        engine.log().contains("UTCP_SPIM_US").then_some(())
+    });
 }
 
 /// Two engines of one name: the second says that there is one.
@@ -177,7 +210,7 @@ fn a_killed_engine_resets_its_connections() {
     }
     let lab = Lab::new("engine-killed");
     let engine = Engine::start(&lab);
-    let script = "import errno, select, socket, threading
+    let script = "import errno, os, select, socket, threading
 server = socket.create_server(('127.0.0.1', 0))
 def pair():
     client = socket.create_connection(server.getsockname())
@@ -187,10 +220,10 @@ def expect(name, call):
     try:
         while True:
             if not call():
-                print(name, 'end of file')
+                os.write(1, f'{name} end of file\\n'.encode())
                 return
     except OSError as error:
-        print(name, errno.errorcode[error.errno])
+        os.write(1, f'{name} {errno.errorcode[error.errno]}\\n'.encode())
 def ready(s):
     e = select.epoll(); e.register(s, select.EPOLLIN)
     assert e.poll(20), 'epoll slept on'
