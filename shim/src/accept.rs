@@ -12,7 +12,7 @@ use crate::handle::{self, Sock};
 use crate::pool::Stand;
 use crate::sys::{Errno, Sys};
 use crate::table::real;
-use crate::{death, errno, listen, poll, process, ready, user};
+use crate::{control, death, errno, listen, poll, process, ready, user};
 
 /// Where the next look begins, so that no shard's ring is always the last.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -56,17 +56,24 @@ pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: 
             Ok(None) => {}
             Err(error) => return errno::fail(error),
         }
-        if !listener.is_nonblocking() {
-            // The kernel's accept would sleep on the kernel's queue alone.
-            match poll::until_readable(fd, listener.shared.options.rcvtimeo_us.load(Relaxed)) {
-                Ok(true) if ready::accept_waits(&listener) => continue,
-                Ok(true) => {}
-                Ok(false) => return errno::fail(Errno(libc::EAGAIN)),
-                Err(error) => return errno::fail(error),
-            }
+        if listener.is_nonblocking() {
+            // SAFETY: the program's own arguments.
+            return unsafe { real::accept4(fd, to, len, flags) };
         }
+        match poll::until_readable(fd, listener.shared.options.rcvtimeo_us.load(Relaxed)) {
+            Ok(true) if ready::accept_waits(&listener) => continue,
+            Ok(true) => {}
+            Ok(false) => return errno::fail(Errno(libc::EAGAIN)),
+            Err(error) => return errno::fail(error),
+        }
+        // Of many threads that were woken one gets the connection. The others must come back here: asleep in
+        // the kernel's accept they would not hear of connections of ours.
+        control::keep_from_blocking(&listener);
         // SAFETY: the program's own arguments.
-        return unsafe { real::accept4(fd, to, len, flags) };
+        let accepted = unsafe { real::accept4(fd, to, len, flags) };
+        if accepted >= 0 || errno::get() != Errno(libc::EAGAIN) {
+            return accepted;
+        }
     }
 }
 

@@ -65,22 +65,41 @@ pub fn set_cloexec(fd: c_int, entry: Entry, on: bool) {
     fd_table::replace(fd, entry, entry.with_cloexec(on));
 }
 
+/// Makes the kernel half of a listener that blocks one that does not, unseen by the program.
+pub fn keep_from_blocking(listener: &handle::Sock) {
+    if listener.shared.file.load(Relaxed) & file::KERNEL_NONBLOCK != 0 {
+        return;
+    }
+    if let Ok(flags) = sys::fcntl(listener.fd, libc::F_GETFL, 0) {
+        let _ = sys::fcntl(listener.fd, libc::F_SETFL, (flags | libc::O_NONBLOCK) as usize);
+        listener.shared.file.fetch_or(file::KERNEL_NONBLOCK, AcqRel);
+    }
+}
+
 /// F_GETFL and F_SETFL.
 fn flags(fd: c_int, command: c_int, arg: usize) -> c_int {
     let sock = handle::ours(fd);
-    let Some(sock) = sock.filter(|sock| command == libc::F_SETFL || sock.entry.kind() == Kind::Socket) else {
+    let Some(sock) = sock else {
         // SAFETY: plain numbers.
         return unsafe { real::fcntl(fd, command, arg) };
     };
+    let listens = sock.entry.kind() == Kind::Listener;
+    let held = sock.shared.file.load(Relaxed) & file::KERNEL_NONBLOCK != 0;
+    if listens && command == libc::F_GETFL {
+        // SAFETY: plain numbers.
+        let kept = unsafe { real::fcntl(fd, command, arg) };
+        return if held && kept >= 0 && !sock.is_nonblocking() { kept & !libc::O_NONBLOCK } else { kept };
+    }
     if command == libc::F_GETFL {
         let kept = sock.shared.file.load(Relaxed);
         let nonblocking = if kept & file::NONBLOCK != 0 { libc::O_NONBLOCK } else { 0 };
         let asynchronous = if kept & file::ASYNC != 0 { libc::O_ASYNC } else { 0 };
         return libc::O_RDWR | nonblocking | asynchronous;
     }
-    if sock.entry.kind() == Kind::Listener {
+    if listens {
+        let kernel = if held { arg | libc::O_NONBLOCK as usize } else { arg };
         // SAFETY: plain numbers.
-        let result = unsafe { real::fcntl(fd, command, arg) };
+        let result = unsafe { real::fcntl(fd, command, kernel) };
         if result != 0 {
             return result;
         }
@@ -132,8 +151,9 @@ unsafe fn answer(sock: &Sock, request: c_ulong, arg: usize) -> Option<Sys<()>> {
             // SAFETY: the program's own int; not null.
             let on = unsafe { (arg as *const c_int).read_unaligned() } != 0;
             set_bit(sock, if request == libc::FIONBIO { file::NONBLOCK } else { file::ASYNC }, on);
-            // A listener's kernel half keeps step.
-            if listens { None } else { Some(Ok(())) }
+            // A listener's kernel half keeps step, unless it is kept from blocking.
+            let held = sock.shared.file.load(Relaxed) & file::KERNEL_NONBLOCK != 0;
+            if listens && !held { None } else { Some(Ok(())) }
         }
         libc::FIOCLEX | libc::FIONCLEX => {
             set_cloexec(sock.fd, sock.entry, request == libc::FIOCLEX);

@@ -299,6 +299,9 @@ pub mod file {
     pub const SHARED: u32 = 8;
     /// A `connect` was begun and no call has reported its end yet: the next one returns 0 or the error.
     pub const CONNECTING: u32 = 16;
+    /// A listener that blocks, as its program sees it, has a kernel half that does not: a thread asleep in the
+    /// kernel's accept would not hear of connections of ours.
+    pub const KERNEL_NONBLOCK: u32 = 64;
 }
 
 /// Where a stream's bytes are: offset in the arena (40 bits), log2 of the capacity (8 bits).
