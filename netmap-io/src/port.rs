@@ -34,7 +34,8 @@ pub struct Caps {
     pub rx_checksum: bool,
     /// The device computes the TCP checksum of frames that ask for it.
     pub tx_checksum: bool,
-    /// Bytes of virtio-net header in front of every frame, in both directions; 0 for none.
+    /// Bytes of virtio-net header in front of every frame, in both directions; 0 for none. With it a frame may
+    /// carry a TCP segment longer than the MTU, which the device cuts.
     pub vnet_header: u8,
     /// Frames are written by the driver straight into our buffers.
     pub zero_copy: bool,
@@ -248,6 +249,9 @@ pub struct OpenOptions {
     pub tuples_max: u32,
     /// How long to wait for the other end of a pipe.
     pub pipe_wait: Duration,
+    /// TAP: a virtio-net header in front of every frame ([`Caps::vnet_header`]); rings are shorter then, buffers
+    /// longer.
+    pub vnet_header: bool,
 }
 
 impl Default for OpenOptions {
@@ -260,6 +264,7 @@ impl Default for OpenOptions {
             xdp_mode: XdpMode::Auto,
             tuples_max: 262_144,
             pipe_wait: Duration::from_secs(5),
+            vnet_header: false,
         }
     }
 }

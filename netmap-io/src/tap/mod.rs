@@ -17,14 +17,21 @@ use crate::{Caps, Counters, Device, OpenOptions, PollFd, PollFds, Port, PortErro
 
 /// Ethernet header and one VLAN tag.
 const LINK_HEADER: u32 = 18;
+/// `struct virtio_net_hdr`.
+const VNET_HEADER: u8 = 10;
+/// Buffers for the longest segments of the kernel, and so many of them: 32 MiB for both rings.
+const VNET_FRAME: u32 = 65_536;
+const VNET_SLOTS: u32 = 256;
 /// Frames per sync: as many as a batch is worth, then the other work of the loop.
 const READ_MAX: u32 = 256;
 
 /// Opens the TAP device `name`; makes it when it is not there.
 pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortError> {
-    let (tap, device) = attach(name)?;
-    let frame_size = options.frame_size.unwrap_or((device.mtu + LINK_HEADER).next_power_of_two().max(2048));
-    if !frame_size.is_power_of_two() || !(128..=32_768).contains(&frame_size) {
+    let vnet = options.vnet_header;
+    let (tap, device) = attach(name, vnet)?;
+    let fitting = if vnet { VNET_FRAME } else { (device.mtu + LINK_HEADER).next_power_of_two().max(2048) };
+    let frame_size = options.frame_size.unwrap_or(fitting);
+    if !frame_size.is_power_of_two() || !(128..=fitting.max(32_768)).contains(&frame_size) {
         let reason = "a TAP device has buffers of 128 to 32768 bytes, a power of two".into();
         return Err(PortError::Option { option: format!("frame_size {frame_size}"), reason });
     }
@@ -34,10 +41,12 @@ pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortErro
             return Err(PortError::Option { option: format!("{what} {slots}"), reason });
         }
     }
-    let memory = SlotMemory::new(options.rx_slots, options.tx_slots, frame_size)
+    let slots_max = if vnet { VNET_SLOTS } else { u32::MAX };
+    let (rx_slots, tx_slots) = (options.rx_slots.min(slots_max), options.tx_slots.min(slots_max));
+    let memory = SlotMemory::new(rx_slots, tx_slots, frame_size)
         .map_err(|error| PortError::io("allocating packet memory", error))?;
     let (rx, mut tx) = memory.rings();
-    tx.tail = options.tx_slots - 1;
+    tx.tail = tx_slots - 1;
     let caps = Caps {
         name: format!("tap:{name}"),
         interface: Some(device.name.clone()),
@@ -45,9 +54,11 @@ pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortErro
         mac: station(device.mac),
         mtu: device.mtu.min(frame_size - LINK_HEADER),
         frame_bytes_max: frame_size,
-        rx_slots: options.rx_slots,
-        tx_slots: options.tx_slots,
+        rx_slots,
+        tx_slots,
         local: true,
+        tx_checksum: vnet,
+        vnet_header: if vnet { VNET_HEADER } else { 0 },
         mode: "TAP, a system call per frame".into(),
         ..Caps::default()
     };
@@ -63,7 +74,7 @@ fn station(kernel: [u8; 6]) -> [u8; 6] {
     mac
 }
 
-fn attach(name: &str) -> Result<(File, Interface), PortError> {
+fn attach(name: &str, vnet_header: bool) -> Result<(File, Interface), PortError> {
     let refused = |what: &'static str, error: io::Error| match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => PortError::Privilege {
             what,
@@ -87,7 +98,7 @@ fn attach(name: &str) -> Result<(File, Interface), PortError> {
         _ => PortError::io(what, error),
     };
     let open = sys::open_tun().map_err(|error| refused("opening /dev/net/tun", error))?;
-    sys::attach(&open, name).map_err(|error| refused("attaching to a TAP device", error))?;
+    sys::attach(&open, name, vnet_header).map_err(|error| refused("attaching to a TAP device", error))?;
     // A device of the user's own may be up already, and then this needs no privilege.
     let up = sys::set_up(name);
     let asked =

@@ -12,13 +12,22 @@ pub(super) fn open_tun() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")
 }
 
-/// Joins `file` to the TAP device `name`: one queue, frames without any header in front.
-pub(super) fn attach(file: &File, name: &str) -> io::Result<()> {
+/// Joins `file` to the TAP device `name`: one queue; in front of every frame nothing, or a virtio-net header.
+pub(super) fn attach(file: &File, name: &str, vnet_header: bool) -> io::Result<()> {
     let mut request = ifreq_named(name);
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+    let header = if vnet_header { libc::IFF_VNET_HDR } else { 0 };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | header;
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or(0);
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives until the call returns.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) }).map(drop)
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    // What the kernel may leave to us: checksums, and segments as long as it has them.
+    let leave = if vnet_header {
+        libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN
+    } else {
+        0
+    };
+    // SAFETY: TUNSETOFFLOAD takes a number.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(leave)) }).map(drop)
 }
 
 /// Sets an interface up.

@@ -155,11 +155,12 @@ fn open_door(name: &UnixName) -> Result<OwnedFd, EngineError> {
 fn open_devices(config: &Config, host: &HostView, shards: u32) -> Result<Opened, EngineError> {
     let mut opened = Opened { ports: (0..shards).map(|_| Vec::new()).collect(), ..Opened::default() };
     let mut next = 0;
+    let options = OpenOptions { vnet_header: true, ..OpenOptions::default() };
     for device in &config.devices {
         let failed = |error| EngineError::Device { device: device.clone(), error };
         let DeviceConfig { device: name, station } =
             DeviceConfig::parse(device).map_err(|error| EngineError::Setting(error.to_string()))?;
-        let mut open = utcp_netmap_io::open(&name, &OpenOptions::default()).map_err(failed)?;
+        let mut open = utcp_netmap_io::open(&name, &options).map_err(failed)?;
         if let Some(faults) = &config.faults {
             let spec = faults
                 .parse::<FaultSpec>()

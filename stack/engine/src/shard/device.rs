@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use utcp_netmap_io::{Capture, Counters, PollFds, Port, PortError, RxFrame, Tracer};
+use utcp_netmap_io::{Capture, Counters, PollFds, Port, PortError, Tracer};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::checksum::Verify;
-use utcp_proto::{Duration, FourTuple, IcmpError, Instant, SocketError, State, Transmit, UserCall};
+use utcp_proto::{Duration, FourTuple, IcmpError, Instant, SocketError, State, Transmit, TxLimits, UserCall};
 
 use super::flow::{Flow, Path};
 use super::frame::{self, Parsed};
@@ -22,6 +22,8 @@ use crate::station::{Hop, Station, Verdict};
 
 /// Client ports of connections over a device: above the kernel's own range, reserved for the engine.
 pub const DEVICE_PORTS: std::ops::Range<u32> = 61_000..65_536;
+/// Bytes of payload in one frame for a device that cuts segments: frame and headers stay below 64 KiB.
+const VNET_PAYLOAD_MAX: u32 = 65_000;
 /// How long a connection waits for its next hop's address: three questions of a second each.
 const RESOLVE_TIME: Duration = Duration::from_millis(3_100);
 /// Next hop of a flow whose neighbour is not resolved yet.
@@ -53,6 +55,15 @@ pub(super) struct Link {
     ifindex: Option<u32>,
     /// The kernel's interface below, if there is one.
     interface: Option<u32>,
+    /// A virtio-net header stands in front of every frame.
+    vnet: bool,
+}
+
+impl Link {
+    /// How much one [`Transmit`] may cover: with a virtio-net header the device cuts.
+    pub(super) fn limits(&self) -> TxLimits {
+        if self.vnet { TxLimits { payload_max: VNET_PAYLOAD_MAX } } else { TxLimits::WIRE }
+    }
 }
 
 impl DevicePort {
@@ -69,7 +80,9 @@ impl DevicePort {
         };
         // Where we are a host of our own, the kernel's routes over that interface are its own as well.
         let ifindex = caps.ifindex.filter(|_| station.is_none());
-        let link = Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex, interface: caps.ifindex };
+        let vnet = usize::from(caps.vnet_header) == frame::VNET_HEADER;
+        debug_assert!(vnet || caps.vnet_header == 0, "a virtio-net header of another length");
+        let link = Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex, interface: caps.ifindex, vnet };
         Self { link, port, gone: false, buried: false, station, tracer: None }
     }
 
@@ -154,13 +167,15 @@ impl Shard {
         if device.rx_sync() == 0 {
             return false;
         }
-        let verify = device.link.verify;
+        let Link { verify, vnet, .. } = device.link;
+        let at = if vnet { frame::VNET_HEADER } else { 0 };
         let DevicePort { port, station, .. } = device;
         let (rx, mut tx) = port.rings();
         for frame in rx {
             self.counters.rx_frames += 1;
-            match station.as_mut().map(|station| station.on_frame(self.now, frame.bytes(), &mut tx)) {
-                None | Some(Verdict::Ours) => self.on_frame(index, verify, frame),
+            let bytes = frame.bytes().get(at..).unwrap_or_default();
+            match station.as_mut().map(|station| station.on_frame(self.now, bytes, &mut tx)) {
+                None | Some(Verdict::Ours) => self.on_frame(index, verify, bytes),
                 Some(Verdict::Done) => self.counters.neighbour_frames += 1,
                 Some(Verdict::Foreign) => self.counters.dropped_frames += 1,
             }
@@ -168,8 +183,7 @@ impl Shard {
         true
     }
 
-    fn on_frame(&mut self, port: u32, verify: Verify, frame: RxFrame<'_>) {
-        let bytes = frame.bytes();
+    fn on_frame(&mut self, port: u32, verify: Verify, bytes: &[u8]) {
         match frame::parse(bytes, verify) {
             Ok(Parsed::Segment { tuple, segment, payload, source_mac }) => {
                 let payload = bytes.get(payload).map_or(Payload::None, Payload::Frame);
@@ -286,13 +300,13 @@ impl Shard {
             self.counters.dropped_no_device += 1;
             return;
         }
-        let mac = device.link.mac;
+        let Link { mac, vnet, .. } = device.link;
         let mut tx = device.port.tx();
         let Some(mut slot) = tx.slot() else {
             self.counters.dropped_tx_full += 1;
             return;
         };
-        let headers = frame::Headers { mac, next_hop, tuple, transmit };
+        let headers = frame::Headers { mac, next_hop, tuple, transmit, vnet };
         if let Some(len) = frame::build(&mut slot, &headers, fill) {
             slot.commit(len);
             self.counters.tx_frames += 1;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use utcp_proto::wire::checksum::Verify;
 use utcp_proto::wire::{Quoted, WireError, ethernet, icmpv4, icmpv6, ipv4, ipv6, tcp};
-use utcp_proto::{Endpoint, FourTuple, IcmpError, IcmpKind, Segment, Transmit};
+use utcp_proto::{Endpoint, Flags, FourTuple, IcmpError, IcmpKind, Segment, Transmit};
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
@@ -115,12 +115,42 @@ pub struct Headers<'a> {
     pub tuple: &'a FourTuple,
     /// The segment.
     pub transmit: &'a Transmit,
+    /// A virtio-net header stands in front, which leaves checksum and cutting to the device.
+    pub vnet: bool,
+}
+
+/// `struct virtio_net_hdr`, in the machine's byte order.
+pub const VNET_HEADER: usize = 10;
+const VNET_NEEDS_CHECKSUM: u8 = 1;
+const VNET_TCP_V4: u8 = 1;
+const VNET_TCP_V6: u8 = 4;
+const VNET_ECN: u8 = 0x80;
+/// Where the checksum stands in a TCP header.
+const CHECKSUM_AT: u16 = 16;
+
+/// Tells the device where the checksum goes and into what pieces the segment is cut.
+fn vnet_header(transmit: &Transmit, v4: bool, tcp_at: u16, headers: u16) -> [u8; VNET_HEADER] {
+    let long = transmit.len > u32::from(transmit.mss);
+    let kind = match (long, v4) {
+        (false, _) => 0,
+        (true, true) => VNET_TCP_V4,
+        (true, false) => VNET_TCP_V6,
+    };
+    // RFC 3168 §6.1.2: CWR belongs to the first piece alone, which the device has to be told.
+    let ecn = if long && transmit.flags.any(Flags::CWR) { VNET_ECN } else { 0 };
+    let size = if long { transmit.mss } else { 0 };
+    let [h0, h1] = headers.to_ne_bytes();
+    let [s0, s1] = size.to_ne_bytes();
+    let [c0, c1] = tcp_at.to_ne_bytes();
+    let [o0, o1] = CHECKSUM_AT.to_ne_bytes();
+    [VNET_NEEDS_CHECKSUM, kind | ecn, h0, h1, s0, s1, c0, c1, o0, o1]
 }
 
 /// Builds a frame in `out`: headers, payload by `fill` (returns its length), checksum. Returns the frame's length,
 /// or `None` if it does not fit.
 pub fn build(out: &mut [u8], headers: &Headers<'_>, fill: impl FnOnce(&mut [u8]) -> usize) -> Option<usize> {
-    let Headers { mac, next_hop, tuple, transmit } = *headers;
+    let Headers { mac, next_hop, tuple, transmit, vnet } = *headers;
+    let (front, out) = out.split_at_mut_checked(if vnet { VNET_HEADER } else { 0 })?;
     let (src, dst) = (tuple.local.addr, tuple.remote.addr);
     let v4 = dst.is_v4();
     let ethertype = if v4 { ethernet::IPV4 } else { ethernet::IPV6 };
@@ -130,8 +160,14 @@ pub fn build(out: &mut [u8], headers: &Headers<'_>, fill: impl FnOnce(&mut [u8])
     let header_len = tcp::emit(transmit, tuple.local.port, tuple.remote.port, rest).ok()?;
     let (header, body) = rest.split_at_mut_checked(header_len)?;
     let len = fill(body.get_mut(..transmit.len as usize)?);
-    tcp::fill_checksum(src, dst, header, [body.get(..len)?, &[]]);
     let payload_len = u16::try_from(header_len + len).ok()?;
+    let tcp_at = head.len() as u16;
+    if vnet {
+        tcp::fill_partial_checksum(src, dst, header, u32::from(payload_len));
+        front.copy_from_slice(&vnet_header(transmit, v4, tcp_at, tcp_at + header_len as u16));
+    } else {
+        tcp::fill_checksum(src, dst, header, [body.get(..len)?, &[]]);
+    }
     let ecn = if transmit.ect { ECT0 } else { 0 };
     let network = head.get_mut(link..)?;
     if v4 {
@@ -162,5 +198,23 @@ pub fn build(out: &mut [u8], headers: &Headers<'_>, fill: impl FnOnce(&mut [u8])
         };
         ipv6::emit(&repr, network).ok()?;
     }
-    Some(head.len() + header_len + len)
+    Some(front.len() + head.len() + header_len + len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_segment_says_how_it_is_to_be_cut() {
+        let long = Transmit { len: 5000, mss: 1448, flags: Flags::CWR, ..Transmit::default() };
+        let header = vnet_header(&long, true, 34, 66);
+        let half = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
+        assert_eq!(header[..2], [VNET_NEEDS_CHECKSUM, VNET_TCP_V4 | VNET_ECN]);
+        assert_eq!([2, 4, 6, 8].map(half), [66, 1448, 34, CHECKSUM_AT]);
+        let short = Transmit { len: 1448, ..long };
+        let header = vnet_header(&short, false, 54, 86);
+        assert_eq!((header[0], header[1], &header[4..6]), (VNET_NEEDS_CHECKSUM, 0, &[0, 0][..]));
+        assert_eq!(vnet_header(&long, false, 54, 86)[1], VNET_TCP_V6 | VNET_ECN);
+    }
 }

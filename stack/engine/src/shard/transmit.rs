@@ -53,7 +53,9 @@ impl Shard {
             let path = flow.path;
             let limits = match path {
                 Path::Local(_) => TxLimits { payload_max: LOCAL_SEGMENT_MAX },
-                Path::Device { .. } => TxLimits::WIRE,
+                Path::Device { port, .. } => {
+                    self.links.get(port as usize).map_or(TxLimits::WIRE, super::device::Link::limits)
+                }
             };
             if let Path::Device { port, next_hop } = path {
                 if next_hop == UNRESOLVED {

@@ -60,6 +60,8 @@ pub struct Hop {
 #[derive(Debug)]
 pub struct Station {
     mac: Mac,
+    /// Bytes of virtio-net header in front of what we send; all zero: nothing is left to the device.
+    vnet: usize,
     /// Where there is exactly one other station, nobody is asked.
     peer: Option<Mac>,
     addresses: Vec<(IpAddr, Prefix)>,
@@ -78,6 +80,7 @@ impl Station {
         let addresses = config.addresses.iter().map(|&(addr, len)| (addr, Prefix::new(addr, len))).collect();
         Self {
             mac: caps.mac,
+            vnet: usize::from(caps.vnet_header),
             peer: caps.peer_mac,
             addresses,
             gateways: config.gateways.clone(),
@@ -368,7 +371,7 @@ impl Station {
 
     fn send_arp(&self, tx: &mut TxRing<'_>, dst: Mac, repr: &arp::Repr) {
         let link = ethernet::Repr { dst, src: self.mac, ethertype: ethernet::ARP, vlan: None };
-        put(tx, |out| {
+        self.put(tx, |out| {
             let at = ethernet::emit(&link, out)?;
             Ok(at + arp::emit(repr, out.get_mut(at..).ok_or(WireError::NoRoom)?)?)
         });
@@ -387,7 +390,7 @@ impl Station {
         body: impl FnOnce(&mut [u8]) -> Result<usize, WireError>,
     ) {
         let link = ethernet::Repr { dst: mac, src: self.mac, ethertype: ethernet::IPV4, vlan: None };
-        put(tx, |out| {
+        self.put(tx, |out| {
             let at = ethernet::emit(&link, out)?;
             let packet = out.get_mut(at..).ok_or(WireError::NoRoom)?;
             let len = body(packet.get_mut(ipv4::HEADER_LEN..).ok_or(WireError::NoRoom)?)?;
@@ -407,6 +410,17 @@ impl Station {
         });
     }
 
+    /// Writes a frame into the next slot, if there is one and it fits.
+    fn put(&self, tx: &mut TxRing<'_>, write: impl FnOnce(&mut [u8]) -> Result<usize, WireError>) {
+        if let Some(mut slot) = tx.slot()
+            && let Some((front, out)) = slot.split_at_mut_checked(self.vnet)
+            && let Ok(len) = write(out)
+        {
+            front.fill(0);
+            slot.commit(self.vnet + len);
+        }
+    }
+
     fn send_v6(
         &self,
         tx: &mut TxRing<'_>,
@@ -417,7 +431,7 @@ impl Station {
         body: impl FnOnce(&mut [u8]) -> Result<usize, WireError>,
     ) {
         let link = ethernet::Repr { dst: mac, src: self.mac, ethertype: ethernet::IPV6, vlan: None };
-        put(tx, |out| {
+        self.put(tx, |out| {
             let at = ethernet::emit(&link, out)?;
             let packet = out.get_mut(at..).ok_or(WireError::NoRoom)?;
             let len = body(packet.get_mut(ipv6::HEADER_LEN..).ok_or(WireError::NoRoom)?)?;
@@ -429,13 +443,4 @@ impl Station {
 
 fn tcp_or_foreign(protocol: u8) -> Verdict {
     if protocol == TCP { Verdict::Ours } else { Verdict::Foreign }
-}
-
-/// Writes a frame into the next slot, if there is one and it fits.
-fn put(tx: &mut TxRing<'_>, write: impl FnOnce(&mut [u8]) -> Result<usize, WireError>) {
-    if let Some(mut slot) = tx.slot()
-        && let Ok(len) = write(&mut slot)
-    {
-        slot.commit(len);
-    }
 }
