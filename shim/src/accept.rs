@@ -99,6 +99,8 @@ fn pop(listener: &Sock, flags: c_int) -> Sys<Option<Sock>> {
     let family = listener.shared.file.load(Relaxed) & file::INET6;
     let nonblocking = if flags & libc::SOCK_NONBLOCK != 0 { file::NONBLOCK } else { 0 };
     shared.token.store(stand.token, Relaxed);
+    // The one option that Linux does not pass on.
+    shared.options.priority.store(0, Relaxed);
     shared.file.store(family | nonblocking, Relaxed);
     shared.epoch.store(listener.att.region().header().fork_epoch.load(Relaxed), Relaxed);
     shared.owner_pid.store(process::pid(), Relaxed);

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use libc::{sockaddr, socklen_t};
 use utcp_abi::arbiter::Busy;
+use utcp_abi::region::LogCode;
 use utcp_abi::socket::{Addr, OpCode, RESULT_KERNEL, file, intent, status};
 
 use crate::attach::{self, Attachment};
@@ -13,7 +14,7 @@ use crate::handle::{self, Sock};
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{errno, process, swap, tls, user};
+use crate::{errno, log, process, swap, tls, user};
 
 /// `socket(2)`: TCP is ours if an engine serves us; everything else is the kernel's.
 ///
@@ -109,6 +110,9 @@ unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served
     // SAFETY: the program's own address.
     let addr = unsafe { user::address(to, len, sock.is_inet6()) }?;
     let nobody_listens = user::is_loopback(&addr.ip) && !sock.att.page().is_listening(addr.port);
+    if nobody_listens {
+        log::record(sock.att, LogCode::ConnectKernel, u32::from(addr.port));
+    }
     if nobody_listens || !sock.att.is_alive() {
         return Ok(Served::ByKernel);
     }

@@ -13,6 +13,7 @@ use core::sync::atomic::Ordering::{Acquire, Release};
 
 use crate::config;
 use crate::finder::Failure;
+use crate::notice::{self, Topic};
 use crate::sys::{self, at, call};
 use crate::text::Text;
 
@@ -90,10 +91,18 @@ pub fn engine() -> Result<(), Failure> {
 fn wait_ready(pipe: c_int) -> Result<(), Failure> {
     let mut list = [libc::pollfd { fd: pipe, events: libc::POLLIN, revents: 0 }];
     let _ = sys::poll(&mut list, PATIENCE_MS);
-    let mut byte = [0];
+    let mut words = [0; 256];
     let [entry] = list;
-    if entry.revents & libc::POLLIN != 0 && sys::read(pipe, &mut byte) == Ok(1) {
-        return Ok(());
+    if entry.revents & libc::POLLIN != 0
+        && let Ok(count) = sys::read(pipe, &mut words)
+        && let Some(words) = words.get(..count).filter(|words| !words.is_empty())
+    {
+        if words == b"1" {
+            return Ok(());
+        }
+        // It says why; nobody says it better.
+        let kernel = b"); sockets of this process use the kernel";
+        notice::say(Topic::Engine, &[b"no engine could be started (", words, kernel]);
     }
     Err(Failure::NotReady)
 }

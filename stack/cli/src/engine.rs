@@ -33,8 +33,43 @@ pub struct Engine {
     ready_fd: Option<i32>,
 }
 
-/// Runs the engine.
+/// Runs the engine. A program that started it hears why it can't run.
 pub fn main(arguments: Engine) -> Result<(), String> {
+    let starter = arguments.ready_fd;
+    let result = run(arguments);
+    if let (Err(reason), Some(fd)) = (&result, starter) {
+        utcp_engine::sys::tell_starter(fd, reason.as_bytes());
+    }
+    result
+}
+
+/// Variables that some part of utcp reads.
+const KNOWN: [&str; 13] = [
+    "UTCP_ENGINE",
+    "UTCP_STACK",
+    "UTCP_DISABLE",
+    "UTCP_DEVICE",
+    "UTCP_SPIN_US",
+    "UTCP_CORES",
+    "UTCP_FAULTS",
+    "UTCP_TRACE",
+    "UTCP_LOG",
+    "UTCP_LOCAL",
+    "UTCP_BIN",
+    "UTCP_LIB",
+    "UTCP_INHERIT",
+];
+
+fn name_unknown_variables() {
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("UTCP_") && !KNOWN.contains(&name.as_ref()) {
+            tracing::warn!("{name} means nothing to utcp: see README for the variables it knows");
+        }
+    }
+}
+
+fn run(arguments: Engine) -> Result<(), String> {
     let mut config =
         Config::from_variables(|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
     if !arguments.device.is_empty() {
@@ -53,6 +88,7 @@ pub fn main(arguments: Engine) -> Result<(), String> {
         config.name = UnixName::Path(path);
     }
     log_to_stderr();
+    name_unknown_variables();
     match utcp_engine::run(config) {
         // Two programs started an engine at the same time; the other one serves both.
         Err(utcp_engine::EngineError::AlreadyRunning(_)) if arguments.embedded => Ok(()),

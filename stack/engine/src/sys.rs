@@ -514,6 +514,14 @@ impl Epoll {
     }
 }
 
+/// Tells whoever started us, and waits at the other end of `fd`, that we are ready (`b"1"`) or why we can't be. Closes
+/// it; a number that is no descriptor of ours tells nobody.
+pub fn tell_starter(fd: RawFd, words: &[u8]) {
+    // SAFETY: whoever started us gave us this descriptor for these words alone; nobody else uses it.
+    let mut file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let _ = io::Write::write_all(&mut file, words);
+}
+
 /// Blocks SIGTERM and SIGINT in this and all later threads and returns a descriptor that tells of them.
 pub fn termination() -> io::Result<OwnedFd> {
     // SAFETY: the set is initialised by sigemptyset; the calls take it by pointer.

@@ -220,12 +220,13 @@ impl Control {
         if !self.lingering_ports.is_empty() {
             return LINGERING_PORT_CHECK.as_millis() as i32;
         }
-        if self.config.embedded && self.channels.is_empty() { LINGER.as_millis() as i32 } else { -1 }
+        if self.config.embedded && self.clients.is_empty() { LINGER.as_millis() as i32 } else { -1 }
     }
 
     fn on_time(&mut self) {
         self.check_lingering_ports();
-        if !self.config.embedded || !self.channels.is_empty() {
+        // Tools that ask (`utcp ss`) are no clients: they don't keep it here.
+        if !self.config.embedded || !self.clients.is_empty() {
             self.empty_since = None;
             return;
         }
