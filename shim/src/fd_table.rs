@@ -126,9 +126,14 @@ pub fn covers(fd: c_int) -> bool {
 /// Makes `fd` mean `entry`.
 pub fn set(fd: c_int, entry: Entry) {
     if let Some(cell) = cell(fd) {
-        HIGH.fetch_max((fd as u32).wrapping_add(1), Relaxed);
+        cover(fd);
         cell.store(entry.0, Release);
     }
+}
+
+/// Lets [`used`] look as far as `fd`. Before a [`replace`] that gives it its first meaning.
+pub fn cover(fd: c_int) {
+    HIGH.fetch_max((fd as u32).wrapping_add(1), Relaxed);
 }
 
 /// Makes `fd` mean `new` if it still means `old`: of two threads that close it, one wins.

@@ -9,7 +9,8 @@
 //! - [`table`]: every intercepted symbol, once; [`fd_table`]: what a descriptor number means.
 //! - [`attach`] (with [`finder`], [`launch`], [`channel`], [`pool`]): being a client of an engine.
 //! - [`connect`], [`listen`], [`accept`], [`close`], [`swap`]: the life of a socket.
-//! - [`recv`], [`send`], [`io`]: bytes. [`ready`], [`set`], [`epoll`], [`poll`], [`select`], [`sleep`]: waiting.
+//! - [`recv`], [`send`], [`io`]: bytes. [`ready`], [`set`], [`epolls`], [`epoll`], [`epoll_wait`], [`nested`], [`poll`], [`select`],
+//!   [`sleep`]: waiting.
 //! - [`fork`], [`exec`], [`process`], [`death`]: what happens to processes and engines.
 //!
 //! What a program does not get here: urgent data, MSG_ZEROCOPY and SIGIO on utcp sockets; stdio on a utcp socket
@@ -43,6 +44,8 @@ mod connect;
 mod control;
 mod death;
 mod epoll;
+mod epoll_wait;
+mod epolls;
 mod errno;
 mod exec;
 mod fd_table;
@@ -55,6 +58,7 @@ mod launch;
 mod listen;
 mod log;
 mod names;
+mod nested;
 mod notice;
 mod options;
 mod poll;

@@ -16,7 +16,7 @@ use crate::handle;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{death, errno, poll_set, ready, signals};
+use crate::{death, errno, nested, poll_set, ready, signals};
 
 /// Descriptors that fit into the scratch space on the stack.
 const SMALL: usize = 128;
@@ -37,7 +37,13 @@ pub fn nanoseconds(time: timespec) -> Sys<u64> {
 
 /// Whether any of `fds` is more than the kernel's.
 pub fn concerns_us(list: &[pollfd]) -> bool {
-    list.iter().any(|entry| fd_table::get(entry.fd) != Entry::KERNEL)
+    list.iter().any(|entry| is_more(entry.fd))
+}
+
+/// Whether `fd` is more than the kernel's: not even an epoll descriptor without utcp members.
+pub fn is_more(fd: c_int) -> bool {
+    let entry = fd_table::get(fd);
+    entry != Entry::KERNEL && !nested::is_plain(fd, entry)
 }
 
 /// # Safety
@@ -202,7 +208,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Copies the kernel's part of `list`; whether there is any.
+/// Copies the kernel's part of `list`; whether there is any. An epoll descriptor among it shall be readable if
+/// utcp members of its set are ready.
 fn kernel_part(list: &[pollfd], kernel: &mut [pollfd]) -> bool {
     let mut any = false;
     for (to, from) in kernel.iter_mut().zip(list) {
@@ -211,6 +218,9 @@ fn kernel_part(list: &[pollfd], kernel: &mut [pollfd]) -> bool {
         let is_kernels = from.fd >= 0 && matches!(kind, Kind::Kernel | Kind::Epoll | Kind::Listener);
         *to = pollfd { fd: if is_kernels { from.fd } else { -1 }, events: from.events, revents: 0 };
         any |= is_kernels;
+        if kind == Kind::Epoll {
+            nested::watch(from.fd);
+        }
     }
     any
 }
@@ -244,7 +254,8 @@ pub fn wait(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) ->
     }
     let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
     // A spin can see ours alone; the kernel's descriptors get their look below.
-    if sleep::spin(&mut || look(list) > 0) && !has_kernel {
+    let has_ours = list.iter().any(|entry| handle::ours(entry.fd).is_some());
+    if has_ours && sleep::spin(&mut || look(list) > 0) && !has_kernel {
         return Ok(look(list));
     }
     sleep_on(list, kernel, scratch.words(), deadline, mask)
@@ -289,7 +300,7 @@ fn sleep_on(
     let borrowed = att.and_then(|att| poll_set::borrow(att).ok());
     let complete = match &borrowed {
         Some(borrowed) => watch_all(list, interests, borrowed),
-        None => false,
+        None => att.is_none(),
     };
     if let (Some(att), Some(borrowed), Some([bell, channel])) = (att, &borrowed, kernel.last_chunk_mut::<2>())
     {
@@ -374,8 +385,22 @@ fn sleep_loop(
     }
 }
 
-/// The kernel's poll, through libc: it is a cancellation point, as the program's call was.
+/// The kernel's poll of `list`. An epoll descriptor whose set rang for nothing is asked once more.
 fn kernel_poll(list: &mut [pollfd], left: Option<u64>, mask: *const sigset_t) -> Sys<usize> {
+    let count = kernel_poll_once(list, left, mask)?;
+    let stale = nested::any() && {
+        // Every one is looked at: what is not ready must not seem so.
+        list.iter()
+            .filter(|entry| entry.revents & libc::POLLIN != 0)
+            .filter(|entry| nested::look(entry.fd))
+            .count()
+            > 0
+    };
+    if stale { kernel_poll_once(list, Some(0), core::ptr::null()) } else { Ok(count) }
+}
+
+/// The kernel's poll, through libc: it is a cancellation point, as the program's call was.
+fn kernel_poll_once(list: &mut [pollfd], left: Option<u64>, mask: *const sigset_t) -> Sys<usize> {
     let time = left.map(sys::timespec);
     let time = time.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
     // SAFETY: our list, our timeout, the program's mask.

@@ -139,6 +139,9 @@ unsafe extern "C" fn decode(
             libc::SYS_dup3 => c_long::from(hook::dup3(fd, second, third)),
             libc::SYS_fcntl => c_long::from(hook::fcntl(fd, second, c)),
             libc::SYS_ioctl => c_long::from(hook::ioctl(fd, b as u64, c)),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_epoll_create => c_long::from(hook::epoll_create(fd)),
+            libc::SYS_epoll_create1 => c_long::from(hook::epoll_create1(fd)),
             libc::SYS_epoll_ctl => c_long::from(hook::epoll_ctl(fd, second, third, d as *mut _)),
             libc::SYS_execve => c_long::from(hook::execve(a as *const _, b as *const _, c as *const _)),
             _ => crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, [a, b, c, d, e, f]))),

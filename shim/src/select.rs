@@ -5,7 +5,6 @@ use core::mem::MaybeUninit;
 
 use libc::{fd_set, pollfd, sigset_t, timespec, timeval};
 
-use crate::fd_table::{self, Entry};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
 use crate::{errno, poll, ready, tls};
@@ -110,9 +109,7 @@ fn give_back(sets: Sets, list: &[pollfd]) -> Sys<usize> {
 }
 
 fn concerns_us(sets: &Sets) -> bool {
-    sets.count > 0
-        && sets.numbers().any(|fd| fd_table::get(fd) != Entry::KERNEL)
-        && !tls::thread().is_vfork_child()
+    sets.count > 0 && sets.numbers().any(poll::is_more) && !tls::thread().is_vfork_child()
 }
 
 /// `select(2)`. As Linux does, what is left of the time is written back.

@@ -122,7 +122,9 @@ impl SetRef {
         for word in [&shared.count, &shared.cursor, &shared.kernel_members, &shared.sharers] {
             word.store(0, Relaxed);
         }
-        set.waiters().store(0, Relaxed);
+        for word in [set.waiters(), set.watched(), set.lit()] {
+            word.store(0, Relaxed);
+        }
         set.epoch().store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
         shared.owner_pid.store(process::pid(), Release);
         set.local.epfd.store(-1, Relaxed);
@@ -167,6 +169,18 @@ impl SetRef {
     pub fn epoch(&self) -> &'static AtomicU32 {
         let [_, epoch, ..] = &self.shared.spare;
         epoch
+    }
+
+    /// 1: somebody watches it, see [`crate::nested`].
+    pub fn watched(&self) -> &'static AtomicU32 {
+        let [_, _, watched, ..] = &self.shared.spare;
+        watched
+    }
+
+    /// 1: the bell of a watched set was left readable.
+    pub fn lit(&self) -> &'static AtomicU32 {
+        let [_, _, _, lit, ..] = &self.shared.spare;
+        lit
     }
 
     fn close_bell(&self) {

@@ -177,11 +177,16 @@ pub fn eventfd_ring(fd: c_int) {
 }
 
 /// Takes all rings out of a bell: an eventfd back to 0, or the bytes out of a socket. The descriptor does not block.
-pub fn bell_reset(fd: c_int) {
-    let mut bytes = [0u8; 256];
-    while let Ok(count) = read(fd, &mut bytes)
-        && count == bytes.len()
-    {}
+/// Whether there were any.
+pub fn bell_reset(fd: c_int) -> bool {
+    let (mut bytes, mut any) = ([0u8; 256], false);
+    while let Ok(count) = read(fd, &mut bytes) {
+        any |= count > 0;
+        if count != bytes.len() {
+            break;
+        }
+    }
+    any
 }
 
 /// Sends one byte, if there is room for it.

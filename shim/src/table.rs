@@ -17,7 +17,10 @@ use libc::{
     socklen_t, ssize_t, timespec, timeval,
 };
 
-use crate::{accept, close, connect, control, epoll, exec, fork, io, listen, names, options, poll, select};
+use crate::{
+    accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, io, listen, names, options, poll,
+    select,
+};
 
 /// Looks `name` up behind us.
 pub fn find(name: &CStr) -> *mut () {
@@ -185,10 +188,12 @@ hooks! {
     control::ioctl: ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int = SYS_ioctl;
 
     // Readiness.
+    epolls::epoll_create: epoll_create(size: c_int) -> c_int;
+    epolls::epoll_create1: epoll_create1(flags: c_int) -> c_int = SYS_epoll_create1;
     epoll::epoll_ctl: epoll_ctl(epfd: c_int, operation: c_int, fd: c_int, event: *mut epoll_event) -> c_int = SYS_epoll_ctl;
-    epoll::epoll_wait: epoll_wait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout_ms: c_int) -> c_int;
-    epoll::epoll_pwait: epoll_pwait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout_ms: c_int, mask: *const sigset_t) -> c_int;
-    epoll::epoll_pwait2: epoll_pwait2(epfd: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int;
+    epoll_wait::epoll_wait: epoll_wait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout_ms: c_int) -> c_int;
+    epoll_wait::epoll_pwait: epoll_pwait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout_ms: c_int, mask: *const sigset_t) -> c_int;
+    epoll_wait::epoll_pwait2: epoll_pwait2(epfd: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int;
     poll::poll: poll(fds: *mut pollfd, count: nfds_t, timeout_ms: c_int) -> c_int [__poll];
     poll::ppoll: ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int;
     poll::poll_chk: __poll_chk(fds: *mut pollfd, count: nfds_t, timeout_ms: c_int, size: size_t) -> c_int;

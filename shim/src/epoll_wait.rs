@@ -1,0 +1,428 @@
+//! `epoll_wait` and its relatives: what a set has to report.
+
+use core::ffi::c_int;
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+
+use libc::{epoll_event, sigset_t};
+
+use crate::epoll::{BELL, CHANNEL, ET, ONESHOT, older};
+use crate::fd_table::{self, Entry, Kind};
+use crate::handle::Sock;
+use crate::set::{self, SetRef, Wanted};
+use crate::sys::{self, Errno, Sys};
+use crate::table::real;
+use crate::{death, epolls, errno, nested, ready, sleep, tls};
+
+/// Calls that report ours alone before the kernel's members are looked at.
+const CALLS_MAX: u32 = 64;
+/// … and time that may pass before they are.
+const LOOK_NS: u64 = 250_000;
+/// Descriptors of ours in the kernel's set that may stand before the program's, and one more look.
+const OURS_MAX: usize = 3;
+
+/// One timeout in whatever form the call had it: `None` is for ever.
+pub type Timeout = Option<u64>;
+
+/// `epoll_wait(2)`.
+///
+/// # Safety
+/// As `epoll_wait`.
+pub unsafe fn epoll_wait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout_ms: c_int) -> c_int {
+    let Some(set) = usable(epfd) else {
+        // SAFETY: the program's own arguments.
+        return kernels(|| unsafe { real::epoll_wait(epfd, events, max, timeout_ms) });
+    };
+    // SAFETY: the program's own arguments.
+    unsafe { wait(epfd, &set, events, max, milliseconds(timeout_ms), core::ptr::null()) }
+}
+
+/// `epoll_pwait(2)`.
+///
+/// # Safety
+/// As `epoll_pwait`.
+pub unsafe fn epoll_pwait(
+    epfd: c_int,
+    events: *mut epoll_event,
+    max: c_int,
+    timeout_ms: c_int,
+    mask: *const sigset_t,
+) -> c_int {
+    let Some(set) = usable(epfd) else {
+        // SAFETY: the program's own arguments.
+        return kernels(|| unsafe { real::epoll_pwait(epfd, events, max, timeout_ms, mask) });
+    };
+    // SAFETY: the program's own arguments.
+    unsafe { wait(epfd, &set, events, max, milliseconds(timeout_ms), mask) }
+}
+
+/// `epoll_pwait2(2)`.
+///
+/// # Safety
+/// As `epoll_pwait2`.
+pub unsafe fn epoll_pwait2(
+    epfd: c_int,
+    events: *mut epoll_event,
+    max: c_int,
+    timeout: *const libc::timespec,
+    mask: *const sigset_t,
+) -> c_int {
+    let Some(set) = usable(epfd) else {
+        // SAFETY: the program's own arguments.
+        return kernels(|| unsafe { real::epoll_pwait2(epfd, events, max, timeout, mask) });
+    };
+    let limit = if timeout.is_null() {
+        None
+    } else {
+        // SAFETY: the program's own structure; not null.
+        match crate::poll::nanoseconds(unsafe { timeout.read_unaligned() }) {
+            Ok(ns) => Some(ns),
+            Err(error) => return errno::fail(error),
+        }
+    };
+    // SAFETY: the program's own arguments.
+    unsafe { wait(epfd, &set, events, max, limit, mask) }
+}
+
+/// The wait of a set without utcp members, which may have sets with some among its members.
+#[inline]
+fn kernels(wait: impl FnOnce() -> c_int) -> c_int {
+    nested::settle(false);
+    let count = wait();
+    if count > 0 {
+        nested::settle(true);
+    }
+    count
+}
+
+fn usable(epfd: c_int) -> Option<SetRef> {
+    let entry = fd_table::get(epfd);
+    if entry == Entry::KERNEL || tls::thread().is_vfork_child() { None } else { epolls::set_of(entry) }
+}
+
+fn milliseconds(timeout_ms: c_int) -> Timeout {
+    u64::try_from(timeout_ms).ok().map(|ms| ms * 1_000_000)
+}
+
+/// # Safety
+/// As `epoll_pwait`.
+unsafe fn wait(
+    epfd: c_int,
+    set: &SetRef,
+    events: *mut epoll_event,
+    max: c_int,
+    timeout: Timeout,
+    mask: *const sigset_t,
+) -> c_int {
+    if max <= 0 || max as usize > c_int::MAX as usize / size_of::<epoll_event>() {
+        return errno::fail(Errno(libc::EINVAL));
+    }
+    if events.is_null() {
+        return errno::fail(Errno(libc::EFAULT));
+    }
+    // SAFETY: the program promises room for `max` events; they are plain data.
+    let room = unsafe { core::slice::from_raw_parts_mut(events, max as usize) };
+    errno::into_libc(collect(epfd, set, room, timeout, mask))
+}
+
+fn collect(
+    epfd: c_int,
+    set: &SetRef,
+    room: &mut [epoll_event],
+    timeout: Timeout,
+    mask: *const sigset_t,
+) -> Sys<usize> {
+    if !nested::any() {
+        return gather(epfd, set, room, timeout, mask);
+    }
+    nested::settle(false);
+    let result = gather(epfd, set, room, timeout, mask);
+    nested::settle(true);
+    result
+}
+
+fn gather(
+    epfd: c_int,
+    set: &SetRef,
+    room: &mut [epoll_event],
+    timeout: Timeout,
+    mask: *const sigset_t,
+) -> Sys<usize> {
+    let mut set = *set;
+    if !quiet(&set) || !set.att.is_alive() {
+        set = living(epfd, set);
+        let count = both(epfd, &set, room)?;
+        if count > 0 {
+            return Ok(count);
+        }
+    }
+    if timeout == Some(0) {
+        return kernel_look(epfd, &set, room, 0);
+    }
+    sleep::spin(&mut || !quiet(&set));
+    let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
+    loop {
+        if !quiet(&set) {
+            let count = both(epfd, &set, room)?;
+            if count > 0 {
+                return Ok(count);
+            }
+        }
+        set.waiters().fetch_add(1, Relaxed);
+        if nested::is_watched(&set) {
+            nested::refresh(&set, true); // Arms, and a bell that rang for nothing must not end the sleep.
+        } else {
+            set.shared.bell.arm();
+        }
+        if !quiet(&set) {
+            let count = scan(&set, room, 0);
+            if count > 0 {
+                leave(&set);
+                return Ok(count);
+            }
+        }
+        let left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
+        let slept = kernel_wait(epfd, &set, room, left, mask);
+        let kernel = *slept.as_ref().unwrap_or(&0);
+        let count = if slept.is_ok() { scan(&set, room, kernel) } else { 0 };
+        leave(&set);
+        slept?;
+        set = living(epfd, set);
+        if count > 0 {
+            return Ok(count);
+        }
+        if left == Some(0) || deadline.is_some_and(|deadline| sys::now_ns() >= deadline) {
+            return Ok(0);
+        }
+    }
+}
+
+/// Whether neither `set` nor those of dead engines behind it have news.
+fn quiet(set: &SetRef) -> bool {
+    set.is_quiet() && older(set).is_none_or(|older| quiet(&older))
+}
+
+/// The set of `epfd` now: another, if its engine died and listeners in it found a new one.
+fn living(epfd: c_int, set: SetRef) -> SetRef {
+    if set.att.is_alive() {
+        return set;
+    }
+    death::notice(set.att);
+    death::revive();
+    usable(epfd).unwrap_or(set)
+}
+
+/// A sleeper is awake and has taken what it takes. If others still sleep on this set, the bell must stay armed for
+/// them, and they are woken if there is more to do.
+fn leave(set: &SetRef) {
+    let others = set.waiters().fetch_sub(1, Relaxed).wrapping_sub(1);
+    if others > 0 && others < u32::MAX / 2 {
+        set.shared.bell.arm();
+        if !set.is_quiet() {
+            set.ring();
+            set.shared.bell.arm();
+        }
+    }
+}
+
+/// Ours, and the kernel's when it is their turn.
+fn both(epfd: c_int, set: &SetRef, room: &mut [epoll_event]) -> Sys<usize> {
+    if !set.att.is_alive() {
+        death::notice(set.att);
+    }
+    let mut kernel = 0;
+    if set.shared.kernel_members.load(Relaxed) > 0 && is_due(set) {
+        // At most half, so that neither side starves the other.
+        let half = room.len().div_ceil(2);
+        if let Some(part) = room.get_mut(..half) {
+            kernel = kernel_look(epfd, set, part, 0)?;
+        }
+    }
+    Ok(scan(set, room, kernel))
+}
+
+fn is_due(set: &SetRef) -> bool {
+    let calls = set.local.calls.fetch_add(1, Relaxed);
+    let now = sys::now_ns();
+    if calls < CALLS_MAX && now.wrapping_sub(set.local.looked_ns.load(Relaxed)) < LOOK_NS {
+        return false;
+    }
+    set.local.calls.store(0, Relaxed);
+    set.local.looked_ns.store(now, Relaxed);
+    true
+}
+
+fn kernel_look(epfd: c_int, set: &SetRef, room: &mut [epoll_event], timeout_ns: u64) -> Sys<usize> {
+    kernel_wait(epfd, set, room, Some(timeout_ns), core::ptr::null())
+}
+
+/// The kernel's wait, through libc: it is a cancellation point, as the program's call was. What is left are the
+/// program's own members.
+fn kernel_wait(
+    epfd: c_int,
+    set: &SetRef,
+    room: &mut [epoll_event],
+    left: Timeout,
+    mask: *const sigset_t,
+) -> Sys<usize> {
+    let max = room.len().min(c_int::MAX as usize) as c_int;
+    // Rounded up: a wait must not end early. (Not epoll_pwait2: older kernels lack it.)
+    let mut timeout_ms = left.map_or(-1, |ns| ns.div_ceil(1_000_000).min(c_int::MAX as u64) as c_int);
+    // Our own descriptors may have taken all the room: the kernel puts them behind the others then.
+    for _ in 0..OURS_MAX {
+        // SAFETY: the room is valid for `max` events; the mask is the program's.
+        let count = unsafe { real::epoll_pwait(epfd, room.as_mut_ptr(), max, timeout_ms, mask) };
+        let count = usize::try_from(count).map_err(|_| errno::get())?;
+        let kept = keep_foreign(set, room, count);
+        if kept > 0 || count < room.len() {
+            return Ok(kept);
+        }
+        timeout_ms = 0;
+    }
+    Ok(0)
+}
+
+/// Drops our own bell and channel from `count` events of the kernel; how many are left.
+fn keep_foreign(set: &SetRef, room: &mut [epoll_event], count: usize) -> usize {
+    let mut kept = 0;
+    for at in 0..count.min(room.len()) {
+        let Some(event) = room.get(at).copied() else { break };
+        match event.u64 {
+            BELL => set.drain_bell(),
+            CHANNEL => death::notice(set.att),
+            _ => {
+                if let Some(to) = room.get_mut(kept) {
+                    *to = event;
+                    kept += 1;
+                }
+            }
+        }
+    }
+    kept
+}
+
+/// Appends events of ours behind the first `filled` ones; the number of all.
+fn scan(set: &SetRef, room: &mut [epoll_event], filled: usize) -> usize {
+    let mut count = scan_one(set, room, filled);
+    let mut next = older(set);
+    while let Some(dead) = next {
+        count = scan_one(&dead, room, count);
+        next = older(&dead);
+    }
+    count
+}
+
+fn scan_one(set: &SetRef, room: &mut [epoll_event], filled: usize) -> usize {
+    let Some(bits) = set.att.region().ready(set.index) else { return filled };
+    let start = set.shared.cursor.load(Relaxed);
+    let (mut at, mut wrapped, mut count) = (start, false, filled);
+    while count < room.len() {
+        let Some(index) = bits.next(at).filter(|index| !wrapped || *index < start) else {
+            if wrapped || start == 0 {
+                at = 0;
+                break;
+            }
+            (wrapped, at) = (true, 0);
+            continue;
+        };
+        at = index.wrapping_add(1);
+        let Some((event, listens)) = visit(set, index) else { continue };
+        count = place(room, filled, count, event, listens);
+    }
+    if at != start {
+        set.shared.cursor.store(at, Relaxed);
+    }
+    count
+}
+
+/// Puts `event` behind the `count` others, or, for a listener that the kernel reported too, into that one.
+fn place(room: &mut [epoll_event], filled: usize, count: usize, event: epoll_event, listens: bool) -> usize {
+    let twin = if listens { room.iter_mut().take(filled).find(|other| other.u64 == event.u64) } else { None };
+    if let Some(twin) = twin {
+        twin.events |= event.events;
+        return count;
+    }
+    match room.get_mut(count) {
+        Some(to) => {
+            *to = event;
+            count + 1
+        }
+        None => count,
+    }
+}
+
+/// Whether some member of `set` has something to report; nothing is taken.
+pub fn is_ready(set: &SetRef) -> bool {
+    let Some(bits) = set.att.region().ready(set.index) else { return false };
+    let mut at = 0;
+    while let Some(index) = bits.next(at) {
+        at = index.wrapping_add(1);
+        if marked(set, index).is_some_and(|(wanted, sock)| true_now(set, index, &wanted, &sock, false) != 0) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Interest `index`, whose bit is set, and its socket, unless one of them is over or a one-shot has fired.
+fn marked(set: &SetRef, index: u32) -> Option<(Wanted, Sock)> {
+    let bits = set.att.region().ready(set.index)?;
+    let sock = set::read(set, index).and_then(|wanted| Some((wanted, set::socket_of(set, &wanted)?)));
+    let Some((wanted, sock)) = sock else {
+        bits.clear(index);
+        return None;
+    };
+    if !sock.is_current() {
+        set.release(index); // The socket is gone, and its member list with it.
+        bits.clear(index);
+        return None;
+    }
+    if wanted.events & 0xffff == 0 && wanted.events & ONESHOT != 0 {
+        bits.clear(index);
+        return None;
+    }
+    Some((wanted, sock))
+}
+
+/// Events of interest `index` that are true now. If there are none its bit goes, unless it is `taken` already.
+fn true_now(set: &SetRef, index: u32, wanted: &Wanted, sock: &Sock, taken: bool) -> u32 {
+    let mask = wanted.events & 0xffff | ready::ALWAYS;
+    let found = ready::watch(sock, mask) & mask;
+    if found != 0 || taken {
+        return found;
+    }
+    let Some(bits) = set.att.region().ready(set.index) else { return 0 };
+    bits.clear(index);
+    // What came between the look and the clearing has a bit that is gone.
+    let found = ready::watch(sock, mask) & mask;
+    if found != 0 {
+        bits.set(index);
+    }
+    found
+}
+
+/// What interest `index`, whose bit is set, has to report, and whether it is a listener's.
+fn visit(set: &SetRef, index: u32) -> Option<(epoll_event, bool)> {
+    let bits = set.att.region().ready(set.index)?;
+    let (wanted, sock) = marked(set, index)?;
+    if wanted.events & ET != 0 && !bits.clear(index) {
+        return None; // Another thread reports this edge.
+    }
+    let found = true_now(set, index, &wanted, &sock, wanted.events & ET != 0);
+    if found == 0 {
+        return None;
+    }
+    let listens = sock.entry.kind() == Kind::Listener;
+    if wanted.events & ONESHOT != 0 {
+        bits.clear(index);
+        let interest = set.att.region().interest(index)?;
+        let off = wanted.events & !0xffff;
+        if interest.events.compare_exchange(wanted.events, off, AcqRel, Relaxed).is_err() {
+            return None; // Another thread reports it.
+        }
+        if listens {
+            let none = epoll_event { events: off, u64: wanted.data };
+            let _ = sys::epoll_ctl(set.local.epfd.load(Relaxed), libc::EPOLL_CTL_MOD, sock.fd, &none);
+        }
+    }
+    Some((epoll_event { events: found, u64: wanted.data }, listens))
+}
