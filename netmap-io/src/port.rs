@@ -21,6 +21,8 @@ pub struct Caps {
     pub mac: [u8; 6],
     /// Largest IP packet, in bytes (a frame is 14 or 18 longer).
     pub mtu: u32,
+    /// Largest IP packet that the buffers hold, in bytes: what `mtu` may grow to while the port is open. 0: `mtu`.
+    pub mtu_max: u32,
     /// Most bytes that one slot can carry when sending.
     pub frame_bytes_max: u32,
     /// Slots of the rx ring. One of them is always the device's.

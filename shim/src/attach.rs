@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 
 use utcp_abi::layout::{MAGIC, REGION_LEN, SHARDS_MAX};
-use utcp_abi::message::{Kind, Message};
+use utcp_abi::message::{Kind, Message, Reply};
 use utcp_abi::page::EnginePage;
 use utcp_abi::{ABI_VERSION, Region};
 
@@ -244,10 +244,13 @@ fn welcome(fd: c_int) -> Sys<&'static Attachment> {
     message.a = u64::from(ABI_VERSION);
     message.b = u64::from(process::pid());
     message.name = channel::name();
+    let devices = config::variable(b"UTCP_DEVICE").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let message = message.with_text(devices);
     channel::set_patience(fd);
     let result =
         channel::send(fd, &message, None).and_then(|()| channel::receive(fd)).and_then(|(reply, fds)| {
             let result = if reply.error == 0 {
+                tell_of_other_devices(devices, &reply);
                 install(attachment, &fds, reply.b, reply.c)
             } else {
                 Err(sys::Errno(reply.error))
@@ -266,6 +269,24 @@ fn welcome(fd: c_int) -> Sys<&'static Attachment> {
     attachment.channel.open(channel::hide(fd));
     COUNT.store(slot.wrapping_add(1), Release);
     Ok(attachment)
+}
+
+/// The engine was there before this program and has other devices than its environment asks for.
+fn tell_of_other_devices(wanted: &str, reply: &Reply) {
+    let text = reply.text();
+    let devices = text.split(|&byte| byte == 0).next().unwrap_or_default();
+    if !devices.is_empty() {
+        notice::say(
+            Topic::Device,
+            &[
+                b"UTCP_DEVICE=",
+                wanted.as_bytes(),
+                b" has no effect: an engine runs already and has ",
+                devices,
+                b"; stop it, or name another with UTCP_STACK",
+            ],
+        );
+    }
 }
 
 /// Maps the region and the page, and keeps the doors.

@@ -24,6 +24,8 @@ pub enum Topic {
     Engine = 1,
     /// A variable of the environment.
     Environment = 2,
+    /// Devices of an engine that was there before.
+    Device = 4,
 }
 
 /// Remembers what standard error is. In the constructor.

@@ -178,6 +178,7 @@ impl Opener<'_> {
             queue: ring,
             mac: interface.map_or_else(|| station(name), |interface| interface.mac),
             mtu: mtu.min(self.options.frame_size.unwrap_or(buf_size).min(buf_size) - LINK_HEADER),
+            mtu_max: buf_size - LINK_HEADER,
             frame_bytes_max: buf_size,
             rx_slots: rx.slots.num_slots(),
             tx_slots: tx.slots.num_slots(),

@@ -53,6 +53,7 @@ pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortErro
         ifindex: Some(device.index),
         mac: station(device.mac),
         mtu: device.mtu.min(frame_size - LINK_HEADER),
+        mtu_max: frame_size - LINK_HEADER,
         frame_bytes_max: frame_size,
         rx_slots,
         tx_slots,

@@ -177,6 +177,7 @@ impl XdpPort {
             queue,
             mac: device.mac,
             mtu: device.mtu.min(frame_room),
+            mtu_max: frame_room,
             frame_bytes_max: sizes.frame_size,
             rx_slots: sizes.rx_slots,
             tx_slots: sizes.tx_slots,

@@ -15,8 +15,9 @@ pub const FDS_MAX: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
-    /// First message of a program: `a` = ABI version, `b` = pid. Reply: `a` = client, `b` = shards,
-    /// `c` = region length; descriptors: region, engine page, one eventfd per shard.
+    /// First message of a program: `a` = ABI version, `b` = pid, [`Message::text`] = its UTCP_DEVICE. Reply: `a` =
+    /// client, `b` = shards, `c` = region length, [`Reply::text`] = the engine's devices if they are others (else
+    /// empty); descriptors: region, engine page, one eventfd per shard.
     Hello = 1,
     /// A forked child's channel: `b` = pid; descriptor: the engine's end. No reply on the old channel.
     Adopt = 2,
@@ -188,6 +189,32 @@ impl Message {
 }
 
 impl Reply {
+    /// Bytes of the longest text.
+    pub const TEXT_MAX: usize = 4 * FDS_MAX;
+
+    /// With a text in place of tokens, cut off behind [`Self::TEXT_MAX`] bytes.
+    #[must_use]
+    pub fn with_text(mut self, text: &str) -> Self {
+        let mut bytes = [0; Self::TEXT_MAX];
+        for (to, from) in bytes.iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
+        for (word, four) in self.tokens.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u32::from_ne_bytes(*four);
+        }
+        self
+    }
+
+    /// The bytes of the text, NUL-padded.
+    #[must_use]
+    pub fn text(&self) -> [u8; Self::TEXT_MAX] {
+        let mut bytes = [0; Self::TEXT_MAX];
+        for (four, word) in bytes.as_chunks_mut().0.iter_mut().zip(self.tokens) {
+            *four = word.to_ne_bytes();
+        }
+        bytes
+    }
+
     /// Its bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -226,7 +253,8 @@ mod tests {
         let text = message.with_text("xdp:eth0").text();
         assert_eq!((&text[..8], text[8]), (&b"xdp:eth0"[..], 0));
         assert_eq!(Message::from_bytes(&[0; MESSAGE_LEN]), None, "no magic");
-        let reply = Reply { error: 98, ..Reply::default() };
+        let reply = Reply { error: 98, ..Reply::default() }.with_text("tap:t");
+        assert_eq!((&reply.text()[..5], reply.text()[5]), (&b"tap:t"[..], 0));
         assert_eq!(Reply::from_bytes(reply.as_bytes()), Some(reply));
     }
 }

@@ -149,7 +149,13 @@ impl Control {
             c: REGION_LEN as u64,
             ..Reply::default()
         };
-        self.reply(number, &reply, &fds);
+        let wanted = message.text();
+        let wanted = wanted.split(|&byte| byte == 0).next().unwrap_or_default();
+        let other = self.other_devices(&String::from_utf8_lossy(wanted));
+        self.reply(number, &reply.with_text(other.as_deref().unwrap_or_default()), &fds);
+        if let Some(devices) = other {
+            self.note_other_devices(shared.pid, &devices);
+        }
         self.clients.insert(
             id,
             ClientEntry {
@@ -160,6 +166,16 @@ impl Control {
                 free_listener_slots: (0..LISTENERS_MAX).rev().collect(),
             },
         );
+    }
+
+    /// Our devices in words, if they are others than the `wanted` ones of a program (which may be cut off).
+    fn other_devices(&self, wanted: &str) -> Option<String> {
+        let cut = wanted.len() >= Message::TEXT_MAX;
+        let wanted = crate::station::split_devices(wanted).join(",");
+        let ours = self.config.devices.join(",");
+        let same = wanted.is_empty() || wanted == ours || cut && ours.starts_with(&wanted);
+        let words = if ours.is_empty() { "no device".to_owned() } else { ours };
+        (!same).then_some(words)
     }
 
     /// The bell of an epoll set; 0 or an errno.

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use utcp_abi::message::{Message, Reply, listen};
 use utcp_abi::socket::{Addr, status};
-use utcp_netmap_io::{Proto, Tuple};
+use utcp_netmap_io::{Proto, Steering, Tuple};
 use utcp_proto::wire::IpAddr;
 
 use super::{Control, diag};
@@ -25,14 +25,14 @@ pub(super) struct ListenerEntry {
     pub addr: Addr,
     pub inode: u64,
     pub one_family: bool,
-    /// What is registered with the devices' steering: (index of the steering, tuple).
+    /// What is registered with the devices' steering: (index of the device, tuple).
     pub steered: Vec<(usize, Tuple)>,
 }
 
 /// A port that stays steered until its last connection is gone.
 #[derive(Debug)]
 pub(super) struct Lingering {
-    steered: Vec<(usize, Tuple)>,
+    pub(super) steered: Vec<(usize, Tuple)>,
     port: u16,
 }
 
@@ -88,29 +88,18 @@ impl Control {
         self.life.set_listening(port, here().next().is_some(), v4, v6);
     }
 
-    /// Registers every listener with every device, once per local address that it covers.
+    /// Registers every listener with every device, once per local address that it covers; addresses that are gone are
+    /// given back.
     pub(super) fn steer_all(&mut self) {
-        if self.steerings.is_empty() {
-            return;
-        }
         let host = self.host.clone();
-        let steerings = self.steerings.clone();
-        for client in self.clients.values_mut() {
-            for listener in &mut client.listeners {
-                for (index, (ifindex, steering)) in steerings.iter().enumerate() {
-                    for addr in host.local_addresses_of(*ifindex) {
-                        let tuple = Tuple::new(to_std(addr), listener.addr.port, Proto::TCP);
-                        if !covers(listener, addr) || listener.steered.contains(&(index, tuple)) {
-                            continue;
-                        }
-                        match steering.register(tuple) {
-                            Ok(()) | Err(utcp_netmap_io::PortError::InUse { .. }) => {
-                                listener.steered.push((index, tuple));
-                            }
-                            Err(error) => tracing::error!(%tuple, %error, "frames can't be steered to us"),
-                        }
-                    }
-                }
+        for (index, device) in self.devices.iter_mut().enumerate() {
+            let Some(steering) = device.steering.clone() else { continue };
+            if let Err(error) = device.steer_clients(&host) {
+                tracing::error!(device = device.text, %error, "client ports can't be steered to us");
+            }
+            let addresses = device.steered_addresses(&host);
+            for listener in self.clients.values_mut().flat_map(|client| &mut client.listeners) {
+                steer(index, &*steering, &addresses, listener);
             }
         }
     }
@@ -174,10 +163,38 @@ impl Control {
                     .values()
                     .flat_map(|c| &c.listeners)
                     .any(|l| l.steered.contains(&(index, tuple)));
-                if !again && let Err(error) = self.steerings[index].1.unregister(tuple) {
+                let steering = self.devices.get(index).and_then(|device| device.steering.as_ref());
+                if let (false, Some(steering)) = (again, steering)
+                    && let Err(error) = steering.unregister(tuple)
+                {
                     tracing::warn!(%tuple, %error, "a port could not be given back to the kernel");
                 }
             }
+        }
+    }
+}
+
+/// Makes what is steered on one device for one listener what its `addresses` ask for.
+fn steer(device: usize, steering: &dyn Steering, addresses: &[IpAddr], listener: &mut ListenerEntry) {
+    let wanted: Vec<Tuple> = addresses
+        .iter()
+        .filter(|addr| covers(listener, **addr))
+        .map(|addr| Tuple::new(to_std(*addr), listener.addr.port, Proto::TCP))
+        .collect();
+    listener.steered.retain(|(of, tuple)| {
+        let stays = *of != device || wanted.contains(tuple);
+        if !stays && let Err(error) = steering.unregister(*tuple) {
+            tracing::warn!(%tuple, %error, "a port could not be given back to the kernel");
+        }
+        stays
+    });
+    for tuple in wanted {
+        if listener.steered.contains(&(device, tuple)) {
+            continue;
+        }
+        match steering.register(tuple) {
+            Ok(()) | Err(utcp_netmap_io::PortError::InUse { .. }) => listener.steered.push((device, tuple)),
+            Err(error) => tracing::error!(%tuple, %error, "frames can't be steered to us"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! descriptors that stand under utcp sockets, netlink, the shards' outbox, and signals.
 
 mod channel;
+mod devices;
 pub mod diag;
 mod listeners;
 mod report;
@@ -17,8 +18,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use utcp_netmap_io::Steering;
 
 use crate::config::Config;
 use crate::host::{HostMirror, HostView};
@@ -151,12 +150,7 @@ struct Control {
     life: Arc<Life>,
     inboxes: Vec<Arc<Inbox>>,
     outbox: Arc<Outbox>,
-    steerings: Vec<(u32, Arc<dyn Steering>)>,
-    devices: Vec<String>,
-    /// Devices above an interface of the kernel, with its number.
-    interfaces: Vec<(String, u32)>,
-    /// Of every shard.
-    port_names: Vec<String>,
+    devices: Vec<devices::Device>,
     trace: Option<trace::Trace>,
     mirror: HostMirror,
     host: Arc<HostView>,
@@ -217,6 +211,9 @@ impl Control {
     }
 
     fn timeout_ms(&self) -> i32 {
+        if self.devices_wait() {
+            return devices::RETRY.as_millis() as i32;
+        }
         if !self.lingering_ports.is_empty() {
             return LINGERING_PORT_CHECK.as_millis() as i32;
         }
@@ -225,6 +222,9 @@ impl Control {
 
     fn on_time(&mut self) {
         self.check_lingering_ports();
+        if self.devices_wait() {
+            self.check_devices();
+        }
         // Tools that ask (`utcp ss`) are no clients: they don't keep it here.
         if !self.config.embedded || !self.clients.is_empty() {
             self.empty_since = None;
@@ -265,7 +265,7 @@ impl Control {
             page.route_epoch.fetch_add(1, std::sync::atomic::Ordering::Release);
             let host = self.host.clone();
             self.to_all(|| ToShard::Host(host.clone()));
-            self.steer_all();
+            self.check_devices();
         }
     }
 
@@ -274,6 +274,8 @@ impl Control {
         while let Some(message) = self.outbox.receive() {
             match message {
                 ToControl::Resolve { ifindex, next_hop } => self.mirror.resolve(ifindex, next_hop),
+                ToControl::Touch { ifindex, next_hop } => self.mirror.touch(ifindex, next_hop),
+                ToControl::LeftToKernel { pid, to, scope } => self.note_left_to_kernel(pid, to, scope),
             }
         }
     }

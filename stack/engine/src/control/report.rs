@@ -8,10 +8,15 @@ use std::sync::atomic::Ordering;
 use utcp_abi::message::{Message, Reply};
 use utcp_abi::region::{LOG_RECORDS, LogCode};
 
+use utcp_proto::Endpoint;
+use utcp_proto::wire::IpAddr;
+
 use super::Control;
+use super::devices::Device;
 use crate::counters::Counters;
+use crate::host::Kind;
 use crate::shard::client::ClientRegion;
-use crate::shard::{Report, ReportRequest, SocketLine};
+use crate::shard::{Report, ReportRequest, SocketLine, endpoint};
 use crate::sys;
 
 /// Longest piece of a report in one message.
@@ -190,16 +195,88 @@ impl Control {
     }
 
     /// A device, and what is wrong with the interface below it.
-    fn device_state(&self, device: &str) -> String {
-        let Some((_, ifindex)) = self.interfaces.iter().find(|(name, _)| name == device) else {
-            return device.to_owned();
-        };
-        match self.host.interface(*ifindex) {
-            None => format!("{device} (which is gone: restart the engine when it is back)"),
-            Some(interface) if !interface.up => format!("{device} (which is down)"),
-            Some(interface) if !interface.running => format!("{device} (which has no carrier)"),
-            Some(_) => device.to_owned(),
+    fn device_state(&self, device: &Device) -> String {
+        let text = &device.text;
+        if let Some(why) = &device.away {
+            return format!("{text} (which is gone: {why}; it is opened again when it is back)");
         }
+        let Some((_, ifindex)) = &device.interface else { return text.clone() };
+        let Some(interface) = self.host.interface(*ifindex) else {
+            return format!("{text} (which is gone)");
+        };
+        let master = interface.master.and_then(|master| self.host.interface(master));
+        let master = master.map_or(String::new(), |master| {
+            format!(
+                " (a member of {}, {}: packets to its addresses don't come by this interface)",
+                master.name,
+                kind_words(master.kind)
+            )
+        });
+        match interface {
+            interface if !interface.up => format!("{text} (which is down){master}"),
+            interface if !interface.running => format!("{text} (which has no carrier){master}"),
+            _ => format!("{text}{master}"),
+        }
+    }
+
+    /// A program asked for other devices than this engine has.
+    pub(super) fn note_other_devices(&mut self, pid: u32, ours: &str) {
+        let text = format!("its UTCP_DEVICE has no effect: this engine ran already and has {ours}.");
+        self.note(LogLine { pid, port: 0, text });
+    }
+
+    /// A shard left a connection to the kernel: writes down why.
+    pub(super) fn note_left_to_kernel(&mut self, pid: u32, to: Endpoint, scope: u32) {
+        let reason = self.reason_for_kernel(to.addr, scope);
+        let text = format!("a connection to {} runs on the kernel: {reason}.", endpoint(to.addr, to.port));
+        self.note(LogLine { pid, port: u32::from(to.port), text });
+    }
+
+    /// Why a connection to `to` can't be ours.
+    fn reason_for_kernel(&self, to: IpAddr, scope: u32) -> String {
+        if self.host.is_local(to) {
+            return "no program under utcp listens there on this host".to_owned();
+        }
+        if self.devices.is_empty() {
+            return "this engine has no device (UTCP_DEVICE)".to_owned();
+        }
+        let oif = (scope != 0).then_some(scope);
+        let Some(route) = self.host.route_by(to, None, oif) else {
+            let gone: Vec<&str> =
+                self.devices.iter().filter(|d| d.away.is_some()).map(|d| d.text.as_str()).collect();
+            let gone =
+                if gone.is_empty() { String::new() } else { format!(", and {} is gone", gone.join(", ")) };
+            return format!("no route leads there, or one that only the kernel can judge{gone}");
+        };
+        let Some(interface) = self.host.interface(route.ifindex) else {
+            return "the interface of its route is gone".to_owned();
+        };
+        let name = &interface.name;
+        let below = |device: &&Device| {
+            let member = device.interface.as_ref().and_then(|(_, i)| self.host.interface(*i));
+            let parent = match interface.kind {
+                Kind::Vlan { parent, .. } => Some(parent),
+                _ => None,
+            };
+            member.is_some_and(|m| m.master == Some(interface.index) || parent == Some(m.index))
+        };
+        let member = self.devices.iter().find(below).map_or(String::new(), |device| {
+            format!("; {} is below it, and frames of {name} are not its own", device.text)
+        });
+        format!(
+            "its route leaves by {name} ({}), which is no device of this engine{member}",
+            kind_words(interface.kind)
+        )
+    }
+
+    /// Keeps a line for `utcp why`; one that was said already moves to the end.
+    fn note(&mut self, line: LogLine) {
+        tracing::info!(pid = line.pid, "{}", line.text);
+        self.kernel_log.retain(|old| old.pid != line.pid || old.text != line.text);
+        if self.kernel_log.len() >= LOG_KEPT {
+            self.kernel_log.remove(0);
+        }
+        self.kernel_log.push(line);
     }
 
     /// Takes what a program's shim wrote into its log ring.
@@ -232,11 +309,22 @@ impl Control {
                 }
                 _ => continue,
             };
-            tracing::info!(pid, "{text}");
-            if self.kernel_log.len() >= LOG_KEPT {
-                self.kernel_log.remove(0);
-            }
-            self.kernel_log.push(LogLine { pid, port, text });
+            self.note(LogLine { pid, port, text });
         }
+    }
+}
+
+/// What an interface is, for people.
+fn kind_words(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Device => "a device",
+        Kind::Loopback => "the loopback device",
+        Kind::Vlan { .. } => "a VLAN",
+        Kind::Bond => "a bond or team",
+        Kind::Bridge => "a bridge",
+        Kind::Veth => "a veth",
+        Kind::Tun => "a TUN or TAP device",
+        Kind::Vrf => "a VRF",
+        Kind::Virtual => "a virtual interface",
     }
 }

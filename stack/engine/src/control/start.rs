@@ -7,30 +7,25 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-use utcp_netmap_io::FaultSpec;
-use utcp_netmap_io::{OpenOptions, Proto, Tuple};
 use utcp_proto::isn::Secret;
 
-use super::listeners::to_std;
+use super::devices::Device;
 use super::{Control, EngineError, Source};
 use crate::config::Config;
 use crate::host::{HostMirror, HostView};
 use crate::life::Life;
 use crate::shard::{DevicePort, Inbox, Outbox, Shard, ShardConfig};
-use crate::station::{DeviceConfig, Station};
 use crate::sys::{self, UnixName};
 
 fn system(doing: &'static str) -> impl Fn(io::Error) -> EngineError {
     move |error| EngineError::System { doing, error }
 }
 
-/// Opened devices: ports by shard, and what steers frames to them.
+/// Opened devices, and their ports by shard.
 #[derive(Default)]
 struct Opened {
     ports: Vec<Vec<DevicePort>>,
-    steerings: Vec<(u32, Arc<dyn utcp_netmap_io::Steering>)>,
-    names: Vec<String>,
-    interfaces: Vec<(String, u32)>,
+    devices: Vec<Device>,
 }
 
 /// Runs an engine until it is told to stop or, if embedded, until its last client left.
@@ -82,16 +77,13 @@ pub fn run(config: Config) -> Result<(), EngineError> {
     let ready_fd = config.ready_fd;
     let path = config.name.clone();
     let mut control = Control {
-        devices: config.devices.clone(),
         config,
         epoll,
         door,
         life,
         inboxes,
         outbox,
-        steerings: opened.steerings,
-        port_names: opened.names,
-        interfaces: opened.interfaces,
+        devices: opened.devices,
         trace: None,
         mirror,
         host,
@@ -112,7 +104,7 @@ pub fn run(config: Config) -> Result<(), EngineError> {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let _ = io::Write::write_all(&mut fs::File::from(fd), b"1");
     }
-    tracing::info!(name = ?control.config.name, shards = shard_count, devices = ?control.devices, "engine runs");
+    tracing::info!(name = ?control.config.name, shards = shard_count, devices = ?control.config.devices, "engine runs");
     let result = control.run();
     control.finish_trace();
     if let UnixName::Path(path) = path {
@@ -155,41 +147,17 @@ fn open_door(name: &UnixName) -> Result<OwnedFd, EngineError> {
 fn open_devices(config: &Config, host: &HostView, shards: u32) -> Result<Opened, EngineError> {
     let mut opened = Opened { ports: (0..shards).map(|_| Vec::new()).collect(), ..Opened::default() };
     let mut next = 0;
-    let options = OpenOptions { vnet_header: true, ..OpenOptions::default() };
-    for device in &config.devices {
-        let failed = |error| EngineError::Device { device: device.clone(), error };
-        let DeviceConfig { device: name, station } =
-            DeviceConfig::parse(device).map_err(|error| EngineError::Setting(error.to_string()))?;
-        let mut open = utcp_netmap_io::open(&name, &options).map_err(failed)?;
-        if let Some(faults) = &config.faults {
-            let spec = faults
-                .parse::<FaultSpec>()
-                .map_err(|error| EngineError::Setting(format!("UTCP_FAULTS={faults}: {error}")))?;
-            tracing::warn!(%device, faults, "faults are injected on purpose");
-            open = open.with_faults(&spec).map_err(failed)?;
-        }
-        if station.is_some() && open.ports.len() > 1 {
-            let words = "a host of its own has one ring: name one (netmap:eth0-0), and let the NIC use one";
-            return Err(EngineError::Setting(format!("{name}: {words}")));
-        }
-        let ifindex = open.ports.first().and_then(|port| port.caps().ifindex);
-        opened.interfaces.extend(ifindex.map(|ifindex| (device.clone(), ifindex)));
-        for port in open.ports {
-            opened.names.push(port.caps().name.clone());
-            let station = station.as_ref().map(|config| Station::new(config, port.caps()));
-            opened.ports[next % shards as usize].push(DevicePort::new(port, station));
+    for text in &config.devices {
+        let (mut device, ports) = Device::open(text, config)?;
+        for port in ports {
+            let shard = next % shards as usize;
+            device.place(shard, opened.ports[shard].len());
+            opened.ports[shard].push(port);
             next += 1;
         }
-        if let (Some(steering), Some(ifindex)) = (open.steering, ifindex) {
-            let ports = crate::shard::DEVICE_PORTS;
-            for addr in host.local_addresses_of(ifindex) {
-                let first = Tuple::new(to_std(addr), ports.start as u16, Proto::TCP);
-                steering
-                    .register_range(first, ports.start as u16..=(ports.end - 1) as u16)
-                    .map_err(failed)?;
-            }
-            opened.steerings.push((ifindex, steering));
-        }
+        let failed = |error| EngineError::Device { device: text.clone(), error };
+        device.steer_clients(host).map_err(failed)?;
+        opened.devices.push(device);
     }
     Ok(opened)
 }

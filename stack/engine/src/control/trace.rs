@@ -116,7 +116,7 @@ impl Control {
             libc::EPERM
         } else if self.trace.is_some() {
             libc::EBUSY
-        } else if !self.port_names.iter().any(|name| is_of(name, &port)) {
+        } else if !self.devices.iter().flat_map(|device| &device.port_names).any(|name| is_of(name, &port)) {
             libc::ENODEV
         } else {
             0

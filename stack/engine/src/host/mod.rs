@@ -27,6 +27,7 @@ mod view;
 
 pub use mirror::HostMirror;
 pub(crate) use prefix::Prefix;
+pub(crate) use view::is_link_local_v6;
 pub use view::{HostView, Interface, Kind, Neighbour, Route};
 
 #[cfg(test)]

@@ -232,6 +232,6 @@ impl HostView {
 }
 
 /// fe80::/10.
-fn is_link_local_v6(addr: IpAddr) -> bool {
+pub fn is_link_local_v6(addr: IpAddr) -> bool {
     matches!(addr.0, [0xfe, second, ..] if second & 0xc0 == 0x80)
 }

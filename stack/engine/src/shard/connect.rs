@@ -2,19 +2,21 @@
 
 use std::sync::atomic::Ordering;
 
-use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_KERNEL, status};
+use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_KERNEL, Socket, status};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
 
-use super::Shard;
 use super::client::SlotUse;
 use super::commands::tcb_config;
 use super::flow::Path;
 use super::streams::{STREAM_LOG2, STREAM_LOG2_MAX};
 use super::table::Entry;
+use super::{Shard, ToControl};
 
 /// Client ports of same-host connections: the kernel's default range.
 const LOCAL_PORTS: std::ops::Range<u32> = 32_768..61_000;
+/// Destinations of the kernel's that one shard remembers, so that each is explained once.
+pub(super) const LEFT_REMEMBERED: usize = 64;
 /// Largest segment between two programs of one host, as on the kernel's loopback device.
 const LOCAL_MSS: u16 = 65_483;
 
@@ -36,7 +38,10 @@ impl Shard {
         }
         match result {
             0 => self.counters.connects += 1,
-            RESULT_KERNEL => self.counters.connects_kernel += 1,
+            RESULT_KERNEL => {
+                self.counters.connects_kernel += 1;
+                self.tell_why_kernel(client_index, socket);
+            }
             _ => {}
         }
         if result != 0 && !waits {
@@ -81,7 +86,7 @@ impl Shard {
             remote.addr = IpAddr::v6(std::net::Ipv6Addr::LOCALHOST.octets());
         }
         let wanted = Endpoint { addr: IpAddr(from.ip), port: from.port };
-        let Some((path, source)) = self.path_to(remote, wanted.addr) else { return RESULT_KERNEL };
+        let Some((path, source)) = self.path_to(remote, wanted.addr, to.scope) else { return RESULT_KERNEL };
         let Some(tuple) = self.choose_port(source, wanted.port, remote, path) else {
             return libc::EADDRNOTAVAIL;
         };
@@ -97,7 +102,7 @@ impl Shard {
     }
 
     /// The way to `remote` and the address to come from; `None`: the kernel's business.
-    fn path_to(&mut self, remote: Endpoint, wanted: IpAddr) -> Option<(Path, IpAddr)> {
+    fn path_to(&mut self, remote: Endpoint, wanted: IpAddr, scope: u32) -> Option<(Path, IpAddr)> {
         let any = wanted.is_unspecified();
         if self.host.is_local(remote.addr) || self.is_own(remote.addr) {
             let source = if any { remote.addr } else { wanted };
@@ -109,7 +114,27 @@ impl Shard {
                 return served.then_some((Path::Local(u32::MAX), source));
             }
         }
-        self.device_path(remote.addr, wanted)
+        self.device_path(remote.addr, wanted, scope)
+    }
+
+    /// `utcp why` says why a connection went to the kernel. Said once in a while for each destination: a program may
+    /// connect there all day.
+    fn tell_why_kernel(&mut self, client_index: u32, socket: &Socket) {
+        let word = |i: usize| socket.op_args[i].load(Ordering::Relaxed);
+        let to = Addr::from_words([word(0), word(1), word(2)]);
+        let end = Endpoint { addr: IpAddr(to.ip), port: to.port };
+        let epoch = self.host.epoch();
+        if self.left_to_kernel.contains(&(end, epoch)) {
+            return;
+        }
+        if self.left_to_kernel.len() >= LEFT_REMEMBERED {
+            self.left_to_kernel.pop_front();
+        }
+        self.left_to_kernel.push_back((end, epoch));
+        let owner = socket.owner_pid.load(Ordering::Relaxed);
+        let pid = self.clients.get(client_index).map_or(owner, |c| c.shared.pid);
+        let pid = if owner == 0 { pid } else { owner };
+        self.outbox.send(ToControl::LeftToKernel { pid, to: end, scope: to.scope });
     }
 
     /// A local port that makes the four-tuple unique (RFC 6056 §3.3.3, algorithm 3).

@@ -4,8 +4,6 @@
 //! straight into the flow's rx stream. Out: headers and payload are written straight into a slot of the
 //! tx ring. A port is driven by its shard alone; one sync per batch in each direction.
 
-use std::sync::Arc;
-
 use utcp_netmap_io::{Capture, Counters, PollFds, Port, PortError, Tracer};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::checksum::Verify;
@@ -17,7 +15,6 @@ use super::report::endpoint;
 use super::segments::Payload;
 use super::table::Entry;
 use super::{Shard, Timer, ToControl};
-use crate::host::HostView;
 use crate::station::{Hop, Station, Verdict};
 
 /// Client ports of connections over a device: above the kernel's own range, reserved for the engine.
@@ -34,13 +31,13 @@ pub struct DevicePort {
     pub(super) port: Box<dyn Port>,
     pub(super) link: Link,
     /// The device went away. Flows live on as behind a cut cable, until they time out.
-    gone: bool,
+    pub(super) gone: bool,
     /// It is not slept on any more.
-    buried: bool,
+    pub(super) buried: bool,
     /// We are a host of our own there.
     station: Option<Station>,
     /// Writes down what passes, while somebody wants to see it.
-    tracer: Option<Tracer>,
+    pub(super) tracer: Option<Tracer>,
 }
 
 /// What has to be known of a port, also while its rings are in use.
@@ -48,15 +45,17 @@ pub struct DevicePort {
 pub(super) struct Link {
     /// Largest IP packet, bytes.
     pub mtu: u32,
-    mac: [u8; 6],
+    pub mac: [u8; 6],
     /// Whether the peer may leave the TCP checksum partial (veth, TAP).
     verify: Verify,
     /// The interface whose routes lead here.
-    ifindex: Option<u32>,
+    pub ifindex: Option<u32>,
     /// The kernel's interface below, if there is one.
-    interface: Option<u32>,
+    pub interface: Option<u32>,
     /// A virtio-net header stands in front of every frame.
     vnet: bool,
+    /// Largest IP packet that the port's buffers hold, whatever the interface carries.
+    pub mtu_max: u32,
 }
 
 impl Link {
@@ -82,7 +81,9 @@ impl DevicePort {
         let ifindex = caps.ifindex.filter(|_| station.is_none());
         let vnet = usize::from(caps.vnet_header) == frame::VNET_HEADER;
         debug_assert!(vnet || caps.vnet_header == 0, "a virtio-net header of another length");
-        let link = Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex, interface: caps.ifindex, vnet };
+        let mtu_max = caps.mtu_max.max(caps.mtu);
+        let link =
+            Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex, interface: caps.ifindex, vnet, mtu_max };
         Self { link, port, gone: false, buried: false, station, tracer: None }
     }
 
@@ -131,6 +132,12 @@ impl DevicePort {
     pub(super) fn counters(&self) -> Counters {
         let capture_lost = self.tracer.as_ref().map_or(0, Tracer::lost);
         Counters { capture_lost, ..self.port.counters() }
+    }
+}
+
+impl std::fmt::Debug for DevicePort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DevicePort").field("name", &self.port.caps().name).field("gone", &self.gone).finish()
     }
 }
 
@@ -212,7 +219,7 @@ impl Shard {
                 device.tracer = Some(capture.tracer(&mut *device.port));
             }
         }
-        self.traced = Some(capture.clone());
+        self.traced = Some((capture.clone(), port.to_owned()));
         for (_, flow) in self.flows.iter() {
             self.trace_flow(flow);
         }
@@ -227,7 +234,7 @@ impl Shard {
 
     /// Says in the trace whose flow it is; the words stand beside the next packet.
     pub(super) fn trace_flow(&self, flow: &Flow) {
-        let (Some(capture), Path::Device { .. }) = (&self.traced, flow.path) else { return };
+        let (Some((capture, _)), Path::Device { .. }) = (&self.traced, flow.path) else { return };
         let program = self.clients.get(flow.client).map_or("?", |client| &client.shared.name);
         let [local, remote] = [flow.tuple.local, flow.tuple.remote].map(|end| endpoint(end.addr, end.port));
         capture.comment(&format!("{program}: {local} to {remote}"));
@@ -327,25 +334,11 @@ impl Shard {
         self.ports.iter_mut().all(|device| device.gone || device.port.arm().unwrap_or(true))
     }
 
-    /// What is wrong with the link below a port, in a word for `utcp ss`.
-    pub(super) fn link_trouble(&self, port: u32) -> Option<&'static str> {
-        let device = self.ports.get(port as usize)?;
-        if device.gone {
-            return Some("gone");
-        }
-        let interface = self.host.interface(device.link.interface?);
-        match interface {
-            None => Some("gone"),
-            Some(interface) if !interface.up => Some("down"),
-            Some(interface) if !interface.running => Some("no-carrier"),
-            Some(_) => None,
-        }
-    }
-
     /// The way to a destination that is not this host; `None`: no device of ours leads there.
-    pub(super) fn device_path(&mut self, to: IpAddr, wanted: IpAddr) -> Option<(Path, IpAddr)> {
+    /// `scope` is the interface of a link-local destination, else 0.
+    pub(super) fn device_path(&mut self, to: IpAddr, wanted: IpAddr, scope: u32) -> Option<(Path, IpAddr)> {
         let near = self.station_path(wanted, |station| station.on_link(to));
-        near.or_else(|| self.host_path(to, wanted))
+        near.or_else(|| self.host_path(to, wanted, scope))
             .or_else(|| self.station_path(wanted, |station| station.by_gateway(to)))
     }
 
@@ -437,9 +430,9 @@ impl Shard {
     }
 
     /// The way by the host's routes and neighbours.
-    fn host_path(&mut self, to: IpAddr, wanted: IpAddr) -> Option<(Path, IpAddr)> {
+    fn host_path(&mut self, to: IpAddr, wanted: IpAddr, scope: u32) -> Option<(Path, IpAddr)> {
         let from = (!wanted.is_unspecified()).then_some(wanted);
-        let route = self.host.route(to, from)?;
+        let route = self.host.route_by(to, from, (scope != 0).then_some(scope))?;
         let port = self.links.iter().position(|link| link.ifindex == Some(route.ifindex))? as u32;
         let neighbour = self.host.neighbour(route.ifindex, route.next_hop).filter(|n| n.usable);
         if neighbour.is_none() {
@@ -453,38 +446,4 @@ impl Shard {
     pub(super) fn device_ports(&self) -> std::ops::Range<u32> {
         DEVICE_PORTS
     }
-
-    /// The host changed: flows over a device may have another next hop, or have one at last.
-    pub(super) fn on_host(&mut self, host: Arc<HostView>) {
-        self.host = host;
-        self.find_next_hops();
-    }
-
-    fn find_next_hops(&mut self) {
-        let over_devices: Vec<u32> = self
-            .flows
-            .iter()
-            .filter(|(_, flow)| matches!(flow.path, Path::Device { .. }))
-            .map(|(index, _)| index)
-            .collect();
-        for index in over_devices {
-            let Some(flow) = self.flows.get(index) else { continue };
-            let (to, from, old) = (flow.tuple.remote.addr, flow.tuple.local.addr, flow.path);
-            let Some((new, _)) = self.device_path(to, from) else { continue };
-            // A neighbour that is being looked up anew keeps its old address until then.
-            let known = !matches!(new, Path::Device { next_hop: UNRESOLVED, .. });
-            // An address of a station stays on its device, whatever the host's routes say.
-            let known = known && (same_port(new, old) || !self.is_own(from));
-            if known && new != old {
-                if let Some(flow) = self.flows.get_mut(index) {
-                    flow.path = new;
-                }
-                self.list_transmit(index);
-            }
-        }
-    }
-}
-
-fn same_port(a: Path, b: Path) -> bool {
-    matches!((a, b), (Path::Device { port: a, .. }, Path::Device { port: b, .. }) if a == b)
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use utcp_abi::layout::ACCEPT_RING;
-use utcp_abi::socket::{intent, status};
+use utcp_abi::socket::{Addr, intent, status};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{FourTuple, HalfOpen, Segment, Tcb, cookie};
 
@@ -378,6 +378,8 @@ impl Shard {
         tuple: FourTuple,
         path: Path,
     ) -> Option<u32> {
+        let local_scope = self.scope_of(tuple.local.addr, path);
+        let remote_scope = self.scope_of(tuple.remote.addr, path);
         let client = self.clients.get_mut(client_index)?;
         let region = client.region;
         let socket = region.socket(sock)?;
@@ -393,8 +395,9 @@ impl Shard {
         socket.rx_buf.store(rx.0, Ordering::Relaxed);
         socket.tx_buf.store(tx.0, Ordering::Relaxed);
         socket.shard.store(self.config.index, Ordering::Relaxed);
-        socket.local.store(shared_addr(tuple.local));
-        socket.remote.store(shared_addr(tuple.remote));
+        // Linux tells the interface of a link-local address with it.
+        socket.local.store(Addr { scope: local_scope, ..shared_addr(tuple.local) });
+        socket.remote.store(Addr { scope: remote_scope, ..shared_addr(tuple.remote) });
         let done =
             socket.intent.load(Ordering::Relaxed) & (intent::SHUT_RD | intent::SHUT_WR | intent::CLOSE);
         debug_assert!(done == 0 || done & intent::CLOSE == 0, "a closed socket becomes a flow");

@@ -10,6 +10,7 @@ use utcp_abi::socket::Addr;
 use utcp_netmap_io::Capture;
 
 use super::client::ClientRegion;
+use super::device::DevicePort;
 use super::report::SocketLine;
 use crate::counters::Counters;
 use crate::host::HostView;
@@ -53,6 +54,13 @@ pub enum ToShard {
     },
     /// The host's addresses or routes changed.
     Host(Arc<HostView>),
+    /// A device that was away is back: its new port, for the place of the old one.
+    Port {
+        /// Index of the old one in the shard's ports.
+        place: usize,
+        /// The new one.
+        port: Box<DevicePort>,
+    },
     /// Write down what passes the ports that `port` means (empty: all).
     Trace {
         /// Where to.
@@ -167,6 +175,22 @@ pub enum ToControl {
         ifindex: u32,
         /// Whose.
         next_hop: utcp_proto::wire::IpAddr,
+    },
+    /// Segments pass to and fro by this next hop: the kernel, which does not see them, is to keep its entry fresh.
+    Touch {
+        /// Interface.
+        ifindex: u32,
+        /// Whose.
+        next_hop: utcp_proto::wire::IpAddr,
+    },
+    /// A connection is the kernel's: `utcp why` is to say why.
+    LeftToKernel {
+        /// Process that asked for it.
+        pid: u32,
+        /// Destination.
+        to: utcp_proto::Endpoint,
+        /// Scope of a link-local destination, else 0.
+        scope: u32,
     },
 }
 

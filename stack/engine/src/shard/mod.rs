@@ -14,6 +14,7 @@
 //! | `connect`   | who serves a destination, and with which local port |
 //! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
 //! | `device`, `frame` | frames in and out of ports |
+//! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
 //! | `notify`    | readiness bits and bells, once per batch |
 //! | `messages`  | what it and the control thread tell each other |
@@ -25,6 +26,7 @@ mod connect;
 mod device;
 mod flow;
 mod frame;
+mod links;
 mod listen;
 mod messages;
 mod notify;
@@ -118,8 +120,8 @@ pub struct Shard {
     by_port: HashMap<u16, Vec<u32>>,
     ports: Vec<DevicePort>,
     links: Vec<device::Link>,
-    /// What passes the ports is written there.
-    traced: Option<Capture>,
+    /// What passes the ports that the name means is written there.
+    traced: Option<(Capture, String)>,
     headers: VecDeque<device::HeaderOnly>,
     outbox: Arc<Outbox>,
     host: Arc<HostView>,
@@ -130,6 +132,10 @@ pub struct Shard {
     dirty_scratch: Vec<u32>,
     fired_scratch: Vec<Timer>,
     next_port: u32,
+    /// Destinations that were left to the kernel lately, under which view of the host.
+    left_to_kernel: VecDeque<(utcp_proto::Endpoint, u32)>,
+    /// When neighbours are to be touched next, ns, and the flow to begin with.
+    touch: (u64, u32),
     /// Our thread id, as arbiters know us.
     tid: u32,
     counters: Counters,
@@ -185,6 +191,8 @@ impl Shard {
             dirty_scratch: Vec::with_capacity(4096),
             fired_scratch: Vec::with_capacity(4096),
             next_port: 0,
+            left_to_kernel: VecDeque::with_capacity(connect::LEFT_REMEMBERED),
+            touch: (0, 0),
             tid: sys::gettid(),
             counters: Counters::default(),
         })
@@ -235,6 +243,9 @@ impl Shard {
         work |= self.take_commands();
         work |= self.run_timers();
         work |= self.run_stations();
+        if work {
+            self.touch_neighbours();
+        }
         self.send_headers();
         work |= self.transmit_all();
         self.send_headers();
@@ -355,6 +366,7 @@ impl Shard {
                 }
             }
             ToShard::Host(host) => self.on_host(host),
+            ToShard::Port { place, port } => self.replace_port(place, *port),
             ToShard::Trace { capture, port } => self.trace(&capture, &port),
             ToShard::Untrace => self.untrace(),
             ToShard::Report(request, to) => {
@@ -429,3 +441,4 @@ impl Shard {
 pub use device::{DEVICE_PORTS, DevicePort};
 pub use messages::{Inbox, ListenRequest, Outbox, Report, ReportRequest, ToControl, ToShard};
 pub use report::SocketLine;
+pub(crate) use report::endpoint;

@@ -114,7 +114,8 @@ fn bare(state: &'static str, tuple: &utcp_proto::FourTuple, shard: u32) -> Socke
     }
 }
 
-pub(super) fn endpoint(addr: utcp_proto::wire::IpAddr, port: u16) -> String {
+/// An endpoint for people.
+pub(crate) fn endpoint(addr: utcp_proto::wire::IpAddr, port: u16) -> String {
     if addr.is_v4() { format!("{addr}:{port}") } else { format!("[{addr}]:{port}") }
 }
 

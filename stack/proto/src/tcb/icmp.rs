@@ -39,6 +39,17 @@ impl Tcb {
         out
     }
 
+    /// The link that our segments leave by carries packets of `mtu` bytes at most from now on. Nobody has to be believed:
+    /// it is our own (RFC 1191 §6.1: the first hop's MTU).
+    pub fn on_link_mtu(&mut self, now: Instant, mtu: u32) -> Actions {
+        let mut out = Actions::default();
+        if !matches!(self.state, State::Closed | State::TimeWait) {
+            self.on_too_big(now, mtu.max(1), &mut out);
+        }
+        out.transmit = self.has_output();
+        out
+    }
+
     fn on_too_big(&mut self, now: Instant, mtu: u32, out: &mut Actions) {
         let v4 = self.tuple.remote.addr.is_v4();
         let (headers, floor) = if v4 { (HEADERS_V4, MTU_MIN_V4) } else { (HEADERS_V6, MTU_MIN_V6) };

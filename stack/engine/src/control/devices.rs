@@ -1,0 +1,232 @@
+//! The devices of the configuration: opened at the start, and again when one that was removed is back.
+//!
+//! ```text
+//!  removed ─► ports go dead, new sockets use the kernel ─► an interface of that name is there ─► opened again,
+//!             flows wait as behind a cut cable                ports take their old places, flows go on
+//! ```
+//!
+//! What is steered follows the addresses of the interface. While a device is away, and for [`RETURN`] after, its tuples
+//! count as wanted although its addresses are gone: were they registered only when the addresses are back, the first
+//! segment of a peer would reach the kernel's half of a listener, which answers with a reset.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use utcp_netmap_io::{FaultSpec, OpenOptions, PortError, Proto, Steering, Tuple};
+use utcp_proto::wire::IpAddr;
+
+use super::listeners::to_std;
+use super::{Control, EngineError};
+use crate::config::Config;
+use crate::host::HostView;
+use crate::shard::{DEVICE_PORTS, DevicePort, ToShard};
+use crate::station::{DeviceConfig, Station};
+
+/// How long the addresses of a device that is back may take to be back, too.
+const RETURN: Duration = Duration::from_secs(10);
+/// How often opening a device that is back is tried again.
+pub(super) const RETRY: Duration = Duration::from_millis(500);
+
+/// A device of the configuration.
+pub(super) struct Device {
+    /// As the configuration has it.
+    pub text: String,
+    /// The kernel's interface below, if there is one: its name and number.
+    pub interface: Option<(String, u32)>,
+    /// Sorts frames between us and the kernel; `None`: all are ours, or the device is away.
+    pub steering: Option<Arc<dyn Steering>>,
+    /// Addresses whose client ports are registered.
+    clients_of: Vec<IpAddr>,
+    /// Addresses that the interface had when it went away, and until when they may come back.
+    expected: Vec<IpAddr>,
+    expected_until: Option<Instant>,
+    /// Names of its ports.
+    pub port_names: Vec<String>,
+    /// Shard and place there of each port.
+    places: Vec<(usize, usize)>,
+    /// Why it is not open, if it is not.
+    pub away: Option<String>,
+}
+
+impl Device {
+    /// Opens the device that `text` describes.
+    pub(super) fn open(text: &str, config: &Config) -> Result<(Self, Vec<DevicePort>), EngineError> {
+        let failed = |error| EngineError::Device { device: text.to_owned(), error };
+        let DeviceConfig { device: name, station } =
+            DeviceConfig::parse(text).map_err(|error| EngineError::Setting(error.to_string()))?;
+        let options = OpenOptions { vnet_header: true, ..OpenOptions::default() };
+        let mut open = utcp_netmap_io::open(&name, &options).map_err(failed)?;
+        if let Some(faults) = &config.faults {
+            let spec = faults
+                .parse::<FaultSpec>()
+                .map_err(|error| EngineError::Setting(format!("UTCP_FAULTS={faults}: {error}")))?;
+            tracing::warn!(device = text, faults, "faults are injected on purpose");
+            open = open.with_faults(&spec).map_err(failed)?;
+        }
+        if station.is_some() && open.ports.len() > 1 {
+            let words = "a host of its own has one ring: name one (netmap:eth0-0), and let the NIC use one";
+            return Err(EngineError::Setting(format!("{name}: {words}")));
+        }
+        let caps = open.ports.first().map(|port| port.caps());
+        let interface = caps.and_then(|caps| Some((caps.interface.clone()?, caps.ifindex?)));
+        let port_names = open.ports.iter().map(|port| port.caps().name.clone()).collect();
+        let with_station = |port: Box<dyn utcp_netmap_io::Port>| {
+            let station = station.as_ref().map(|config| Station::new(config, port.caps()));
+            DevicePort::new(port, station)
+        };
+        let ports = open.ports.into_iter().map(with_station).collect();
+        let device = Self {
+            text: text.to_owned(),
+            interface,
+            steering: open.steering,
+            clients_of: Vec::new(),
+            expected: Vec::new(),
+            expected_until: None,
+            port_names,
+            places: Vec::new(),
+            away: None,
+        };
+        Ok((device, ports))
+    }
+
+    /// Notes where the next port of it is.
+    pub(super) fn place(&mut self, shard: usize, place: usize) {
+        self.places.push((shard, place));
+    }
+
+    /// The addresses that are steered.
+    pub(super) fn steered_addresses(&self, host: &HostView) -> Vec<IpAddr> {
+        let ifindex = self.interface.as_ref().map_or(0, |(_, ifindex)| *ifindex);
+        let mut all: Vec<IpAddr> = host.local_addresses_of(ifindex).collect();
+        all.extend(self.expected.iter().filter(|addr| !all.contains(addr)).copied().collect::<Vec<_>>());
+        all
+    }
+
+    /// Registers the client ports of new addresses, and gives back those of addresses that are gone.
+    ///
+    /// # Errors
+    /// Another stack has one of them, or the kernel refuses.
+    pub(super) fn steer_clients(&mut self, host: &HostView) -> Result<(), PortError> {
+        let Some(steering) = self.steering.clone() else { return Ok(()) };
+        let (first, last) = (DEVICE_PORTS.start as u16, (DEVICE_PORTS.end - 1) as u16);
+        let tuple = |addr, port| Tuple::new(to_std(addr), port, Proto::TCP);
+        let wanted = self.steered_addresses(host);
+        for addr in self.clients_of.iter().filter(|addr| !wanted.contains(addr)) {
+            tracing::info!(device = self.text, "no address {addr} any more: its ports are the kernel's");
+            for port in first..=last {
+                steering.unregister(tuple(*addr, port))?;
+            }
+        }
+        self.clients_of.retain(|addr| wanted.contains(addr));
+        for addr in wanted {
+            if !self.clients_of.contains(&addr) {
+                steering.register_range(tuple(addr, first), first..=last)?;
+                self.clients_of.push(addr);
+            }
+        }
+        Ok(())
+    }
+
+    /// The device is away: nothing is steered any more.
+    fn leave(&mut self, why: String) {
+        self.away = Some(why);
+        self.steering = None;
+        self.expected = std::mem::take(&mut self.clients_of);
+    }
+
+    /// Takes the place of `old`, which was away.
+    fn succeed(&mut self, old: &Self) {
+        self.expected = old.expected.clone();
+        self.expected_until = Some(Instant::now() + RETURN);
+    }
+
+    /// Addresses that are back are expected no more, nor are those that stay away for long.
+    fn stop_expecting(&mut self, host: &HostView) {
+        let Some((_, ifindex)) = self.interface else { return };
+        let over = self.expected_until.is_some_and(|until| until <= Instant::now());
+        self.expected.retain(|addr| !over && host.local_addresses_of(ifindex).all(|own| own != *addr));
+        if self.expected.is_empty() {
+            self.expected_until = None;
+        }
+    }
+
+    /// Something is to be done about it soon, whatever the kernel tells.
+    fn waits(&self, host: &HostView) -> bool {
+        self.expected_until.is_some() || (self.away.is_some() && self.is_back(host))
+    }
+
+    /// An interface of its name is there.
+    fn is_back(&self, host: &HostView) -> bool {
+        self.interface.as_ref().is_some_and(|(name, _)| host.interface_named(name).is_some())
+    }
+}
+
+impl Control {
+    /// Whether a device has to be looked at again soon.
+    pub(super) fn devices_wait(&self) -> bool {
+        self.devices.iter().any(|device| device.waits(&self.host))
+    }
+
+    /// Notices devices that went away, opens again what is back, and steers what the addresses of now ask for.
+    pub(super) fn check_devices(&mut self) {
+        for index in 0..self.devices.len() {
+            let device = &mut self.devices[index];
+            let missing = device.interface.as_ref().is_some_and(|(_, i)| self.host.interface(*i).is_none());
+            if device.away.is_none() && missing {
+                tracing::warn!(
+                    device = device.text,
+                    "the device is gone; new sockets use the kernel until it is back"
+                );
+                device.leave("its interface was removed".to_owned());
+                self.forget_steered(index);
+            }
+            if self.devices[index].away.is_some() && self.devices[index].is_back(&self.host) {
+                self.reopen(index);
+            }
+            self.devices[index].stop_expecting(&self.host);
+        }
+        self.steer_all();
+    }
+
+    /// Opens a device again and hands its ports to the shards that had the old ones.
+    fn reopen(&mut self, index: usize) {
+        let old = &mut self.devices[index];
+        let (mut fresh, ports) = match Device::open(&old.text, &self.config) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let why = error.to_string();
+                if old.away.as_ref() != Some(&why) {
+                    tracing::warn!(%error, "the device is back and can't be opened yet");
+                }
+                old.away = Some(why);
+                return;
+            }
+        };
+        fresh.succeed(old);
+        // Before the first frame: listeners and client ports as they were.
+        if let Err(error) = fresh.steer_clients(&self.host) {
+            tracing::error!(device = fresh.text, %error, "client ports can't be steered to us");
+        }
+        let places = std::mem::take(&mut old.places);
+        self.devices[index] = fresh;
+        self.steer_all();
+        for (at, port) in ports.into_iter().enumerate() {
+            // A device that came back with more queues has no place for them until the engine is restarted.
+            let Some(&(shard, place)) = places.get(at) else { break };
+            self.inboxes[shard].send(ToShard::Port { place, port: Box::new(port) });
+        }
+        self.devices[index].places = places;
+        let device = &self.devices[index];
+        tracing::info!(device = device.text, ports = ?device.port_names, "the device is back");
+    }
+
+    /// Nothing of this device's steering is registered any more.
+    fn forget_steered(&mut self, index: usize) {
+        for listener in self.clients.values_mut().flat_map(|client| &mut client.listeners) {
+            listener.steered.retain(|(device, _)| *device != index);
+        }
+        for lingering in &mut self.lingering_ports {
+            lingering.steered.retain(|(device, _)| *device != index);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What happens to the links below ports: down, gone and back, another MTU, other neighbours.
+//!
+//! A flow whose link is away waits as behind a cut cable, and goes on or times out by TCP's own rules.
+
+use std::sync::Arc;
+
+use utcp_proto::wire::IpAddr;
+
+use super::device::{DevicePort, UNRESOLVED};
+use super::flow::{Flow, Path};
+use super::segments::Payload;
+use super::{Shard, ToControl};
+use crate::host::{HostView, is_link_local_v6};
+
+/// How often a part of the flows has its neighbours touched, and how many flows are looked at then.
+const TOUCH_NS: u64 = 5_000_000_000;
+const TOUCHED_FLOWS_MAX: u32 = 512;
+
+impl Shard {
+    /// What is wrong with the link below a port, in a word for `utcp ss`.
+    pub(super) fn link_trouble(&self, port: u32) -> Option<&'static str> {
+        let device = self.ports.get(port as usize)?;
+        if device.gone {
+            return Some("gone");
+        }
+        let interface = self.host.interface(device.link.interface?);
+        match interface {
+            None => Some("gone"),
+            Some(interface) if !interface.up => Some("down"),
+            Some(interface) if !interface.running => Some("no-carrier"),
+            Some(_) => None,
+        }
+    }
+
+    /// The host changed: flows over a device may have another next hop, or have one at last; links may carry more or
+    /// less, or be gone.
+    pub(super) fn on_host(&mut self, host: Arc<HostView>) {
+        self.host = host;
+        for index in 0..self.ports.len() {
+            self.look_at_link(index as u32);
+        }
+        self.find_next_hops();
+    }
+
+    /// The interface below a port may have gone, or have another MTU or link address.
+    fn look_at_link(&mut self, index: u32) {
+        let Some(device) = self.ports.get_mut(index as usize) else { return };
+        let Some(ifindex) = device.link.interface.filter(|_| !device.gone) else { return };
+        let Some(interface) = self.host.interface(ifindex) else {
+            device.gone = true;
+            return;
+        };
+        let link = &mut device.link;
+        if link.ifindex.is_some() {
+            link.mac = interface.mac;
+        }
+        let mtu = interface.mtu.min(link.mtu_max);
+        let smaller = mtu < link.mtu;
+        link.mtu = mtu;
+        if let Some(copy) = self.links.get_mut(index as usize) {
+            *copy = *link;
+        }
+        if smaller {
+            self.shrink_segments(index, mtu);
+        }
+    }
+
+    /// Segments of this port's flows that are longer than its new MTU would not leave the host.
+    fn shrink_segments(&mut self, port: u32, mtu: u32) {
+        let now = self.now;
+        let over = |flow: &Flow| matches!(flow.path, Path::Device { port: of, .. } if of == port);
+        let flows: Vec<u32> = self.flows.iter().filter(|(_, flow)| over(flow)).map(|(i, _)| i).collect();
+        for index in flows {
+            let Some(flow) = self.flows.get_mut(index) else { continue };
+            let actions = flow.tcb.on_link_mtu(now, mtu);
+            self.act(index, &actions, Payload::None);
+            self.refile(index);
+        }
+    }
+
+    /// A device that was away is back: its new port takes the place of the old one, and flows go on.
+    pub(super) fn replace_port(&mut self, place: usize, mut port: DevicePort) {
+        let Some(old) = self.ports.get_mut(place) else { return };
+        if !old.buried {
+            for poll in old.port.poll_fds().iter() {
+                self.epoll.remove_port(poll.fd);
+            }
+        }
+        for poll in port.poll_fds().iter() {
+            if let Err(error) = self.epoll.add_port(poll.fd, i32::from(poll.events)) {
+                tracing::error!(%error, "a port can't be slept on: its frames will be late");
+            }
+        }
+        if let Some((capture, wanted)) = &self.traced
+            && crate::control::is_of(&port.port.caps().name, wanted)
+        {
+            port.tracer = Some(capture.tracer(&mut *port.port));
+        }
+        if let Some(link) = self.links.get_mut(place) {
+            *link = port.link;
+        }
+        *old = port;
+        self.look_at_link(place as u32);
+        self.find_next_hops();
+    }
+
+    /// The interface that a link-local address of a flow means; 0 for other addresses.
+    pub(super) fn scope_of(&self, addr: IpAddr, path: Path) -> u32 {
+        let Path::Device { port, .. } = path else { return 0 };
+        let link = self.links.get(port as usize).filter(|_| is_link_local_v6(addr));
+        link.and_then(|link| link.ifindex).unwrap_or(0)
+    }
+
+    /// Lets the kernel know whom flows send to, now and then: it does not see them, and would forget those neighbours
+    /// or take long to notice that one has moved.
+    pub(super) fn touch_neighbours(&mut self) {
+        let now = self.now.as_nanos();
+        let (due, from) = self.touch;
+        if now < due {
+            return;
+        }
+        let until = from.saturating_add(TOUCHED_FLOWS_MAX);
+        self.touch = (now + TOUCH_NS, if until < self.flows.capacity_used() as u32 { until } else { 0 });
+        let mut touched: Vec<(u32, IpAddr)> = Vec::new();
+        for index in from..until.min(self.flows.capacity_used() as u32) {
+            let Some(flow) = self.flows.get(index) else { continue };
+            let (to, local, path) = (flow.tuple.remote.addr, flow.tuple.local.addr, flow.path);
+            let Path::Device { port, .. } = path else { continue };
+            let Some(own) = self.links.get(port as usize).and_then(|link| link.ifindex) else { continue };
+            let scope = self.scope_of(to, path);
+            let route = self.host.route_by(to, Some(local), (scope != 0).then_some(scope));
+            let Some(route) = route.filter(|route| route.ifindex == own) else { continue };
+            if !touched.contains(&(own, route.next_hop)) {
+                touched.push((own, route.next_hop));
+            }
+        }
+        for (ifindex, next_hop) in touched {
+            self.outbox.send(ToControl::Touch { ifindex, next_hop });
+        }
+    }
+
+    /// Flows over a device get the next hops of now.
+    pub(super) fn find_next_hops(&mut self) {
+        let over_devices: Vec<u32> = self
+            .flows
+            .iter()
+            .filter(|(_, flow)| matches!(flow.path, Path::Device { .. }))
+            .map(|(index, _)| index)
+            .collect();
+        for index in over_devices {
+            let Some(flow) = self.flows.get(index) else { continue };
+            let (to, from, old) = (flow.tuple.remote.addr, flow.tuple.local.addr, flow.path);
+            let scope = self.scope_of(to, old);
+            let Some((new, _)) = self.device_path(to, from, scope) else { continue };
+            // A neighbour that is being looked up anew keeps its old address until then.
+            let known = !matches!(new, Path::Device { next_hop: UNRESOLVED, .. });
+            // An address of a station stays on its device, whatever the host's routes say.
+            let known = known && (same_port(new, old) || !self.is_own(from));
+            if known && new != old {
+                if let Some(flow) = self.flows.get_mut(index) {
+                    flow.path = new;
+                }
+                self.list_transmit(index);
+            }
+        }
+    }
+}
+
+fn same_port(a: Path, b: Path) -> bool {
+    matches!((a, b), (Path::Device { port: a, .. }, Path::Device { port: b, .. }) if a == b)
+}

@@ -1,0 +1,315 @@
+//! The host changes under a running engine: devices removed and made again, addresses, MTU, neighbours, bridges; and
+//! what is said about it.
+
+use std::time::Duration;
+
+use utcp_tests::nginx::Nginx;
+use utcp_tests::{Engine, Host, Lab, Net, Running, WAIT, is_root, not_run, on_kernel, wait_until};
+
+macro_rules! needs_utcp_and_root {
+    () => {
+        if on_kernel() {
+            return not_run("the kernel's own devices are not our business");
+        }
+        if !is_root() {
+            return not_run("needs root for network namespaces");
+        }
+    };
+}
+
+fn ip(lab: &Lab, host: &Host, words: &str) {
+    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
+}
+
+fn on_device<'l>(lab: &'l Lab, host: &Host) -> Engine<'l> {
+    Engine::new(lab).inside(host).set("UTCP_DEVICE", format!("xdp:{}", host.interface))
+}
+
+/// A download that takes some seconds.
+fn download(lab: &Lab, host: &Host, url: &str) -> Running {
+    let curl = lab.run("curl").args(["-sS", "-m", "90", "--limit-rate", "8M", "-o"]).arg(lab.path("got"));
+    curl.arg(url).inside(host).limit(Duration::from_secs(100)).spawn()
+}
+
+#[track_caller]
+fn wait_for_state(engine: &Engine<'_>, words: &str) {
+    wait_until(&format!("`utcp ss` says {words}"), WAIT, || {
+        engine.sockets().iter().any(|socket| socket.line.contains(words)).then_some(())
+    });
+}
+
+#[track_caller]
+fn wait_for_why(engine: &Engine<'_>, port: u16, words: &str) {
+    let mut last = String::new();
+    wait_until(&format!("`utcp why {port}` says {words:?}"), WAIT, || {
+        last = engine.ask(&format!("why {port}"))?;
+        last.contains(words).then_some(())
+    });
+}
+
+#[track_caller]
+fn same_file(lab: &Lab, curl: &mut Running) {
+    let _ = curl.end_within(Duration::from_secs(100)).ok();
+    let same =
+        std::fs::read(lab.path("www/big")).expect("ours") == std::fs::read(lab.path("got")).expect("curl's");
+    assert!(same, "the file arrived changed");
+}
+
+fn get(lab: &Lab, host: &Host, url: &str) -> String {
+    lab.run("curl").args(["-sS", "-m", "20", url]).inside(host).ok().text()
+}
+
+/// What `connect` from a program under the engine says.
+fn connect(lab: &Lab, engine: &Engine<'_>, addr: &str, port: u16) -> String {
+    let script = format!(
+        "import errno, socket
+s = socket.socket(socket.AF_INET6 if ':' in '{addr}' else socket.AF_INET)
+s.settimeout(15)
+try:
+    s.connect(socket.getaddrinfo('{addr}', {port})[0][4])
+    print('connected')
+except OSError as error:
+    print(errno.errorcode.get(error.errno, error))"
+    );
+    lab.python(&script).under(engine).ok().text()
+}
+
+/// Both ends of the cable as [`Net::new`] makes them.
+fn make_again(lab: &Lab, net: &Net) {
+    let (server, client) = (&net.server, &net.client);
+    let link = format!(
+        "link add {} netns {} type veth peer name {} netns {}",
+        server.interface,
+        server.namespace(),
+        client.interface,
+        client.namespace()
+    );
+    ip(lab, server, &link);
+    for host in [client, server] {
+        ip(lab, host, &format!("link set {} up", host.interface));
+        ip(lab, host, &format!("addr add {}/24 dev {}", host.addr, host.interface));
+        ip(lab, host, &format!("addr add {}/64 dev {} nodad", host.addr6, host.interface));
+    }
+}
+
+/// The device is removed under a download. New sockets use the kernel, and `utcp why` says why; when the device is there
+/// again the download goes on, and new connections are served.
+#[test]
+fn a_device_is_removed_and_made_again() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("made-again"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let _ = lab.random_file("www/big", 24_000_000);
+    let hello = format!("http://{}:{}/hello", net.server.addr, nginx.port);
+    let mut curl = download(&lab, &net.client, &hello.replace("hello", "big"));
+    wait_for_state(&engine, "ESTAB");
+    for _ in 0..2 {
+        ip(&lab, &net.server, &format!("link del {}", net.server.interface));
+        wait_for_state(&engine, "link:gone");
+        wait_for_why(&engine, nginx.port, "(which is gone");
+        assert_eq!(connect(&lab, &engine, &net.client.addr, 5), "ENETUNREACH\n");
+        wait_for_why(&engine, 5, "runs on the kernel: no route leads there");
+        make_again(&lab, &net);
+        wait_until("the device is back", WAIT, || {
+            let why = engine.ask(&format!("why {}", nginx.port))?;
+            (!why.contains("gone")).then_some(())
+        });
+    }
+    assert_eq!(get(&lab, &net.client, &hello), "hello\n");
+    same_file(&lab, &mut curl);
+    engine.went_through(2);
+    // Out again, too.
+    assert_eq!(connect(&lab, &engine, &net.client.addr, 5), "ECONNREFUSED\n");
+    let accepted = engine.counters().get("accepts");
+    assert_eq!(get(&lab, &net.client, &hello), "hello\n");
+    assert_eq!(engine.counters().get("accepts"), accepted + 1, "it went through the kernel");
+}
+
+/// The link carries less than before: segments get shorter while a download runs.
+#[test]
+fn the_mtu_shrinks_and_grows() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("mtu"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let _ = lab.random_file("www/big", 24_000_000);
+    let url = format!("http://{}:{}/big", net.server.addr, nginx.port);
+    let mut curl = download(&lab, &net.client, &url);
+    wait_for_state(&engine, "mss:1448");
+    // A veth drops what its peer's MTU does not allow.
+    ip(&lab, &net.server, &format!("link set {} mtu 1000", net.server.interface));
+    ip(&lab, &net.client, &format!("link set {} mtu 1000", net.client.interface));
+    wait_for_state(&engine, "mss:948");
+    same_file(&lab, &mut curl);
+    for host in [&net.server, &net.client] {
+        ip(&lab, host, &format!("link set {} mtu 1500", host.interface));
+    }
+    let mut curl = download(&lab, &net.client, &url);
+    wait_for_state(&engine, "mss:1448");
+    same_file(&lab, &mut curl);
+    engine.went_through(2);
+}
+
+/// An address that comes is served, as a server's and as a client's; one that goes is the kernel's.
+#[test]
+fn addresses_come_and_go() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("addresses"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let device = &net.server.interface;
+    ip(&lab, &net.server, &format!("addr add 10.77.1.1/24 dev {device}"));
+    ip(&lab, &net.client, &format!("addr add 10.77.1.2/24 dev {}", net.client.interface));
+    let url = format!("http://10.77.1.1:{}/hello", nginx.port);
+    wait_until("the new address is served", WAIT, || {
+        let before = engine.counters().get("accepts");
+        assert_eq!(get(&lab, &net.client, &url), "hello\n");
+        (engine.counters().get("accepts") > before).then_some(())
+    });
+    engine.went_through(1);
+    let kernel = Nginx::start_on_kernel(&lab, Some(&net.client));
+    let url = format!("http://10.77.1.2:{}/hello", kernel.port);
+    let page = lab.run("curl").args(["-sS", "-m", "20", &url]).under(&engine).ok();
+    assert_eq!(page.text(), "hello\n");
+    engine.went_through(1);
+    // Gone here, and behind another interface of the client's host: routed there, it is not our business.
+    ip(&lab, &net.server, &format!("addr del 10.77.1.1/24 dev {device}"));
+    wait_until("its ports are given back", WAIT, || {
+        engine.log().contains("no address 10.77.1.1").then_some(())
+    });
+}
+
+/// A neighbour gets another link address and says so.
+#[test]
+fn a_neighbour_moves() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("moves"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let _ = lab.random_file("www/big", 24_000_000);
+    let client = &net.client;
+    let sysctl = format!("net.ipv4.conf.{}.arp_notify=1", client.interface);
+    let _ = lab.run("sysctl").args(["-w", &sysctl]).inside(client).ok();
+    let mut curl = download(&lab, client, &format!("http://{}:{}/big", net.server.addr, nginx.port));
+    wait_for_state(&engine, "ESTAB");
+    // The kernel takes no second news of a neighbour within a second (locktime).
+    std::thread::sleep(Duration::from_millis(1100));
+    ip(&lab, client, &format!("link set {} address 02:00:00:00:77:99", client.interface));
+    same_file(&lab, &mut curl);
+    engine.went_through(1);
+}
+
+/// However the engine ends, nothing of it stays on the interface, and its listeners are the kernel's.
+#[test]
+fn a_killed_engine_leaves_no_program_behind() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("killed"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let link = || lab.run("ip").args(["link", "show", &net.server.interface]).inside(&net.server).ok().text();
+    assert!(link().contains("xdp"), "{}", link());
+    engine.kill();
+    wait_until("the program is detached", WAIT, || (!link().contains("xdp")).then_some(()));
+    let url = format!("http://{}:{}/hello", net.server.addr, nginx.port);
+    assert_eq!(get(&lab, &net.client, &url), "hello\n");
+}
+
+/// A program that asks for another device than the running engine has is told so, and served.
+#[test]
+fn another_device_than_the_engines_is_named() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("other-device"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let talk = "import socket
+server = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(server.getsockname())
+print('talked')";
+    let end = lab.python(talk).under(&engine).env("UTCP_DEVICE", "xdp:other0").ok();
+    assert_eq!(end.text(), "talked\n");
+    let line = format!(
+        "utcp: UTCP_DEVICE=xdp:other0 has no effect: an engine runs already and has xdp:{}; stop it, or name another \
+         with UTCP_STACK\n",
+        net.server.interface
+    );
+    assert_eq!(end.err, line);
+    let same = format!(" xdp:{} ,", net.server.interface);
+    for devices in ["", &same] {
+        let end = lab.python(talk).under(&engine).env("UTCP_DEVICE", devices).ok();
+        assert_eq!((end.text().as_str(), end.err.as_str()), ("talked\n", ""));
+    }
+}
+
+/// A member of a bridge gets no packets of its own: the bridge has the address, and `utcp why` says so. On the bridge
+/// itself they are served.
+#[test]
+fn a_member_of_a_bridge_is_left_to_the_kernel() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("bridge"), Net::new());
+    let (host, client) = (&net.server, &net.client);
+    let commands = [
+        "link add br0 type bridge".to_owned(),
+        format!("addr flush dev {}", host.interface),
+        format!("link set {} master br0", host.interface),
+        format!("addr add {}/24 dev br0", host.addr),
+        "link set br0 up".to_owned(),
+    ];
+    for command in &commands {
+        ip(&lab, host, command);
+    }
+    let kernel = Nginx::start_on_kernel(&lab, Some(client));
+    let url = format!("http://{}:{}/hello", client.addr, kernel.port);
+    let member = on_device(&lab, host).run();
+    let page = lab.run("curl").args(["-sS", "-m", "20", &url]).under(&member).ok();
+    assert_eq!(page.text(), "hello\n");
+    wait_for_why(
+        &member,
+        kernel.port,
+        "its route leaves by br0 (a bridge), which is no device of this engine; xdp:",
+    );
+    member.kill();
+    let bridge = Engine::new(&lab).inside(host).set("UTCP_DEVICE", "xdp:br0").run();
+    let page = lab.run("curl").args(["-sS", "-m", "20", &url]).under(&bridge).ok();
+    assert_eq!(page.text(), "hello\n");
+    bridge.went_through(1);
+}
+
+/// Link-local addresses name their interface.
+#[test]
+fn link_local_addresses() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("link-local"), Net::new());
+    for (host, addr) in [(&net.server, "fe80::5"), (&net.client, "fe80::6")] {
+        ip(&lab, host, &format!("addr add {addr}/64 dev {} nodad", host.interface));
+    }
+    let engine = on_device(&lab, &net.server).run();
+    let script = |peer: &str, device: &str, port: u16| {
+        format!(
+            "import socket
+s = socket.create_connection(('{peer}%{device}', {port}), 15)
+print(s.recv(100).decode(), end='')
+print(s.getpeername()[3] == socket.if_nametoindex('{device}'))"
+        )
+    };
+    let port = lab.port();
+    let serve = format!(
+        "import socket
+server = socket.create_server(('::', {port}), family=socket.AF_INET6)
+print('listens', flush=True)
+c, peer = server.accept()
+c.sendall(b'hello ')
+print(peer[3] != 0)"
+    );
+    for (server_host, client_host, addr, ours) in
+        [(&net.client, &net.server, "fe80::6", false), (&net.server, &net.client, "fe80::5", true)]
+    {
+        let server = lab.python(&serve);
+        let mut server = if ours { server.under(&engine) } else { server.inside(server_host) }.spawn();
+        wait_until("the server listens", WAIT, || server.stdout().contains("listens").then_some(()));
+        let client = lab.python(&script(addr, &client_host.interface, port));
+        let client = if ours { client.inside(client_host) } else { client.under(&engine) };
+        assert_eq!(client.ok().text(), "hello True\n");
+        assert_eq!(server.end_within(WAIT).ok().text(), "listens\nTrue\n");
+        engine.went_through(1);
+    }
+}
