@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use utcp_proto::wire::IpAddr;
+
 use super::HostMirror;
 use super::tests::ip;
 use super::view::{HostView, Kind};
