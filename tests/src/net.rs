@@ -49,6 +49,17 @@ impl Net {
     /// If they can't be made (that takes root).
     #[must_use]
     pub fn new() -> Self {
+        let net = Self::namespaces();
+        ip(&format!(
+            "link add {} netns {} type veth peer name {} netns {}",
+            net.server.interface, net.server.namespace, net.client.interface, net.client.namespace
+        ));
+        net.configure();
+        net
+    }
+
+    /// The two namespaces, with no cable between them yet.
+    pub(crate) fn namespaces() -> Self {
         let number = unique();
         let prefix = format!("ut-{}-{number}", std::process::id());
         let host = |side: &str, last: u8| Host {
@@ -62,11 +73,12 @@ impl Net {
         for side in [&net.server, &net.client] {
             ip(&format!("netns add {}", side.namespace));
         }
-        ip(&format!(
-            "link add {} netns {} type veth peer name {} netns {}",
-            net.server.interface, net.server.namespace, net.client.interface, net.client.namespace
-        ));
-        for side in [&net.server, &net.client] {
+        net
+    }
+
+    /// Gives both interfaces their addresses and sets them up.
+    pub(crate) fn configure(&self) {
+        for side in [&self.server, &self.client] {
             let within = |command: &str| ip(&format!("-n {} {command}", side.namespace));
             within(&format!("addr add {}/24 dev {}", side.addr, side.interface));
             // Without nodad the address is not usable for a second or two.
@@ -74,7 +86,6 @@ impl Net {
             within(&format!("link set {} up", side.interface));
             within("link set lo up");
         }
-        net
     }
 }
 
@@ -93,7 +104,7 @@ impl Drop for Net {
 }
 
 #[track_caller]
-fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     let output = Command::new("ip").args(arguments.split(' ')).output().expect("ip (iproute2) can be run");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");

@@ -1,8 +1,18 @@
 //! HyStart++ (RFC 9406): leaves slow start when the round trip grows, before the queue overflows.
+//!
+//! The shortest round trip of a round tells of a queue only when the queue no longer drains between two rounds, and then
+//! the window is twice what the path holds already: too late for a queue of one round trip. So the other sign of HyStart
+//! counts, too (Ha and Rhee 2011, as in Linux): ACKs that follow each other closely for half of the base round trip.
+//!
+//! ```text
+//!   sent    |||||||||                 next round |||||||||||||||||||
+//!   ACKs              | | | | | | | |            | | | | | | | | | | | | | | | | |
+//!                     └── train ──┘ half of the base round trip: twice as much would keep the path busy without a gap
+//! ```
 
 use crate::congestion::AckSample;
 use crate::seq::SeqNum;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 
 /// RFC 9406 §4.3.
 const MIN_RTT_THRESH: Duration = Duration::from_millis(4);
@@ -11,6 +21,14 @@ const MIN_RTT_DIVISOR: u64 = 8;
 const RTT_SAMPLES: u8 = 8;
 const CSS_GROWTH_DIVISOR: u32 = 4;
 const CSS_ROUNDS: u8 = 5;
+/// ACKs of a train are at most this far apart, or 1/8 of the base round trip (Linux `hystart_ack_delta_us`; a fixed
+/// time would miss the trains of slow links).
+const TRAIN_GAP: Duration = Duration::from_millis(2);
+const TRAIN_GAP_DIVISOR: u64 = 8;
+/// A shorter train says nothing: what is queued in less time than that does not matter.
+const TRAIN_MIN: Duration = Duration::from_millis(4);
+/// Segments below which a window is not judged (Linux `hystart_low_window`).
+const TRAIN_WINDOW: u32 = 16;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HyStart {
@@ -21,21 +39,34 @@ pub(super) struct HyStart {
     samples: u8,
     /// Rounds of conservative slow start so far, and the round trip that led to it.
     css: Option<(u8, Duration)>,
+    /// The shortest round trip of all rounds.
+    base: Duration,
+    /// When the first and the last ACK of the round's train came.
+    train: (Instant, Instant),
 }
 
 impl HyStart {
     pub(super) const fn new(una: SeqNum) -> Self {
-        Self { round_end: una, last_min: Duration::MAX, current_min: Duration::MAX, samples: 0, css: None }
+        Self {
+            round_end: una,
+            last_min: Duration::MAX,
+            current_min: Duration::MAX,
+            samples: 0,
+            css: None,
+            base: Duration::MAX,
+            train: (Instant::NEVER, Instant::NEVER),
+        }
     }
 
     /// By what to divide the growth of the window; `None` when slow start is over.
     #[inline]
-    pub(super) fn on_ack(&mut self, ack: &AckSample) -> Option<u32> {
+    pub(super) fn on_ack(&mut self, ack: &AckSample, cwnd: u32) -> Option<u32> {
         if ack.una.after(self.round_end) {
             self.round_end = ack.nxt;
             self.last_min = self.current_min;
             self.current_min = Duration::MAX;
             self.samples = 0;
+            self.train = (ack.now, ack.now);
             if let Some((rounds, _)) = &mut self.css {
                 *rounds += 1;
                 if *rounds >= CSS_ROUNDS {
@@ -45,12 +76,31 @@ impl HyStart {
         }
         if let Some(rtt) = ack.rtt {
             self.current_min = self.current_min.min(rtt);
+            self.base = self.base.min(rtt);
             self.samples = self.samples.saturating_add(1);
             if self.samples >= RTT_SAMPLES {
                 self.judge();
             }
         }
+        if cwnd >= TRAIN_WINDOW * ack.mss && self.train_fills_the_path(ack.now) {
+            return None;
+        }
         Some(if self.css.is_some() { CSS_GROWTH_DIVISOR } else { 1 })
+    }
+
+    /// True if the ACKs of this round have come without a gap for so long that twice the window fills the path.
+    fn train_fills_the_path(&mut self, now: Instant) -> bool {
+        let (first, last) = self.train;
+        if last.is_never() || self.base == Duration::MAX {
+            return false;
+        }
+        if now - last > TRAIN_GAP.max(self.base.over(TRAIN_GAP_DIVISOR)) {
+            // The rest of the round comes too late to tell.
+            self.train = (Instant::NEVER, Instant::NEVER);
+            return false;
+        }
+        self.train.1 = now;
+        now - first > TRAIN_MIN.max(self.base.over(2))
     }
 
     /// RFC 9406 §4.2: enters conservative slow start when the round trip has grown, leaves it when that was a false alarm.

@@ -116,7 +116,8 @@ impl Congestion {
 
     /// RFC 5681 §3.1 with HyStart++ (RFC 9406); returns the acknowledged bytes that are left for congestion avoidance.
     fn slow_start(&mut self, ack: &AckSample) -> u32 {
-        let divisor = if self.ssthresh == SSTHRESH_NONE { self.hystart.on_ack(ack) } else { Some(1) };
+        let divisor =
+            if self.ssthresh == SSTHRESH_NONE { self.hystart.on_ack(ack, self.cwnd) } else { Some(1) };
         let Some(divisor) = divisor else {
             // RFC 9406 §4.2: conservative slow start is over.
             self.ssthresh = self.cwnd;

@@ -92,3 +92,31 @@ fn undo_takes_the_reduction_back() {
     cc.undo(before.0, before.1);
     assert_eq!((cc.cwnd, cc.ssthresh), before);
 }
+
+/// Ha and Rhee 2011: ACKs without a gap for half of the base round trip. `gap_us` parts them; returns whether slow start
+/// has ended after `rounds` windows.
+#[track_caller]
+fn check_train(gap_us: u64, rounds: u32, ends: bool) {
+    let (mut cc, mut now, mut una) = start(CongestionKind::Cubic);
+    let rtt = Duration::from_millis(100);
+    for _ in 0..rounds {
+        now += rtt;
+        for _ in 0..cc.cwnd / MSS {
+            una += MSS;
+            now += Duration::from_micros(gap_us);
+            let nxt = una + cc.cwnd;
+            let sample = AckSample { now, acked: MSS, mss: MSS, srtt: rtt, rtt: Some(rtt), una, nxt };
+            cc.on_ack(&sample);
+        }
+    }
+    assert_eq!(!cc.in_slow_start(), ends, "gap {gap_us} µs: window {}, threshold {}", cc.cwnd, cc.ssthresh);
+}
+
+#[test]
+fn a_train_of_acks_ends_slow_start() {
+    // 40 ACKs, 1 ms apart, don't last for 50 ms; 80 do.
+    check_train(1_000, 3, false);
+    check_train(1_000, 4, true);
+    // With gaps of 15 ms the path is not busy between them, however long they go on.
+    check_train(15_000, 4, false);
+}
