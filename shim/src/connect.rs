@@ -14,7 +14,7 @@ use crate::handle::{self, Sock};
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{errno, log, process, swap, tls, user};
+use crate::{errno, listen, log, process, swap, tls, user};
 
 /// `socket(2)`: TCP is ours if an engine serves us; everything else is the kernel's.
 ///
@@ -36,28 +36,32 @@ pub unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
 }
 
 fn create(att: &'static Attachment, domain: c_int, kind: c_int) -> Option<c_int> {
+    let family = if domain == libc::AF_INET6 { file::INET6 } else { 0 };
+    let nonblocking = if kind & libc::SOCK_NONBLOCK != 0 { file::NONBLOCK } else { 0 };
+    let sock = fresh(att, family | nonblocking)?;
+    fd_table::set(sock.fd, sock.entry.with_cloexec(kind & libc::SOCK_CLOEXEC != 0));
+    // The engine learns of it when it next looks; nobody waits for that.
+    att.region().dirty(sock.shared.shard.load(Relaxed)).set(sock.slot());
+    Some(sock.fd)
+}
+
+/// A slot of the region with a descriptor under it and [`file`] bits `flags`. The table does not know it yet.
+pub fn fresh(att: &'static Attachment, flags: u32) -> Option<Sock> {
     let stand = att.pool().take(att).ok()?;
     let Some((slot, shared)) = claim(att) else {
         att.pool().put(stand);
         return None;
     };
-    let family = if domain == libc::AF_INET6 { file::INET6 } else { 0 };
-    let nonblocking = if kind & libc::SOCK_NONBLOCK != 0 { file::NONBLOCK } else { 0 };
     shared.token.store(stand.token, Relaxed);
-    shared.file.store(family | nonblocking, Relaxed);
+    shared.file.store(flags, Relaxed);
     shared.epoch.store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
     shared.owner_pid.store(process::pid(), Relaxed);
     shared.options.reset();
     shared.intent.store(intent::OWNED, Release);
-    let entry = Entry::new(Kind::Socket, att.index(), slot, shared.generation.load(Relaxed))
-        .with_cloexec(kind & libc::SOCK_CLOEXEC != 0);
-    fd_table::set(stand.fd, entry);
     // A thread's connections stay together; threads spread over the shards.
-    let shard = tls::thread().tid() % att.shards().max(1);
-    shared.shard.store(shard, Relaxed);
-    // The engine learns of it when it next looks; nobody waits for that.
-    att.region().dirty(shard).set(slot);
-    Some(stand.fd)
+    shared.shard.store(tls::thread().tid() % att.shards().max(1), Relaxed);
+    let entry = Entry::new(Kind::Socket, att.index(), slot, shared.generation.load(Relaxed));
+    Some(Sock { fd: stand.fd, entry, att, shared })
 }
 
 /// A free slot of the region.
@@ -76,7 +80,11 @@ pub unsafe fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
     }
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own arguments.
-        return unsafe { real::connect(fd, to, len) };
+        let result = unsafe { real::connect(fd, to, len) };
+        if let (0, Some(sock)) = (result, handle::listener(fd)) {
+            listen::closed(sock.att, sock.slot()); // AF_UNSPEC: it listens no more.
+        }
+        return result;
     };
     // SAFETY: the program's own address.
     match unsafe { decide(&sock, to, len) } {
@@ -100,8 +108,7 @@ enum Served {
 unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served> {
     // SAFETY: the program's own address.
     if unsafe { user::family(to, len) }? == libc::AF_UNSPEC {
-        // Disconnecting is done by starting over, with a socket of the kernel's.
-        return Ok(Served::ByKernel);
+        return dissolve(sock);
     }
     let now = sock.status();
     if now & (status::CONNECTING | status::CONNECTED | status::DEAD) != 0 {
@@ -133,6 +140,20 @@ unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served
         return Err(Errno(libc::EINPROGRESS));
     }
     wait_connected(sock)
+}
+
+/// `connect` to AF_UNSPEC: the connection is reset, and the socket as new (Linux tcp_disconnect).
+fn dissolve(sock: &Sock) -> Sys<Served> {
+    let now = sock.status();
+    if now & (status::CONNECTING | status::CONNECTED | status::DEAD) == 0 {
+        return Ok(Served::Here);
+    }
+    let over = now & (status::DEAD | status::HUP) != 0;
+    let error = if over { sock.shared.error.load(Acquire) } else { libc::ECONNRESET };
+    match attach::current().and_then(|att| fresh(att, sock.shared.file.load(Acquire) & file::KEPT)) {
+        Some(new) => swap::anew(sock, &new, error).map(|()| Served::Here),
+        None => Ok(Served::ByKernel),
+    }
 }
 
 /// A `connect` on a socket that has been through one: 0 once after it succeeded in the background.

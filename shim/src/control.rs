@@ -9,7 +9,7 @@ use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{close, errno, recv, tls};
+use crate::{close, errno, recv, tls, urgent};
 
 /// SIOCINQ is FIONREAD; SIOCOUTQ is TIOCOUTQ.
 const SIOCOUTQ: c_ulong = libc::TIOCOUTQ;
@@ -165,7 +165,7 @@ unsafe fn answer(sock: &Sock, request: c_ulong, arg: usize) -> Option<Sys<()>> {
         // SAFETY: as above.
         SIOCOUTQ | SIOCOUTQNSD => Some(unsafe { put(arg, sock.shared.tx_queued() as usize) }),
         // SAFETY: as above.
-        SIOCATMARK => Some(unsafe { put(arg, 0) }),
+        SIOCATMARK => Some(unsafe { put(arg, usize::from(urgent::at_mark(sock))) }),
         _ => None,
     }
 }

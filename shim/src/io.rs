@@ -43,7 +43,7 @@ pub(crate) use pass;
 pub unsafe fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     match handle::stream(fd) {
         None => foreign!(fd, read(fd, buf, len)),
-        Some(sock) => errno::into_libc(recv::recv(&sock, &user::buffer(buf, len), 0)),
+        Some(sock) => errno::into_libc(recv::read(&sock, &user::buffer(buf, len))),
     }
 }
 
@@ -53,7 +53,7 @@ pub unsafe fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
 /// As `read`.
 pub unsafe fn read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -> ssize_t {
     match handle::stream(fd) {
-        Some(sock) if len <= room => errno::into_libc(recv::recv(&sock, &user::buffer(buf, len), 0)),
+        Some(sock) if len <= room => errno::into_libc(recv::read(&sock, &user::buffer(buf, len))),
         _ => foreign!(fd, __read_chk(fd, buf, len, room)),
     }
 }
@@ -68,7 +68,7 @@ pub unsafe fn readv(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
         Some(sock) => {
             // SAFETY: the program's own list.
             let list = unsafe { user::vector(list, count) };
-            errno::into_libc(list.and_then(|list| recv::recv(&sock, list, 0)))
+            errno::into_libc(list.and_then(|list| recv::read(&sock, list)))
         }
     }
 }
@@ -155,7 +155,7 @@ unsafe fn receive_message(sock: &Sock, header: *mut msghdr, flags: c_int) -> Sys
     let count = recv::recv(sock, list, flags)?;
     header.msg_namelen = 0;
     header.msg_controllen = 0;
-    header.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
+    header.msg_flags = flags & (libc::MSG_CMSG_CLOEXEC | libc::MSG_OOB);
     Ok(count)
 }
 

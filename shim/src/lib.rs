@@ -9,7 +9,7 @@
 //! - [`table`]: every intercepted symbol, once; [`fd_table`]: what a descriptor number means.
 //! - [`attach`] (with [`finder`], [`launch`], [`channel`], [`pool`]): being a client of an engine.
 //! - [`connect`], [`listen`], [`accept`], [`close`], [`swap`]: the life of a socket.
-//! - [`recv`], [`send`], [`io`]: bytes. [`ready`], [`set`], [`epolls`], [`epoll`], [`epoll_wait`], [`nested`], [`poll`], [`select`],
+//! - [`recv`], [`send`], [`urgent`], [`io`]: bytes. [`ready`], [`set`], [`epolls`], [`epoll`], [`epoll_wait`], [`nested`], [`poll`], [`select`],
 //!   [`sleep`]: waiting.
 //! - [`fork`], [`exec`], [`process`], [`death`]: what happens to processes and engines.
 //!
@@ -78,6 +78,7 @@ mod sys;
 mod table;
 mod text;
 mod tls;
+mod urgent;
 mod user;
 
 /// What must be looked at before the program can change it. Nothing here is needed for a call to work: other

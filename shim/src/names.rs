@@ -7,7 +7,7 @@ use utcp_abi::socket::status;
 
 use crate::sys::Errno;
 use crate::table::real;
-use crate::{connect, errno, handle, listen, user};
+use crate::{connect, errno, handle, listen, urgent, user};
 
 /// `getsockname(2)`.
 ///
@@ -70,13 +70,13 @@ pub unsafe fn isfdtype(fd: c_int, kind: c_int) -> c_int {
     unsafe { real::isfdtype(fd, kind) }
 }
 
-/// `sockatmark(3)`: there is no urgent data, so never.
+/// `sockatmark(3)`.
 ///
 /// # Safety
 /// None beyond C's.
 pub unsafe fn sockatmark(fd: c_int) -> c_int {
-    if handle::stream(fd).is_some() {
-        return 0;
+    if let Some(sock) = handle::stream(fd) {
+        return c_int::from(urgent::at_mark(&sock));
     }
     // SAFETY: a plain number.
     unsafe { real::sockatmark(fd) }

@@ -6,12 +6,14 @@ use utcp_abi::socket::{intent, status};
 
 use crate::fd_table::Kind;
 use crate::handle::Sock;
-use crate::{recv, send};
+use crate::{recv, send, urgent};
 
 /// EPOLLIN and its twin.
 pub const IN: u32 = 0x1 | 0x40;
 /// EPOLLOUT and its twin.
 pub const OUT: u32 = 0x4 | 0x100;
+/// EPOLLPRI.
+pub const PRI: u32 = 0x2;
 /// EPOLLERR.
 pub const ERR: u32 = 0x8;
 /// EPOLLHUP.
@@ -42,8 +44,11 @@ pub fn of(sock: &Sock) -> u32 {
     let mut events = error;
     if rx_over {
         events |= IN | RDHUP;
-    } else if recv::waiting(sock) >= (sock.shared.options.rcvlowat.load(Relaxed) as usize).max(1) {
+    } else if recv::readable(sock) >= (sock.shared.options.rcvlowat.load(Relaxed) as usize).max(1) {
         events |= IN;
+    }
+    if urgent::waits(sock) {
+        events |= PRI;
     }
     if tx_over || send::is_writable(sock) {
         events |= OUT;

@@ -22,6 +22,7 @@ use utcp_abi::stream::pieces;
 use crate::handle::Sock;
 use crate::sleep::{self, Woken};
 use crate::sys::{Errno, Sys};
+use crate::urgent;
 use crate::user::Buffers;
 
 /// How far a position may be from the first of its generation.
@@ -70,14 +71,19 @@ enum Mode {
 fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>> {
     loop {
         let seen = view(sock)?;
-        let len = seen.available.min(buffers.left() as u64);
+        let (hole, available) = up_to_mark(sock, &seen);
+        let len = available.min(buffers.left() as u64);
         if len == 0 {
+            if hole > 0 && mode != Mode::Peek && buffers.left() > 0 {
+                let next = seen.head.wrapping_add(hole);
+                let _ = sock.shared.rx_head.compare_exchange(seen.head, next, AcqRel, Relaxed);
+            }
             return Ok(None);
         }
-        let before = *buffers;
+        let (start, before) = (seen.head.wrapping_add(hole), *buffers);
         if mode != Mode::Discard {
             let Some(base) = sock.att.region().stream(seen.buf) else { return Err(Errno(libc::EIO)) };
-            for piece in pieces(seen.capacity, seen.head, len) {
+            for piece in pieces(seen.capacity, start, len) {
                 // SAFETY: a piece of the stream's buffer, which lies in the region.
                 unsafe { buffers.fill(base.wrapping_add(piece.offset), piece.len) };
             }
@@ -91,7 +97,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
             _ if !same => false,
             Mode::Peek => sock.shared.rx_head.load(Acquire) == seen.head,
             Mode::Take | Mode::Discard => {
-                let next = seen.head.wrapping_add(len);
+                let next = start.wrapping_add(len);
                 sock.shared.rx_head.compare_exchange(seen.head, next, AcqRel, Relaxed).is_ok()
             }
         };
@@ -101,11 +107,37 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
         }
         // The engine looks at what was taken whenever data comes. A peer that filled its window sends none until
         // it hears of more: so the engine must never be behind by more than a part of the stream.
-        let behind = seen.head.wrapping_add(len).wrapping_sub(sock.shared.rx_seen.load(Acquire));
+        let behind = start.wrapping_add(len).wrapping_sub(sock.shared.rx_seen.load(Acquire));
         if mode != Mode::Peek && behind >= seen.capacity / 4 {
             sock.kick();
         }
         return Ok(Some(len as usize));
+    }
+}
+
+/// The urgent byte ends a read, or is a hole at the start of one: the hole's bytes, and those that may be read behind it.
+#[inline]
+fn up_to_mark(sock: &Sock, seen: &View) -> (u64, u64) {
+    match urgent::ahead(sock, seen.head) {
+        None => (0, seen.available),
+        Some(0) if urgent::is_inline(sock) || seen.available == 0 => (0, seen.available),
+        Some(0) => (1, seen.available.saturating_sub(1)),
+        Some(ahead) => (0, seen.available.min(ahead)),
+    }
+}
+
+/// The byte at `position` of the rx stream, as it is now.
+pub fn byte_at(sock: &Sock, position: u64) -> Sys<u8> {
+    loop {
+        let seen = view(sock)?;
+        let Some(base) = sock.att.region().stream(seen.buf) else { return Err(Errno(libc::EIO)) };
+        let [piece, _] = pieces(seen.capacity, position, 1);
+        // SAFETY: a byte of the stream's buffer, which lies in the region.
+        let byte = unsafe { base.wrapping_add(piece.offset).read_volatile() };
+        fence(SeqCst);
+        if sock.shared.rx_buf.load(Acquire) == seen.buf.0 {
+            return Ok(byte);
+        }
     }
 }
 
@@ -133,7 +165,7 @@ fn end(sock: &Sock) -> Option<Sys<usize>> {
 /// How many bytes must be there before a blocking `recv` of `len` returns.
 fn target(sock: &Sock, flags: c_int, len: usize) -> usize {
     if flags & libc::MSG_WAITALL != 0 {
-        return len;
+        return len.max(1);
     }
     (sock.shared.options.rcvlowat.load(Relaxed) as usize).clamp(1, len.max(1))
 }
@@ -143,10 +175,10 @@ pub fn recv(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
     if flags & libc::MSG_ERRQUEUE != 0 {
         return Err(Errno(libc::EAGAIN));
     }
-    if flags & libc::MSG_OOB != 0 {
-        return Err(Errno(libc::EINVAL)); // As Linux without urgent data.
-    }
     let mut buffers = Buffers::new(list)?;
+    if flags & libc::MSG_OOB != 0 {
+        return urgent::take(sock, &mut buffers, flags);
+    }
     let len = buffers.left();
     let mode = match flags {
         _ if flags & libc::MSG_PEEK != 0 => Mode::Peek,
@@ -186,10 +218,14 @@ fn rest<'a>(
             buffers = Buffers::new(list)?;
             got = 0;
         }
+        if got > 0 && urgent::at_mark(sock) {
+            return Ok(got); // No read goes over the mark.
+        }
         if let Some(count) = grab(sock, &mut buffers, mode)? {
             got = got.saturating_add(count);
         }
-        if got >= want && (got > 0 || len == 0 && over.is_none()) {
+        let anything = if len == 0 { readable(sock) > 0 } else { got >= want };
+        if anything {
             return Ok(got);
         }
         if let Some(over) = over {
@@ -202,9 +238,6 @@ fn rest<'a>(
                     Ok(got)
                 }
             };
-        }
-        if len == 0 {
-            return Ok(0);
         }
         if nonblocking {
             return if got > 0 { Ok(got) } else { Err(Errno(libc::EAGAIN)) };
@@ -227,14 +260,36 @@ fn rest<'a>(
 fn is_ready(sock: &Sock, want: usize) -> bool {
     let ended = status::RX_FIN | status::DEAD;
     let Ok(seen) = view(sock) else { return true };
-    // More than fits never comes: a full buffer must do.
-    seen.available >= (want as u64).min(seen.capacity.max(1))
+    let (_, available) = up_to_mark(sock, &seen);
+    // More than fits never comes: a full buffer must do. Nor does anything before a mark that was reached.
+    available >= (want as u64).min(seen.capacity.max(1))
         || sock.shared.status.load(Acquire) & ended != 0
         || sock.shared.error.load(Relaxed) != 0
         || sock.intends(intent::SHUT_RD)
+        || available > 0 && available < seen.available
 }
 
-/// Bytes that wait (FIONREAD).
+/// Bytes that wait (FIONREAD): as Linux counts them, up to the urgent one.
 pub fn waiting(sock: &Sock) -> usize {
-    view(sock).map_or(0, |seen| seen.available as usize)
+    let Ok(seen) = view(sock) else { return 0 };
+    match urgent::ahead(sock, seen.head) {
+        Some(ahead) if !urgent::is_inline(sock) => seen.available.min(ahead) as usize,
+        _ => seen.available as usize,
+    }
+}
+
+/// Bytes that make a socket readable: all but an urgent one at the head.
+#[inline]
+pub fn readable(sock: &Sock) -> usize {
+    let Ok(seen) = view(sock) else { return 0 };
+    let hole = urgent::ahead(sock, seen.head) == Some(0) && !urgent::is_inline(sock);
+    (seen.available as usize).saturating_sub(usize::from(hole))
+}
+
+/// `read` of `list`: as `recv` without flags, but who asks for nothing gets it at once.
+pub fn read(sock: &Sock, list: &[iovec]) -> Sys<usize> {
+    if list.iter().all(|one| one.iov_len == 0) {
+        return Ok(0);
+    }
+    recv(sock, list, 0)
 }

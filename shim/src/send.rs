@@ -64,7 +64,7 @@ fn is_closed(sock: &Sock) -> bool {
 }
 
 /// Copies what fits. 0: the stream is full.
-fn push(sock: &Sock, source: &mut impl Source) -> Sys<usize> {
+fn push(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usize> {
     let _right = sock.take_tx()?;
     let (free, buf, tail) = room(sock);
     let len = free.min(source.left() as u64);
@@ -90,16 +90,21 @@ fn push(sock: &Sock, source: &mut impl Source) -> Sys<usize> {
             Err(_) => break,
         }
     }
+    let end = tail.wrapping_add(done as u64);
+    if flags & libc::MSG_OOB != 0 && source.left() == 0 {
+        sock.shared.tx_urgent.store(end, Release);
+    }
+    let more = flags & libc::MSG_MORE != 0;
+    if more != sock.intends(intent::MORE) {
+        sock.shared.intent.fetch_xor(intent::MORE, AcqRel);
+    }
     // Release: the bytes before the index that announces them.
-    sock.shared.tx_tail.store(tail.wrapping_add(done as u64), Release);
+    sock.shared.tx_tail.store(end, Release);
     Ok(done)
 }
 
 /// `send` of `list`.
 pub fn send(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
-    if flags & libc::MSG_OOB != 0 {
-        return Err(Errno(libc::EOPNOTSUPP)); // No urgent data, as documented.
-    }
     let mut buffers = Buffers::new(list)?;
     send_from(sock, &mut buffers, flags)
 }
@@ -121,7 +126,7 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
             }
             return Err(error);
         }
-        match push(sock, source) {
+        match push(sock, source, flags) {
             Ok(count) => {
                 if count > 0 {
                     sock.kick();
@@ -184,7 +189,7 @@ pub fn send_some(sock: &Sock, source: &mut impl Source) -> Sys<usize> {
         }
         return Err(error);
     }
-    let count = push(sock, source)?;
+    let count = push(sock, source, 0)?;
     if count > 0 {
         sock.kick();
     }

@@ -1,4 +1,4 @@
-//! Handing a socket over to the kernel: a kernel socket under the same number, with the same options.
+//! Another socket under a socket's number, with the same options: a kernel socket, or a fresh one of ours.
 //!
 //! The one end of the socket pair that stood there is closed by `dup3`, so the engine hears that
 //! the utcp socket is gone. Epoll sets that had it get the kernel's socket as an ordinary member.
@@ -6,7 +6,7 @@
 use core::ffi::c_int;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use utcp_abi::socket::{file, intent};
+use utcp_abi::socket::{file, intent, option};
 
 use crate::fd_table::{self, Entry};
 use crate::handle::Sock;
@@ -42,4 +42,29 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
         sock.intend(intent::CLOSE);
     }
     Ok(())
+}
+
+/// Puts the fresh socket `new` (under a number of its own) at `sock`'s number, with `error` pending; the connection of
+/// `sock` is reset.
+pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
+    new.shared.options.copy_from(&sock.shared.options);
+    new.shared.error.store(error, Relaxed);
+    let entry = new.entry.with_cloexec(sock.entry.cloexec());
+    let private = !sock.is_shared();
+    if !fd_table::replace(sock.fd, sock.entry, entry) {
+        return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
+    }
+    epoll::move_members(sock, &Sock { fd: sock.fd, ..*new });
+    if private {
+        // Before the kernel tells the engine that its descriptor is gone.
+        sock.shared.token.store(0, Relaxed);
+        sock.shared.options.linger_s.store(0, Relaxed);
+        sock.shared.options.flags.fetch_or(option::LINGER, Relaxed);
+        sock.intend(intent::CLOSE);
+    }
+    let placed = sys::dup3(new.fd, sock.fd, libc::O_CLOEXEC);
+    fd_table::set(new.fd, Entry::KERNEL);
+    let _ = sys::close(new.fd);
+    new.kick();
+    placed.map(|_| ())
 }

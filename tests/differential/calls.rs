@@ -14,6 +14,10 @@ use crate::names::{self, message_flags};
 use crate::words::{Words, bytes_of, shown};
 use crate::{Fds, count_signal};
 
+unsafe extern "C" {
+    fn sockatmark(fd: c_int) -> c_int;
+}
+
 /// A return value as a transcript shows it.
 fn result(value: isize) -> String {
     if value >= 0 {
@@ -103,6 +107,10 @@ pub fn run(fds: &mut Fds, words: &Words) -> String {
             // SAFETY: both requests write one int.
             let value = unsafe { libc::ioctl(fd(1), request, &raw mut count) };
             result_with(value as isize, |_| count.to_string())
+        }
+        "atmark" => {
+            // SAFETY: numbers only.
+            result(unsafe { sockatmark(fd(1)) } as isize)
         }
         "fionbio" => {
             let mut on = words.number(2) as c_int;

@@ -44,6 +44,8 @@ pub mod intent {
     pub const OPTIONS: u32 = 16;
     /// The program met a full tx stream: tell it when there is space (EPOLLOUT's edge).
     pub const TX_FULL: u32 = 32;
+    /// The last `send` had MSG_MORE: a partial segment waits.
+    pub const MORE: u32 = 64;
 }
 
 /// What a program asks of the engine and waits for, one at a time per socket.
@@ -299,6 +301,8 @@ pub mod file {
     pub const SHARED: u32 = 8;
     /// A `connect` was begun and no call has reported its end yet: the next one returns 0 or the error.
     pub const CONNECTING: u32 = 16;
+    /// What a socket keeps when its connection is dissolved.
+    pub const KEPT: u32 = NONBLOCK | ASYNC | INET6;
     /// A listener that blocks, as its program sees it, has a kernel half that does not: a thread asleep in the
     /// kernel's accept would not hear of connections of ours.
     pub const KERNEL_NONBLOCK: u32 = 64;
@@ -379,8 +383,12 @@ pub struct Socket {
     pub epoch: AtomicU32,
     /// Process id of the program that uses it, for `utcp ss`.
     pub owner_pid: AtomicU32,
-    /// Room.
-    pub line1_spare: [AtomicU32; 6],
+    /// Position behind the last urgent byte of the tx stream (`send` with MSG_OOB); 0: none yet.
+    pub tx_urgent: AtomicU64,
+    /// Position of the last urgent byte of the rx stream + 1, written by the engine before the byte itself; 0: none.
+    pub rx_urgent: AtomicU64,
+    /// The `rx_urgent` whose byte the program has taken by MSG_OOB.
+    pub rx_urgent_taken: AtomicU64,
 
     // Lines 2 and 3: sleeping, and the one-at-a-time operations.
     /// Rung when bytes, an end of file, an error or the result of an operation arrive.

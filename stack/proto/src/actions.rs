@@ -197,7 +197,7 @@ pub enum UserCall {
     },
     /// `shutdown(SHUT_WR)`: FIN after the data queued so far.
     Shutdown,
-    /// `shutdown(SHUT_RD)`: what arrives from now on is acknowledged and thrown away (`place` is `None`, `advanced` 0).
+    /// `shutdown(SHUT_RD)`: what arrives still is taken, as Linux does; after our FIN, it resets the connection.
     ShutdownRead,
     /// The last descriptor is gone. Unread data makes it a reset (RFC 1122 §4.2.2.13), else FIN after the data.
     Close,

@@ -198,6 +198,9 @@ impl Client {
         socket.options.reset();
         socket.local.store(Addr::default());
         socket.remote.store(Addr::default());
+        for word in [&socket.tx_urgent, &socket.rx_urgent, &socket.rx_urgent_taken] {
+            word.store(0, Ordering::Relaxed);
+        }
         let first = first_position(generation);
         for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.rx_seen, &socket.tx_tail]
         {

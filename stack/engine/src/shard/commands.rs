@@ -81,7 +81,15 @@ impl Shard {
             Err(error) => return self.throw_out(client, error),
         };
         if added > 0 {
-            self.user(index, UserCall::Send { added, more: false, urgent: false });
+            // The bytes first: whoever queued them said before whether more would follow.
+            let more = socket.intent.load(Ordering::Acquire) & intent::MORE != 0;
+            let urgent = flow.take_urgent(socket, added).unwrap_or(0);
+            if urgent > 0 {
+                self.user(index, UserCall::Send { added: urgent, more: false, urgent: true });
+            }
+            if added > urgent {
+                self.user(index, UserCall::Send { added: added - urgent, more, urgent: false });
+            }
         }
         if consumed > 0 {
             self.user(index, UserCall::Received { n: consumed });

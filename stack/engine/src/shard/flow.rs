@@ -142,6 +142,8 @@ pub struct Flow {
     pub waiting: Option<u32>,
     /// The peer's FIN came.
     pub rx_fin: bool,
+    /// The program's urgent mark as last seen.
+    pub tx_urgent: u64,
 }
 
 impl Flow {
@@ -154,6 +156,18 @@ impl Flow {
         let added = check_tail(self.tx.tail, tail, self.tx.head, self.tx.capacity)?;
         self.tx.tail = tail;
         Ok(added as u32)
+    }
+
+    /// Of `added` bytes that were just taken, how many end with one that is urgent, if any.
+    pub fn take_urgent(&mut self, socket: &Socket, added: u32) -> Option<u32> {
+        let mark = socket.tx_urgent.load(Ordering::Acquire);
+        if mark == self.tx_urgent {
+            return None;
+        }
+        self.tx_urgent = mark;
+        let behind = self.tx.tail.wrapping_sub(mark);
+        // A mark outside the new bytes is nonsense, and stands for nothing.
+        (behind < u64::from(added)).then(|| added - behind as u32)
     }
 
     /// Takes what the program consumed since the last look: bytes freed in rx.

@@ -418,6 +418,7 @@ impl Shard {
             finished: false,
             time_wait: false,
             waiting: None,
+            tx_urgent: 0,
             rx_fin: false,
         });
         if let Some(client) = self.clients.get_mut(client_index) {

@@ -60,7 +60,7 @@ impl Shard {
     }
 
     fn wake_sleepers(&mut self, socket: &Socket, events: u32) {
-        let input = (libc::EPOLLIN | libc::EPOLLRDHUP) as u32 | ALWAYS;
+        let input = (libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP) as u32 | ALWAYS;
         let output = libc::EPOLLOUT as u32 | ALWAYS;
         if events & input != 0 && socket.rx_bell.ring() {
             self.counters.wakes_socket += 1;

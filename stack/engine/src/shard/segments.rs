@@ -92,11 +92,21 @@ impl Shard {
             flow.tx.head = flow.tx.head.wrapping_add(u64::from(actions.released));
             socket.tx_head.store(flow.tx.head, Ordering::Release);
         }
+        if let Some(ahead) = actions.urgent {
+            // The mark before the byte: nobody may read past it unawares.
+            socket
+                .rx_urgent
+                .store(flow.rx.tail.wrapping_add(u64::from(ahead)).wrapping_add(1), Ordering::Release);
+            self.news(index, libc::EPOLLPRI);
+        }
+        let Some(flow) = self.flows.get_mut(index) else { return };
         if actions.advanced > 0 {
             flow.rx.tail = flow.rx.tail.wrapping_add(u64::from(actions.advanced));
             // Release: the bytes before the index that publishes them.
             socket.rx_tail.store(flow.rx.tail, Ordering::Release);
-            self.news(index, libc::EPOLLIN | libc::EPOLLRDNORM);
+            // The urgent byte may be among them, its mark long told.
+            let urgent = if socket.rx_urgent.load(Ordering::Relaxed) != 0 { libc::EPOLLPRI } else { 0 };
+            self.news(index, libc::EPOLLIN | libc::EPOLLRDNORM | urgent);
         }
         if actions.released > 0 {
             self.offer_space(index);

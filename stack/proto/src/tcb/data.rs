@@ -3,7 +3,7 @@
 use super::Tcb;
 use super::arrives::Verdict;
 use super::state::{QUICK_ACKS, Timer};
-use crate::actions::{Actions, DropReason, Events, Place};
+use crate::actions::{Actions, DropReason, Events, Place, SocketError};
 use crate::half_open::ts_clock;
 use crate::info::State;
 use crate::reassembly::Insert;
@@ -93,6 +93,12 @@ impl Tcb {
         // RFC 9293 §3.6.1, RFC 1122 §4.2.2.13: data for a program that is gone resets the connection.
         if self.orphan && end.after(self.rcv.nxt) && seg.len > 0 {
             self.abort(out, None);
+            return Verdict::Drop(DropReason::Orphan);
+        }
+        // The same for a program that wants to neither send nor receive (Linux: "RFC 1122 says we MUST send a reset").
+        let deaf = self.read_shut && matches!(self.state, State::FinWait1 | State::FinWait2);
+        if deaf && end.after(self.rcv.nxt) && seg.len > 0 {
+            self.abort(out, Some(SocketError::Reset));
             return Verdict::Drop(DropReason::Orphan);
         }
         let before = self.rcv.nxt;

@@ -188,6 +188,23 @@ fn data_after_close_resets() {
     lab.expect_rst(2);
 }
 
+/// RFC 1122 §4.2.2.13 as Linux reads it: a program that shut both sides wants no data either; one that still sends, does.
+#[test]
+fn data_after_both_sides_were_shut_is_reset() {
+    for (shut_write, state) in [(true, State::Closed), (false, State::Established)] {
+        let mut lab = Lab::passive(&plain());
+        lab.user(UserCall::ShutdownRead);
+        if shut_write {
+            lab.user(UserCall::Shutdown);
+        }
+        lab.drain();
+        let out = lab.get(seg(1, 100).ack(1));
+        assert_eq!(lab.state(), state);
+        let expected = shut_write.then_some((DropReason::Orphan, SocketError::Reset));
+        assert_eq!(out.drop.zip(out.error), expected);
+    }
+}
+
 /// §3.6.1: close with unread data resets, so that the peer learns of the loss.
 #[test]
 fn close_with_unread_data_resets() {
