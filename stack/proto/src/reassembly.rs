@@ -8,21 +8,23 @@ use crate::segment::{SackBlock, SackBlocks};
 use crate::seq::SeqNum;
 
 /// Ranges on the list.
-pub(crate) const RANGES_MAX: usize = 32;
+pub(crate) const RANGES_MAX: usize = 64;
 
+/// Packed, as the list is a good part of a TCB's memory.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C, packed)]
 struct Run {
     start: SeqNum,
     end: SeqNum,
     /// Larger for what changed later.
-    stamp: u32,
+    stamp: u16,
 }
 
 /// The list: sorted, disjoint, not touching, all after RCV.NXT.
 #[derive(Clone, Debug)]
 pub(crate) struct Reassembly {
     len: u8,
-    clock: u32,
+    clock: u16,
     runs: [Run; RANGES_MAX],
 }
 

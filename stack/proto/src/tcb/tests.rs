@@ -3,7 +3,7 @@
 use super::*;
 use core::mem::size_of;
 
-/// 100 000 idle connections are an aim of the design: a TCB stays around two kilobytes, its records far below.
+/// 100 000 idle connections are an aim of the design: a TCB stays below three kilobytes, its records far below.
 #[test]
 fn sizes() {
     std::println!(
@@ -19,7 +19,7 @@ fn sizes() {
         size_of::<Stats>(),
         size_of::<Config>(),
     );
-    assert!(size_of::<Tcb>() <= 2_304, "{}", size_of::<Tcb>());
+    assert!(size_of::<Tcb>() <= 3_072, "{}", size_of::<Tcb>());
     assert!(size_of::<Receive>() <= 128, "two cache lines: {}", size_of::<Receive>());
     assert!(size_of::<Send>() <= 128, "two cache lines: {}", size_of::<Send>());
     assert!(size_of::<HalfOpen>() <= 192, "{}", size_of::<HalfOpen>());
