@@ -4,7 +4,7 @@
 //! the utcp socket is gone. Epoll sets that had it get the kernel's socket as an ordinary member.
 
 use core::ffi::c_int;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use utcp_abi::socket::{file, intent, option};
 
@@ -30,18 +30,35 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
     if !fd_table::replace(sock.fd, sock.entry, Entry::KERNEL) {
         return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
     }
+    // With the last reference to the pair's end the engine frees the slot, and it may be another socket's before we have
+    // done with it. A socket that is ours alone is taken from the hang-up beforehand; others are held until the end.
     let private = !sock.is_shared();
-    if let Err(errno) = sys::dup3(kernel, sock.fd, cloexec) {
-        fd_table::set(sock.fd, sock.entry);
-        return Err(errno);
-    }
-    epoll::hand_over(sock);
+    let token = sock.shared.token.load(Relaxed);
+    let mut held = None;
     if private {
-        // Sooner than by the hang-up.
-        sock.shared.token.store(0, Relaxed);
-        sock.intend(intent::CLOSE);
+        sock.shared.token.store(0, Release);
+    } else {
+        held = sys::fcntl(sock.fd, libc::F_DUPFD_CLOEXEC, 3).ok();
     }
-    Ok(())
+    let swapped = sys::dup3(kernel, sock.fd, cloexec);
+    match swapped {
+        Ok(_) => {
+            epoll::hand_over(sock);
+            if private {
+                sock.intend(intent::CLOSE);
+            }
+        }
+        Err(_) => {
+            if private {
+                sock.shared.token.store(token, Release);
+            }
+            fd_table::set(sock.fd, sock.entry);
+        }
+    }
+    if let Some(held) = held {
+        let _ = sys::close(held);
+    }
+    swapped.map(|_| ())
 }
 
 /// Puts the fresh socket `new` (under a number of its own) at `sock`'s number, with `error` pending; the connection of

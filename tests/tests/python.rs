@@ -114,3 +114,30 @@ print(len(got))";
     assert_eq!(lab.python(script).under(&engine).ok().text(), "20\n");
     engine.went_through(20);
 }
+
+/// Each round swaps a socket for the kernel's (bind) while another thread makes a socket: what the engine frees at the
+/// swap must not be freed twice.
+#[test]
+fn listeners_come_and_go_beside_connects() {
+    let lab = Lab::new("python-rounds");
+    let engine = Engine::start(&lab);
+    let script = "import socket, threading
+for number in range(3000):
+    server = socket.create_server(('127.0.0.1', 0))
+    def connect():
+        with socket.socket() as client:
+            client.connect(server.getsockname())
+            client.send(b'abc')
+    thread = threading.Thread(target=connect)
+    thread.start()
+    connection, _ = server.accept()
+    connection.settimeout(30)
+    assert connection.recv(10) == b'abc'
+    connection.close()
+    thread.join()
+    server.close()
+print('same')";
+    assert_eq!(lab.python(script).under(&engine).ok().text(), "same\n");
+    engine.went_through(3000);
+    engine.wait_until_empty(utcp_tests::WAIT);
+}
