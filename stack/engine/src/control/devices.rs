@@ -16,7 +16,7 @@ use utcp_netmap_io::{FaultSpec, OpenOptions, PortError, Proto, Steering, Tuple};
 use utcp_proto::wire::IpAddr;
 
 use super::listeners::to_std;
-use super::{Control, EngineError};
+use super::{Control, EngineError, OpenDevice};
 use crate::config::Config;
 use crate::host::HostView;
 use crate::shard::{DEVICE_PORTS, DevicePort, ToShard};
@@ -50,12 +50,16 @@ pub(super) struct Device {
 
 impl Device {
     /// Opens the device that `text` describes.
-    pub(super) fn open(text: &str, config: &Config) -> Result<(Self, Vec<DevicePort>), EngineError> {
+    pub(super) fn open(
+        text: &str,
+        config: &Config,
+        open: &mut OpenDevice,
+    ) -> Result<(Self, Vec<DevicePort>), EngineError> {
         let failed = |error| EngineError::Device { device: text.to_owned(), error };
         let DeviceConfig { device: name, station } =
             DeviceConfig::parse(text).map_err(|error| EngineError::Setting(error.to_string()))?;
         let options = OpenOptions { vnet_header: true, ..OpenOptions::default() };
-        let mut open = utcp_netmap_io::open(&name, &options).map_err(failed)?;
+        let mut open = open(&name, &options).map_err(failed)?;
         if let Some(faults) = &config.faults {
             let spec = faults
                 .parse::<FaultSpec>()
@@ -191,7 +195,7 @@ impl Control {
     /// Opens a device again and hands its ports to the shards that had the old ones.
     fn reopen(&mut self, index: usize) {
         let old = &mut self.devices[index];
-        let (mut fresh, ports) = match Device::open(&old.text, &self.config) {
+        let (mut fresh, ports) = match Device::open(&old.text, &self.config, &mut utcp_netmap_io::open) {
             Ok(opened) => opened,
             Err(error) => {
                 let why = error.to_string();

@@ -26,7 +26,7 @@ use crate::shard::client::ClientRegion;
 use crate::shard::{Inbox, Outbox, Report, ReportRequest, ToControl, ToShard};
 use crate::sys;
 
-pub use start::run;
+pub use start::{OpenDevice, Surroundings, run, run_in};
 pub(crate) use trace::is_of;
 
 /// How long an embedded engine waits for another program before it leaves.

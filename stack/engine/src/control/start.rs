@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use utcp_netmap_io::{OpenOptions, PortError};
 use utcp_proto::isn::Secret;
 
 use super::devices::Device;
@@ -28,11 +29,37 @@ struct Opened {
     devices: Vec<Device>,
 }
 
+/// What an engine takes from outside: its devices, and who gives its shards their turns.
+pub struct Surroundings {
+    /// Opens a device by its string.
+    pub open: Box<OpenDevice>,
+    /// Called with each shard on a thread of its own. Ordinarily [`Shard::run`]; a test that wants virtual time takes
+    /// the shard away and calls [`Shard::turn`].
+    pub drive: Arc<dyn Fn(Shard) + Send + Sync>,
+}
+
+/// As [`utcp_netmap_io::open`].
+pub type OpenDevice = dyn FnMut(&str, &OpenOptions) -> Result<utcp_netmap_io::Device, PortError> + Send;
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self { open: Box::new(utcp_netmap_io::open), drive: Arc::new(|mut shard| shard.run()) }
+    }
+}
+
 /// Runs an engine until it is told to stop or, if embedded, until its last client left.
 ///
 /// # Errors
 /// [`EngineError`] if it can't start.
 pub fn run(config: Config) -> Result<(), EngineError> {
+    run_in(config, Surroundings::default())
+}
+
+/// [`run`], in other surroundings than those of the host.
+///
+/// # Errors
+/// [`EngineError`] if it can't start.
+pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), EngineError> {
     sys::raise_descriptor_limit();
     let signals = sys::termination().map_err(system("watching for signals"))?;
     let door = open_door(&config.name)?;
@@ -40,7 +67,8 @@ pub fn run(config: Config) -> Result<(), EngineError> {
     let life = Arc::new(Life::new(shard_count).map_err(system("making the engine's page"))?);
     let (mirror, host) = HostMirror::open().map_err(system("reading the host's addresses and routes"))?;
     let outbox = Arc::new(Outbox::new().map_err(system("making a doorbell"))?);
-    let mut opened = open_devices(&config, &host, shard_count)?;
+    let mut opened = open_devices(&config, &host, shard_count, &mut *surroundings.open)?;
+    let tcp = crate::host::tcp_settings();
     let random = sys::random::<16>().map_err(system("reading random bytes"))?;
     let (k0, k1) = random.split_at(8);
     let word = |bytes: &[u8]| bytes.iter().fold(0u64, |n, &b| n << 8 | u64::from(b));
@@ -56,13 +84,15 @@ pub fn run(config: Config) -> Result<(), EngineError> {
             spin_ns: config.spin_us * 1000,
             local: config.local,
             secret,
+            tcp,
         };
         let ports = std::mem::take(&mut opened.ports[index as usize]);
-        let mut shard = Shard::new(settings, life.clone(), inbox, outbox.clone(), ports, host.clone())
+        let drive = surroundings.drive.clone();
+        let shard = Shard::new(settings, life.clone(), inbox, outbox.clone(), ports, host.clone())
             .map_err(system("making a shard"))?;
         std::thread::Builder::new()
             .name(format!("utcp-shard-{index}"))
-            .spawn(move || shard.run())
+            .spawn(move || drive(shard))
             .map_err(system("starting a shard"))?;
     }
     let epoll = sys::Epoll::new().map_err(system("making an epoll"))?;
@@ -144,11 +174,16 @@ fn open_door(name: &UnixName) -> Result<OwnedFd, EngineError> {
     }
 }
 
-fn open_devices(config: &Config, host: &HostView, shards: u32) -> Result<Opened, EngineError> {
+fn open_devices(
+    config: &Config,
+    host: &HostView,
+    shards: u32,
+    open: &mut OpenDevice,
+) -> Result<Opened, EngineError> {
     let mut opened = Opened { ports: (0..shards).map(|_| Vec::new()).collect(), ..Opened::default() };
     let mut next = 0;
     for text in &config.devices {
-        let (mut device, ports) = Device::open(text, config)?;
+        let (mut device, ports) = Device::open(text, config, open)?;
         for port in ports {
             let shard = next % shards as usize;
             device.place(shard, opened.ports[shard].len());

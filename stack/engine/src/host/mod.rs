@@ -22,11 +22,13 @@ mod parse;
 mod prefix;
 mod routing;
 mod source;
+mod sysctl;
 mod uapi;
 mod view;
 
 pub use mirror::HostMirror;
 pub(crate) use prefix::Prefix;
+pub use sysctl::tcp_settings;
 pub(crate) use view::is_link_local_v6;
 pub use view::{HostView, Interface, Kind, Neighbour, Route};
 

@@ -66,6 +66,7 @@ impl Shard {
 
     fn on_flow_command(&mut self, index: u32, socket: &Socket, wants: u32) {
         let now = self.now;
+        let default = self.config.tcp.congestion;
         let Some(flow) = self.flows.get_mut(index) else { return };
         let client = flow.client;
         if wants & intent::OWNED != 0 {
@@ -73,7 +74,7 @@ impl Shard {
         }
         if wants & intent::OPTIONS != 0 {
             socket.intent.fetch_and(!intent::OPTIONS, Ordering::AcqRel);
-            apply_options(flow, &socket.options, now);
+            apply_options(flow, &socket.options, now, default);
         }
         let moved = flow.take_queued(socket).and_then(|added| Ok((added, flow.take_consumed(socket)?)));
         let (added, consumed) = match moved {
@@ -204,7 +205,7 @@ pub(super) fn tcb_config(options: &Options, base: Config) -> Config {
     config.cork = options.has(option::CORK);
     config.keepalive = keepalive(options);
     config.user_timeout = Duration::from_millis(u64::from(options.user_timeout_ms.load(Ordering::Relaxed)));
-    config.congestion = controller(options);
+    config.congestion = controller(options, base.congestion);
     let maxseg = options.maxseg.load(Ordering::Relaxed);
     if maxseg >= 88 {
         config.mss = config.mss.min(maxseg.min(65_495) as u16);
@@ -230,14 +231,15 @@ fn keepalive(options: &Options) -> Option<Keepalive> {
     })
 }
 
-fn controller(options: &Options) -> CongestionKind {
+fn controller(options: &Options, default: CongestionKind) -> CongestionKind {
     match options.congestion.load(Ordering::Relaxed) {
         congestion::RENO => CongestionKind::NewReno,
-        _ => CongestionKind::Cubic,
+        congestion::CUBIC => CongestionKind::Cubic,
+        _ => default,
     }
 }
 
-fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant) {
+fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant, default: CongestionKind) {
     let timeout = Duration::from_millis(u64::from(options.user_timeout_ms.load(Ordering::Relaxed)));
     let rate = u64::from(options.max_pacing.load(Ordering::Relaxed));
     let calls = [
@@ -245,7 +247,7 @@ fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant) {
         UserCall::SetCork(options.has(option::CORK)),
         UserCall::SetKeepalive(keepalive(options)),
         UserCall::SetUserTimeout(timeout),
-        UserCall::SetCongestion(controller(options)),
+        UserCall::SetCongestion(controller(options, default)),
         UserCall::SetPacingRate(if rate == 0 { u64::MAX } else { rate }),
     ];
     for call in calls {

@@ -9,7 +9,7 @@ use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
 use super::client::SlotUse;
 use super::commands::tcb_config;
 use super::flow::Path;
-use super::streams::{STREAM_LOG2, STREAM_LOG2_MAX};
+use super::streams::STREAM_LOG2;
 use super::table::Entry;
 use super::{Shard, ToControl};
 
@@ -177,9 +177,8 @@ impl Shard {
     pub(super) fn base_config(&self, path: Path, tuple: &FourTuple) -> Config {
         let common = Config {
             recv_capacity: 1 << STREAM_LOG2,
-            recv_capacity_max: 1 << STREAM_LOG2_MAX,
             ts_offset: self.config.secret.ts_offset(tuple),
-            ..Config::DEFAULT
+            ..self.config.tcp
         };
         match path {
             // Nothing is lost or reordered inside the engine, so timestamps and SACK would be idle words.

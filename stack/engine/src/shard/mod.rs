@@ -48,7 +48,7 @@ use std::sync::atomic::{Ordering, fence};
 use utcp_abi::PeerCorrupt;
 use utcp_netmap_io::Capture;
 use utcp_proto::isn::Secret;
-use utcp_proto::{Instant, TimeWait};
+use utcp_proto::{Config, Instant, TimeWait};
 
 use crate::counters::Counters;
 use crate::host::HostView;
@@ -98,6 +98,8 @@ pub struct ShardConfig {
     pub local: bool,
     /// Random key of the engine.
     pub secret: Secret,
+    /// Settings of a connection before those of its path and of its socket's options.
+    pub tcp: Config,
 }
 
 /// One shard.
@@ -228,6 +230,31 @@ impl Shard {
                 idle_since = sys::now_ns();
             }
         }
+    }
+
+    /// One turn at a given time, for who drives a shard by hand; true if there was work. Time never goes back.
+    pub fn turn(&mut self, now: Instant) -> bool {
+        self.now = if now > self.now { now } else { self.now };
+        self.round()
+    }
+
+    /// When [`Self::turn`] has something to do at the latest, if nothing arrives before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let wheel = self.wheel.next_ns().map(Instant::from_nanos);
+        let stations = self.stations_due_ns().map(Instant::from_nanos);
+        wheel.into_iter().chain(stations).min()
+    }
+
+    /// The time of the last turn.
+    #[must_use]
+    pub const fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Settings of the connections to come.
+    pub fn set_tcp(&mut self, tcp: Config) {
+        self.config.tcp = tcp;
     }
 
     /// One turn of the loop; true if there was work.
