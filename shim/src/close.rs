@@ -15,7 +15,7 @@ use crate::pool::Stand;
 use crate::sleep;
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{attach, epoll, errno, listen, tls};
+use crate::{attach, bound, epoll, errno, listen, tls};
 
 /// `close(2)`.
 ///
@@ -35,7 +35,10 @@ pub fn close(fd: c_int) -> c_int {
     }
     match entry.kind() {
         Kind::Internal | Kind::Pool => errno::fail(Errno(libc::EBADF)),
-        Kind::Kernel => errno::into_libc(sys::close(fd).map(|()| 0)),
+        Kind::Kernel | Kind::Bound => {
+            fd_table::replace(fd, entry, Entry::KERNEL);
+            errno::into_libc(sys::close(fd).map(|()| 0))
+        }
         Kind::Epoll => {
             epoll::closing(fd, entry);
             fd_table::replace(fd, entry, Entry::KERNEL);
@@ -241,7 +244,7 @@ pub fn vacate(new: c_int) -> Sys<()> {
             close(new);
             Ok(())
         }
-        Kind::Listener | Kind::Epoll => {
+        Kind::Listener | Kind::Epoll | Kind::Bound => {
             close(new);
             Ok(())
         }
@@ -257,6 +260,10 @@ pub fn adopt(new: c_int, entry: Entry, cloexec: bool) {
         handle::at(new, entry).filter(|_| matches!(entry.kind(), Kind::Socket | Kind::Listener))
     {
         sock.shared.file.fetch_or(file::SHARED, AcqRel);
+    }
+    if entry.kind() == Kind::Bound {
+        fd_table::set(new, entry);
+        return bound::settle(new);
     }
     if entry.kind() == Kind::Socket {
         // Its FD_CLOEXEC is kept here; in the kernel it is always set.

@@ -14,7 +14,7 @@ use crate::handle::{self, Sock};
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{errno, listen, log, process, swap, tls, user};
+use crate::{bound, errno, listen, log, process, swap, tls, user};
 
 /// `socket(2)`: TCP is ours if an engine serves us; everything else is the kernel's.
 ///
@@ -79,6 +79,10 @@ pub unsafe fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
         return errno::fail(Errno(libc::EBADF));
     }
     let Some(sock) = handle::stream(fd) else {
+        // SAFETY: the program's own address.
+        if let Some(result) = unsafe { bound::connect(fd, to, len) } {
+            return errno::into_libc(result.map(|_| 0));
+        }
         // SAFETY: the program's own arguments.
         let result = unsafe { real::connect(fd, to, len) };
         if let (0, Some(sock)) = (result, handle::listener(fd)) {
@@ -98,8 +102,12 @@ pub unsafe fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
     }
 }
 
-enum Served {
+/// Who has taken a connection on.
+#[derive(Debug)]
+pub enum Served {
+    /// The engine.
     Here,
+    /// The kernel shall.
     ByKernel,
 }
 
@@ -116,11 +124,7 @@ unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served
     }
     // SAFETY: the program's own address.
     let addr = unsafe { user::address(to, len, sock.is_inet6()) }?;
-    let nobody_listens = user::is_loopback(&addr.ip) && !sock.att.page().is_listening(addr.port);
-    if nobody_listens {
-        log::record(sock.att, LogCode::ConnectKernel, u32::from(addr.port));
-    }
-    if nobody_listens || !sock.att.is_alive() {
+    if !is_served(sock.att, &addr) {
         return Ok(Served::ByKernel);
     }
     if sock.att.page().serves_loopback(&addr.ip, addr.port) {
@@ -135,6 +139,20 @@ unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served
             error => return Err(Errno(error)),
         }
     }
+    under_way(sock)
+}
+
+/// Whether the engine may serve a connection to `addr`: it has the last word.
+pub fn is_served(att: &'static Attachment, addr: &Addr) -> bool {
+    let nobody_listens = user::is_loopback(&addr.ip) && !att.page().is_listening(addr.port);
+    if nobody_listens {
+        log::record(att, LogCode::ConnectKernel, u32::from(addr.port));
+    }
+    !nobody_listens && att.is_alive()
+}
+
+/// The engine connects `sock`: waits for the end of that, unless the socket does not block.
+pub fn under_way(sock: &Sock) -> Sys<Served> {
     sock.shared.file.fetch_or(file::CONNECTING, AcqRel);
     if sock.is_nonblocking() {
         return Err(Errno(libc::EINPROGRESS));

@@ -25,7 +25,7 @@ use crate::set::{self, SetRef};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
 use crate::text::Text;
-use crate::{death, epolls, errno, handle, listen, log, nested, process, tls};
+use crate::{bound, death, epolls, errno, handle, listen, log, nested, process, tls};
 
 /// What the kernel's epoll reports when a set's bell rings. No program's data looks like it.
 pub const BELL: u64 = 0x7574_6370_9d1c_b317;
@@ -108,6 +108,9 @@ unsafe fn kernel_member(epfd: c_int, operation: c_int, fd: c_int, event: *mut ep
     }
     // SAFETY: the program's own arguments.
     let result = unsafe { real::epoll_ctl(epfd, operation, fd, event) };
+    if result == 0 && operation == libc::EPOLL_CTL_ADD {
+        bound::settle(fd);
+    }
     if result == 0
         && !tls::thread().is_vfork_child()
         && let Some(set) = epolls::set_of(fd_table::get(epfd))
@@ -200,7 +203,7 @@ fn change(epfd: c_int, sock: &Sock, wanted: Option<epoll_event>) -> Sys<()> {
 fn set_for(epfd: c_int, att: &'static Attachment) -> Sys<SetRef> {
     let entry = fd_table::get(epfd);
     match entry.kind() {
-        Kind::Socket | Kind::Listener => return Err(Errno(libc::EINVAL)),
+        Kind::Socket | Kind::Listener | Kind::Bound => return Err(Errno(libc::EINVAL)),
         Kind::Internal | Kind::Pool => return Err(Errno(libc::EBADF)),
         Kind::Epoll | Kind::Kernel => {}
     }

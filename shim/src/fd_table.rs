@@ -34,6 +34,8 @@ pub enum Kind {
     Internal,
     /// A descriptor that waits in the pool.
     Pool,
+    /// A TCP socket of the kernel's that was ours until it was bound, see [`crate::bound`].
+    Bound,
 }
 
 /// One word of the table.
@@ -55,6 +57,7 @@ impl Entry {
             Kind::Epoll => 3,
             Kind::Internal => 4,
             Kind::Pool => 5,
+            Kind::Bound => 6,
         };
         let (region, slot) = (u64::from(region & 15) << 8, u64::from(slot & 0xf_ffff) << 12);
         Self(kind | region | slot | u64::from(generation) << 32)
@@ -69,6 +72,7 @@ impl Entry {
             3 => Kind::Epoll,
             4 => Kind::Internal,
             5 => Kind::Pool,
+            6 => Kind::Bound,
             _ => Kind::Kernel,
         }
     }

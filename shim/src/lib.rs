@@ -8,7 +8,7 @@
 //! Where things are:
 //! - [`table`]: every intercepted symbol, once; [`fd_table`]: what a descriptor number means.
 //! - [`attach`] (with [`finder`], [`launch`], [`channel`], [`pool`]): being a client of an engine.
-//! - [`connect`], [`listen`], [`accept`], [`close`], [`swap`]: the life of a socket.
+//! - [`connect`], [`bound`], [`listen`], [`accept`], [`close`], [`swap`]: the life of a socket.
 //! - [`recv`], [`send`], [`urgent`], [`io`]: bytes. [`ready`], [`set`], [`epolls`], [`epoll`], [`epoll_wait`], [`nested`], [`poll`], [`select`],
 //!   [`sleep`]: waiting.
 //! - [`fork`], [`exec`], [`process`], [`death`]: what happens to processes and engines.
@@ -37,6 +37,7 @@
 
 mod accept;
 mod attach;
+mod bound;
 mod channel;
 mod close;
 mod config;

@@ -18,7 +18,7 @@ use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{connect, errno, log, options, process, swap, tls, user};
+use crate::{bound, connect, errno, log, options, process, swap, tls, user};
 
 /// `bind(2)`.
 ///
@@ -35,6 +35,7 @@ pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
         if let Err(error) = swap::to_kernel(&sock) {
             return errno::fail(error);
         }
+        bound::remember(fd);
     }
     // SAFETY: the program's own arguments; `fd` is the kernel's.
     unsafe { real::bind(fd, to, len) }
@@ -94,7 +95,7 @@ pub fn register(fd: c_int, backlog: c_int) {
         let _ = announce(&sock, backlog);
         return;
     }
-    if !matches!(entry.kind(), Kind::Kernel | Kind::Listener) || !fd_table::covers(fd) {
+    if !matches!(entry.kind(), Kind::Kernel | Kind::Bound | Kind::Listener) || !fd_table::covers(fd) {
         return;
     }
     if !is_tcp_listener(fd) {
@@ -145,7 +146,7 @@ fn is_tcp_listener(fd: c_int) -> bool {
 }
 
 /// The address that a kernel socket is bound to.
-fn bound_address(fd: c_int, inet6: bool) -> Sys<Addr> {
+pub fn bound_address(fd: c_int, inet6: bool) -> Sys<Addr> {
     let (storage, len) = sys::getsockname(fd)?;
     // SAFETY: the kernel filled `len` bytes of a sockaddr_storage.
     unsafe { user::address(ptr::from_ref(&storage).cast(), len, inet6) }

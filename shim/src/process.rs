@@ -12,6 +12,8 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use crate::{attach, poll_set, sys, tls};
 
 static PID: AtomicU32 = AtomicU32::new(0);
+/// Forks of this process and its forebears.
+static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// A page that the kernel empties in a forked child, so that a fork which nobody told us of (by number, or by
 /// `clone`) is noticed at the child's first call.
@@ -41,6 +43,11 @@ pub fn notice_fork() {
     if mark().load(Relaxed) == 0 && MARKED.load(Relaxed) != 0 {
         in_child();
     }
+}
+
+/// How often this process or one of its forebears has forked.
+pub fn forks() -> u32 {
+    FORKS.load(Relaxed)
 }
 
 /// This process's id.
@@ -74,6 +81,7 @@ pub fn watch_forks() {
 
 /// A new process is about to share our descriptors: from now on those that exist count as shared.
 pub extern "C" fn before_fork() {
+    FORKS.fetch_add(1, Relaxed);
     attach::each(|attachment| {
         attachment.region().header().fork_epoch.fetch_add(1, SeqCst);
         crate::set::inherited(attachment);

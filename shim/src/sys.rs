@@ -239,6 +239,12 @@ pub fn getsockname(fd: c_int) -> Sys<(libc::sockaddr_storage, u32)> {
     Ok((address, len))
 }
 
+/// Whether a socket is connected, or was.
+pub fn has_peer(fd: c_int) -> bool {
+    let (mut byte, mut len) = (0u8, 1u32);
+    call!(libc::SYS_getpeername, fd, at_mut(&mut byte), at_mut(&mut len)).is_ok()
+}
+
 /// Device and inode of an open descriptor.
 pub fn identity(fd: c_int) -> Sys<(u64, u64)> {
     // SAFETY: zero bytes are a valid stat.

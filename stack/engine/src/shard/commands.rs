@@ -172,6 +172,9 @@ impl Shard {
         if socket.token.load(Ordering::Acquire) != token {
             return;
         }
+        // A `recv` sets no bit: bytes that were read must not count as unread, or the close would be a reset.
+        self.on_dirty(index, sock);
+        let Some(client) = self.clients.get_mut(index) else { return };
         match client.slot(sock) {
             SlotUse::Flow(flow) => self.close_flow(flow),
             SlotUse::Listener => {}

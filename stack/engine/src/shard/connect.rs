@@ -8,6 +8,7 @@ use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
 
 use super::client::SlotUse;
 use super::commands::tcb_config;
+use super::device::DEVICE_PORTS;
 use super::flow::Path;
 use super::streams::STREAM_LOG2;
 use super::table::Entry;
@@ -87,6 +88,11 @@ impl Shard {
         }
         let wanted = Endpoint { addr: IpAddr(from.ip), port: from.port };
         let Some((path, source)) = self.path_to(remote, wanted.addr, to.scope) else { return RESULT_KERNEL };
+        // A port of the kernel's choice or the program's, of which no device was told: the kernel gets the replies.
+        let foreign = wanted.port != 0 && !DEVICE_PORTS.contains(&u32::from(wanted.port));
+        if matches!(path, Path::Device { .. }) && foreign {
+            return RESULT_KERNEL;
+        }
         let Some(tuple) = self.choose_port(source, wanted.port, remote, path) else {
             return libc::EADDRNOTAVAIL;
         };
