@@ -54,6 +54,16 @@ counters! {
     icmp_errors,
     /// Questions, answers and echoes of the link, where the engine is a host of its own (TAP, pipe).
     neighbour_frames,
+    /// Of these: blind resets, SYNs and ACKs into a connection (RFC 5961), which somebody may have forged.
+    dropped_blind,
+    /// Of these: timestamps older than the last one (PAWS).
+    dropped_paws,
+    /// Of these: out of order, and the list of ranges was full.
+    dropped_reassembly_full,
+    /// Challenge ACKs sent (RFC 5961).
+    challenge_acks,
+    /// Challenge ACKs not sent because there were too many in this second.
+    challenge_acks_withheld,
     /// Frames that were not a well-formed packet for us.
     dropped_frames,
     /// Frames dropped because the tx ring was full (TCP sends them again).

@@ -66,7 +66,8 @@ impl Events {
     pub const RECV_LIMITED: Self = Self(1 << 8);
     /// The path's maximum segment size changed.
     pub const MSS_CHANGED: Self = Self(1 << 9);
-    /// A challenge ACK (RFC 5961) is due; the engine may count or limit it globally.
+    /// A challenge ACK (RFC 5961) is due and nothing else asks for an ACK: [`crate::ChallengeLimit`] says whether it may
+    /// leave; if not, [`crate::Tcb::withhold_challenge`].
     pub const CHALLENGE: Self = Self(1 << 10);
 
     /// Adds `other`.

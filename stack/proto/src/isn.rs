@@ -18,6 +18,7 @@ enum Purpose {
     Port = 3,
     Cookie = 4,
     FastOpen = 5,
+    Challenge = 6,
 }
 
 impl Secret {
@@ -61,6 +62,11 @@ impl Secret {
         pair.remote.port = 0;
         let bytes = self.hash(&pair, Purpose::FastOpen, 0).to_be_bytes();
         FastOpenCookie::new(&bytes).unwrap_or(FastOpenCookie::REQUEST)
+    }
+
+    /// A number for each second that nobody else can tell.
+    pub(crate) fn challenge_noise(&self, second: u64) -> u64 {
+        siphash::hash(self.0, &[Purpose::Challenge as u64, second])
     }
 
     /// The keyed hash behind a SYN cookie.

@@ -53,6 +53,7 @@ pub mod time;
 pub mod wire;
 
 mod actions;
+mod challenge;
 mod congestion;
 mod half_open;
 mod info;
@@ -67,6 +68,7 @@ mod time_wait;
 pub use actions::{
     Actions, DropReason, Events, IcmpError, IcmpKind, Place, SocketError, UserCall, UserError,
 };
+pub use challenge::{CHALLENGES_PER_SECOND, ChallengeLimit};
 pub use config::{Config, CongestionKind, EcnMode, Keepalive};
 pub use half_open::{HalfOpen, HalfOpenTimer, HalfOpenVerdict};
 pub use info::{RecoveryState, State, TcpInfo};

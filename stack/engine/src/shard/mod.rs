@@ -48,7 +48,7 @@ use std::sync::atomic::{Ordering, fence};
 use utcp_abi::PeerCorrupt;
 use utcp_netmap_io::Capture;
 use utcp_proto::isn::Secret;
-use utcp_proto::{Config, Instant, TimeWait};
+use utcp_proto::{ChallengeLimit, Config, Instant, TimeWait};
 
 use crate::counters::Counters;
 use crate::host::HostView;
@@ -141,6 +141,7 @@ pub struct Shard {
     /// Our thread id, as arbiters know us.
     tid: u32,
     counters: Counters,
+    challenges: ChallengeLimit,
 }
 
 impl Shard {
@@ -197,6 +198,7 @@ impl Shard {
             touch: (0, 0),
             tid: sys::gettid(),
             counters: Counters::default(),
+            challenges: ChallengeLimit::default(),
         })
     }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 
 use utcp_abi::socket::{Addr, intent, status};
 use utcp_proto::{
-    Actions, Endpoint, Events, Flags, FourTuple, HalfOpenTimer, HalfOpenVerdict, Segment, SocketError,
-    TimeWaitVerdict, Transmit, UserCall, reset_for,
+    Actions, DropReason, Endpoint, Events, Flags, FourTuple, HalfOpenTimer, HalfOpenVerdict, Segment,
+    SocketError, TimeWaitVerdict, Transmit, UserCall, reset_for,
 };
 
 use super::client::SlotUse;
@@ -31,11 +31,21 @@ impl Shard {
     /// A segment arrived for `tuple` (our side is `local`); `path` leads back to its sender.
     pub(super) fn on_segment(&mut self, tuple: &FourTuple, seg: &Segment, payload: Payload<'_>, path: Path) {
         match self.table.get(tuple) {
+            Some(Entry::Flow(index)) if self.is_over(index) => {
+                // It ended in this batch. What comes now is for nobody, or the beginning of something new.
+                self.end_flow(index);
+                self.on_segment(tuple, seg, payload, path);
+            }
             Some(Entry::Flow(index)) => self.on_flow_segment(index, seg, payload),
             Some(Entry::HalfOpen(index)) => self.on_half_open_segment(index, seg, payload),
             Some(Entry::TimeWait(index)) => self.on_time_wait_segment(index, seg, path),
             None => self.on_new_segment(tuple, seg, path),
         }
+    }
+
+    /// A flow that waits for nothing but the end of the batch.
+    fn is_over(&self, index: u32) -> bool {
+        self.flows.get(index).is_some_and(|flow| flow.finished && !flow.tcb.has_output())
     }
 
     /// A segment for a flow.
@@ -45,8 +55,39 @@ impl Shard {
             self.take_consumed(index);
         }
         let Some(flow) = self.flows.get_mut(index) else { return };
-        let actions = flow.tcb.on_segment(now, seg);
+        let mut actions = flow.tcb.on_segment(now, seg);
+        if actions.events.any(Events::CHALLENGE) && !self.admit_challenge() {
+            let Some(flow) = self.flows.get_mut(index) else { return };
+            flow.tcb.withhold_challenge();
+            actions.transmit = flow.tcb.has_output();
+        }
         self.act(index, &actions, payload);
+    }
+
+    /// RFC 5961 §7: whether another challenge ACK may leave, counted either way.
+    fn admit_challenge(&mut self) -> bool {
+        let admitted = self.challenges.admit(&self.config.secret, self.now);
+        if admitted {
+            self.counters.challenge_acks += 1;
+        } else {
+            self.counters.challenge_acks_withheld += 1;
+        }
+        admitted
+    }
+
+    fn count_drop(&mut self, reason: DropReason) {
+        let counters = &mut self.counters;
+        counters.dropped_segments += 1;
+        match reason {
+            DropReason::RstNotExact
+            | DropReason::RstOutOfWindow
+            | DropReason::SynInWindow
+            | DropReason::AckOfUnsent
+            | DropReason::AckTooOld => counters.dropped_blind += 1,
+            DropReason::Paws => counters.dropped_paws += 1,
+            DropReason::ReassemblyFull => counters.dropped_reassembly_full += 1,
+            _ => {}
+        }
     }
 
     /// Tells the TCB what the program read since the last segment, so that its window is true.
@@ -64,8 +105,8 @@ impl Shard {
 
     /// Carries out what a TCB decided: copy, release, publish, report.
     pub(super) fn act(&mut self, index: u32, actions: &Actions, payload: Payload<'_>) {
-        if actions.drop.is_some() {
-            self.counters.dropped_segments += 1;
+        if let Some(reason) = actions.drop {
+            self.count_drop(reason);
         }
         let Some(flow) = self.flows.get_mut(index) else { return };
         let Some(region) = self.clients.get(flow.client).map(|c| c.region) else { return };
@@ -252,10 +293,13 @@ impl Shard {
         let Some(record) = self.time_wait.get_mut(index) else { return };
         let tuple = record.record.tuple;
         match record.record.on_segment(now, seg) {
-            TimeWaitVerdict::Drop(_) => self.counters.dropped_segments += 1,
-            TimeWaitVerdict::Ack(transmit, _) => {
+            TimeWaitVerdict::Drop(reason) => self.count_drop(reason),
+            TimeWaitVerdict::Ack(transmit, reason) => {
                 self.file_time_wait(index);
-                self.send_for(&tuple, &transmit, path);
+                // A FIN that was sent again is no challenge: without the ACK the peer would try for minutes.
+                if reason == DropReason::Duplicate || self.admit_challenge() {
+                    self.send_for(&tuple, &transmit, path);
+                }
             }
             TimeWaitVerdict::Reuse { iss } => {
                 self.end_time_wait_now(index);
@@ -292,11 +336,14 @@ impl Shard {
                 let transmit = half.record.syn_ack(now);
                 self.send_for(&tuple, &transmit, path);
             }
-            HalfOpenVerdict::Ack(transmit, _) | HalfOpenVerdict::Reset(transmit, _) => {
-                self.send_for(&tuple, &transmit, path);
+            HalfOpenVerdict::Ack(transmit, _) => {
+                if self.admit_challenge() {
+                    self.send_for(&tuple, &transmit, path);
+                }
             }
+            HalfOpenVerdict::Reset(transmit, _) => self.send_for(&tuple, &transmit, path),
             HalfOpenVerdict::Remove(_) => self.drop_half_open(index),
-            HalfOpenVerdict::Drop(_) => self.counters.dropped_segments += 1,
+            HalfOpenVerdict::Drop(reason) => self.count_drop(reason),
         }
     }
 

@@ -201,9 +201,17 @@ impl Tcb {
         }
         if !data {
             self.ack.challenge_at = now;
-            out.events.insert(Events::CHALLENGE);
+            if !self.ack.now {
+                out.events.insert(Events::CHALLENGE);
+            }
         }
         self.ack.now = true;
+    }
+
+    /// RFC 5961 §7: the stack has sent enough challenge ACKs for now, so the one that [`Events::CHALLENGE`] told of does
+    /// not leave.
+    pub fn withhold_challenge(&mut self) {
+        self.ack.now = false;
     }
 
     #[cfg(debug_assertions)]

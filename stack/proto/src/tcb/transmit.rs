@@ -32,7 +32,8 @@ impl Tcb {
 
     /// False if there is certainly nothing to send.
     #[inline]
-    pub(super) fn has_output(&self) -> bool {
+    #[must_use]
+    pub fn has_output(&self) -> bool {
         self.ack.now
             || self.snd.nxt.before(self.snd.limit()) && self.state != State::Closed
             || self.board.to_resend() > 0
