@@ -28,6 +28,7 @@
 //! | `pipe:NAME` | `pipe` | netmap's memory layout in shared memory, two ends joined |
 //! | `tap:utcp0` | `tap` | a TAP device of the kernel |
 //! | `netmap:eth0`, `vale0:a` | `netmap` | the netmap module |
+//! | `switch:eth0` | `switch` | one stack's share of a device that several have |
 
 pub mod conformance;
 mod error;
@@ -40,6 +41,7 @@ mod port;
 mod ring;
 mod spec;
 mod steering;
+pub mod switch;
 mod sys;
 mod tap;
 #[cfg(test)]
@@ -68,5 +70,6 @@ pub fn open_spec(spec: &DeviceSpec, options: &OpenOptions) -> Result<Device, Por
         DeviceSpec::Tap { name } => tap::open(name, options),
         DeviceSpec::Pipe { name } => pipe::open(name, options),
         DeviceSpec::Netmap { name, rings } => netmap::open(name, *rings, options),
+        DeviceSpec::Switch { name } => switch::open(name, options),
     }
 }

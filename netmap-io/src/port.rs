@@ -44,6 +44,8 @@ pub struct Caps {
     /// Link address of the one station at the other side, where there is exactly one: frames go to it
     /// without ARP or ND.
     pub peer_mac: Option<[u8; 6]>,
+    /// TCP ports that connections from here may come from, first and last; `None`: the stack's own choice.
+    pub client_ports: Option<(u16, u16)>,
     /// How it is driven, for people: `AF_XDP, copy, native`.
     pub mode: String,
 }
@@ -254,6 +256,8 @@ pub struct OpenOptions {
     /// TAP: a virtio-net header in front of every frame ([`Caps::vnet_header`]); rings are shorter then, buffers
     /// longer.
     pub vnet_header: bool,
+    /// What the stack calls itself towards a switch.
+    pub stack: String,
 }
 
 impl Default for OpenOptions {
@@ -267,6 +271,7 @@ impl Default for OpenOptions {
             tuples_max: 262_144,
             pipe_wait: Duration::from_secs(5),
             vnet_header: false,
+            stack: String::new(),
         }
     }
 }

@@ -54,6 +54,11 @@ pub enum DeviceSpec {
         /// Both ends give the same name.
         name: String,
     },
+    /// `switch:eth0`: a share of what `utcp switch` drives.
+    Switch {
+        /// What the switch is called.
+        name: String,
+    },
 }
 
 /// Why a device string was not understood.
@@ -110,7 +115,7 @@ pub enum SpecError {
 }
 
 /// The kinds, for error texts.
-const KINDS: &str = "netmap:eth0, xdp:eth0, tap:utcp0, pipe:NAME, vale0:port";
+const KINDS: &str = "netmap:eth0, xdp:eth0, switch:eth0, tap:utcp0, pipe:NAME, vale0:port";
 
 impl FromStr for DeviceSpec {
     type Err = SpecError;
@@ -127,6 +132,7 @@ impl FromStr for DeviceSpec {
             }
             "tap" => Ok(Self::Tap { name: interface_name(text, rest, "tap:utcp0")? }),
             "pipe" => Ok(Self::Pipe { name: pipe_name(text, rest)? }),
+            "switch" => Ok(Self::Switch { name: pipe_name(text, rest)? }),
             "netmap" => {
                 let (name, rings) = split_rings(text, rest)?;
                 Ok(Self::Netmap { name: interface_name(text, name, "netmap:eth0")?, rings })
@@ -226,6 +232,7 @@ impl fmt::Display for DeviceSpec {
             Self::Xdp { interface, queue: Some(queue) } => write!(f, "xdp:{interface}-{queue}"),
             Self::Tap { name } => write!(f, "tap:{name}"),
             Self::Pipe { name } => write!(f, "pipe:{name}"),
+            Self::Switch { name } => write!(f, "switch:{name}"),
             Self::Netmap { name, rings } => {
                 let kind = if name.starts_with("vale") && name.contains(':') { "" } else { "netmap:" };
                 write!(f, "{kind}{name}")?;
@@ -268,6 +275,7 @@ mod tests {
         check("xdp:br-12-0", &xdp("br-12", Some(0)));
         check("tap:utcp0", &DeviceSpec::Tap { name: "utcp0".into() });
         check("pipe:a.b-c_1", &DeviceSpec::Pipe { name: "a.b-c_1".into() });
+        check("switch:eth0", &DeviceSpec::Switch { name: "eth0".into() });
         let netmap = |name: &str, rings| DeviceSpec::Netmap { name: name.into(), rings };
         check("netmap:eth0", &netmap("eth0", Rings::All));
         check("netmap:eth0-3", &netmap("eth0", Rings::One(3)));

@@ -122,6 +122,11 @@ pub trait Steering: Send + Sync {
         Ok(())
     }
 
+    /// Gives every port in `ports` back to the kernel.
+    fn unregister_range(&self, first: Tuple, ports: RangeInclusive<u16>) -> Result<(), PortError> {
+        ports.into_iter().try_for_each(|port| self.unregister(Tuple { port, ..first }))
+    }
+
     /// Makes an exception for one connected flow.
     fn register_flow(&self, flow: Flow, verdict: PeerVerdict) -> Result<(), PortError>;
 

@@ -33,7 +33,7 @@ fn revive_listeners() {
             continue;
         }
         let Some(old) = handle::at(fd, entry).filter(|sock| !sock.att.is_alive()) else { continue };
-        listen::register(fd, libc::SOMAXCONN);
+        let _ = listen::register(fd, libc::SOMAXCONN);
         if let Some(new) = handle::listener(fd).filter(|sock| sock.att.is_alive()) {
             epoll::move_members(&old, &new);
         }

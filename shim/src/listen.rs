@@ -62,8 +62,14 @@ pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
     let result = unsafe { real::listen(fd, backlog) };
     if result == 0 && !tls::thread().is_vfork_child() {
         let before = errno::get();
-        register(fd, backlog);
+        let registered = register(fd, backlog);
         errno::set(before);
+        if registered == Err(Errno(libc::EADDRINUSE)) {
+            // Another stack serves this port on the same device (SO_REUSEPORT let the kernel allow it): nobody
+            // would reach this socket. It is bound and does not listen, as after a failed `listen` of the kernel.
+            let _ = sys::call!(libc::SYS_shutdown, fd, libc::SHUT_RD);
+            return errno::fail(Errno(libc::EADDRINUSE));
+        }
     }
     result
 }
@@ -82,29 +88,30 @@ pub fn meet(fd: c_int) -> Option<Sock> {
         return None;
     }
     let before = errno::get();
-    register(fd, libc::SOMAXCONN);
+    let _ = register(fd, libc::SOMAXCONN);
     errno::set(before);
     handle::listener(fd)
 }
 
-/// Tells the engine of a kernel socket that listens; if it can't serve it, the socket stays as it is.
-pub fn register(fd: c_int, backlog: c_int) {
+/// Tells the engine of a kernel socket that listens; if it can't serve it, the socket stays as it is, and the errno says
+/// why.
+pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
     let entry = fd_table::get(fd);
     if let Some(sock) = handle::listener(fd).filter(|sock| sock.att.is_alive()) {
         // The second `listen` of the same socket: a new backlog.
         let _ = announce(&sock, backlog);
-        return;
+        return Ok(());
     }
     if !matches!(entry.kind(), Kind::Kernel | Kind::Bound | Kind::Listener) || !fd_table::covers(fd) {
-        return;
+        return Ok(());
     }
     if !is_tcp_listener(fd) {
-        return;
+        return Ok(());
     }
-    let Some(att) = attach::current() else { return };
+    let Some(att) = attach::current() else { return Ok(()) };
     let Some((slot, shared)) = connect::claim(att) else {
         log::record(att, LogCode::Exhausted, slot_kind::SOCKETS);
-        return;
+        return Ok(());
     };
     let inet6 = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
     let status_flags = sys::fcntl(fd, libc::F_GETFL, 0).unwrap_or(0);
@@ -120,10 +127,12 @@ pub fn register(fd: c_int, backlog: c_int) {
         Ok(listener) => {
             shared.listener.store(listener as u32, Release);
             fd_table::set(fd, entry);
+            Ok(())
         }
         Err(error) => {
             log::record(att, LogCode::ListenRefused, error.0 as u32);
             sock.intend(intent::CLOSE);
+            Err(error)
         }
     }
 }

@@ -14,7 +14,7 @@
 
 mod provider;
 mod rendezvous;
-mod sys;
+pub(crate) mod sys;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -43,6 +43,34 @@ pub fn pair(name: &str, options: &OpenOptions) -> Result<[Box<dyn Port>; 2], Por
     let a = PipePort::new(name, 0, memory.clone(), [first, second], here);
     let b = PipePort::new(name, 1, memory, second_pair, there);
     Ok([Box::new(a), Box::new(b)])
+}
+
+/// One end, and what another process makes the other end of: memory, its doorbell, ours, and a socket that hangs up when
+/// one of us is gone.
+pub(crate) fn lend(name: &str, options: &OpenOptions) -> Result<(Box<dyn Port>, [OwnedFd; 4]), PortError> {
+    let system = |error| PortError::io(format!("making pipe:{name}"), error);
+    let memory = SharedMemory::create(shape(options)?).map_err(system)?;
+    let file = memory.file().try_clone().map_err(system)?;
+    let [ours, theirs] = sys::doorbells().map_err(system)?;
+    let copies = [theirs.try_clone().map_err(system)?, ours.try_clone().map_err(system)?];
+    let (here, there) = sys::socket_pair().map_err(system)?;
+    let port = PipePort::new(name, 0, Arc::new(memory), [ours, theirs], here);
+    let [their_bell, our_bell] = copies;
+    Ok((Box::new(port), [file, their_bell, our_bell, there]))
+}
+
+/// The other end of what [`lend`] made; `describe` says what it is a port of.
+pub(crate) fn borrow(
+    name: &str,
+    fds: [OwnedFd; 4],
+    describe: impl FnOnce(&mut Caps),
+) -> Result<Box<dyn Port>, PortError> {
+    let [file, ours, theirs, peer] = fds;
+    let memory =
+        SharedMemory::join(file).map_err(|error| PortError::io(format!("joining pipe:{name}"), error))?;
+    let mut port = PipePort::new(name, 1, Arc::new(memory), [ours, theirs], peer);
+    describe(&mut port.caps);
+    Ok(Box::new(port))
 }
 
 /// Opens one end of `pipe:NAME` and waits for the other.

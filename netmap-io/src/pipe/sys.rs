@@ -81,15 +81,16 @@ pub(super) fn hung_up(socket: &OwnedFd) -> bool {
     got == 0 || (got < 0 && io::Error::last_os_error().kind() != io::ErrorKind::WouldBlock)
 }
 
-/// Number of descriptors that go to the other end: memory, its doorbell, ours.
-const PASSED: usize = 3;
-
-/// Room for a control message with `PASSED` descriptors, aligned as the kernel wants.
+/// Room for a control message with up to ten descriptors, aligned as the kernel wants.
 #[repr(C, align(8))]
 struct ControlBuffer([u8; 64]);
 
 /// Builds the message around one byte and a control buffer, and hands it to `call`.
-fn with_message<T>(control: &mut ControlBuffer, call: impl FnOnce(&mut libc::msghdr) -> T) -> T {
+fn with_message<const N: usize, T>(
+    control: &mut ControlBuffer,
+    call: impl FnOnce(&mut libc::msghdr) -> T,
+) -> T {
+    const { assert!(N <= 10, "the control buffer has room for ten descriptors") };
     let mut byte = 0_u8;
     let mut piece = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
     // SAFETY: zeroes are a value of every member of `msghdr`.
@@ -97,21 +98,21 @@ fn with_message<T>(control: &mut ControlBuffer, call: impl FnOnce(&mut libc::msg
     message.msg_iov = &raw mut piece;
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control.0).cast();
-    message.msg_controllen = control_space();
+    message.msg_controllen = control_space::<N>();
     call(&mut message)
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "a few bytes")]
-fn control_space() -> usize {
+fn control_space<const N: usize>() -> usize {
     // SAFETY: arithmetic only.
-    unsafe { libc::CMSG_SPACE((PASSED * size_of::<libc::c_int>()) as libc::c_uint) as usize }
+    unsafe { libc::CMSG_SPACE((N * size_of::<libc::c_int>()) as libc::c_uint) as usize }
 }
 
 /// Passes descriptors to the process at the other end of `socket`.
-pub(super) fn send_descriptors(socket: &OwnedFd, fds: [&OwnedFd; PASSED]) -> io::Result<()> {
+pub(crate) fn send_descriptors<const N: usize>(socket: &impl AsRawFd, fds: [&OwnedFd; N]) -> io::Result<()> {
     let mut control = ControlBuffer([0; 64]);
     let numbers = fds.map(AsRawFd::as_raw_fd);
-    with_message(&mut control, |message| {
+    with_message::<N, _>(&mut control, |message| {
         // SAFETY: the control buffer is aligned and longer than CMSG_SPACE, so the first header and the
         // descriptors behind it lie inside.
         unsafe {
@@ -119,7 +120,7 @@ pub(super) fn send_descriptors(socket: &OwnedFd, fds: [&OwnedFd; PASSED]) -> io:
             (*header).cmsg_level = libc::SOL_SOCKET;
             (*header).cmsg_type = libc::SCM_RIGHTS;
             (*header).cmsg_len = libc::CMSG_LEN(u32::try_from(size_of_val(&numbers)).unwrap_or(0)) as usize;
-            libc::CMSG_DATA(header).cast::<[libc::c_int; PASSED]>().write_unaligned(numbers);
+            libc::CMSG_DATA(header).cast::<[libc::c_int; N]>().write_unaligned(numbers);
         }
         // SAFETY: every pointer in the message is valid until the call returns.
         let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), message, libc::MSG_NOSIGNAL) };
@@ -128,9 +129,9 @@ pub(super) fn send_descriptors(socket: &OwnedFd, fds: [&OwnedFd; PASSED]) -> io:
 }
 
 /// Receives what [`send_descriptors`] sent.
-pub(super) fn receive_descriptors(socket: &OwnedFd) -> io::Result<[OwnedFd; PASSED]> {
+pub(crate) fn receive_descriptors<const N: usize>(socket: &impl AsRawFd) -> io::Result<[OwnedFd; N]> {
     let mut control = ControlBuffer([0; 64]);
-    with_message(&mut control, |message| {
+    with_message::<N, _>(&mut control, |message| {
         // SAFETY: every pointer in the message is valid until the call returns.
         let got = unsafe { libc::recvmsg(socket.as_raw_fd(), message, libc::MSG_CMSG_CLOEXEC) };
         if got < 0 {
@@ -140,8 +141,7 @@ pub(super) fn receive_descriptors(socket: &OwnedFd) -> io::Result<[OwnedFd; PASS
         // its data is read, and each descriptor in it is a new one that nobody else owns.
         unsafe {
             let header = libc::CMSG_FIRSTHDR(message);
-            let wanted =
-                libc::CMSG_LEN(u32::try_from(PASSED * size_of::<libc::c_int>()).unwrap_or(0)) as usize;
+            let wanted = libc::CMSG_LEN(u32::try_from(N * size_of::<libc::c_int>()).unwrap_or(0)) as usize;
             if got == 0
                 || header.is_null()
                 || (*header).cmsg_type != libc::SCM_RIGHTS
@@ -149,14 +149,31 @@ pub(super) fn receive_descriptors(socket: &OwnedFd) -> io::Result<[OwnedFd; PASS
             {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "the other end sent no descriptors"));
             }
-            let numbers = libc::CMSG_DATA(header).cast::<[libc::c_int; PASSED]>().read_unaligned();
+            let numbers = libc::CMSG_DATA(header).cast::<[libc::c_int; N]>().read_unaligned();
             Ok(numbers.map(|fd| OwnedFd::from_raw_fd(fd)))
         }
     })
 }
 
 /// The user whose files this process makes.
-pub(super) fn effective_user() -> u32 {
+pub(crate) fn effective_user() -> u32 {
     // SAFETY: has no arguments and can't fail.
     unsafe { libc::geteuid() }
+}
+
+/// The user at the other end of a socket, as it was when they were joined.
+pub(crate) fn peer_user(socket: &impl AsRawFd) -> io::Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = libc::socklen_t::try_from(size_of_val(&peer)).unwrap_or(0);
+    // SAFETY: the kernel writes at most `len` bytes to a structure that we own.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(peer.uid)
 }

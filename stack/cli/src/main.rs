@@ -4,6 +4,7 @@ mod doctor;
 mod engine;
 mod find;
 mod run;
+mod switch;
 mod tools;
 mod trace;
 
@@ -24,6 +25,8 @@ enum Command {
     Run(run::Run),
     /// Run the engine in the foreground (programs start one by themselves when none runs).
     Engine(engine::Engine),
+    /// Share a device between several engines, each with memory, ports and a process of its own.
+    Switch(switch::Switch),
     /// Show the sockets that the engine serves.
     Ss(tools::Where),
     /// Say whether a port or process is accelerated, and why (not).
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => run::main(&run),
         Command::Engine(engine) => engine::main(engine),
+        Command::Switch(switch) => switch::main(&switch),
         Command::Ss(at) => tools::report(&at, utcp_abi::message::Report::Sockets, 0, 0),
         Command::Why(why) => tools::why(&why),
         Command::Metrics(at) => tools::report(&at, utcp_abi::message::Report::Counters, 0, 0),

@@ -123,6 +123,15 @@ pub fn user_name(stack: Option<&str>) -> Result<UnixName, ConfigError> {
     }
 }
 
+/// The name of a stack, from its engine's socket.
+#[must_use]
+pub(crate) fn stack_of(name: &UnixName) -> &str {
+    match name {
+        UnixName::Abstract(name) => name.split('/').nth(2).unwrap_or("default"),
+        UnixName::Path(path) => path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("system"),
+    }
+}
+
 /// The socket path of the system's engine in this network namespace.
 #[must_use]
 pub fn system_path() -> Option<PathBuf> {

@@ -23,8 +23,8 @@ pub mod sys;
 #[cfg(test)]
 mod alloc_count;
 
-/// Facts about interfaces and drivers, and the device strings, for tools.
-pub use utcp_netmap_io::{DeviceSpec, SpecError, inspect};
+/// Facts about interfaces and drivers, the device strings, and the switch, for tools.
+pub use utcp_netmap_io::{DeviceSpec, OpenOptions, SpecError, inspect, open as open_device, switch};
 
 pub use config::Config;
 pub use control::{EngineError, run};

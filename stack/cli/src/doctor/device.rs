@@ -26,6 +26,7 @@ pub fn look(device: &str) -> Result<Vec<Finding>, String> {
         DeviceSpec::Netmap { name, .. } => (name, Port::Netmap),
         DeviceSpec::Tap { name } => return Ok(vec![tap(name, host()?.as_ref())]),
         DeviceSpec::Pipe { .. } => return Ok(vec![Finding::good("device", "a pipe needs nothing")]),
+        DeviceSpec::Switch { name } => return Ok(vec![switch(name)]),
     };
     let host = host()?;
     let Some(interface) = host.interface_named(name) else {
@@ -41,6 +42,16 @@ pub fn look(device: &str) -> Result<Vec<Finding>, String> {
         Port::Netmap => findings.extend(netmap(interface)),
     }
     Ok(findings)
+}
+
+fn switch(name: &str) -> Finding {
+    match utcp_engine::switch::report(name) {
+        Ok(text) => Finding::good("device", text.trim_end().to_owned()),
+        Err(error) => Finding::bad(
+            "device",
+            format!("no switch {name} answers ({error}); start `utcp switch xdp:{name}`"),
+        ),
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -19,7 +19,7 @@ use super::listeners::to_std;
 use super::{Control, EngineError, OpenDevice};
 use crate::config::Config;
 use crate::host::HostView;
-use crate::shard::{DEVICE_PORTS, DevicePort, ToShard};
+use crate::shard::{DevicePort, ToShard};
 use crate::station::{DeviceConfig, Station};
 
 /// How long the addresses of a device that is back may take to be back, too.
@@ -37,6 +37,8 @@ pub(super) struct Device {
     pub steering: Option<Arc<dyn Steering>>,
     /// Addresses whose client ports are registered.
     clients_of: Vec<IpAddr>,
+    /// First and last of them.
+    client_ports: (u16, u16),
     /// Addresses that the interface had when it went away, and until when they may come back.
     expected: Vec<IpAddr>,
     expected_until: Option<Instant>,
@@ -46,6 +48,8 @@ pub(super) struct Device {
     places: Vec<(usize, usize)>,
     /// Why it is not open, if it is not.
     pub away: Option<String>,
+    /// When opening it may be tried again.
+    next_try: Instant,
 }
 
 impl Device {
@@ -58,7 +62,11 @@ impl Device {
         let failed = |error| EngineError::Device { device: text.to_owned(), error };
         let DeviceConfig { device: name, station } =
             DeviceConfig::parse(text).map_err(|error| EngineError::Setting(error.to_string()))?;
-        let options = OpenOptions { vnet_header: true, ..OpenOptions::default() };
+        let options = OpenOptions {
+            vnet_header: true,
+            stack: crate::config::stack_of(&config.name).to_owned(),
+            ..OpenOptions::default()
+        };
         let mut open = open(&name, &options).map_err(failed)?;
         if let Some(faults) = &config.faults {
             let spec = faults
@@ -73,6 +81,7 @@ impl Device {
         }
         let caps = open.ports.first().map(|port| port.caps());
         let interface = caps.and_then(|caps| Some((caps.interface.clone()?, caps.ifindex?)));
+        let client_ports = caps.map_or((0, 0), crate::shard::client_ports);
         let port_names = open.ports.iter().map(|port| port.caps().name.clone()).collect();
         let with_station = |port: Box<dyn utcp_netmap_io::Port>| {
             let station = station.as_ref().map(|config| Station::new(config, port.caps()));
@@ -84,11 +93,13 @@ impl Device {
             interface,
             steering: open.steering,
             clients_of: Vec::new(),
+            client_ports,
             expected: Vec::new(),
             expected_until: None,
             port_names,
             places: Vec::new(),
             away: None,
+            next_try: Instant::now(),
         };
         Ok((device, ports))
     }
@@ -112,14 +123,12 @@ impl Device {
     /// Another stack has one of them, or the kernel refuses.
     pub(super) fn steer_clients(&mut self, host: &HostView) -> Result<(), PortError> {
         let Some(steering) = self.steering.clone() else { return Ok(()) };
-        let (first, last) = (DEVICE_PORTS.start as u16, (DEVICE_PORTS.end - 1) as u16);
+        let (first, last) = self.client_ports;
         let tuple = |addr, port| Tuple::new(to_std(addr), port, Proto::TCP);
         let wanted = self.steered_addresses(host);
         for addr in self.clients_of.iter().filter(|addr| !wanted.contains(addr)) {
             tracing::info!(device = self.text, "no address {addr} any more: its ports are the kernel's");
-            for port in first..=last {
-                steering.unregister(tuple(*addr, port))?;
-            }
+            steering.unregister_range(tuple(*addr, first), first..=last)?;
         }
         self.clients_of.retain(|addr| wanted.contains(addr));
         for addr in wanted {
@@ -184,12 +193,25 @@ impl Control {
                 device.leave("its interface was removed".to_owned());
                 self.forget_steered(index);
             }
-            if self.devices[index].away.is_some() && self.devices[index].is_back(&self.host) {
+            let device = &self.devices[index];
+            if device.away.is_some() && device.is_back(&self.host) && device.next_try <= Instant::now() {
                 self.reopen(index);
             }
             self.devices[index].stop_expecting(&self.host);
         }
         self.steer_all();
+    }
+
+    /// A shard can't drive a port any more.
+    pub(super) fn on_port_gone(&mut self, name: &str) {
+        let has = |device: &Device| device.port_names.iter().any(|own| own == name);
+        let Some(index) = self.devices.iter().position(has) else { return };
+        let device = &mut self.devices[index];
+        if device.away.is_none() {
+            tracing::warn!(device = device.text, "the device passes no frames any more");
+            device.leave("it passes no frames".to_owned());
+            self.forget_steered(index);
+        }
     }
 
     /// Opens a device again and hands its ports to the shards that had the old ones.
@@ -203,6 +225,7 @@ impl Control {
                     tracing::warn!(%error, "the device is back and can't be opened yet");
                 }
                 old.away = Some(why);
+                old.next_try = Instant::now() + RETRY;
                 return;
             }
         };

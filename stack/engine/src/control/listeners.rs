@@ -4,13 +4,14 @@
 //! reference to the kernel's socket, it asks for its inode (sock_diag) when a descriptor was closed or a
 //! process ended. A port whose listener is gone stays steered while connections to it live.
 
+use std::collections::HashSet;
 use std::net::{IpAddr as StdAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
 use utcp_abi::message::{Message, Reply, listen};
 use utcp_abi::socket::{Addr, status};
-use utcp_netmap_io::{Proto, Steering, Tuple};
+use utcp_netmap_io::{PortError, Proto, Steering, Tuple};
 use utcp_proto::wire::IpAddr;
 
 use super::{Control, diag};
@@ -27,6 +28,8 @@ pub(super) struct ListenerEntry {
     pub one_family: bool,
     /// What is registered with the devices' steering: (index of the device, tuple).
     pub steered: Vec<(usize, Tuple)>,
+    /// Another stack on one of the devices has its port.
+    pub refused: bool,
 }
 
 /// A port that stays steered until its last connection is gone.
@@ -56,8 +59,8 @@ impl Control {
             Some(known) => known.slot,
             None => {
                 let Some(slot) = entry.free_listener_slots.pop() else { return refuse(libc::ENOBUFS) };
-                let steered = Vec::new();
-                entry.listeners.push(ListenerEntry { sock, slot, addr, inode, one_family, steered });
+                let (steered, refused) = (Vec::new(), false);
+                entry.listeners.push(ListenerEntry { sock, slot, addr, inode, one_family, steered, refused });
                 slot
             }
         };
@@ -76,6 +79,12 @@ impl Control {
         self.to_all(|| ToShard::Listen(request.clone()));
         self.publish_port(addr.port);
         self.steer_all();
+        let refused =
+            |entry: &super::ClientEntry| entry.listeners.iter().any(|l| l.sock == sock && l.refused);
+        if self.clients.get(&client).is_some_and(refused) {
+            self.drop_listener(client, sock);
+            return refuse(libc::EADDRINUSE);
+        }
         Reply { a: u64::from(slot), ..Reply::default() }
     }
 
@@ -98,8 +107,12 @@ impl Control {
                 tracing::error!(device = device.text, %error, "client ports can't be steered to us");
             }
             let addresses = device.steered_addresses(&host);
+            let own = self.clients.values().flat_map(|client| &client.listeners).map(|l| &l.steered);
+            let own = own.chain(self.lingering_ports.iter().map(|l| &l.steered)).flatten();
+            let mut own: HashSet<Tuple> =
+                own.filter(|(of, _)| *of == index).map(|(_, tuple)| *tuple).collect();
             for listener in self.clients.values_mut().flat_map(|client| &mut client.listeners) {
-                steer(index, &*steering, &addresses, listener);
+                steer(index, &*steering, &addresses, &mut own, listener);
             }
         }
     }
@@ -174,8 +187,15 @@ impl Control {
     }
 }
 
-/// Makes what is steered on one device for one listener what its `addresses` ask for.
-fn steer(device: usize, steering: &dyn Steering, addresses: &[IpAddr], listener: &mut ListenerEntry) {
+/// Makes what is steered on one device for one listener what its `addresses` ask for. `own`: what listeners of this
+/// engine have there; they share it.
+fn steer(
+    device: usize,
+    steering: &dyn Steering,
+    addresses: &[IpAddr],
+    own: &mut HashSet<Tuple>,
+    listener: &mut ListenerEntry,
+) {
     let wanted: Vec<Tuple> = addresses
         .iter()
         .filter(|addr| covers(listener, **addr))
@@ -193,7 +213,15 @@ fn steer(device: usize, steering: &dyn Steering, addresses: &[IpAddr], listener:
             continue;
         }
         match steering.register(tuple) {
-            Ok(()) | Err(utcp_netmap_io::PortError::InUse { .. }) => listener.steered.push((device, tuple)),
+            Ok(()) => {
+                own.insert(tuple);
+                listener.steered.push((device, tuple));
+            }
+            Err(PortError::InUse { .. }) if own.contains(&tuple) => listener.steered.push((device, tuple)),
+            Err(error @ PortError::InUse { .. }) => {
+                tracing::warn!(%tuple, %error, "frames can't be steered to us");
+                listener.refused = true;
+            }
             Err(error) => tracing::error!(%tuple, %error, "frames can't be steered to us"),
         }
     }

@@ -274,6 +274,7 @@ impl Control {
         while let Some(message) = self.outbox.receive() {
             match message {
                 ToControl::Resolve { ifindex, next_hop } => self.mirror.resolve(ifindex, next_hop),
+                ToControl::PortGone { name } => self.on_port_gone(&name),
                 ToControl::Touch { ifindex, next_hop } => self.mirror.touch(ifindex, next_hop),
                 ToControl::LeftToKernel { pid, to, scope } => self.note_left_to_kernel(pid, to, scope),
             }

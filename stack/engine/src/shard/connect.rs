@@ -155,7 +155,10 @@ impl Shard {
         if wanted != 0 {
             return (self.table.get(&at(wanted)).is_none()).then(|| at(wanted));
         }
-        let range = if matches!(path, Path::Local(_)) { LOCAL_PORTS } else { self.device_ports() };
+        let range = match path {
+            Path::Local(_) => LOCAL_PORTS,
+            Path::Device { port, .. } => self.device_ports(port),
+        };
         let count = range.end - range.start;
         let offset = self.config.secret.port_offset(&at(0));
         for _ in 0..count {

@@ -4,7 +4,7 @@
 //! straight into the flow's rx stream. Out: headers and payload are written straight into a slot of the
 //! tx ring. A port is driven by its shard alone; one sync per batch in each direction.
 
-use utcp_netmap_io::{Capture, Counters, PollFds, Port, PortError, Tracer};
+use utcp_netmap_io::{Caps, Capture, Counters, PollFds, Port, PortError, Tracer};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::checksum::Verify;
 use utcp_proto::{Duration, FourTuple, IcmpError, Instant, SocketError, State, Transmit, TxLimits, UserCall};
@@ -56,6 +56,13 @@ pub(super) struct Link {
     vnet: bool,
     /// Largest IP packet that the port's buffers hold, whatever the interface carries.
     pub mtu_max: u32,
+    /// Client ports of connections over it.
+    pub client_ports: (u16, u16),
+}
+
+/// First and last client port of connections over a port.
+pub(crate) fn client_ports(caps: &Caps) -> (u16, u16) {
+    caps.client_ports.unwrap_or((DEVICE_PORTS.start as u16, (DEVICE_PORTS.end - 1) as u16))
 }
 
 impl Link {
@@ -82,8 +89,16 @@ impl DevicePort {
         let vnet = usize::from(caps.vnet_header) == frame::VNET_HEADER;
         debug_assert!(vnet || caps.vnet_header == 0, "a virtio-net header of another length");
         let mtu_max = caps.mtu_max.max(caps.mtu);
-        let link =
-            Link { mtu: caps.mtu, mac: caps.mac, verify, ifindex, interface: caps.ifindex, vnet, mtu_max };
+        let link = Link {
+            mtu: caps.mtu,
+            mac: caps.mac,
+            verify,
+            ifindex,
+            interface: caps.ifindex,
+            vnet,
+            mtu_max,
+            client_ports: client_ports(caps),
+        };
         Self { link, port, gone: false, buried: false, station, tracer: None }
     }
 
@@ -116,6 +131,11 @@ impl DevicePort {
     /// What to sleep on.
     pub(super) fn poll_fds(&self) -> PollFds {
         self.port.poll_fds()
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.port.caps().name
     }
 
     /// Once, after the device went away: what must not be slept on any more, or nobody would sleep again.
@@ -442,8 +462,9 @@ impl Shard {
         Some((Path::Device { port, next_hop }, from.unwrap_or(route.source)))
     }
 
-    /// Client ports for connections over a device.
-    pub(super) fn device_ports(&self) -> std::ops::Range<u32> {
-        DEVICE_PORTS
+    /// Client ports for connections over a port.
+    pub(super) fn device_ports(&self, port: u32) -> std::ops::Range<u32> {
+        let (first, last) = self.links.get(port as usize).map_or((0, 0), |link| link.client_ports);
+        u32::from(first)..u32::from(last) + 1
     }
 }

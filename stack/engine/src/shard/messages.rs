@@ -176,6 +176,11 @@ pub enum ToControl {
         /// Whose.
         next_hop: utcp_proto::wire::IpAddr,
     },
+    /// A port passes no frames any more: its device went away.
+    PortGone {
+        /// Its name.
+        name: String,
+    },
     /// Segments pass to and fro by this next hop: the kernel, which does not see them, is to keep its entry fresh.
     Touch {
         /// Interface.

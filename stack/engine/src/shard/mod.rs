@@ -351,7 +351,11 @@ impl Shard {
 
     fn wait(&mut self) {
         for port in &mut self.ports {
-            for poll in port.take_dead_fds().iter() {
+            let dead = port.take_dead_fds();
+            if dead.iter().next().is_some() {
+                self.outbox.send(ToControl::PortGone { name: port.name().to_owned() });
+            }
+            for poll in dead.iter() {
                 self.epoll.remove_port(poll.fd);
             }
         }
@@ -467,6 +471,7 @@ impl Shard {
     }
 }
 
+pub(crate) use device::client_ports;
 pub use device::{DEVICE_PORTS, DevicePort};
 pub use messages::{Inbox, ListenRequest, Outbox, Report, ReportRequest, ToControl, ToShard};
 pub use report::SocketLine;

@@ -127,7 +127,7 @@ impl DeviceConfig {
 /// Whether the kernel keeps the interface, and answers for its addresses.
 fn kernel_is_there(spec: &DeviceSpec) -> bool {
     match spec {
-        DeviceSpec::Xdp { .. } => true,
+        DeviceSpec::Xdp { .. } | DeviceSpec::Switch { .. } => true,
         // A NIC in netmap mode has left the kernel.
         DeviceSpec::Tap { .. } | DeviceSpec::Pipe { .. } | DeviceSpec::Netmap { .. } => false,
     }

@@ -1,0 +1,400 @@
+//! The switch: one thread that moves frames between a device and the pipes of stacks.
+//!
+//! ```text
+//!  round:  frames of the device ─► pipes   frames of the pipes ─► device, a budget each, taking turns
+//!          sync everything                 questions, a few tuples each; tuples of the dead, a few
+//!          nothing to do? spin a little, then sleep on all of it
+//! ```
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::STACKS_MAX;
+use super::frame::{arriving, leaving};
+use super::guest::{Counts, Guest};
+use super::message::{LEN, Question, Welcome};
+use super::table::{NOBODY, Owner, Table};
+use crate::pipe::{self, sys};
+use crate::{Caps, Device, Flow, OpenOptions, Port, PortError, Steering, Tuple};
+
+/// Frames and bytes of one stack that leave in one round.
+const BUDGET_FRAMES: u32 = 64;
+const BUDGET_BYTES: usize = 96 * 1024;
+/// Tuples of dead stacks that are given back to the kernel in one round.
+const BURIED: usize = 32;
+/// Slots of a pipe: a few round trips of a fast flow.
+const PIPE_SLOTS: u32 = 1024;
+/// How long to look for more work before sleeping.
+const SPIN: Duration = Duration::from_micros(50);
+/// How long to sleep while a ring is full that nobody tells of.
+const NAP: Duration = Duration::from_millis(1);
+
+/// A device that stacks share.
+pub struct Switch {
+    nics: Vec<Box<dyn Port>>,
+    steering: Option<Arc<dyn Steering>>,
+    listener: UnixListener,
+    name: String,
+    guests: Vec<Guest>,
+    table: Table,
+    /// What dead stacks had.
+    orphans: VecDeque<Tuple>,
+    orphan_flows: VecDeque<Flow>,
+    /// Who is the first to send.
+    turn: usize,
+    /// Frames for nobody.
+    foreign: u64,
+    /// A frame waits for room on the device.
+    blocked: bool,
+}
+
+impl Switch {
+    /// Makes `device` a switch that stacks find as `switch:NAME`.
+    ///
+    /// # Errors
+    /// The device has no port, or the name is taken.
+    pub fn new(device: Device, name: &str) -> Result<Self, PortError> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::AddrInUse => PortError::InUse {
+                what: format!("switch:{name}"),
+                detail: "a switch of that name runs in this network namespace already".into(),
+            },
+            _ => PortError::io(format!("making switch:{name}"), error),
+        };
+        let listener = super::address(name).and_then(|at| UnixListener::bind_addr(&at)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        if device.ports.is_empty() {
+            return Err(failed(io::Error::other("its device has no port")));
+        }
+        Ok(Self {
+            nics: device.ports,
+            steering: device.steering,
+            listener,
+            name: name.to_owned(),
+            guests: Vec::new(),
+            table: Table::default(),
+            orphans: VecDeque::new(),
+            orphan_flows: VecDeque::new(),
+            turn: 0,
+            foreign: 0,
+            blocked: false,
+        })
+    }
+
+    /// Moves frames until `stop` is readable.
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), PortError> {
+        let mut idle_since = Instant::now();
+        loop {
+            if self.round()? {
+                idle_since = Instant::now();
+            } else if idle_since.elapsed() >= SPIN {
+                if self.sleep(stop)? {
+                    return Ok(());
+                }
+                idle_since = Instant::now();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    /// One turn; true if there was work.
+    pub(super) fn round(&mut self) -> Result<bool, PortError> {
+        let mut work = self.receive()?;
+        work |= self.send();
+        for nic in &mut self.nics {
+            nic.tx_sync()?;
+        }
+        for guest in &mut self.guests {
+            let synced = guest.port.as_mut().map(|port| port.tx_sync());
+            guest.dead |= matches!(synced, Some(Err(_)));
+        }
+        work |= self.listen();
+        work |= self.bury();
+        Ok(work)
+    }
+
+    /// Frames of the device go to whoever registered for them.
+    fn receive(&mut self) -> Result<bool, PortError> {
+        let Self { nics, guests, table, foreign, .. } = self;
+        let mut work = false;
+        for nic in nics {
+            if nic.rx_sync()? == 0 {
+                continue;
+            }
+            work = true;
+            for frame in nic.rx() {
+                let owner = arriving(frame.bytes()).and_then(|flow| table.owner(&flow));
+                let guest = owner.and_then(|owner| guests.iter_mut().find(|guest| guest.owner == owner));
+                let Some(Guest { port: Some(port), counts, dead: false, .. }) = guest else {
+                    *foreign += 1;
+                    continue;
+                };
+                // A full ring is synced once more: the stack may have read meanwhile.
+                let room = port.tx().space() > 0 || port.tx_sync().is_ok_and(|space| space > 0);
+                if room && port.tx().push(frame.bytes()) {
+                    counts.rx_frames += 1;
+                } else {
+                    counts.rx_no_room += 1;
+                }
+            }
+        }
+        Ok(work)
+    }
+
+    /// Frames of stacks leave, taking turns.
+    fn send(&mut self) -> bool {
+        let Self { nics, guests, table, turn, blocked, .. } = self;
+        let mut work = false;
+        *blocked = false;
+        *turn = (*turn + 1) % guests.len().max(1);
+        let (late, early) = guests.split_at_mut(*turn);
+        for guest in early.iter_mut().chain(late) {
+            let queue = guest.owner as usize % nics.len();
+            let owner = guest.owner;
+            let Guest { port: Some(port), counts, dead, .. } = guest else { continue };
+            match port.rx_sync() {
+                Ok(0) => continue,
+                Ok(_) => work = true,
+                Err(_) => {
+                    *dead = true;
+                    continue;
+                }
+            }
+            *blocked |= !forward(&mut *nics[queue], &mut **port, counts, |frame| {
+                leaving(frame).and_then(|flow| table.owner(&flow)) == Some(owner)
+            });
+        }
+        work
+    }
+
+    /// What stacks ask for.
+    fn listen(&mut self) -> bool {
+        let mut work = self.accept();
+        for index in 0..self.guests.len() {
+            let guest = &mut self.guests[index];
+            work |= guest.step(&mut self.table, self.steering.as_deref());
+            if let Some(question) = guest.question() {
+                work = true;
+                self.on_question(index, question);
+            }
+        }
+        for guest in self.guests.extract_if(.., |guest| guest.dead) {
+            let (tuples, flows) = self.table.orphan(guest.owner);
+            self.orphans.extend(tuples);
+            self.orphan_flows.extend(flows);
+            work = true;
+        }
+        work
+    }
+
+    fn accept(&mut self) -> bool {
+        let Ok((stream, _)) = self.listener.accept() else { return false };
+        let allowed = sys::peer_user(&stream).is_ok_and(|user| user == 0 || user == sys::effective_user());
+        let free = (1..).find(|owner| self.guests.iter().all(|guest| guest.owner != *owner));
+        // Beside the stacks, room for tools that ask.
+        let room = self.guests.len() < 2 * STACKS_MAX;
+        if let (true, true, Some(owner), Ok(())) = (allowed, room, free, stream.set_nonblocking(true)) {
+            self.guests.push(Guest::new(owner, stream));
+        }
+        true
+    }
+
+    fn on_question(&mut self, index: usize, question: Question) {
+        let nothing = Welcome::default();
+        let Self { guests, table, steering, .. } = self;
+        let steering = steering.as_deref();
+        let guest = &mut guests[index];
+        match (question, guest.port.is_some()) {
+            (Question::Hello(name), false) => self.welcome(index, name),
+            (Question::Report, _) => self.report(index),
+            (Question::Register(tuple, ports), true) => {
+                guest.begin(true, tuple, *ports.start(), *ports.end());
+            }
+            (Question::Unregister(tuple, ports), true) => {
+                guest.begin(false, tuple, *ports.start(), *ports.end());
+            }
+            (Question::RegisterFlow(flow, verdict), true) => {
+                let errno = guest.enter_flow(flow, verdict, table, steering);
+                guest.answer(errno, &nothing);
+            }
+            (Question::UnregisterFlow(flow), true) => {
+                guest.take_flow_out(flow, table, steering);
+                guest.answer(0, &nothing);
+            }
+            _ => guest.dead = true,
+        }
+    }
+
+    /// A stack takes part: it gets a pipe and a block of client ports.
+    fn welcome(&mut self, index: usize, name: String) {
+        let Some(caps) = self.nics.first().map(|nic| nic.caps().clone()) else { return };
+        let taken: Vec<Owner> =
+            self.guests.iter().filter(|guest| guest.port.is_some()).map(|guest| guest.owner).collect();
+        let free = (1..).take(STACKS_MAX).find(|owner| !taken.contains(owner));
+        let Some(owner) = free else { return self.guests[index].answer(libc::EUSERS, &Welcome::default()) };
+        // Whoever had this number and is no stack yet gets the one that becomes free.
+        let old = self.guests[index].owner;
+        if let Some(other) = self.guests.iter_mut().find(|guest| guest.owner == owner) {
+            other.owner = old;
+        }
+        let guest = &mut self.guests[index];
+        guest.owner = owner;
+        let frame_size = caps.frame_bytes_max.next_power_of_two().clamp(2048, 32_768);
+        let options = OpenOptions {
+            rx_slots: PIPE_SLOTS,
+            tx_slots: PIPE_SLOTS,
+            frame_size: Some(frame_size),
+            ..OpenOptions::default()
+        };
+        let Ok((port, fds)) = pipe::lend(&name, &options) else {
+            return guest.answer(libc::ENOMEM, &Welcome::default());
+        };
+        guest.answer(0, &welcome_of(&caps, guest.client_ports()));
+        let [a, b, c, d] = &fds;
+        guest.dead |= sys::send_descriptors(&guest.stream, [a, b, c, d]).is_err();
+        guest.name = name;
+        guest.port = Some(port);
+    }
+
+    /// Text for a tool, which reads to the end.
+    fn report(&mut self, index: usize) {
+        let mut text = String::new();
+        let _ = writeln!(text, "switch:{} frames-for-nobody:{}", self.name, self.foreign);
+        for guest in self.guests.iter().filter(|guest| guest.port.is_some()) {
+            let Counts { rx_frames, rx_no_room, tx_frames, tx_spoofed } = guest.counts;
+            let (first, last) = guest.client_ports();
+            let tuples = self.table.count(guest.owner);
+            let _ = writeln!(
+                text,
+                "stack {:?} client-ports:{first}-{last} tuples:{tuples} rx_frames:{rx_frames} \
+                 rx_no_room:{rx_no_room} tx_frames:{tx_frames} tx_spoofed:{tx_spoofed}",
+                guest.name
+            );
+        }
+        let guest = &mut self.guests[index];
+        let _ = guest.stream.write_all(text.as_bytes());
+        guest.dead = true;
+    }
+
+    /// Some tuples of dead stacks go back to the kernel.
+    fn bury(&mut self) -> bool {
+        let work = !self.orphans.is_empty() || !self.orphan_flows.is_empty();
+        for _ in 0..BURIED {
+            let Some(tuple) = self.orphans.pop_front() else { break };
+            // Unless another stack has inherited it.
+            if self.table.remove(tuple, NOBODY) {
+                let _ = self.steering.as_ref().map(|steering| steering.unregister(tuple));
+            }
+        }
+        for _ in 0..BURIED {
+            let Some(flow) = self.orphan_flows.pop_front() else { break };
+            let _ = self.steering.as_ref().map(|steering| steering.unregister_flow(flow));
+        }
+        work
+    }
+
+    /// Sleeps until something happens; true if that is the end.
+    fn sleep(&mut self, stop: BorrowedFd<'_>) -> Result<bool, PortError> {
+        let mut quiet = true;
+        for nic in &mut self.nics {
+            quiet &= nic.arm()?;
+        }
+        let mut timeout = if self.blocked { NAP } else { Duration::from_secs(3600) };
+        for nic in &self.nics {
+            timeout = timeout.min(nic.resync_in().unwrap_or(timeout));
+        }
+        let mut fds = vec![readable(stop.as_raw_fd()), readable(self.listener.as_raw_fd())];
+        for guest in &mut self.guests {
+            fds.push(readable(guest.stream.as_raw_fd()));
+            if let Some(port) = &mut guest.port {
+                quiet &= port.arm().unwrap_or(false);
+                fds.extend(port.poll_fds().iter().map(|poll| readable(poll.fd)));
+            }
+        }
+        let first_nic = fds.len();
+        for nic in &self.nics {
+            fds.extend(nic.poll_fds().iter().map(|poll| readable(poll.fd)));
+        }
+        let timeout = if quiet { timeout } else { Duration::ZERO };
+        crate::sys::poll(&mut fds, timeout);
+        // Only a removed interface says so without a frame.
+        let broken = fds[first_nic..].iter().find(|fd| fd.revents & (libc::POLLERR | libc::POLLHUP) != 0);
+        if broken.is_some() {
+            let device = self.nics.first().map_or_else(String::new, |nic| nic.caps().name.clone());
+            return Err(PortError::Gone { device, reason: "its interface was removed or is down".into() });
+        }
+        Ok(fds[0].revents != 0)
+    }
+}
+
+fn readable(fd: i32) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+}
+
+fn welcome_of(caps: &Caps, client_ports: (u16, u16)) -> Welcome {
+    Welcome {
+        ifindex: caps.ifindex.unwrap_or(0),
+        mtu: caps.mtu,
+        mtu_max: caps.mtu_max,
+        mac: caps.mac,
+        local: caps.local,
+        rx_checksum: caps.rx_checksum,
+        client_ports,
+        interface: caps.interface.clone().unwrap_or_default(),
+    }
+}
+
+/// A stack's frames that `may` leave go to the device, up to the budget; `false` if the device has no room.
+fn forward(
+    nic: &mut dyn Port,
+    port: &mut dyn Port,
+    counts: &mut Counts,
+    may: impl Fn(&[u8]) -> bool,
+) -> bool {
+    let (mut rx, mut tx) = (port.rx(), nic.tx());
+    let mut bytes = 0;
+    for _ in 0..BUDGET_FRAMES {
+        let Some(frame) = rx.peek() else { return true };
+        let frame = frame.bytes();
+        bytes += frame.len();
+        if bytes > BUDGET_BYTES {
+            return true;
+        }
+        let Some(mut slot) = tx.slot() else { return false };
+        // Copied first and judged then: the stack may write to its memory at any time.
+        let copy = slot.get_mut(..frame.len());
+        let fits = copy.map(|copy| copy.copy_from_slice(frame)).is_some();
+        let len = frame.len();
+        if fits && may(&slot[..len]) {
+            slot.commit(len);
+            counts.tx_frames += 1;
+        } else {
+            counts.tx_spoofed += 1;
+        }
+        rx.next();
+    }
+    true
+}
+
+/// What the switch `name` says of its stacks.
+///
+/// # Errors
+/// None runs, or it is another user's.
+pub fn report(name: &str) -> io::Result<String> {
+    let mut stream = UnixStream::connect_addr(&super::address(name)?)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let question: [u8; LEN] = Question::Report.to_bytes();
+    stream.write_all(&question)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}

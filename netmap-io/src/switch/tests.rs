@@ -1,0 +1,270 @@
+//! The switch over a pipe in place of a NIC, driven round by round. Its stacks answer within the same process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use super::server::Switch;
+use crate::testing::Frame;
+use crate::{Device, Flow, OpenOptions, PeerVerdict, Port, PortError, Proto, Steering, Tuple};
+
+const HERE: [u8; 4] = [10, 0, 0, 1];
+const THERE: [u8; 4] = [10, 0, 0, 2];
+
+/// A switch whose thread runs until it is dropped, and the far end of its NIC.
+struct Lab {
+    name: String,
+    wire: Box<dyn Port>,
+    stop: Option<std::os::unix::net::UnixStream>,
+    thread: Option<thread::JoinHandle<Result<(), PortError>>>,
+}
+
+impl Lab {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let options = OpenOptions { rx_slots: 256, tx_slots: 256, ..OpenOptions::default() };
+        let [nic, wire] = crate::pipe::pair(&name, &options).unwrap();
+        let device = Device { ports: vec![nic], steering: None };
+        let mut switch = Switch::new(device, &name).unwrap();
+        let (stop, stopped) = std::os::unix::net::UnixStream::pair().unwrap();
+        let thread = thread::spawn(move || {
+            use std::os::fd::AsFd;
+            switch.run(stopped.as_fd())
+        });
+        Self { name, wire, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn stack(&self, name: &str) -> Result<Stack, PortError> {
+        let options = OpenOptions { stack: name.into(), ..OpenOptions::default() };
+        let Device { mut ports, steering } = crate::open(&format!("switch:{}", self.name), &options)?;
+        Ok(Stack { port: ports.remove(0), steering: steering.unwrap() })
+    }
+
+    fn report(&self) -> String {
+        super::report(&self.name).unwrap()
+    }
+
+    /// Sends frames in at the NIC, as many at a time as its ring takes.
+    fn arrive(&mut self, frames: &[Vec<u8>]) {
+        for frame in frames {
+            until("the NIC has room", || self.wire.tx().push(frame) || self.wire.tx_sync().is_err());
+        }
+        self.wire.tx_sync().unwrap();
+    }
+
+    /// The next frame that left.
+    fn left(&mut self) -> Vec<u8> {
+        next_frame(&mut *self.wire)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let end = thread.join();
+            if !thread::panicking() {
+                end.unwrap().unwrap();
+            }
+        }
+    }
+}
+
+struct Stack {
+    port: Box<dyn Port>,
+    steering: Arc<dyn Steering>,
+}
+
+impl Stack {
+    fn send(&mut self, frame: &[u8]) {
+        until("the pipe has room", || self.port.tx().push(frame) || self.port.tx_sync().is_err());
+        self.port.tx_sync().unwrap();
+    }
+
+    fn receive(&mut self) -> Vec<u8> {
+        next_frame(&mut *self.port)
+    }
+
+    fn waiting(&mut self) -> u32 {
+        self.port.rx_sync().unwrap()
+    }
+}
+
+#[track_caller]
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !done() {
+        assert!(start.elapsed().as_secs() < 20, "{what}");
+        thread::yield_now();
+    }
+}
+
+#[track_caller]
+fn next_frame(port: &mut dyn Port) -> Vec<u8> {
+    let mut frame = None;
+    until("a frame comes", || {
+        port.rx_sync().unwrap();
+        frame = port.rx().next().map(|frame| frame.bytes().to_vec());
+        frame.is_some()
+    });
+    frame.unwrap()
+}
+
+fn tuple(port: u16) -> Tuple {
+    Tuple::new(HERE, port, Proto::TCP)
+}
+
+fn incoming(port: u16, payload: &[u8]) -> Vec<u8> {
+    Frame::new(Proto::TCP, (THERE.into(), 4000), (HERE.into(), port)).payload(payload).build()
+}
+
+fn outgoing(port: u16, payload: &[u8]) -> Vec<u8> {
+    Frame::new(Proto::TCP, (HERE.into(), port), (THERE.into(), 4000)).payload(payload).build()
+}
+
+#[test]
+fn frames_go_to_who_registered_and_leave_only_from_there() {
+    let mut lab = Lab::new();
+    let (mut a, mut b) = (lab.stack("a").unwrap(), lab.stack("b").unwrap());
+    a.steering.register(tuple(80)).unwrap();
+    b.steering.register(tuple(81)).unwrap();
+    lab.arrive(&[incoming(81, b"to b"), incoming(82, b"to nobody"), incoming(80, b"to a")]);
+    assert_eq!(a.receive(), incoming(80, b"to a"));
+    assert_eq!(b.receive(), incoming(81, b"to b"));
+    // What b sends in a's name is dropped and counted; its own leaves.
+    b.send(&outgoing(80, b"lie"));
+    b.send(&[0xff; 60]);
+    b.send(&outgoing(81, b"truth"));
+    assert_eq!(lab.left(), outgoing(81, b"truth"));
+    let report = lab.report();
+    assert!(report.contains("frames-for-nobody:1"), "{report}");
+    let of_b = "tuples:1 rx_frames:1 rx_no_room:0 tx_frames:1 tx_spoofed:2";
+    assert!(report.lines().any(|line| line.starts_with("stack \"b\"") && line.ends_with(of_b)), "{report}");
+    assert_eq!((a.waiting(), b.waiting()), (0, 0));
+}
+
+#[test]
+fn one_tuple_has_one_stack() {
+    let lab = Lab::new();
+    let (a, b) = (lab.stack("a").unwrap(), lab.stack("b").unwrap());
+    a.steering.register(tuple(80)).unwrap();
+    let error = b.steering.register(tuple(80)).unwrap_err();
+    assert!(matches!(error, PortError::InUse { .. }), "{error}");
+    // A range is entered whole or not at all.
+    assert!(matches!(b.steering.register_range(tuple(70), 70..=90), Err(PortError::InUse { .. })));
+    a.steering.register_range(tuple(70), 70..=79).expect("nothing of the range stayed");
+    // Each stack has client ports of its own.
+    let (first, last) = b.port.caps().client_ports.unwrap();
+    assert_ne!(a.port.caps().client_ports, Some((first, last)));
+    assert!(matches!(a.steering.register(tuple(first)), Err(PortError::InUse { .. })));
+    b.steering.register_range(tuple(first), first..=last).unwrap();
+    b.steering.unregister_range(tuple(first), first..=last).unwrap();
+    // What is given back is free for others.
+    a.steering.unregister(tuple(80)).unwrap();
+    b.steering.unregister(tuple(79)).expect("of another: nothing happens");
+    b.steering.register(tuple(80)).unwrap();
+    assert!(matches!(b.steering.register(tuple(79)), Err(PortError::InUse { .. })));
+    let flow = |port| Flow { local: tuple(port), peer_addr: crate::mapped(THERE.into()), peer_port: 4000 };
+    a.steering.register_flow(flow(1000), PeerVerdict::Take).unwrap();
+    assert!(matches!(b.steering.register_flow(flow(1000), PeerVerdict::Take), Err(PortError::InUse { .. })));
+    assert!(matches!(a.steering.register_flow(flow(80), PeerVerdict::Take), Err(PortError::InUse { .. })));
+    a.steering.unregister_flow(flow(1000)).unwrap();
+}
+
+/// Eight stacks: one dies, one floods with frames, one with registrations, one does not read; each of the others gets and
+/// sends every frame.
+#[test]
+fn a_dead_a_flooding_and_a_deaf_stack_leave_the_others_alone() {
+    const FRAMES: u16 = 150;
+    let mut lab = Lab::new();
+    let mut stacks: Vec<Stack> = (0..8).map(|n| lab.stack(&format!("s{n}")).unwrap()).collect();
+    assert!(matches!(lab.stack("ninth"), Err(PortError::InUse { .. })));
+    for (port, stack) in (80..).zip(&stacks) {
+        stack.steering.register(tuple(port)).unwrap();
+    }
+    let dead = stacks.remove(0);
+    let (mut flooding, registering, deaf) = (stacks.remove(0), stacks.remove(0), stacks.remove(0));
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ended = over.clone();
+    let flood = thread::spawn(move || {
+        let (spoofed, own) = (outgoing(9, b"flood"), outgoing(81, b"flood"));
+        while !ended.load(Ordering::Relaxed) {
+            let full = !flooding.port.tx().push(&spoofed) || !flooding.port.tx().push(&own);
+            flooding.port.tx_sync().unwrap();
+            if full {
+                thread::yield_now();
+            }
+        }
+    });
+    let ended = over.clone();
+    let register = thread::spawn(move || {
+        while !ended.load(Ordering::Relaxed) {
+            registering.steering.register_range(tuple(1000), 1000..=3000).unwrap();
+            registering.steering.unregister_range(tuple(1000), 1000..=3000).unwrap();
+        }
+    });
+    let mut dead = Some(dead);
+    for number in 0..FRAMES {
+        let text = number.to_be_bytes();
+        for port in 84..88 {
+            lab.arrive(&[incoming(83, &text), incoming(83, &text), incoming(port, &text)]);
+        }
+        for (port, stack) in (84..).zip(&mut stacks) {
+            assert_eq!(stack.receive(), incoming(port, &text), "in order, none lost");
+            stack.send(&outgoing(port, &text));
+        }
+        let mut missing: Vec<u16> = (84..88).collect();
+        while !missing.is_empty() {
+            let frame = lab.left();
+            missing.retain(|port| frame != outgoing(*port, &text));
+        }
+        if number == FRAMES / 2 {
+            drop(dead.take());
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    flood.join().unwrap();
+    register.join().unwrap();
+    // The place and the tuple of the dead one are free again.
+    let mut heir = None;
+    until("the dead stack's place is free", || {
+        heir = lab.stack("heir").ok();
+        heir.is_some()
+    });
+    let mut heir = heir.unwrap();
+    heir.steering.register(tuple(80)).unwrap();
+    lab.arrive(&[incoming(80, b"to the heir")]);
+    assert_eq!(heir.receive(), incoming(80, b"to the heir"));
+    let report = lab.report();
+    let count = |stack: &str, what: &str| -> u64 {
+        let line = report.lines().find(|line| line.starts_with(&format!("stack \"{stack}\""))).unwrap();
+        let field = line.split(' ').find_map(|field| field.strip_prefix(what)?.strip_prefix(':'));
+        field.unwrap().parse().unwrap()
+    };
+    for name in ["s4", "s5", "s6", "s7"] {
+        let counts = ["rx_frames", "rx_no_room", "tx_frames", "tx_spoofed"].map(|what| count(name, what));
+        assert_eq!(counts, [u64::from(FRAMES), 0, u64::from(FRAMES), 0], "{name}");
+    }
+    assert!(count("s3", "rx_no_room") > 0, "{report}");
+    drop(deaf);
+}
+
+#[test]
+fn a_switch_that_ends_is_gone_for_its_stacks() {
+    let lab = Lab::new();
+    let name = lab.name.clone();
+    let mut a = lab.stack("a").unwrap();
+    a.steering.register(tuple(80)).unwrap();
+    drop(lab);
+    let mut error = None;
+    until("the port is gone", || {
+        a.port.arm().unwrap();
+        error = a.port.rx_sync().err();
+        error.is_some()
+    });
+    assert!(matches!(error, Some(PortError::Gone { .. })));
+    assert!(matches!(a.steering.register(tuple(81)), Err(PortError::Gone { .. })));
+    let error = crate::open(&format!("switch:{name}"), &OpenOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("start `utcp switch xdp:"), "{error}");
+}

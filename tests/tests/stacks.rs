@@ -1,0 +1,171 @@
+//! Several engines on one device: each has tuples, memory and a process of its own.
+
+use std::time::Duration;
+
+use utcp_tests::nginx::Nginx;
+use utcp_tests::{
+    Engine, Host, Lab, Net, Running, WAIT, is_root, not_run, on_kernel, release_file, wait_until,
+};
+
+macro_rules! needs_utcp_and_root {
+    () => {
+        if on_kernel() {
+            return not_run("the kernel is one stack");
+        }
+        if !is_root() {
+            return not_run("needs root for network namespaces");
+        }
+    };
+}
+
+fn start_switch(lab: &Lab, host: &Host) -> Running {
+    let device = format!("xdp:{}", host.interface);
+    let mut switch = lab.run(release_file("utcp")).args(["switch", &device]).inside(host).spawn();
+    wait_until("the switch runs", WAIT, || {
+        assert!(switch.is_alive(), "the switch ended:\n{}", switch.stderr());
+        switch.stderr().contains("is shared").then_some(())
+    });
+    switch
+}
+
+fn stack<'l>(lab: &'l Lab, host: &Host) -> Engine<'l> {
+    Engine::new(lab).inside(host).set("UTCP_DEVICE", format!("switch:{}", host.interface)).run()
+}
+
+/// A counter of a stack, as `utcp switch --report` has it.
+#[track_caller]
+fn count(lab: &Lab, host: &Host, engine: &Engine<'_>, what: &str) -> u64 {
+    let run = lab.run(release_file("utcp")).args(["switch", &host.interface, "--report"]).inside(host);
+    let text = run.ok().text();
+    // A stack's name is cut off behind 32 bytes.
+    let name: String = engine.stack().chars().take(32).collect();
+    let line = text.lines().find(|line| line.starts_with(&format!("stack \"{name}\"")));
+    let line = line.unwrap_or_else(|| panic!("{name} is not in {text}"));
+    let field = line.split(' ').find_map(|field| field.strip_prefix(what)?.strip_prefix(':'));
+    field.expect("it is counted").parse().expect("a number")
+}
+
+fn url(host: &Host, nginx: &Nginx, page: &str) -> String {
+    format!("http://{}:{}/{page}", host.addr, nginx.port)
+}
+
+fn get(lab: &Lab, host: &Host, url: &str) -> String {
+    lab.run("curl").args(["-sS", "-m", "20", url]).inside(host).ok().text()
+}
+
+/// Servers of two stacks, and clients of both.
+#[test]
+fn two_stacks_on_one_device() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("two-stacks"), Net::new());
+    let host = &net.server;
+    let _switch = start_switch(&lab, host);
+    let engines = [stack(&lab, host), stack(&lab, host)];
+    let servers = engines.each_ref().map(|engine| Nginx::start(&lab, engine));
+    let kernel = Nginx::start_on_kernel(&lab, Some(&net.client));
+    for _ in 0..3 {
+        for (engine, nginx) in engines.iter().zip(&servers) {
+            assert_eq!(get(&lab, &net.client, &url(host, nginx, "hello")), "hello\n");
+            engine.went_through(1);
+            let out = lab.run("curl").args(["-sS", "-m", "20", &url(&net.client, &kernel, "hello")]);
+            assert_eq!(out.under(engine).ok().text(), "hello\n");
+            engine.went_through(1);
+        }
+    }
+    for engine in &engines {
+        assert!(count(&lab, host, engine, "rx_frames") > 0);
+        assert_eq!(count(&lab, host, engine, "tx_spoofed"), 0);
+    }
+    // The port of one is not the other's, though the kernel would let them share it.
+    let script = format!(
+        "import errno, signal, socket
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+s.bind(('', {}))
+try:
+    s.listen()
+    print('listens', flush=True)
+    signal.pause()
+except OSError as error:
+    print(errno.errorcode[error.errno])",
+        lab.port()
+    );
+    let mut first = lab.python(&script).under(&engines[0]).spawn();
+    first.wait_for_output("listens");
+    assert_eq!(lab.python(&script).under(&engines[1]).ok().text(), "EADDRINUSE\n");
+    // Everybody else on the address is the kernel's, as ever.
+    let other = Nginx::start_on_kernel(&lab, Some(host));
+    assert_eq!(get(&lab, &net.client, &url(host, &other, "hello")), "hello\n");
+}
+
+/// Eight stacks: one is killed, one is flooded and floods; each of the other six sends its file, and no frame of theirs is
+/// lost in the switch.
+#[test]
+fn eight_stacks_and_two_that_misbehave() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("eight-stacks"), Net::new());
+    let host = &net.server;
+    let _switch = start_switch(&lab, host);
+    let _ = lab.random_file("www/big", 4_000_000);
+    let engines: Vec<Engine<'_>> = (0..8).map(|_| stack(&lab, host)).collect();
+    let servers: Vec<Nginx> = engines.iter().map(|engine| Nginx::start(&lab, engine)).collect();
+    let wrk = lab.run("wrk").args(["-t1", "-c100", "-d6s", &url(host, &servers[1], "big")]);
+    let mut flood = wrk.inside(&net.client).spawn();
+    let fetch = |n: usize| {
+        let curl = lab.run("curl").args(["-sS", "-m", "60", "--limit-rate", "2M", "-o"]);
+        let curl = curl.arg(lab.path(&format!("got{n}"))).arg(url(host, &servers[n], "big"));
+        curl.inside(&net.client).limit(Duration::from_secs(70)).spawn()
+    };
+    let mut files: Vec<Running> = (2..8).map(fetch).collect();
+    let _victim = fetch(0);
+    wait_until("the victim serves", WAIT, || {
+        engines[0].sockets().iter().any(|socket| socket.state == "ESTAB").then_some(())
+    });
+    engines[0].kill();
+    for file in &mut files {
+        let _ = file.end_within(Duration::from_secs(70)).ok();
+    }
+    let sent = std::fs::read(lab.path("www/big")).expect("ours");
+    for (n, engine) in engines.iter().enumerate().skip(2) {
+        assert!(std::fs::read(lab.path(&format!("got{n}"))).expect("curl's") == sent, "file {n} is changed");
+        assert_eq!(count(&lab, host, engine, "rx_no_room"), 0, "stack {n}");
+        assert_eq!(count(&lab, host, engine, "tx_spoofed"), 0, "stack {n}");
+        engine.went_through(1);
+    }
+    let _ = flood.end_within(Duration::from_secs(30)).ok();
+    // What the dead one had is free: its server goes on over the kernel, and another stack takes its place.
+    wait_until("its port is the kernel's", WAIT, || {
+        let curl = lab.run("curl").args(["-sS", "-m", "1", &url(host, &servers[0], "hello")]);
+        (curl.inside(&net.client).finish().text() == "hello\n").then_some(())
+    });
+    let heir = stack(&lab, host);
+    let nginx = Nginx::start(&lab, &heir);
+    assert_eq!(get(&lab, &net.client, &url(host, &nginx, "hello")), "hello\n");
+    heir.went_through(1);
+}
+
+/// The switch ends: the stacks say so, their servers go on over the kernel; it is started again: they are served.
+#[test]
+fn a_switch_ends_and_comes_back() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("switch-ends"), Net::new());
+    let host = &net.server;
+    let mut switch = start_switch(&lab, host);
+    let engine = stack(&lab, host);
+    let nginx = Nginx::start(&lab, &engine);
+    let page = url(host, &nginx, "hello");
+    assert_eq!(get(&lab, &net.client, &page), "hello\n");
+    engine.went_through(1);
+    switch.signal(libc::SIGKILL);
+    wait_until("the switch is dead", WAIT, || (!switch.is_alive()).then_some(()));
+    wait_until("`utcp why` says so", WAIT, || {
+        engine.ask(&format!("why {}", nginx.port))?.contains("(which is gone").then_some(())
+    });
+    assert_eq!(get(&lab, &net.client, &page), "hello\n");
+    let _switch = start_switch(&lab, host);
+    wait_until("it is served again", WAIT, || {
+        let before = engine.counters().get("accepts");
+        assert_eq!(get(&lab, &net.client, &page), "hello\n");
+        (engine.counters().get("accepts") > before).then_some(())
+    });
+}
