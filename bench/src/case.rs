@@ -2,13 +2,23 @@
 
 use crate::stats::Better;
 
+mod lines;
+
+pub use lines::{Extent, cases};
+
 /// Where server and client are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scenario {
     /// Two programs on one machine: kernel loopback against utcp's own path.
     SameHost,
-    /// Two network namespaces joined by a device; the client is on the kernel on both sides.
+    /// Two network namespaces joined by a device; the client is the same on both sides.
     Device,
+    /// What the stack costs when the device costs nothing: the engine on a pipe against kernel loopback.
+    StackLimit,
+    /// Connections that do nothing.
+    Idle,
+    /// More and more connections that do something.
+    Scale,
 }
 
 impl Scenario {
@@ -18,6 +28,9 @@ impl Scenario {
         match self {
             Self::SameHost => "same-host",
             Self::Device => "device",
+            Self::StackLimit => "stack-limit",
+            Self::Idle => "idle",
+            Self::Scale => "scale",
         }
     }
 }
@@ -29,12 +42,22 @@ pub enum App {
     Nginx,
     /// redis, loaded by redis-benchmark.
     Redis,
+    /// haproxy in front of nginx, loaded by wrk.
+    Haproxy,
+    /// memcached, loaded by memcaslap.
+    Memcached,
     /// Our message server and client.
     Msg,
+    /// The same on connections that stay.
+    Echo,
     /// Our ping-pong.
     Pingpong,
     /// Our bulk sender and receiver.
     Stream,
+    /// Connections alone.
+    Accept,
+    /// Connections that do nothing.
+    Idle,
 }
 
 impl App {
@@ -44,9 +67,14 @@ impl App {
         match self {
             Self::Nginx => "nginx",
             Self::Redis => "redis",
+            Self::Haproxy => "haproxy",
+            Self::Memcached => "memcached",
             Self::Msg => "msg",
+            Self::Echo => "echo",
             Self::Pingpong => "pingpong",
             Self::Stream => "stream",
+            Self::Accept => "accept",
+            Self::Idle => "idle",
         }
     }
 }
@@ -54,29 +82,65 @@ impl App {
 /// What the client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// HTTP requests for a five-byte body.
-    Hello {
+    /// HTTP requests.
+    Http {
+        /// A connection for each.
+        close: bool,
+        /// Bytes of the file that is asked for; 0: a five-byte answer from memory.
+        bytes: u32,
+        /// Over TLS.
+        tls: bool,
+    },
+    /// HTTP requests through a proxy.
+    Proxy {
+        /// It understands HTTP, or passes bytes on.
+        http: bool,
         /// A connection for each.
         close: bool,
     },
-    /// redis GET of a three-byte value.
+    /// redis or memcached GET of a small value.
     Get {
         /// Requests in flight on each connection.
         depth: u32,
         /// Connections.
         connections: u32,
+        /// A connection for each.
+        close: bool,
     },
     /// `messages` round trips of `bytes` on each connection, then a new one.
     Messages {
         /// Bytes each way.
         bytes: u32,
-        /// Messages of a connection.
+        /// Messages of a connection; 0: it stays.
         messages: u32,
+        /// Connections at a time.
+        connections: u32,
+    },
+    /// Connections that are accepted and closed.
+    Connect {
+        /// At a time.
+        connections: u32,
     },
     /// One connection, one message in flight.
-    Pingpong,
-    /// One connection, as many bytes as go.
-    Stream,
+    Pingpong {
+        /// Bytes each way.
+        bytes: u32,
+    },
+    /// As many bytes as go.
+    Stream {
+        /// Connections.
+        flows: u32,
+    },
+    /// Connections that do nothing.
+    Hold {
+        /// How many.
+        connections: u32,
+    },
+    /// Messages over more and more connections, from 100 on.
+    Grow {
+        /// To how many.
+        connections: u32,
+    },
 }
 
 /// In what a case differs from the others of its program.
@@ -88,10 +152,17 @@ pub enum Setting {
     SameCore,
     /// The kernel's side talks over a Unix socket: its best for one host.
     KernelByUnix,
+    /// Server and waiting kernel poll the device before they sleep (`net.core.busy_poll`, `napi_defer_hard_irqs`).
+    BusyPoll,
+    /// Open loop at 70 % of what the kernel can do; what counts is the latency of the slowest of a hundred.
+    Tail,
 }
 
+/// A place on a curve: which curve, and where on its x axis.
+pub type Point = (&'static str, f64);
+
 /// One line of the result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Case {
     /// Where.
     pub scenario: Scenario,
@@ -103,6 +174,8 @@ pub struct Case {
     pub work: Work,
     /// How else.
     pub setting: Setting,
+    /// Its place on a curve.
+    pub point: Option<Point>,
 }
 
 impl Case {
@@ -110,101 +183,83 @@ impl Case {
     #[must_use]
     pub fn metric(self) -> (&'static str, Better) {
         let name = match self.work {
-            Work::Hello { close: true } | Work::Messages { messages: 1, .. } => "connections_per_second",
-            Work::Hello { close: false } | Work::Get { .. } => "requests_per_second",
+            _ if self.setting == Setting::Tail => return ("p99_us", Better::Lower),
+            Work::Http { close: true, .. }
+            | Work::Proxy { close: true, .. }
+            | Work::Get { close: true, .. }
+            | Work::Connect { .. }
+            | Work::Messages { messages: 1, .. } => "connections_per_second",
+            Work::Http { .. } | Work::Proxy { .. } | Work::Get { .. } => "requests_per_second",
             Work::Messages { .. } => "messages_per_second",
-            Work::Pingpong => "round_trips_per_second",
-            Work::Stream => "mib_per_second",
+            Work::Pingpong { .. } => "round_trips_per_second",
+            Work::Stream { .. } => "mib_per_second",
+            Work::Hold { .. } => return ("bytes_per_connection", Better::Lower),
+            Work::Grow { .. } => return ("cost_growth", Better::Lower),
         };
         (name, Better::Higher)
     }
-}
 
-/// Name, work, setting.
-type Line = (&'static str, Work, Setting);
-
-const NGINX: [Line; 2] = [
-    ("keepalive-hello", Work::Hello { close: false }, Setting::Plain),
-    ("close-hello", Work::Hello { close: true }, Setting::Plain),
-];
-const REDIS: [Line; 3] = [
-    ("get-d1-c50", Work::Get { depth: 1, connections: 50 }, Setting::Plain),
-    ("get-d1-c1", Work::Get { depth: 1, connections: 1 }, Setting::Plain),
-    ("get-d16-c50", Work::Get { depth: 16, connections: 50 }, Setting::Plain),
-];
-/// The kernel's best rows, where they differ from the plain ones.
-const REDIS_SAME_HOST: [Line; 2] = [
-    ("get-d1-c1-same-core", Work::Get { depth: 1, connections: 1 }, Setting::SameCore),
-    ("get-d1-c50-kernel-unix", Work::Get { depth: 1, connections: 50 }, Setting::KernelByUnix),
-];
-const MSG: [Line; 3] = [
-    ("64B-k1", Work::Messages { bytes: 64, messages: 1 }, Setting::Plain),
-    ("64B-k8", Work::Messages { bytes: 64, messages: 8 }, Setting::Plain),
-    ("64B-k128", Work::Messages { bytes: 64, messages: 128 }, Setting::Plain),
-];
-const PINGPONG: [Line; 2] = [
-    ("64B-cross-core", Work::Pingpong, Setting::Plain),
-    ("64B-same-core", Work::Pingpong, Setting::SameCore),
-];
-const STREAM: [Line; 1] = [("one-flow", Work::Stream, Setting::Plain)];
-
-/// The cases of these scenarios and programs, in the order of the table; with `all` also those that
-/// show the kernel at its best.
-#[must_use]
-pub fn cases(scenarios: &[Scenario], apps: &[App], all: bool) -> Vec<Case> {
-    let mut cases = Vec::new();
-    for scenario in scenarios {
-        for app in apps {
-            let lines: &[Line] = match app {
-                App::Nginx => &NGINX,
-                App::Redis => &REDIS,
-                App::Msg => &MSG,
-                App::Pingpong => &PINGPONG,
-                App::Stream => &STREAM,
-            };
-            let more: &[Line] = match (app, scenario) {
-                (App::Redis, Scenario::SameHost) if all => &REDIS_SAME_HOST,
-                _ => &[],
-            };
-            // Over a device both ends have a core of their own.
-            let fits = |line: &&Line| *scenario == Scenario::SameHost || line.2 == Setting::Plain;
-            cases.extend(lines.iter().chain(more).filter(fits).map(|(name, work, setting)| Case {
-                scenario: *scenario,
-                app: *app,
-                name,
-                work: *work,
-                setting: *setting,
-            }));
-        }
+    /// Whether the lean generator is the client; under `StackLimit` of utcp's side alone.
+    #[must_use]
+    pub fn is_lean(self) -> bool {
+        let messages = matches!(self.work, Work::Messages { .. });
+        messages && matches!(self.scenario, Scenario::Device | Scenario::StackLimit)
     }
-    cases
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lines::Extent;
+
+    fn names(scenarios: &[Scenario], apps: &[App], extent: Extent) -> Vec<String> {
+        let cases = cases(scenarios, apps, extent);
+        cases.iter().map(|c| format!("{}/{}/{}", c.scenario.name(), c.app.name(), c.name)).collect()
+    }
 
     #[test]
     fn the_names_that_others_look_for() {
-        let all = cases(&[Scenario::SameHost, Scenario::Device], &[App::Nginx, App::Redis], true);
-        let names: Vec<String> =
-            all.iter().map(|c| format!("{}/{}/{}", c.scenario.name(), c.app.name(), c.name)).collect();
-        assert_eq!(
-            names,
-            [
-                "same-host/nginx/keepalive-hello",
-                "same-host/nginx/close-hello",
-                "same-host/redis/get-d1-c50",
-                "same-host/redis/get-d1-c1",
-                "same-host/redis/get-d16-c50",
-                "same-host/redis/get-d1-c1-same-core",
-                "same-host/redis/get-d1-c50-kernel-unix",
-                "device/nginx/keepalive-hello",
-                "device/nginx/close-hello",
-                "device/redis/get-d1-c50",
-                "device/redis/get-d1-c1",
-                "device/redis/get-d16-c50",
-            ]
-        );
+        let all = names(&Extent::SCENARIOS, &Extent::APPS, Extent::Full);
+        for wanted in [
+            "same-host/pingpong/64B-cross-core",
+            "same-host/pingpong/64B-same-core",
+            "same-host/redis/get-d1-c50",
+            "same-host/redis/get-d1-c1",
+            "same-host/redis/get-d16-c50",
+            "same-host/nginx/keepalive-hello",
+            "same-host/nginx/close-hello",
+            "same-host/stream/one-flow",
+            "device/msg/64B-k1",
+            "device/msg/64B-k8",
+            "device/msg/64B-k128",
+            "device/nginx/keepalive-hello",
+            "device/nginx/close-hello",
+            "device/stream/one-flow",
+            "stack-limit/msg/64B-k1",
+            "stack-limit/echo/64B-one-core",
+            "idle/idle/memory-100k",
+            "scale/msg/100k-flows",
+        ] {
+            assert_eq!(all.iter().filter(|name| *name == wanted).count(), 1, "{wanted} in {all:?}");
+        }
+    }
+
+    #[test]
+    fn no_name_twice() {
+        let mut all = names(&Extent::SCENARIOS, &Extent::APPS, Extent::Full);
+        let count = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+
+    #[test]
+    fn what_is_run_by_default_is_run_quickly_and_in_full_too() {
+        let default = names(&Extent::SCENARIOS[..2], &Extent::APPS, Extent::Default);
+        let full = names(&Extent::SCENARIOS[..2], &Extent::APPS, Extent::Full);
+        // Five pairs of runs of a second or more, and their starts, end within ten minutes.
+        assert!((10..=16).contains(&default.len()), "{default:?}");
+        assert!(default.iter().all(|name| full.contains(name)));
+        assert!(full.len() > default.len());
     }
 }

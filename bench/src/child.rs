@@ -6,9 +6,10 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
@@ -23,6 +24,8 @@ pub struct Launch {
     variables: Vec<(String, OsString)>,
     cores: Option<String>,
     netns: Option<String>,
+    /// Its control group's folder.
+    group: Option<PathBuf>,
 }
 
 impl Launch {
@@ -30,7 +33,7 @@ impl Launch {
     pub fn new(program: impl Into<OsString>) -> Self {
         let program = program.into();
         let name = Path::new(&program).file_name().unwrap_or(&program).to_string_lossy().into_owned();
-        Self { name, program: vec![program], variables: Vec::new(), cores: None, netns: None }
+        Self { name, program: vec![program], variables: Vec::new(), cores: None, netns: None, group: None }
     }
 
     /// More arguments.
@@ -61,12 +64,31 @@ impl Launch {
         self
     }
 
+    /// Another name for its output files, where a run has several of the same program.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Starts it in a control group, named by its folder.
+    #[must_use]
+    pub fn group(mut self, folder: Option<&Path>) -> Self {
+        self.group = folder.map(Path::to_owned);
+        self
+    }
+
     /// The whole command line. `env` comes last, so that a preload applies to the program alone.
     #[must_use]
     pub fn command_line(&self) -> Vec<OsString> {
         let mut line: Vec<OsString> = Vec::new();
         let mut word = |words: &[&str]| line.extend(words.iter().map(OsString::from));
         word(&["setpriv", "--pdeathsig", "TERM"]);
+        if let Some(group) = &self.group {
+            word(&["sh", "-c", "echo 0 >\"$0/cgroup.procs\" && exec \"$@\""]);
+            line.push(group.into());
+        }
+        let mut word = |words: &[&str]| line.extend(words.iter().map(OsString::from));
         if let Some(netns) = &self.netns {
             word(&["ip", "netns", "exec", netns]);
         }
@@ -95,17 +117,18 @@ impl Launch {
         let line = self.command_line();
         let (first, rest) =
             line.split_first().ok_or_else(|| Error::Missing("an empty command".to_owned()))?;
-        let child = Command::new(first)
+        let mut child = Command::new(first)
             .args(rest)
             .env("PATH", path_with_sbin())
             .env("LC_ALL", "C")
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(File::create(&output).map_err(failed())?)
             .stderr(File::create(&errors).map_err(failed())?)
             .process_group(0)
             .spawn()
             .map_err(failed())?;
-        Ok(Process { name: self.name.clone(), child, output, errors, ended: None })
+        let input = child.stdin.take();
+        Ok(Process { name: self.name.clone(), child, input, output, errors, ended: None })
     }
 
     /// Runs it to its end, which must be a success; what it printed.
@@ -114,6 +137,7 @@ impl Launch {
     /// [`Error::Program`], [`Error::Late`].
     pub fn run(&self, directory: &Path, patience: Duration) -> Result<String, Error> {
         let mut process = self.start(directory)?;
+        process.input = None;
         let status = process.wait(patience)?;
         if !status.success() {
             return Err(process.failure(status));
@@ -134,6 +158,7 @@ fn path_with_sbin() -> OsString {
 pub struct Process {
     name: String,
     child: Child,
+    input: Option<ChildStdin>,
     output: PathBuf,
     errors: PathBuf,
     ended: Option<ExitStatus>,
@@ -164,6 +189,12 @@ impl Process {
         Error::Program { name: self.name.clone(), status: status.to_string(), tail: self.said() }
     }
 
+    /// The error that its silence is.
+    #[must_use]
+    pub fn late(&self, what: &'static str) -> Error {
+        Error::Late { name: self.name.clone(), what, tail: self.said() }
+    }
+
     /// Whether it ended.
     ///
     /// # Errors
@@ -182,7 +213,7 @@ impl Process {
     /// [`Error::Late`] after `patience`; [`Error::Interrupted`].
     pub fn wait(&mut self, patience: Duration) -> Result<ExitStatus, Error> {
         interrupt::wait_for(patience, || Ok(self.ended()?.is_some()))?;
-        self.ended.ok_or_else(|| Error::Late { name: self.name.clone(), what: "end", tail: self.said() })
+        self.ended.ok_or_else(|| self.late("end"))
     }
 
     /// Waits until `ready` says yes.
@@ -201,7 +232,7 @@ impl Process {
         if yes {
             return Ok(());
         }
-        Err(Error::Late { name: self.name.clone(), what: "become ready", tail: self.said() })
+        Err(self.late("become ready"))
     }
 
     /// Asks it to end and waits for that, and for the end of its workers (who may hold its listener
@@ -218,7 +249,19 @@ impl Process {
         if interrupt::wait_for(patience, || Ok(!crate::cpu::group_lives(group)))? {
             return Ok(());
         }
-        Err(Error::Late { name: self.name.clone(), what: "end all its processes", tail: self.said() })
+        Err(self.late("end all its processes"))
+    }
+
+    /// Writes a line to its input.
+    ///
+    /// # Errors
+    /// When it does not read any more.
+    pub fn tell(&mut self, line: &str) -> Result<(), Error> {
+        let failed = Error::io(format!("can't tell {} what to do", self.name));
+        match &mut self.input {
+            Some(input) => writeln!(input, "{line}").map_err(failed),
+            None => Ok(()),
+        }
     }
 
     /// Sends it what a Ctrl-C would.

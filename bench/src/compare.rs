@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::case::{Case, Scenario};
+use crate::case::{Case, Point, Scenario, Setting};
 use crate::engine::Files;
 use crate::net::Net;
 use crate::run::{self, Pinning, Sample, Side};
@@ -50,6 +50,27 @@ pub struct Row {
     pub cpu_us_per_op: Sides<Option<f64>>,
     /// Failed operations, and failed runs.
     pub errors: Sides<u64>,
+    /// Latency, where the load generator tells it: medians over the runs, µs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<Sides<Latency>>,
+    /// Cores that server, engine and the receive work of the server's device kept busy: 1 where they have one core and it
+    /// is the bottleneck.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serving_cores: Option<Sides<Option<f64>>>,
+    /// Which curve it belongs to, and where on its x axis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub point: Option<Point>,
+}
+
+/// Percentiles of a latency, µs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Latency {
+    /// Median.
+    pub p50: Option<f64>,
+    /// 99 %.
+    pub p99: Option<f64>,
+    /// 99.9 %.
+    pub p999: Option<f64>,
 }
 
 /// Everything measured of one case.
@@ -107,13 +128,26 @@ pub fn measure(
     progress: &mut dyn Progress,
 ) -> Result<Measured, Error> {
     let mut measured = Measured { case, pairs: Vec::new(), failed: Sides::default(), reasons: Vec::new() };
+    let rate = match case.setting {
+        Setting::Tail => match tail_rate(plan, case, net) {
+            Ok(rate) => Some(rate),
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => {
+                progress.failed(case, Side::Kernel, &error);
+                measured.failed.kernel = 1;
+                measured.reasons.push(format!("kernel: {error}"));
+                return Ok(measured);
+            }
+        },
+        _ => None,
+    };
     let mut failures_in_a_row = 0;
     for pair in 1..=plan.pairs {
         let start = Instant::now();
         let mut side = |side: Side| {
             cpu::wait_calm(calm)?;
             progress.begins(case, side, pair);
-            match run::once(case, side, net, &plan.pinning, &plan.files, plan.seconds) {
+            match run::once(case, side, net, &plan.pinning, &plan.files, plan.seconds, rate) {
                 Ok(sample) => {
                     progress.ended(case, side, &sample);
                     Ok(Some(sample))
@@ -134,7 +168,8 @@ pub fn measure(
         measured.failed.utcp += u64::from(both.utcp.is_none());
         if let (Some(kernel), Some(utcp)) = (both.kernel, both.utcp) {
             failures_in_a_row = 0;
-            let ratio = case.metric().1.ratio(kernel.load.per_second, utcp.load.per_second);
+            let value = |sample: &Sample| main_value(case, sample);
+            let ratio = case.metric().1.ratio(value(&kernel), value(&utcp));
             progress.pair(ratio, start.elapsed());
             measured.pairs.push(Sides { kernel, utcp });
         } else {
@@ -147,21 +182,44 @@ pub fn measure(
     Ok(measured)
 }
 
-/// The rows of one case. Over a device the client is the kernel's on both sides and often the
-/// bottleneck, so the row of the case itself is what all cores' CPU time buys, and the rate on the
-/// wall clock is beside it as `CASE-rate`.
+/// 70 % of what the kernel can do: both sides get the same load.
+fn tail_rate(plan: &Plan, case: Case, net: &Net) -> Result<f64, Error> {
+    const SHARE: f64 = 0.7;
+    let closed = run::once(case, Side::Kernel, net, &plan.pinning, &plan.files, 1, None)?;
+    Ok(closed.load.per_second * SHARE)
+}
+
+/// What a case is about.
+fn main_value(case: Case, sample: &Sample) -> f64 {
+    match case.setting {
+        Setting::Tail => sample.load.p99_us.unwrap_or(f64::NAN),
+        _ => sample.load.per_second,
+    }
+}
+
+/// The rows of one case. Over a device with a client on the kernel, the same on both sides and often the bottleneck,
+/// the row of the case itself is what all cores' CPU time buys, and the rate on the wall clock is beside it
+/// as `CASE-rate`. With the lean generator the server's core is the bottleneck: the row is the rate, and beside it, as
+/// `CASE-cpu`, what CPU time of all that serves buys.
 #[must_use]
 pub fn rows(measured: &Measured) -> Vec<Row> {
-    let (metric, better) = measured.case.metric();
-    let rate = |sample: &Sample| sample.load.per_second;
-    match measured.case.scenario {
-        Scenario::SameHost => vec![row(measured, measured.case.name.to_owned(), metric, better, rate)],
-        Scenario::Device => vec![
-            row(measured, measured.case.name.to_owned(), per_cpu(metric), better, |s| {
-                1e6 / s.cpu_us_per_op()
+    let case = measured.case;
+    let (metric, better) = case.metric();
+    let name = || case.name.to_owned();
+    let main = |name| row(measured, name, metric, better, |sample| main_value(case, sample));
+    match case.scenario {
+        _ if case.setting == Setting::Tail => vec![main(name())],
+        Scenario::Device if case.is_lean() => vec![
+            main(name()),
+            row(measured, format!("{}-cpu", case.name), per_cpu(metric), better, |s| {
+                1e6 / s.serving_us_per_op()
             }),
-            row(measured, format!("{}-rate", measured.case.name), metric, better, rate),
         ],
+        Scenario::Device => vec![
+            row(measured, name(), per_cpu(metric), better, |s| 1e6 / s.cpu_us_per_op()),
+            main(format!("{}-rate", case.name)),
+        ],
+        _ => vec![main(name())],
     }
 }
 
@@ -191,6 +249,18 @@ fn row(
     let (pairs, medians) = of(&value);
     let (_, cpu_us_per_op) = of(&Sample::cpu_us_per_op);
     let spread = stats::spread(better, &pairs);
+    let lean = measured.case.is_lean();
+    let (_, serving) = of(&Sample::serving_cores);
+    let latency = {
+        let of_load = |value: fn(&crate::parse::Load) -> Option<f64>| {
+            of(&move |sample: &Sample| value(&sample.load).unwrap_or(f64::NAN)).1
+        };
+        let (p50, p99, p999) = (of_load(|l| l.p50_us), of_load(|l| l.p99_us), of_load(|l| l.p999_us));
+        Sides {
+            kernel: Latency { p50: p50.kernel, p99: p99.kernel, p999: p999.kernel },
+            utcp: Latency { p50: p50.utcp, p99: p99.utcp, p999: p999.utcp },
+        }
+    };
     let errors = |side: fn(&Sides<Sample>) -> &Sample| {
         measured.pairs.iter().map(|pair| side(pair).load.errors).sum::<u64>()
     };
@@ -211,6 +281,9 @@ fn row(
             kernel: errors(|pair| &pair.kernel) + measured.failed.kernel,
             utcp: errors(|pair| &pair.utcp) + measured.failed.utcp,
         },
+        latency_us: (latency != Sides::default()).then_some(latency),
+        serving_cores: lean.then_some(serving),
+        point: measured.case.point,
     }
 }
 
@@ -249,25 +322,29 @@ pub fn counters_per_op(measured: &Measured) -> BTreeMap<String, f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::case::{App, Setting, Work};
+    use crate::case::{App, Work};
     use crate::parse::Load;
 
     pub(crate) fn sample(operations: u64, per_second: f64, busy_ms: u64, errors: u64) -> Sample {
         Sample {
-            load: Load { operations, per_second, errors, p99_us: None },
+            load: Load { operations, per_second, errors, ..Load::default() },
             machine: cpu::Machine { busy: Duration::from_millis(busy_ms), ..Default::default() },
-            server: Duration::ZERO,
-            client: Duration::ZERO,
-            engine: Duration::ZERO,
-            receive: Duration::ZERO,
             counters: [("sleeps".to_owned(), operations / 2)].into(),
+            ..Sample::default()
         }
     }
 
     fn measured(scenario: Scenario) -> Measured {
-        let work = Work::Hello { close: false };
+        let work = Work::Http { close: false, bytes: 0, tls: false };
         Measured {
-            case: Case { scenario, app: App::Nginx, name: "keepalive-hello", work, setting: Setting::Plain },
+            case: Case {
+                scenario,
+                app: App::Nginx,
+                name: "keepalive-hello",
+                work,
+                setting: Setting::Plain,
+                point: None,
+            },
             pairs: vec![
                 Sides { kernel: sample(1000, 100.0, 20, 0), utcp: sample(2000, 200.0, 20, 3) },
                 Sides { kernel: sample(1000, 110.0, 30, 1), utcp: sample(2000, 330.0, 20, 0) },

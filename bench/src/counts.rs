@@ -103,12 +103,12 @@ impl Counted {
 /// # Errors
 /// When the run fails or strace can't attach.
 pub fn count(case: Case, side: Side, net: &Net, pinning: &Pinning, files: &Files) -> Result<Counted, Error> {
-    let stage = Stage::set(case, side, net, pinning, files)?;
+    let mut stage = Stage::set(case, side, net, pinning, files)?;
     let mut warm = stage.warm_up()?;
     // Under strace the rate is far lower; the count of operations is bounded all the same.
     warm.per_second = warm.per_second.min(20_000.0);
-    let seconds = if matches!(case.work, Work::Hello { .. }) { 2 } else { 1 };
-    let (launch, amount) = stage.application().measured(&warm, seconds);
+    let seconds = if matches!(case.work, Work::Http { .. }) { 2 } else { 1 };
+    let (client, amount) = stage.application().measured(&warm, seconds, None);
 
     let output = stage.folder().join("strace.txt");
     let pids = cpu::members(stage.server_id());
@@ -119,7 +119,7 @@ pub fn count(case: Case, side: Side, net: &Net, pinning: &Pinning, files: &Files
     let mut strace = strace.start(stage.folder())?;
     strace.wait_ready(Duration::from_secs(10), |_| Ok(pids.iter().all(|pid| is_traced(*pid))))?;
     let before = stage.counters()?;
-    let load = stage.load(launch, amount)?;
+    let load = stage.load(client, amount)?;
     let after = stage.counters()?;
     // SIGINT is how strace is told to print.
     strace.interrupt();
@@ -197,8 +197,9 @@ mod tests {
                 scenario: Scenario::SameHost,
                 app: App::Redis,
                 name: "get-d1-c50",
-                work: Work::Get { depth: 1, connections: 50 },
+                work: Work::Get { depth: 1, connections: 50, close: false },
                 setting: Setting::Plain,
+                point: None,
             },
             side: Side::Utcp,
             operations: 1000,

@@ -20,6 +20,8 @@ pub struct Files {
     pub command: PathBuf,
     /// utcp-load
     pub load: PathBuf,
+    /// utcp-lean
+    pub lean: PathBuf,
 }
 
 impl Files {
@@ -32,12 +34,30 @@ impl Files {
             let path = folder.join(name);
             path.canonicalize().map_err(|_| Error::NotBuilt(path))
         };
-        Ok(Self { library: find("libutcp.so")?, command: find("utcp")?, load: find("utcp-load")? })
+        Ok(Self {
+            library: find("libutcp.so")?,
+            command: find("utcp")?,
+            load: find("utcp-load")?,
+            lean: find("utcp-lean")?,
+        })
     }
 }
 
 /// Counters by name.
 pub type Counters = HashMap<String, u64>;
+
+/// How an engine is started.
+#[derive(Debug, Clone, Default)]
+pub struct Setup<'a> {
+    /// Programs find it by this `UTCP_STACK`.
+    pub stack: String,
+    /// Its device string, if it has one.
+    pub device: Option<String>,
+    /// Cores of its shards.
+    pub cores: Option<&'a str>,
+    /// Folder of its control group.
+    pub group: Option<&'a Path>,
+}
 
 /// A running engine. Dropped, it is killed.
 #[derive(Debug)]
@@ -50,32 +70,27 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts one for programs of the server's namespace whose UTCP_STACK is `stack`.
+    /// Starts one for programs of the server's namespace.
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn start(
-        files: &Files,
-        net: &Net,
-        stack: &str,
-        cores: Option<&str>,
-        directory: &Path,
-    ) -> Result<Self, Error> {
-        let mut launch =
-            Launch::new(&files.command).args(["engine"]).env("UTCP_STACK", stack).netns(net.server_netns());
-        if let Some(device) = net.device() {
-            launch = launch.args(["--device".to_owned(), device]);
-        }
-        if let Some(cores) = cores {
-            launch = launch.args(["--cores", cores]);
-        }
+    pub fn start(files: &Files, net: &Net, setup: &Setup<'_>, directory: &Path) -> Result<Self, Error> {
+        let Setup { stack, device, cores, group } = setup;
+        let launch = Launch::new(&files.command)
+            .named(&format!("engine-{stack}"))
+            .args(["engine"])
+            .args(device.iter().flat_map(|device| ["--device", device]))
+            .args(cores.iter().flat_map(|cores| ["--cores", cores]))
+            .env("UTCP_STACK", stack)
+            .group(*group)
+            .netns(net.server_netns());
         let process = launch.start(directory)?;
         let mut engine = Self {
             process,
-            stack: stack.to_owned(),
+            stack: stack.clone(),
             netns: net.server_netns().map(str::to_owned),
             files: files.clone(),
-            directory: directory.join("metrics"),
+            directory: directory.join(format!("metrics-{stack}")),
         };
         std::fs::create_dir_all(&engine.directory).map_err(Error::io("can't make a folder"))?;
         // Not through `engine.process.wait_ready`, whose closure would borrow the engine twice.

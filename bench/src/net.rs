@@ -32,7 +32,8 @@ const SYSCTLS: [&str; 8] = [
 const OFFLOADS: [&str; 8] = ["tso", "off", "gso", "off", "gro", "on", "tx", "on"];
 
 const SERVER_IP: &str = "198.18.77.1";
-const CLIENT_IP: &str = "198.18.77.2";
+/// The client's address on a device.
+pub const CLIENT_IP: &str = "198.18.77.2";
 
 /// A named network namespace of ours.
 #[derive(Debug)]
@@ -104,11 +105,13 @@ pub struct Net {
     pub server_ip: &'static str,
     server: Option<Namespace>,
     client: Option<Namespace>,
-    /// The server's interface.
-    interface: Option<String>,
+    /// The server's interface, and the client's.
+    interfaces: Option<[String; 2]>,
+    /// Link address of the server's interface.
+    server_mac: Option<String>,
     settings: Vec<(String, String)>,
-    /// Kernel threads that do the receive work of our devices.
-    receive_threads: Vec<u32>,
+    /// Kernel threads that do the receive work of the server's interface, and of the client's.
+    receive_threads: [Vec<u32>; 2],
     // Last: put back after the namespaces are gone.
     _allowed: Option<Restored>,
 }
@@ -128,15 +131,16 @@ impl Net {
             server_ip: "127.0.0.1",
             server: None,
             client: None,
-            interface: None,
+            interfaces: None,
+            server_mac: None,
             settings: Vec::new(),
-            receive_threads: Vec::new(),
+            receive_threads: Default::default(),
             _allowed: None,
         };
         if !is_root() {
-            if scenario == Scenario::Device {
+            if scenario != Scenario::SameHost {
                 return Err(Error::Missing(
-                    "the device scenario makes network namespaces and loads an XDP program: run it as root"
+                    "this scenario makes network namespaces and loads an XDP program: run it as root"
                         .to_owned(),
                 ));
             }
@@ -146,7 +150,7 @@ impl Net {
         net._allowed = allow_cubic()?;
         net.server = Some(Namespace::new("s")?);
         net.note("sysctls of the namespaces", &SYSCTLS.join(", "));
-        if scenario == Scenario::Device {
+        if matches!(scenario, Scenario::Device | Scenario::Idle | Scenario::Scale) {
             net.client = Some(Namespace::new("c")?);
             net.server_ip = SERVER_IP;
             net.join(server_cores, client_cores)?;
@@ -182,10 +186,10 @@ impl Net {
             namespace.exec(&offloads)?;
             namespace.exec(&["ip", "link", "set", interface, "up"])?;
         }
-        let (mut receive, mut threads) = (Vec::new(), Vec::new());
-        for (namespace, interface, _, cores) in ends {
+        let (mut receive, mut threads) = (Vec::new(), <[Vec<u32>; 2]>::default());
+        for ((namespace, interface, _, cores), threads) in ends.into_iter().zip(&mut threads) {
             receive.push(match cores {
-                Some(cores) => pin_receive(namespace, interface, cores, &mut threads)?,
+                Some(cores) => pin_receive(namespace, interface, cores, threads)?,
                 None => "where the sender runs".to_owned(),
             });
         }
@@ -195,8 +199,8 @@ impl Net {
         if !up {
             return Err(Error::Missing(format!("the veth pair {s} does not come up")));
         }
-        self.interface = Some(s);
-        self.receive_threads = threads;
+        let mac = server.exec(&["cat", &format!("/sys/class/net/{s}/address")])?.trim().to_owned();
+        (self.server_mac, self.interfaces, self.receive_threads) = (Some(mac), Some([s, c]), threads);
         self.note("link", "veth, MTU 1500, AF_XDP in copy mode for utcp");
         self.note("offloads of both ends", &OFFLOADS.join(" "));
         self.note("receive softirq of the server's end", &receive[0]);
@@ -220,22 +224,73 @@ impl Net {
         self.client.as_ref().or(self.server.as_ref()).map(|namespace| namespace.name.as_str())
     }
 
-    /// UTCP_DEVICE for the server's engine.
+    /// The device of the server's engine.
     #[must_use]
     pub fn device(&self) -> Option<String> {
-        self.interface.as_ref().map(|interface| format!("xdp:{interface}"))
+        self.interfaces.as_ref().map(|[server, _]| format!("xdp:{server}"))
     }
 
-    /// Kernel threads that do the receive work of our devices.
+    /// The device of a client that brings its own TCP.
     #[must_use]
-    pub fn receive_threads(&self) -> &[u32] {
+    pub fn client_device(&self) -> Option<String> {
+        self.interfaces.as_ref().map(|[_, client]| format!("xdp:{client}"))
+    }
+
+    /// Link address of the server's device.
+    #[must_use]
+    pub fn server_mac(&self) -> Option<&str> {
+        self.server_mac.as_deref()
+    }
+
+    /// Kernel threads that do the receive work of the server's device, and of the client's.
+    #[must_use]
+    pub fn receive_threads(&self) -> &[Vec<u32>; 2] {
         &self.receive_threads
+    }
+
+    /// Lets whoever waits in the server's kernel poll the device before it sleeps, for as long as the value
+    /// that is returned lives.
+    ///
+    /// # Errors
+    /// When the kernel has no such setting.
+    pub fn busy_poll(&self) -> Result<BusyPoll<'_>, Error> {
+        let sysctl = |name: &str| Restored::set(&format!("/proc/sys/net/core/{name}"), "50");
+        let sysctls = [sysctl("busy_poll")?, sysctl("busy_read")?];
+        let busy = BusyPoll { net: self, _sysctls: sysctls };
+        busy.defer_interrupts(2, 200_000)?;
+        Ok(busy)
     }
 
     /// What to print beside the figures.
     #[must_use]
     pub fn settings(&self) -> &[(String, String)] {
         &self.settings
+    }
+}
+
+/// Busy polling that is put back. The sysctls are the whole host's: they exist once.
+#[derive(Debug)]
+pub struct BusyPoll<'a> {
+    net: &'a Net,
+    _sysctls: [Restored; 2],
+}
+
+impl BusyPoll<'_> {
+    fn defer_interrupts(&self, irqs: u32, flush_ns: u32) -> Result<(), Error> {
+        let (Some(server), Some([interface, _])) = (&self.net.server, &self.net.interfaces) else {
+            return Ok(());
+        };
+        let device = format!("/sys/class/net/{interface}");
+        let script = format!(
+            "echo {irqs} > {device}/napi_defer_hard_irqs; echo {flush_ns} > {device}/gro_flush_timeout"
+        );
+        server.exec(&["sh", "-ec", &script]).map(drop)
+    }
+}
+
+impl Drop for BusyPoll<'_> {
+    fn drop(&mut self) {
+        let _ = self.defer_interrupts(0, 0);
     }
 }
 

@@ -11,8 +11,12 @@ pub struct Load {
     pub per_second: f64,
     /// Operations and connections that failed.
     pub errors: u64,
-    /// 99th percentile of the latency in µs, if the generator tells it.
+    /// Median of the latency in µs, if the generator tells it.
+    pub p50_us: Option<f64>,
+    /// 99th percentile.
     pub p99_us: Option<f64>,
+    /// 99.9th percentile.
+    pub p999_us: Option<f64>,
 }
 
 /// `wrk --latency`.
@@ -36,6 +40,8 @@ pub fn wrk(text: &str) -> Result<Load, Error> {
             load.errors += last_number(line).ok_or_else(|| lacks("a count of bad responses"))?;
         } else if let Some(time) = line.strip_prefix("99%") {
             load.p99_us = wrk_time_us(time.trim());
+        } else if let Some(time) = line.strip_prefix("50%") {
+            load.p50_us = wrk_time_us(time.trim());
         }
     }
     match found {
@@ -89,6 +95,7 @@ pub fn ab(text: &str) -> Result<Load, Error> {
         // These two lines are there only if there was such a thing.
         errors: failed + count("Non-2xx responses").unwrap_or(0) + count("Write errors").unwrap_or(0),
         p99_us: p99_ms.map(|ms| ms * 1e3),
+        ..Load::default()
     })
 }
 
@@ -110,7 +117,28 @@ pub fn redis_benchmark(text: &str, operations: u64) -> Result<Load, Error> {
         operations,
         per_second: number("rps").ok_or_else(|| lacks("\"rps\""))?,
         errors: 0,
+        p50_us: number("p50_latency_ms").map(|ms| ms * 1e3),
         p99_us: number("p99_latency_ms").map(|ms| ms * 1e3),
+        p999_us: None,
+    })
+}
+
+/// `memcaslap`. A miss is an error: it asks for what it has set.
+///
+/// # Errors
+/// [`Error::Output`].
+pub fn memcaslap(text: &str) -> Result<Load, Error> {
+    let lacks = |missing| Error::Output { name: "memcaslap", missing, text: text.to_owned() };
+    let line =
+        text.lines().find(|line| line.starts_with("Run time:")).ok_or_else(|| lacks("\"Run time\""))?;
+    // Run time: 2.0s Ops: 283997 TPS: 141935 Net_rate: 28.6M/s
+    let after = |name: &str| line.split_whitespace().skip_while(|word| *word != name).nth(1);
+    let misses = text.lines().find_map(|line| line.strip_prefix("get_misses:")).and_then(last_number);
+    Ok(Load {
+        operations: after("Ops:").and_then(|word| word.parse().ok()).ok_or_else(|| lacks("\"Ops\""))?,
+        per_second: after("TPS:").and_then(|word| word.parse().ok()).ok_or_else(|| lacks("\"TPS\""))?,
+        errors: misses.ok_or_else(|| lacks("\"get_misses\""))?,
+        ..Load::default()
     })
 }
 
@@ -168,7 +196,7 @@ mod tests {
         let load = wrk(text).unwrap();
         let p99_us = load.p99_us.unwrap();
         assert!((p99_us - 9570.0).abs() < 1e-6, "{p99_us}");
-        assert_eq!(load, Load { operations: 65349, per_second: 63935.14, errors: 0, p99_us: Some(p99_us) });
+        assert_eq!((load.operations, load.per_second, load.errors), (65349, 63935.14, 0));
     }
 
     #[test]
@@ -202,7 +230,14 @@ mod tests {
             Requests per second:    18034.40 [#/sec] (mean)\nTime per request:       2.772 [ms] (mean)\n  98%      9\n  \
             99%     11\n 100%     12 (longest request)\n";
         let load = ab(text).unwrap();
-        assert_eq!(load, Load { operations: 4997, per_second: 18034.40, errors: 5, p99_us: Some(11000.0) });
+        let want = Load {
+            operations: 4997,
+            per_second: 18034.40,
+            errors: 5,
+            p99_us: Some(11000.0),
+            ..Load::default()
+        };
+        assert_eq!(load, want);
         assert!(ab("apr_socket_recv: Connection reset by peer (104)").is_err());
     }
 
@@ -216,6 +251,15 @@ mod tests {
         assert!(
             redis_benchmark("Could not connect to Redis at 127.0.0.1:1: Connection refused\n", 1).is_err()
         );
+    }
+
+    #[test]
+    fn memcaslap_with_and_without_misses() {
+        let text = "cmd_get: 255573\ncmd_set: 28424\nget_misses: 3\nwritten_bytes: 21950804\n\n\
+            Run time: 2.0s Ops: 283997 TPS: 141935 Net_rate: 28.6M/s\n";
+        let load = memcaslap(text).unwrap();
+        assert_eq!((load.operations, load.per_second, load.errors), (283_997, 141_935.0, 3));
+        assert!(memcaslap("get_misses: 0\n").is_err() && memcaslap("Run time: 1s Ops: 1 TPS: 1\n").is_err());
     }
 
     #[test]

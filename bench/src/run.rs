@@ -6,13 +6,14 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::apps::{Amount, Application, Endpoint};
+use crate::apps::{Amount, Application, Client, Endpoint};
 use crate::case::{Case, Scenario, Setting};
 use crate::child::{Launch, Process};
-use crate::engine::{self, Counters, Engine, Files};
-use crate::net::Net;
+use crate::engine::{self, Counters, Engine, Files, Setup};
+use crate::generator::{Generator, Route};
+use crate::net::{BusyPoll, CLIENT_IP, Net};
 use crate::parse::Load;
 use crate::{Error, cpu};
 
@@ -20,6 +21,13 @@ const READY_PATIENCE: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// What a load may take longer than it was told to.
 const LOAD_SLACK: Duration = Duration::from_secs(15);
+
+/// Ports that a server of ours listens on for the lean generator, so that local ports never run out.
+const LEAN_PORTS: u16 = 4;
+/// The engine's address on a pipe, and the generator's.
+pub const PIPE_SERVER: &str = "198.18.78.1";
+/// The generator's.
+pub const PIPE_CLIENT: &str = "198.18.78.2";
 
 /// Which stack carries the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,21 +54,23 @@ pub struct Pinning {
 impl Pinning {
     /// For one case.
     fn of_case(&self, case: Case) -> Self {
+        let core = || self.server.clone().or_else(|| Some("0".to_owned()));
         match case.setting {
-            Setting::SameCore => {
-                let core = self.server.clone().or_else(|| Some("0".to_owned()));
-                Self { server: core.clone(), client: core.clone(), engine: core, ..*self }
-            }
+            Setting::SameCore => Self { server: core(), client: core(), engine: core(), ..*self },
+            // What the server's core can do at most: all that serves is there.
+            _ if case.is_lean() => Self { server: core(), engine: core(), ..self.clone() },
             _ => self.clone(),
         }
     }
 }
 
 /// What one run gave.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Sample {
     /// What the client says.
     pub load: Load,
+    /// How long the load ran.
+    pub elapsed: Duration,
     /// CPU time of all cores during the load.
     pub machine: cpu::Machine,
     /// CPU time of the server.
@@ -69,8 +79,10 @@ pub struct Sample {
     pub client: Duration,
     /// CPU time of the engine.
     pub engine: Duration,
-    /// CPU time of the threads that receive from a device.
+    /// CPU time of the threads that receive from the server's device.
     pub receive: Duration,
+    /// And from the client's.
+    pub client_receive: Duration,
     /// What the engine counted.
     pub counters: Counters,
 }
@@ -80,9 +92,21 @@ impl Sample {
     #[must_use]
     pub fn foreign_share(&self) -> f64 {
         // Softirq work is charged to whomever it interrupts, or to nobody; either way it is not foreign.
-        let ours = self.server + self.client + self.engine + self.receive + self.machine.softirq;
+        let ours = self.serving() + self.client + self.client_receive + self.machine.softirq;
         let busy = self.machine.busy.as_secs_f64();
         if busy > 0.0 { (busy - ours.as_secs_f64()).max(0.0) / busy } else { 0.0 }
+    }
+
+    /// CPU time of all that serves: server, engine, and the receive work of the server's device.
+    #[must_use]
+    pub fn serving(&self) -> Duration {
+        self.server + self.engine + self.receive
+    }
+
+    /// How many cores it kept busy; near 1 where one is all that it may use, and it is the bottleneck.
+    #[must_use]
+    pub fn serving_cores(&self) -> f64 {
+        self.serving().as_secs_f64() / self.elapsed.as_secs_f64().max(1e-9)
     }
 
     /// CPU time of all cores per operation, µs.
@@ -90,6 +114,13 @@ impl Sample {
     #[allow(clippy::cast_precision_loss, reason = "counts below 2^52")]
     pub fn cpu_us_per_op(&self) -> f64 {
         self.machine.busy.as_secs_f64() * 1e6 / self.load.operations.max(1) as f64
+    }
+
+    /// CPU time of all that serves per operation, µs.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "counts below 2^52")]
+    pub fn serving_us_per_op(&self) -> f64 {
+        self.serving().as_secs_f64() * 1e6 / self.load.operations.max(1) as f64
     }
 }
 
@@ -127,12 +158,15 @@ impl Drop for RunFolder {
 /// A server of one side that is ready for load.
 #[derive(Debug)]
 pub struct Stage<'a> {
-    // In this order they are dropped: the server before its engine, the folder last.
+    // In this order they are dropped: whoever uses another one first, the folder last.
+    generator: Option<Generator>,
     server: Process,
+    behind: Option<Process>,
     engine: Option<Engine>,
     application: Application<'a>,
     net: &'a Net,
     pinning: Pinning,
+    _busy_poll: Option<BusyPoll<'a>>,
     folder: RunFolder,
 }
 
@@ -150,23 +184,66 @@ impl<'a> Stage<'a> {
     ) -> Result<Self, Error> {
         let folder = RunFolder::new()?;
         let pinning = pinning.of_case(case);
-        let at = Endpoint { ip: net.server_ip, port: free_port(net)? };
+        let on_pipe = case.scenario == Scenario::StackLimit && side == Side::Utcp;
+        let lean = case.is_lean() && (on_pipe || case.scenario == Scenario::Device);
+        let ports = if lean { LEAN_PORTS } else { 1 };
+        let (listen, ip) = if on_pipe { ("0.0.0.0", PIPE_SERVER) } else { (net.server_ip, net.server_ip) };
+        let at = Endpoint { listen, ip, port: free_port(net)?, ports };
         let by_unix = side == Side::Kernel && case.setting == Setting::KernelByUnix;
         let unix = by_unix.then(|| folder.path().join("unix.sock"));
-        let application = Application::new(case, at, unix, files);
+        let application = Application::new(case, at, unix, lean, files);
+        let busy_poll = (case.setting == Setting::BusyPoll).then(|| net.busy_poll()).transpose()?;
+        let stack = format!("compare-{}", process::id());
+        let mut generator = None;
+        if lean {
+            let route = Route {
+                device: if on_pipe {
+                    format!("pipe:{stack}")
+                } else {
+                    net.client_device().unwrap_or_default()
+                },
+                address: if on_pipe { PIPE_CLIENT } else { CLIENT_IP },
+                server: ip,
+                port: at.port,
+                ports,
+                next_hop: net.server_mac().filter(|_| !on_pipe),
+            };
+            let cores = pinning.client.as_deref();
+            generator = Some(Generator::start(files, &route, net.client_netns(), cores, folder.path())?);
+        }
         let engine = match side {
             Side::Kernel => None,
             Side::Utcp => {
-                let stack = format!("compare-{}", process::id());
-                Some(Engine::start(files, net, &stack, pinning.engine.as_deref(), folder.path())?)
+                let pipe = || format!("pipe:{stack},addr={PIPE_SERVER}/24");
+                let device = if on_pipe { Some(pipe()) } else { net.device() };
+                let setup = Setup { device, cores: pinning.engine.as_deref(), group: None, stack };
+                Some(Engine::start(files, net, &setup, folder.path())?)
             }
         };
-        let launch = application.server(folder.path())?;
-        let launch = engine.iter().fold(launch, |launch, engine| engine.serve(launch));
-        let launch = launch.cores(pinning.server.as_deref()).netns(net.server_netns());
-        let mut server = launch.start(folder.path())?;
-        server.wait_ready(READY_PATIENCE, |pid| Ok(listens(pid, at.port, net.server_netns())))?;
-        Ok(Self { server, engine, application, net, pinning, folder })
+        let start = |launch: Launch, port: u16| {
+            let launch = engine.iter().fold(launch, |launch, engine| engine.serve(launch));
+            let launch = launch.cores(pinning.server.as_deref()).netns(net.server_netns());
+            let mut server = launch.start(folder.path())?;
+            server.wait_ready(READY_PATIENCE, |pid| Ok(listens(pid, port, net.server_netns())))?;
+            Ok::<_, Error>(server)
+        };
+        let behind = application.behind(folder.path())?;
+        let behind = behind.map(|(launch, at)| start(launch, at.port)).transpose()?;
+        let server = start(application.server(folder.path())?, at.port)?;
+        if let Some(generator) = &mut generator {
+            generator.wait_ready()?;
+        }
+        Ok(Self {
+            generator,
+            server,
+            behind,
+            engine,
+            application,
+            net,
+            pinning,
+            _busy_poll: busy_poll,
+            folder,
+        })
     }
 
     /// The server's process group.
@@ -199,15 +276,22 @@ impl<'a> Stage<'a> {
     ///
     /// # Errors
     /// When it fails.
-    pub fn load(&self, launch: Launch, amount: Amount) -> Result<Load, Error> {
-        let same_host = self.net.scenario == Scenario::SameHost;
-        let under = self.engine.iter().filter(|_| same_host);
-        let launch = under.fold(launch, |launch, engine| engine.serve(launch));
-        let launch = launch.cores(self.pinning.client.as_deref()).netns(self.net.client_netns());
+    pub fn load(&mut self, client: Client, amount: Amount) -> Result<Load, Error> {
         let told = match amount {
             Amount::Seconds(seconds) => Duration::from_secs(seconds.into()),
             Amount::Operations(_) => Duration::from_secs(15),
         };
+        let launch = match (client, &mut self.generator) {
+            (Client::Program(launch), _) => launch,
+            (Client::Lean(line), Some(generator)) => {
+                return Ok(generator.ask(&line, told + LOAD_SLACK)?.into());
+            }
+            (Client::Lean(_), None) => return Err(Error::Missing("a run without its generator".to_owned())),
+        };
+        // Over a device the client is on the kernel, whatever the server is on.
+        let under = self.engine.iter().filter(|_| self.net.scenario != Scenario::Device);
+        let launch = under.fold(launch, |launch, engine| engine.serve(launch));
+        let launch = launch.cores(self.pinning.client.as_deref()).netns(self.net.client_netns());
         let text = launch.run(self.folder.path(), told + LOAD_SLACK)?;
         self.application.parse(&text, amount)
     }
@@ -216,10 +300,10 @@ impl<'a> Stage<'a> {
     ///
     /// # Errors
     /// When a client fails.
-    pub fn warm_up(&self) -> Result<Load, Error> {
+    pub fn warm_up(&mut self) -> Result<Load, Error> {
         let mut last = Load::default();
-        for (launch, amount) in self.application.warm_up() {
-            last = self.load(launch, amount)?;
+        for (client, amount) in self.application.warm_up() {
+            last = self.load(client, amount)?;
         }
         Ok(last)
     }
@@ -227,10 +311,12 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// [`Error::FellBack`] if the connections of `load` did not go through the engine.
     pub fn expect_utcp(&self, load: &Load, growth: &Counters) -> Result<(), Error> {
-        if self.engine.is_none() {
-            return Ok(());
-        }
+        let Some(engine) = &self.engine else { return Ok(()) };
         let wanted = self.application.connections(load);
+        if self.application.keeps_connections() {
+            // The warm-up made them.
+            return engine::expect_growth(&engine.counters()?, "accepts", wanted);
+        }
         engine::expect_growth(growth, "accepts", wanted)?;
         if self.net.scenario == Scenario::SameHost {
             engine::expect_growth(growth, "connects", wanted)?;
@@ -238,25 +324,70 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// CPU time used so far.
+    fn cpu(&self) -> Result<Sample, Error> {
+        let of_group = |group: Option<u32>| group.map_or(Duration::ZERO, cpu::of_group);
+        let of_threads = |pids: &[u32]| pids.iter().map(|pid| cpu::of_process(*pid)).sum::<Duration>();
+        let [receive, client_receive] = self.net.receive_threads();
+        Ok(Sample {
+            server: cpu::of_group(self.server.id()) + of_group(self.behind.as_ref().map(Process::id)),
+            engine: of_group(self.engine.as_ref().map(Engine::id)),
+            client: cpu::of_ended_children() + of_group(self.generator.as_ref().map(Generator::id)),
+            receive: of_threads(receive),
+            client_receive: of_threads(client_receive),
+            machine: cpu::Machine::now()?,
+            ..Sample::default()
+        })
+    }
+
+    /// Measures a load: what it says, and the CPU time that it took.
+    ///
+    /// # Errors
+    /// When it fails, or its connections went another way than they should.
+    pub fn measure(&mut self, client: Client, amount: Amount) -> Result<Sample, Error> {
+        let counters = self.counters()?;
+        let before = self.cpu()?;
+        let start = Instant::now();
+        let load = self.load(client, amount)?;
+        let elapsed = start.elapsed();
+        let after = self.cpu()?;
+        let counters = engine::growth(&counters, &self.counters()?);
+        self.expect_utcp(&load, &counters)?;
+        Ok(Sample {
+            load,
+            elapsed,
+            machine: after.machine.since(before.machine),
+            server: after.server.saturating_sub(before.server),
+            client: after.client.saturating_sub(before.client),
+            engine: after.engine.saturating_sub(before.engine),
+            receive: after.receive.saturating_sub(before.receive),
+            client_receive: after.client_receive.saturating_sub(before.client_receive),
+            counters,
+        })
+    }
+
     /// Ends server and engine.
     ///
     /// # Errors
     /// When one of them crashed or has to be killed.
     pub fn end(self) -> Result<(), Error> {
-        let Self { mut server, engine, folder, .. } = self;
-        if let Some(status) = server.ended()? {
-            return Err(server.failure(status));
+        let Self { generator, server, behind, engine, folder, .. } = self;
+        for mut server in std::iter::once(server).chain(behind) {
+            if let Some(status) = server.ended()? {
+                return Err(server.failure(status));
+            }
+            server.stop(STOP_PATIENCE)?;
         }
-        server.stop(STOP_PATIENCE)?;
         if let Some(engine) = engine {
             engine.stop()?;
         }
+        drop(generator);
         drop(folder);
         Ok(())
     }
 }
 
-/// Runs one side of a case for about `seconds`.
+/// Runs one side of a case for about `seconds`, at `rate` if one is asked for.
 ///
 /// # Errors
 /// When anything about the run is not as it should be: then it is no result.
@@ -267,29 +398,14 @@ pub fn once(
     pinning: &Pinning,
     files: &Files,
     seconds: u32,
+    rate: Option<f64>,
 ) -> Result<Sample, Error> {
-    let stage = Stage::set(case, side, net, pinning, files)?;
+    let mut stage = Stage::set(case, side, net, pinning, files)?;
     let warm = stage.warm_up()?;
-    let (launch, amount) = stage.application().measured(&warm, seconds);
-
-    let counters = stage.counters()?;
-    let engine_id = stage.engine.as_ref().map(Engine::id);
-    let cpu_of = |group: Option<u32>| group.map_or(Duration::ZERO, cpu::of_group);
-    let (server, engine) = (cpu_of(Some(stage.server_id())), cpu_of(engine_id));
-    let receive_time = || net.receive_threads().iter().map(|pid| cpu::of_process(*pid)).sum::<Duration>();
-    let receive = receive_time();
-    let (client, machine) = (cpu::of_ended_children(), cpu::Machine::now()?);
-    let load = stage.load(launch, amount)?;
-    let machine = cpu::Machine::now()?.since(machine);
-    let client = cpu::of_ended_children().saturating_sub(client);
-    let server = cpu_of(Some(stage.server_id())).saturating_sub(server);
-    let engine = cpu_of(engine_id).saturating_sub(engine);
-    let receive = receive_time().saturating_sub(receive);
-    let counters = engine::growth(&counters, &stage.counters()?);
-
-    stage.expect_utcp(&load, &counters)?;
+    let (client, amount) = stage.application().measured(&warm, seconds, rate);
+    let sample = stage.measure(client, amount)?;
     stage.end()?;
-    Ok(Sample { load, machine, server, client, engine, receive, counters })
+    Ok(sample)
 }
 
 /// A port of our own: any in a namespace of our own, a free one on the host.
@@ -304,7 +420,7 @@ fn free_port(net: &Net) -> Result<u16, Error> {
 
 /// Whether a TCP socket in the server's network namespace listens on `port`, `pid` being there already
 /// (the command that enters the namespace starts outside, where a stranger may use the port).
-fn listens(pid: u32, port: u16, netns: Option<&str>) -> bool {
+pub(crate) fn listens(pid: u32, port: u16, netns: Option<&str>) -> bool {
     let inode = |path: &str| fs::metadata(path).map(|meta| meta.ino()).ok();
     let own = |name| inode(&format!("/run/netns/{name}")) == inode(&format!("/proc/{pid}/ns/net"));
     if !netns.is_none_or(own) {

@@ -22,7 +22,7 @@ pub fn server(at: At<'_>, directory: &Path) -> Launch {
     let launch = Launch::new("redis-server");
     let launch = at.unix.iter().fold(launch, |l, path| l.args(["--unixsocket".as_ref(), path.as_os_str()]));
     launch
-        .args(["--bind", at.tcp.ip, "--port", &at.tcp.port.to_string()])
+        .args(["--bind", at.tcp.listen, "--port", &at.tcp.port.to_string()])
         .args(["--save", "", "--appendonly", "no", "--protected-mode", "no", "--daemonize", "no"])
         .args(["--tcp-backlog", "4096", "--dir"])
         .args([directory.as_os_str()])
@@ -33,8 +33,9 @@ pub fn fill(at: At<'_>) -> Launch {
     benchmark(at, "set", FILL_OPERATIONS, 1, 1)
 }
 
-pub fn get(at: At<'_>, depth: u32, connections: u32, operations: u64) -> Launch {
-    benchmark(at, "get", operations, depth, connections)
+pub fn get(at: At<'_>, depth: u32, connections: u32, close: bool, operations: u64) -> Launch {
+    let launch = benchmark(at, "get", operations, depth, connections);
+    if close { launch.args(["-k", "0"]) } else { launch }
 }
 
 fn benchmark(at: At<'_>, test: &str, operations: u64, depth: u32, connections: u32) -> Launch {

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use utcp_bench::apps::Application;
-use utcp_bench::case::{App, Case, Scenario, cases};
+use utcp_bench::case::{App, Case, Extent, Scenario, cases};
 use utcp_bench::compare::{self, Plan, Progress};
 use utcp_bench::engine::Files;
 use utcp_bench::machine::Machine;
 use utcp_bench::net::{self, Net};
 use utcp_bench::report::{Report, table};
 use utcp_bench::run::{Pinning, Sample, Side};
-use utcp_bench::{Error, counts, cpu, interrupt};
+use utcp_bench::{Error, counts, cpu, interrupt, special};
 
 /// The default ends within ten minutes, --quick of one scenario and program within two.
 const BUDGET: Duration = Duration::from_secs(560);
@@ -31,12 +31,17 @@ struct Arguments {
     /// Fewer and shorter runs.
     #[arg(long)]
     quick: bool,
-    /// Both ends on one host, or two namespaces joined by a veth pair (needs root).
-    #[arg(long, value_enum, default_value = "all")]
-    scenario: Scenarios,
-    /// The program under load; all means nginx and redis, own all of utcp-load's.
-    #[arg(long, value_enum, default_value = "all")]
-    app: Apps,
+    /// Every case, with all points of the curves: takes hours.
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
+    /// Where: same-host, device (two namespaces joined by a veth pair), stack-limit (a pipe instead of a
+    /// device), idle (connections that do nothing), scale (more and more that do something). All but the first need
+    /// root. [default: same-host and device]
+    #[arg(long, value_enum)]
+    scenario: Option<Scenarios>,
+    /// The program under load; own: all of ours. [default: nginx, redis, pingpong, stream, msg]
+    #[arg(long, value_enum)]
+    app: Option<Apps>,
     /// Only the cases with this in their name.
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
@@ -83,30 +88,57 @@ struct Arguments {
 enum Scenarios {
     SameHost,
     Device,
+    StackLimit,
+    Idle,
+    Scale,
     All,
+}
+
+impl Scenarios {
+    fn list(asked: Option<Self>) -> &'static [Scenario] {
+        match asked {
+            None => &[Scenario::SameHost, Scenario::Device],
+            Some(Self::SameHost) => &[Scenario::SameHost],
+            Some(Self::Device) => &[Scenario::Device],
+            Some(Self::StackLimit) => &[Scenario::StackLimit],
+            Some(Self::Idle) => &[Scenario::Idle],
+            Some(Self::Scale) => &[Scenario::Scale],
+            Some(Self::All) => &Extent::SCENARIOS,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Apps {
     Nginx,
     Redis,
+    Haproxy,
+    Memcached,
     Msg,
+    Echo,
     Pingpong,
     Stream,
+    Accept,
+    Idle,
     Own,
     All,
 }
 
 impl Apps {
-    fn list(self) -> &'static [App] {
-        match self {
-            Self::Nginx => &[App::Nginx],
-            Self::Redis => &[App::Redis],
-            Self::Msg => &[App::Msg],
-            Self::Pingpong => &[App::Pingpong],
-            Self::Stream => &[App::Stream],
-            Self::Own => &[App::Msg, App::Pingpong, App::Stream],
-            Self::All => &[App::Nginx, App::Redis],
+    fn list(asked: Option<Self>) -> &'static [App] {
+        match asked {
+            None | Some(Self::All) => &Extent::APPS,
+            Some(Self::Nginx) => &[App::Nginx],
+            Some(Self::Redis) => &[App::Redis],
+            Some(Self::Haproxy) => &[App::Haproxy],
+            Some(Self::Memcached) => &[App::Memcached],
+            Some(Self::Msg) => &[App::Msg],
+            Some(Self::Echo) => &[App::Echo],
+            Some(Self::Pingpong) => &[App::Pingpong],
+            Some(Self::Stream) => &[App::Stream],
+            Some(Self::Accept) => &[App::Accept],
+            Some(Self::Idle) => &[App::Idle],
+            Some(Self::Own) => &[App::Pingpong, App::Stream, App::Msg, App::Echo, App::Accept, App::Idle],
         }
     }
 }
@@ -133,9 +165,14 @@ fn run(arguments: &Arguments) -> Result<bool, Error> {
     }
     let pairs = arguments.pairs.unwrap_or(if arguments.quick { 3 } else { 5 });
     let budget = if arguments.quick { BUDGET_QUICK } else { BUDGET };
-    let longest = if arguments.quick { 2 } else { 3 };
-    let seconds =
-        arguments.seconds.unwrap_or_else(|| compare::seconds_within(budget, cases.len(), pairs, longest));
+    let seconds = match (arguments.seconds, arguments.full) {
+        (Some(seconds), _) => seconds,
+        (None, true) => 3,
+        (None, false) => {
+            let longest = if arguments.quick { 2 } else { 3 };
+            compare::seconds_within(budget, cases.len(), pairs, longest)
+        }
+    };
     let calm = arguments.calm.unwrap_or(if arguments.quick { 10 } else { 30 });
     let plan = Plan { cases, pairs, seconds, pinning, files };
     let (report, clean) = measure(&plan, arguments.verbose, Duration::from_secs(calm))?;
@@ -158,21 +195,27 @@ fn files(arguments: &Arguments) -> Result<Files, Error> {
 }
 
 fn selected(arguments: &Arguments) -> Result<Vec<Case>, Error> {
-    let scenarios: &[Scenario] = match arguments.scenario {
-        Scenarios::SameHost => &[Scenario::SameHost],
-        Scenarios::Device => &[Scenario::Device],
-        Scenarios::All if net::is_root() => &[Scenario::SameHost, Scenario::Device],
-        Scenarios::All => {
-            eprintln!("Not run as root: the device scenario is left out.");
-            &[Scenario::SameHost]
-        }
+    let mut scenarios = Scenarios::list(arguments.scenario).to_vec();
+    if scenarios.len() > 1 && !net::is_root() {
+        eprintln!("Not run as root: everything but the same-host scenario is left out.");
+        scenarios.retain(|scenario| *scenario == Scenario::SameHost);
+    }
+    // Whoever names something gets it, also if it is not run by default.
+    let extent = match (arguments.full || arguments.case.is_some(), arguments.scenario, arguments.app) {
+        (true, _, _) => Extent::Full,
+        (false, None, None) => Extent::Default,
+        (false, _, Some(_)) => Extent::Asked,
+        (false, Some(Scenarios::SameHost | Scenarios::Device), None) => Extent::Default,
+        (false, Some(_), None) => Extent::Asked,
     };
-    let mut all = cases(scenarios, arguments.app.list(), !arguments.quick);
+    let mut all = cases(&scenarios, Apps::list(arguments.app), extent);
     if let Some(text) = &arguments.case {
-        all.retain(|case| case.name.contains(text.as_str()));
+        // A whole name means that case, a part of one all that have it.
+        let whole = all.iter().any(|case| case.name == text);
+        all.retain(|case| if whole { case.name == text } else { case.name.contains(text.as_str()) });
     }
     if all.is_empty() {
-        return Err(Error::Missing("no case has such a name".to_owned()));
+        return Err(Error::Missing("no case has such a scenario, program and name".to_owned()));
     }
     Ok(all)
 }
@@ -206,7 +249,7 @@ fn settings(plan: &Plan) -> BTreeMap<String, String> {
         format!("{} pairs of {} s, 1 s of warm-up each", plan.pairs, plan.seconds),
     );
     for case in &plan.cases {
-        for (name, words) in Application::settings(case.app) {
+        for (name, words) in Application::settings(case) {
             settings.insert(name.to_owned(), words);
         }
     }
@@ -242,6 +285,19 @@ fn measure(plan: &Plan, verbose: bool, mut calm: Duration) -> Result<(Report, bo
             None => net.insert(network(*case, &plan.pinning)?),
         };
         machine.settings.extend(net.settings().iter().cloned());
+        match special::measure(plan, *case, net, |line| progress.say(line)) {
+            Ok(None) => {}
+            Ok(Some(of_case)) => {
+                rows.extend(of_case);
+                continue;
+            }
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => {
+                progress.say(&format!("{} {} failed: {error}", case.scenario.name(), case.name));
+                clean = false;
+                continue;
+            }
+        }
         let measured = compare::measure(plan, *case, net, &mut calm, &mut progress)?;
         if verbose {
             let counters = compare::counters_per_op(&measured);

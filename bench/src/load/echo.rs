@@ -1,13 +1,14 @@
 //! The server of msg and pingpong: sends back what it gets.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::epoll::{self, Epoll};
 
 const BUFFER: usize = 64 * 1024;
-const LISTENER: u64 = u64::MAX;
+/// Tokens from here on are listeners'.
+const LISTENERS: u64 = u64::MAX / 2;
 
 /// A connection and what could not be sent back yet.
 struct Connection {
@@ -20,14 +21,15 @@ enum After {
     Close,
 }
 
-/// Serves until it fails.
+/// Serves listeners, which are non-blocking, TCP or Unix, until one fails.
 ///
 /// # Errors
-/// When the listener or epoll fails.
-pub fn echo(listener: &TcpListener) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
+/// When a listener or epoll fails.
+pub fn echo(listeners: &[OwnedFd]) -> io::Result<()> {
     let mut epoll = Epoll::new()?;
-    epoll.add(listener.as_raw_fd(), epoll::IN, LISTENER)?;
+    for (token, listener) in (LISTENERS..).zip(listeners) {
+        epoll.add(listener.as_raw_fd(), epoll::IN, token)?;
+    }
     let mut connections: Vec<Option<Connection>> = Vec::new();
     let mut buffer = vec![0; BUFFER];
     let mut ready: Vec<(u64, u32)> = Vec::new();
@@ -35,8 +37,10 @@ pub fn echo(listener: &TcpListener) -> io::Result<()> {
         ready.clear();
         ready.extend(epoll.wait(-1)?);
         for (token, _) in &ready {
-            if *token == LISTENER {
-                accept_all(listener, &epoll, &mut connections)?;
+            if let Some(at) = token.checked_sub(LISTENERS) {
+                if let Some(listener) = usize::try_from(at).ok().and_then(|at| listeners.get(at)) {
+                    accept_all(listener.as_raw_fd(), &epoll, &mut connections)?;
+                }
                 continue;
             }
             let Some(slot) = usize::try_from(*token).ok().and_then(|at| connections.get_mut(at)) else {
@@ -50,16 +54,11 @@ pub fn echo(listener: &TcpListener) -> io::Result<()> {
     }
 }
 
-fn accept_all(
-    listener: &TcpListener,
-    epoll: &Epoll,
-    connections: &mut Vec<Option<Connection>>,
-) -> io::Result<()> {
+fn accept_all(listener: RawFd, epoll: &Epoll, connections: &mut Vec<Option<Connection>>) -> io::Result<()> {
     loop {
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: no address is asked for.
-        let fd =
-            unsafe { libc::accept4(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut(), flags) };
+        let fd = unsafe { libc::accept4(listener, std::ptr::null_mut(), std::ptr::null_mut(), flags) };
         if fd < 0 {
             let error = io::Error::last_os_error();
             match error.kind() {
@@ -70,7 +69,8 @@ fn accept_all(
         }
         // SAFETY: just accepted, and nobody else's.
         let stream = unsafe { TcpStream::from_raw_fd(fd) };
-        stream.set_nodelay(true)?;
+        // Refused by a Unix socket, which has no such thing.
+        let _ = stream.set_nodelay(true);
         // The descriptor's number is the slot: small, and free again when the connection is.
         let at = usize::try_from(fd).map_err(io::Error::other)?;
         if connections.len() <= at {

@@ -3,6 +3,7 @@
 //! They make the calls that any program makes, through libc, so the same binary runs on the kernel
 //! and, with libutcp.so in front, on utcp.
 
+mod accept;
 mod echo;
 mod epoll;
 mod msg;
@@ -15,9 +16,10 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+pub use accept::{accept, connect};
 pub use echo::echo;
 pub use msg::{Messages, msg};
-pub use pingpong::{Pingpong, pingpong};
+pub use pingpong::{Pingpong, pingpong, pingpong_unix};
 pub use stream::{sink, stream};
 
 /// When a client is done.
@@ -112,11 +114,33 @@ mod tests {
         address
     }
 
+    fn echo_one(listener: &TcpListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        echo(&[listener.try_clone()?.into()])
+    }
+
+    #[test]
+    fn connections_alone() {
+        let summary = connect(serve(accept), 4, Until::Operations(50)).unwrap();
+        assert!(summary.operations >= 50 && summary.connections >= summary.operations, "{summary:?}");
+        assert_eq!(summary.errors, 0);
+    }
+
+    #[test]
+    fn connections_that_stay_and_an_open_loop() {
+        let at = serve(echo_one);
+        let load = Messages { bytes: 64, messages: 0, connections: 4, rate: None };
+        let summary = msg(at, load, Until::Operations(100)).unwrap();
+        assert_eq!((summary.connections, summary.errors), (4, 0));
+        let paced = msg(at, Messages { rate: Some(1000.0), ..load }, Until::Operations(50)).unwrap();
+        assert!(paced.per_second <= 1100.0 && paced.operations >= 50, "{paced:?}");
+    }
+
     #[test]
     fn messages_come_back() {
-        let at = serve(echo);
+        let at = serve(echo_one);
         for (messages, bytes) in [(1, 1), (3, 64), (2, 300_000)] {
-            let load = Messages { bytes, messages, connections: 5 };
+            let load = Messages { bytes, messages, connections: 5, rate: None };
             let summary = msg(at, load, Until::Operations(60)).unwrap();
             assert!(summary.operations >= 60, "{summary:?}");
             assert_eq!(summary.errors, 0);
@@ -127,7 +151,7 @@ mod tests {
     #[test]
     fn refused_connections_are_errors_and_end() {
         let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let load = Messages { bytes: 1, messages: 1, connections: 2 };
+        let load = Messages { bytes: 1, messages: 1, connections: 2, rate: None };
         let summary = msg(at, load, Until::Operations(10)).unwrap();
         assert_eq!(summary.operations, 0);
         assert!(summary.errors >= 10);
@@ -135,7 +159,7 @@ mod tests {
 
     #[test]
     fn ping_and_pong() {
-        let at = serve(echo);
+        let at = serve(echo_one);
         let summary = pingpong(at, Pingpong { bytes: 64, rate: None }, Until::Operations(100)).unwrap();
         assert_eq!((summary.operations, summary.errors), (100, 0));
         assert!(summary.p50_us.unwrap() > 0.0 && summary.p50_us <= summary.p999_us);
@@ -146,7 +170,10 @@ mod tests {
     #[test]
     fn a_stream_arrives_whole() {
         let at = serve(sink);
-        let summary = stream(at, Until::Operations(20)).unwrap();
-        assert_eq!((summary.operations, summary.errors), (20, 0));
+        for flows in [1, 4] {
+            let summary = stream(at, flows, Until::Operations(20)).unwrap();
+            assert_eq!((summary.operations, summary.errors), (20, 0));
+            assert_eq!(summary.connections, u64::from(flows));
+        }
     }
 }

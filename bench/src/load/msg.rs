@@ -1,9 +1,11 @@
-//! The message benchmark: N connections, k messages of s bytes on each, then a new connection.
+//! The message benchmark: N connections, k messages of s bytes on each, then a new connection; or
+//! connections that stay.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::epoll::{self, Epoll};
 use super::{Meter, Summary, Until};
@@ -13,16 +15,24 @@ use super::{Meter, Summary, Until};
 pub struct Messages {
     /// Bytes of a message, each way.
     pub bytes: usize,
-    /// Messages of a connection.
+    /// Messages of a connection; 0: it stays.
     pub messages: u32,
     /// Connections at a time.
     pub connections: usize,
+    /// Messages per second that are asked for, over all connections (open loop); none: each connection sends
+    /// its next when the last is answered. Latency counts from when a message should have begun.
+    pub rate: Option<f64>,
 }
+
+/// Waits for the answers to a closed loop; an open one looks all the time, or it would be late.
+const WAIT_MS: i32 = 100;
 
 struct Connection {
     stream: TcpStream,
     /// Of the message under way.
     began: Instant,
+    /// In an open loop between two messages.
+    idle: bool,
     sent: usize,
     received: usize,
     messages_left: u32,
@@ -30,6 +40,8 @@ struct Connection {
 
 enum After {
     Keep,
+    /// A message came back and the next is not due.
+    Idle,
     /// All messages came back.
     Done,
     Failed,
@@ -40,106 +52,155 @@ enum After {
 /// # Errors
 /// When epoll or making a socket fails; what happens to a connection is counted instead.
 pub fn msg(to: SocketAddr, load: Messages, until: Until) -> io::Result<Summary> {
-    let mut epoll = Epoll::new()?;
-    let mut meter = Meter::new(until)?;
-    let message = vec![b'm'; load.bytes];
-    let mut buffer = vec![0; load.bytes.max(64 * 1024)];
+    let meter = Meter::new(until)?;
+    let mut client = Client {
+        to,
+        load,
+        epoll: Epoll::new()?,
+        message: vec![b'm'; load.bytes],
+        buffer: vec![0; load.bytes.max(64 * 1024)],
+        idle: VecDeque::new(),
+        due: Instant::now(),
+        meter,
+    };
     let mut connections = Vec::with_capacity(load.connections);
     for at in 0..load.connections {
-        connections.push(open(to, load, &epoll, at, &mut meter)?);
+        connections.push(client.open(at)?);
     }
     let mut ready: Vec<(u64, u32)> = Vec::new();
-    while !meter.enough(Instant::now()) {
+    while !client.meter.enough(Instant::now()) {
         for (at, slot) in connections.iter_mut().enumerate() {
             // Only after a connect that failed at once.
             if slot.is_none() {
-                *slot = open(to, load, &epoll, at, &mut meter)?;
+                *slot = client.open(at)?;
             }
         }
         ready.clear();
-        ready.extend(epoll.wait(100)?);
+        ready.extend(client.epoll.wait(if load.rate.is_some() { 0 } else { WAIT_MS })?);
         for (token, readiness) in &ready {
-            let Some(slot) = usize::try_from(*token).ok().and_then(|at| connections.get_mut(at)) else {
-                continue;
-            };
-            let Some(connection) = slot else { continue };
-            match step(connection, *readiness, load, &message, &mut buffer, &mut meter) {
-                After::Keep => continue,
-                After::Done => {}
-                After::Failed => meter.errors += 1,
-            }
-            // Closed first: the slot, and with it the descriptor's number, is free again.
-            *slot = None;
-            if !meter.enough(Instant::now()) {
-                *slot = open(to, load, &epoll, usize::try_from(*token).unwrap_or(0), &mut meter)?;
-            }
+            client.on_ready(&mut connections, *token, *readiness)?;
         }
+        client.begin_due(&mut connections)?;
     }
-    Ok(meter.summary())
+    Ok(client.meter.summary())
 }
 
-fn open(
+struct Client {
     to: SocketAddr,
     load: Messages,
-    epoll: &Epoll,
-    at: usize,
-    meter: &mut Meter,
-) -> io::Result<Option<Connection>> {
-    let began = Instant::now();
-    let stream = match epoll::connect(to) {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            meter.errors += 1;
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    epoll.add(stream.as_raw_fd(), epoll::IN | epoll::OUT | epoll::EDGE, at as u64)?;
-    meter.connections += 1;
-    Ok(Some(Connection { stream, began, sent: 0, received: 0, messages_left: load.messages }))
+    epoll: Epoll,
+    message: Vec<u8>,
+    buffer: Vec<u8>,
+    /// Connections without a message under way (open loop).
+    idle: VecDeque<usize>,
+    /// When the next message should begin (open loop).
+    due: Instant,
+    meter: Meter,
 }
 
-/// Goes on until the socket would block.
-fn step(
-    connection: &mut Connection,
-    readiness: u32,
-    load: Messages,
-    message: &[u8],
-    buffer: &mut [u8],
-    meter: &mut Meter,
-) -> After {
-    if readiness & epoll::ERROR != 0 && readiness & epoll::IN == 0 {
-        return After::Failed;
+impl Client {
+    fn open(&mut self, at: usize) -> io::Result<Option<Connection>> {
+        let began = Instant::now();
+        let stream = match epoll::connect(self.to) {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                self.meter.errors += 1;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        self.epoll.add(stream.as_raw_fd(), epoll::IN | epoll::OUT | epoll::EDGE, at as u64)?;
+        self.meter.connections += 1;
+        let idle = self.load.rate.is_some();
+        if idle {
+            self.idle.push_back(at);
+        }
+        let messages_left = self.load.messages;
+        Ok(Some(Connection { stream, began, idle, sent: 0, received: 0, messages_left }))
     }
-    if readiness & (epoll::IN | epoll::OUT) == 0 {
-        return After::Keep;
+
+    fn on_ready(
+        &mut self,
+        connections: &mut [Option<Connection>],
+        token: u64,
+        readiness: u32,
+    ) -> io::Result<()> {
+        let at = usize::try_from(token).unwrap_or(usize::MAX);
+        let Some(slot) = connections.get_mut(at) else { return Ok(()) };
+        let Some(connection) = slot else { return Ok(()) };
+        match self.step(connection, readiness) {
+            After::Keep => return Ok(()),
+            After::Idle => {
+                self.idle.push_back(at);
+                return Ok(());
+            }
+            After::Done => {}
+            After::Failed => self.meter.errors += 1,
+        }
+        // Closed first: the slot, and with it the descriptor's number, is free again.
+        *slot = None;
+        if !self.meter.enough(Instant::now()) {
+            *slot = self.open(at)?;
+        }
+        Ok(())
     }
-    loop {
-        while connection.sent < message.len() {
-            match connection.stream.write(&message[connection.sent..]) {
-                Ok(sent) => connection.sent += sent,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+
+    /// Begins the messages that are due, on idle connections in turn.
+    fn begin_due(&mut self, connections: &mut [Option<Connection>]) -> io::Result<()> {
+        let Some(rate) = self.load.rate else { return Ok(()) };
+        let interval = Duration::from_secs_f64(1.0 / rate.max(1e-6));
+        while self.due <= Instant::now() {
+            let Some(at) = self.idle.pop_front() else { return Ok(()) };
+            let Some(connection) = connections.get_mut(at).and_then(Option::as_mut) else { continue };
+            if !connection.idle {
+                continue; // A new one, which stands in the queue once more.
+            }
+            (connection.idle, connection.began) = (false, self.due);
+            self.due += interval;
+            self.on_ready(connections, at as u64, epoll::OUT)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on until the socket would block.
+    fn step(&mut self, connection: &mut Connection, readiness: u32) -> After {
+        if readiness & epoll::ERROR != 0 && readiness & epoll::IN == 0 {
+            return After::Failed;
+        }
+        if connection.idle || readiness & (epoll::IN | epoll::OUT) == 0 {
+            return After::Keep;
+        }
+        loop {
+            while connection.sent < self.message.len() {
+                match connection.stream.write(&self.message[connection.sent..]) {
+                    Ok(sent) => connection.sent += sent,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(_) => return After::Failed,
+                }
+            }
+            if connection.received == connection.sent {
+                return After::Keep; // Nothing is under way that could come back.
+            }
+            match connection.stream.read(&mut self.buffer) {
+                Ok(0) => return After::Failed,
+                Ok(len) => connection.received += len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return After::Keep,
                 Err(_) => return After::Failed,
             }
+            if connection.received < self.message.len() {
+                continue;
+            }
+            let now = Instant::now();
+            self.meter.done(connection.began, now);
+            connection.messages_left = connection.messages_left.saturating_sub(1);
+            if self.load.messages > 0 && connection.messages_left == 0 {
+                return After::Done;
+            }
+            (connection.began, connection.sent, connection.received) = (now, 0, 0);
+            if self.load.rate.is_some() {
+                connection.idle = true;
+                return After::Idle;
+            }
         }
-        if connection.received == connection.sent {
-            return After::Keep; // Nothing is under way that could come back.
-        }
-        match connection.stream.read(buffer) {
-            Ok(0) => return After::Failed,
-            Ok(len) => connection.received += len,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return After::Keep,
-            Err(_) => return After::Failed,
-        }
-        if connection.received < message.len() {
-            continue;
-        }
-        let now = Instant::now();
-        meter.done(connection.began, now);
-        connection.messages_left -= 1;
-        if connection.messages_left == 0 || load.bytes == 0 {
-            return After::Done;
-        }
-        (connection.began, connection.sent, connection.received) = (now, 0, 0);
     }
 }

@@ -90,6 +90,9 @@ mod tests {
             pairs: 5,
             cpu_us_per_op: Sides { kernel: Some(100.0), utcp: Some(33.3) },
             errors: Sides { kernel: 0, utcp: 0 },
+            latency_us: None,
+            serving_cores: None,
+            point: None,
         };
         let failed = Row { ratio: None, ratio_min: None, ratio_max: None, utcp: None, ..row.clone() };
         let mut machine = Machine::here(None);

@@ -25,7 +25,7 @@ mod commands;
 mod connect;
 mod device;
 mod flow;
-mod frame;
+pub mod frame;
 mod links;
 mod listen;
 mod messages;
@@ -33,7 +33,7 @@ mod notify;
 mod report;
 mod segments;
 pub mod streams;
-mod table;
+pub mod table;
 mod transmit;
 pub mod wheel;
 
