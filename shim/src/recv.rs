@@ -162,6 +162,11 @@ fn end(sock: &Sock) -> Option<Sys<usize>> {
     Some(Ok(0))
 }
 
+/// An error that was taken while there were bytes to return: the next call tells it.
+fn report_later(sock: &Sock, error: Errno) {
+    let _ = sock.shared.error.compare_exchange(0, error.0, AcqRel, Relaxed);
+}
+
 /// How many bytes must be there before a blocking `recv` of `len` returns.
 fn target(sock: &Sock, flags: c_int, len: usize) -> usize {
     if flags & libc::MSG_WAITALL != 0 {
@@ -226,6 +231,9 @@ fn rest<'a>(
         }
         let anything = if len == 0 { readable(sock) > 0 } else { got >= want };
         if anything {
+            if let Some(Err(error)) = over {
+                report_later(sock, error);
+            }
             return Ok(got);
         }
         if let Some(over) = over {
@@ -233,8 +241,7 @@ fn rest<'a>(
                 (0, over) => over,
                 (_, Ok(_)) => Ok(got),
                 (_, Err(error)) => {
-                    // Reported by the next call.
-                    let _ = sock.shared.error.compare_exchange(0, error.0, AcqRel, Relaxed);
+                    report_later(sock, error);
                     Ok(got)
                 }
             };

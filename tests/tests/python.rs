@@ -141,3 +141,27 @@ print('same')";
     engine.went_through(3000);
     engine.wait_until_empty(utcp_tests::WAIT);
 }
+
+/// What was sent before a close that resets (SO_LINGER of no time) is there to be read, and then the reset.
+#[test]
+fn data_comes_before_a_reset() {
+    let lab = Lab::new("python-linger");
+    let engine = Engine::start(&lab);
+    let script = "import socket, struct
+listener = socket.create_server(('127.0.0.1', 0))
+for number in range(300):
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    server.send(b'abc')
+    server.close()
+    assert client.recv(10) == b'abc'
+    try:
+        assert False, client.recv(10)
+    except ConnectionResetError:
+        pass
+print('same')";
+    assert_eq!(lab.python(script).under(&engine).ok().text(), "same\n");
+    engine.went_through(300);
+    engine.wait_until_empty(utcp_tests::WAIT);
+}

@@ -134,6 +134,10 @@ impl Shard {
         let abort = socket.is_some_and(|(_, socket)| {
             socket.options.has(option::LINGER) && socket.options.linger_s.load(Ordering::Relaxed) == 0
         });
+        if abort {
+            // What was handed over by `send` went out before a `close` that came later; here both may have come in one look.
+            let _ = self.transmit_flow(index);
+        }
         self.user(index, if abort { UserCall::Abort } else { UserCall::Close });
         self.list_transmit(index);
     }

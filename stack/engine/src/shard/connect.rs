@@ -15,7 +15,7 @@ use super::table::Entry;
 use super::{Shard, ToControl};
 
 /// Client ports of same-host connections: the kernel's default range.
-const LOCAL_PORTS: std::ops::Range<u32> = 32_768..61_000;
+pub(super) const LOCAL_PORTS: std::ops::Range<u32> = 32_768..61_000;
 /// Destinations of the kernel's that one shard remembers, so that each is explained once.
 pub(super) const LEFT_REMEMBERED: usize = 64;
 /// Largest segment between two programs of one host, as on the kernel's loopback device.
@@ -143,8 +143,9 @@ impl Shard {
         self.outbox.send(ToControl::LeftToKernel { pid, to: end, scope: to.scope });
     }
 
-    /// A local port that makes the four-tuple unique (RFC 6056 §3.3.3, algorithm 3).
-    fn choose_port(
+    /// A local port that makes the four-tuple unique (RFC 6056 §3.3.3, algorithm 3). None that somebody listens on, as in
+    /// Linux: with the listener's own port a program would connect to itself.
+    pub(super) fn choose_port(
         &mut self,
         source: IpAddr,
         wanted: u16,
@@ -165,6 +166,9 @@ impl Shard {
             self.next_port = self.next_port.wrapping_add(1);
             let port = (range.start + offset.wrapping_add(self.next_port) % count) as u16;
             let tuple = at(port);
+            if self.by_port.contains_key(&port) {
+                continue;
+            }
             match self.table.get(&tuple) {
                 None => return Some(tuple),
                 Some(Entry::TimeWait(index)) => {

@@ -11,6 +11,8 @@ use utcp_abi::stream::pieces;
 use utcp_proto::isn::Secret;
 
 use super::client::ClientRegion;
+use super::connect::LOCAL_PORTS;
+use super::flow::Path;
 use super::{Inbox, ListenRequest, Outbox, Shard, ShardConfig, ToShard};
 use crate::host::HostMirror;
 use crate::life::Life;
@@ -63,12 +65,16 @@ impl World {
     }
 
     fn listen(&mut self, client: u32, backlog: u32) -> u32 {
+        self.listen_at(client, PORT, backlog)
+    }
+
+    fn listen_at(&mut self, client: u32, port: u16, backlog: u32) -> u32 {
         let sock = self.program(client).claim();
         self.shard.on_message(ToShard::Listen(ListenRequest {
             client,
             sock,
             slot: 0,
-            addr: loopback(PORT),
+            addr: loopback(port),
             backlog,
             one_family: true,
             reuseport: false,
@@ -290,6 +296,37 @@ fn linger_zero_resets() {
     client.intend(a, intent::CLOSE);
     world.settle();
     assert_eq!(server.socket(b).error.load(Ordering::Relaxed), libc::ECONNRESET);
+}
+
+/// Bytes and the close that resets may come in one look of the shard's.
+#[test]
+fn what_was_sent_before_a_reset_arrives() {
+    let mut world = World::new(1);
+    world.listen(1, 5);
+    let client = world.connect(1);
+    let program = world.program(1);
+    let server = program.accept().expect("a connection");
+    world.settle();
+    let options = &program.socket(client).options;
+    options.flags.fetch_or(option::LINGER, Ordering::Relaxed);
+    program.send(client, b"abc");
+    program.intend(client, intent::CLOSE);
+    world.settle();
+    assert_eq!(program.recv(server), b"abc");
+    assert_eq!(program.socket(server).error.load(Ordering::Relaxed), libc::ECONNRESET);
+}
+
+/// A connection from a listener's own port to that port would be one of the program with itself.
+#[test]
+fn client_ports_are_none_that_somebody_listens_on() {
+    let mut world = World::new(1);
+    let port = LOCAL_PORTS.start as u16 + 1000;
+    world.listen_at(1, port, 5);
+    let remote = utcp_proto::Endpoint { addr: utcp_proto::wire::IpAddr(loopback(port).ip), port };
+    for _ in LOCAL_PORTS {
+        let tuple = world.shard.choose_port(remote.addr, 0, remote, Path::Local(u32::MAX)).expect("a port");
+        assert_ne!(tuple.local, remote);
+    }
 }
 
 #[test]

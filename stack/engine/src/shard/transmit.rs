@@ -45,7 +45,7 @@ impl Shard {
     }
 
     /// Sends what the flow's TCB wants to send. `None`: the port is full.
-    fn transmit_flow(&mut self, index: u32) -> Option<u32> {
+    pub(super) fn transmit_flow(&mut self, index: u32) -> Option<u32> {
         let now = self.now;
         let mut sent = 0;
         loop {
