@@ -151,12 +151,6 @@ impl Generator {
         Ok(())
     }
 
-    /// Connections that are there, in whatever state.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.flows.len()
-    }
-
     fn receive(&mut self) -> Result<bool, LinkError> {
         // The link stands aside while its frames are borrowed.
         let Some(mut batch) = self.link.receive()? else { return Ok(false) };
@@ -299,7 +293,7 @@ impl Generator {
                 flow.finished = true;
             }
         }
-        while !self.to_transmit.is_empty() {
+        while !self.flows.is_empty() {
             self.turn()?;
         }
         self.events.clear();

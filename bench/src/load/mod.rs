@@ -32,7 +32,7 @@ pub enum Until {
 }
 
 /// What a client prints at its end, as one line of JSON.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Operations that succeeded: messages, round trips, MiB.
     pub operations: u64,

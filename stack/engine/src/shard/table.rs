@@ -112,6 +112,12 @@ impl<T> Slab<T> {
         self.items.len()
     }
 
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How many items there are.
     #[must_use]
     pub fn len(&self) -> usize {
