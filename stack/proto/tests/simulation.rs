@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{Link, Rng, World};
-use utcp_proto::{Config, CongestionKind, Duration, EcnMode, Instant, State, TxLimits, UserCall};
+use common::{Link, Peer, Rng, World};
+use utcp_proto::{Config, CongestionKind, Duration, EcnMode, Instant, Keepalive, State, TxLimits, UserCall};
 
 fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -54,7 +54,8 @@ fn random_link(rng: &mut Rng) -> Link {
         reorder: rng.pick(&[0, 0, 10_000, 100_000]),
         corrupt: rng.pick(&[0, 0, 1_000, 20_000]),
         burst: rng.pick(&[(0, 1_000_000), (0, 1_000_000), (2_000, 200_000), (500, 30_000)]),
-        mtu: usize::MAX,
+        // A black hole: nobody says that larger packets vanish.
+        mtu: rng.pick(&[usize::MAX, usize::MAX, usize::MAX, usize::MAX, usize::MAX, 1_280, 1_100, 600]),
     }
 }
 
@@ -182,10 +183,78 @@ fn step_app(world: &mut World, app: &mut App, side: usize, rng: &mut Rng) -> Ins
 
 #[test]
 fn streams_survive_a_faulty_link() {
-    seeds("streams_survive", 400, |seed| transfer(seed, false));
+    seeds("streams_survive", 1_300, |seed| transfer(seed, false));
 }
 
 #[test]
 fn streams_between_two_sockets_of_one_host() {
-    seeds("streams_between", 200, |seed| transfer(seed, true));
+    seeds("streams_between", 300, |seed| transfer(seed, true));
+}
+
+/// One host forgets everything in the middle of a conversation. The other one hears of it, and a new connection between the
+/// same endpoints works (RFC 9293 §3.5.1, half-open connections).
+fn reboot(seed: u64) {
+    let mut rng = Rng::new(seed);
+    let mut link = random_link(&mut rng);
+    link.loss = link.loss.min(50_000);
+    let alive = Keepalive { idle: Duration::from_secs(20), interval: Duration::from_secs(5), probes: 6 };
+    let mut config = || Config { keepalive: Some(alive), ..random_config(&mut rng) };
+    let configs = [config(), config()];
+    let mut world = World::new(seed, link, configs[0], configs[1]);
+    world.establish();
+    for side in 0..2 {
+        world.send(side, rng.below(100_000) as u32);
+    }
+    let talk = Duration::from_nanos(rng.below(3_000_000_000));
+    read_for(&mut world, talk);
+    let victim = rng.below(2) as usize;
+    world.forget(victim);
+    if rng.below(2) == 0 {
+        world.down_until = world.now + Duration::from_nanos(rng.below(30_000_000_000));
+    }
+    let limit = world.now + Duration::from_secs(4_000);
+    let mut told = false;
+    loop {
+        assert!(world.now < limit, "seed {seed}: no end in sight, {}", report(&world));
+        // The survivor's program hears of the end and begins anew; the client connects.
+        let survivor = &world.hosts[1 - victim];
+        if !told && survivor.closed {
+            assert!(survivor.error.is_some(), "seed {seed}: an end without a reason, {}", report(&world));
+            told = true;
+            world.forget(1 - victim);
+        }
+        if matches!(world.hosts[0].peer, Peer::None) && (victim == 0 || told) {
+            world.forget(0);
+            world.connect();
+        }
+        let ready = |side: usize| world.hosts[side].state() == State::Established;
+        if told && ready(0) && ready(1) {
+            break;
+        }
+        // An attempt may come to nothing while the link is down: the server's record goes, too.
+        if told && world.hosts[1].closed {
+            world.forget(1);
+        }
+        read_for(&mut world, Duration::from_millis(200));
+    }
+    for side in 0..2 {
+        world.send(side, 5_000);
+    }
+    while world.hosts.iter().any(|host| host.rx_total < 5_000) {
+        assert!(world.now < limit, "seed {seed}: the new connection stalls, {}", report(&world));
+        read_for(&mut world, Duration::from_millis(200));
+    }
+}
+
+/// Lets time pass; both programs read what there is.
+fn read_for(world: &mut World, time: Duration) {
+    world.run_for(time);
+    for side in 0..2 {
+        world.read(side, u64::MAX);
+    }
+}
+
+#[test]
+fn a_host_reboots() {
+    seeds("a_host_reboots", 400, reboot);
 }

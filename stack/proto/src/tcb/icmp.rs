@@ -17,6 +17,8 @@ const PLATEAUS: [u32; 8] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, 5
 const BLACK_HOLE_TIMEOUTS: u8 = 3;
 /// RFC 4821 §7.2: a size that is nearly certain to get through.
 const BASE_MSS: u16 = 1_024;
+/// RFC 9293 §3.7.1: what every IPv4 path carries, less the room for options; the last resort after as many timeouts again.
+const LAST_MSS_V4: u16 = 512;
 
 impl Tcb {
     /// An ICMP error came in that quotes a segment of ours.
@@ -83,9 +85,17 @@ impl Tcb {
     /// Repeated timeouts: perhaps only large segments get lost, and no router says so (RFC 4821 §7.7).
     pub(super) fn suspect_path(&mut self) {
         let payload = self.path_payload();
-        if self.recovery.retransmits >= BLACK_HOLE_TIMEOUTS && payload > BASE_MSS {
-            self.snd.path_mss_before = self.snd.path_trusted.then_some(self.snd.path_mss);
-            self.snd.path_mss = BASE_MSS;
+        let timeouts = self.recovery.retransmits;
+        let smaller = if timeouts >= 2 * BLACK_HOLE_TIMEOUTS && self.tuple.remote.addr.is_v4() {
+            LAST_MSS_V4
+        } else {
+            BASE_MSS
+        };
+        if timeouts >= BLACK_HOLE_TIMEOUTS && payload > smaller {
+            if self.snd.path_mss_before.is_none() && self.snd.path_trusted {
+                self.snd.path_mss_before = Some(self.snd.path_mss);
+            }
+            self.snd.path_mss = smaller;
             self.update_mss();
         }
     }

@@ -52,6 +52,29 @@ pub struct Host {
 }
 
 impl Host {
+    /// Before any connection: side 1 listens.
+    fn new(side: usize, cfg: Config) -> Self {
+        Self {
+            side,
+            cfg,
+            peer: if side == 1 { Peer::Listen } else { Peer::None },
+            limits: TxLimits::WIRE,
+            tuple: FourTuple { local: endpoint(side), remote: endpoint(1 - side) },
+            tx: VecDeque::new(),
+            tx_total: 0,
+            rx: vec![0; cfg.recv_capacity as usize],
+            rx_start: 0,
+            rx_ready: 0,
+            rx_total: 0,
+            events: Events::NONE,
+            error: None,
+            eof: false,
+            closed: false,
+            drops: 0,
+            resets_sent: 0,
+        }
+    }
+
     pub fn tcb(&self) -> &Tcb {
         match &self.peer {
             Peer::Flow(tcb) => tcb,
@@ -139,30 +162,11 @@ fn endpoint(side: usize) -> Endpoint {
 impl World {
     /// Side 0 will connect, side 1 listens.
     pub fn new(seed: u64, link: Link, client: Config, server: Config) -> Self {
-        let host = |side: usize, cfg: Config, peer| Host {
-            side,
-            cfg,
-            peer,
-            limits: TxLimits::WIRE,
-            tuple: FourTuple { local: endpoint(side), remote: endpoint(1 - side) },
-            tx: VecDeque::new(),
-            tx_total: 0,
-            rx: vec![0; cfg.recv_capacity as usize],
-            rx_start: 0,
-            rx_ready: 0,
-            rx_total: 0,
-            events: Events::NONE,
-            error: None,
-            eof: false,
-            closed: false,
-            drops: 0,
-            resets_sent: 0,
-        };
         Self {
             now: Instant::from_millis(1_000),
             rng: Rng::new(seed),
             link,
-            hosts: [host(0, client, Peer::None), host(1, server, Peer::Listen)],
+            hosts: [Host::new(0, client), Host::new(1, server)],
             flying: BinaryHeap::new(),
             order: 0,
             busy_until: [Instant::ZERO; 2],
@@ -176,6 +180,11 @@ impl World {
             sent: [0; 2],
             direct: false,
         }
+    }
+
+    /// `side` knows nothing of any connection any more: a crash, or a program that begins anew.
+    pub fn forget(&mut self, side: usize) {
+        self.hosts[side] = Host::new(side, self.hosts[side].cfg);
     }
 
     pub fn connect(&mut self) {
