@@ -70,6 +70,12 @@ counters! {
     dropped_tx_full,
     /// Frames for a device that went away.
     dropped_no_device,
+    /// Frames that came to this shard's queue and were sent to the shard that has the flow.
+    frames_handed_over,
+    /// Such frames that were dropped: the other shard did not keep up, or has no queue there.
+    handover_lost,
+    /// Connections over a device that this shard took on because the one that was asked has no queue there.
+    connects_passed,
     /// Segments for no connection, answered by a reset.
     resets_sent,
     /// SYNs dropped because the accept queue was full.

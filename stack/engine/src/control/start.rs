@@ -15,7 +15,7 @@ use super::{Control, EngineError, Source};
 use crate::config::Config;
 use crate::host::{HostMirror, HostView};
 use crate::life::Life;
-use crate::shard::{DevicePort, Inbox, Outbox, Shard, ShardConfig};
+use crate::shard::{DevicePort, Directory, Inbox, Outbox, Shard, ShardConfig};
 use crate::sys::{self, UnixName};
 
 fn system(doing: &'static str) -> impl Fn(io::Error) -> EngineError {
@@ -73,10 +73,12 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
     let (k0, k1) = random.split_at(8);
     let word = |bytes: &[u8]| bytes.iter().fold(0u64, |n, &b| n << 8 | u64::from(b));
     let secret = Secret::new(word(k0), word(k1));
-    let mut inboxes = Vec::new();
+    let inbox = |_| Inbox::new().map(Arc::new).map_err(system("making a doorbell"));
+    let inboxes: Vec<Arc<Inbox>> = (0..shard_count).map(inbox).collect::<Result<_, _>>()?;
+    let with_ports = opened.ports.iter().filter(|ports| !ports.is_empty()).count();
+    let directory = (with_ports > 1).then(|| Arc::new(Directory::new(&inboxes)));
     for index in 0..shard_count {
-        let inbox = Arc::new(Inbox::new().map_err(system("making a doorbell"))?);
-        inboxes.push(inbox.clone());
+        let inbox = inboxes[index as usize].clone();
         let settings = ShardConfig {
             index,
             count: shard_count,
@@ -90,6 +92,12 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         let drive = surroundings.drive.clone();
         let shard = Shard::new(settings, life.clone(), inbox, outbox.clone(), ports, host.clone())
             .map_err(system("making a shard"))?;
+        let next = inboxes[(index + 1) as usize % inboxes.len()].clone();
+        let shard = if with_ports > 0 && shard_count > 1 {
+            shard.among_others(directory.clone(), next)
+        } else {
+            shard
+        };
         std::thread::Builder::new()
             .name(format!("utcp-shard-{index}"))
             .spawn(move || drive(shard))

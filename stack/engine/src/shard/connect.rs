@@ -8,11 +8,10 @@ use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
 
 use super::client::SlotUse;
 use super::commands::tcb_config;
-use super::device::DEVICE_PORTS;
 use super::flow::Path;
 use super::streams::STREAM_LOG2;
 use super::table::Entry;
-use super::{Shard, ToControl};
+use super::{PassedConnect, Shard, ToControl, ToShard};
 
 /// Client ports of same-host connections: the kernel's default range.
 pub(super) const LOCAL_PORTS: std::ops::Range<u32> = 32_768..61_000;
@@ -37,6 +36,15 @@ impl Shard {
             region.dirty(self.config.index).set(sock);
             return;
         }
+        let left = self.config.count.saturating_sub(1);
+        if result == RESULT_KERNEL && waits && self.pass_connect_on(client_index, sock, socket, left) {
+            return;
+        }
+        self.finish_connect(client_index, sock, socket, result, waits);
+    }
+
+    /// Counts and answers a connect.
+    fn finish_connect(&mut self, client_index: u32, sock: u32, socket: &Socket, result: i32, waits: bool) {
         match result {
             0 => self.counters.connects += 1,
             RESULT_KERNEL => {
@@ -55,6 +63,40 @@ impl Shard {
         if let Some(client) = self.clients.get(client_index) {
             client.answer_op(sock, socket, result);
         }
+    }
+
+    /// No port of ours leads there: perhaps one of the next shard's does. `left` have not been asked.
+    fn pass_connect_on(&self, client_index: u32, sock: u32, socket: &Socket, left: u32) -> bool {
+        let Some(client) = self.clients.get(client_index).map(|client| client.shared.id) else {
+            return false;
+        };
+        let Some(next) = self.next_shard.as_ref().filter(|_| left > 0) else { return false };
+        let generation = socket.generation.load(Ordering::Acquire);
+        next.send(ToShard::Connect(PassedConnect { client, sock, generation, left }));
+        true
+    }
+
+    /// A connection that led to no port of the shards before us.
+    pub(super) fn on_passed_connect(&mut self, passed: PassedConnect) {
+        let PassedConnect { client, sock, generation, left } = passed;
+        let Some(&client_index) = self.by_number.get(&client) else { return };
+        let Some(client) = self.clients.get_mut(client_index).filter(|client| !client.corrupt) else {
+            return;
+        };
+        let region = client.region;
+        let Some(socket) = region.socket(sock) else { return };
+        // The program may have died meanwhile, and the slot may be another socket's.
+        let same = socket.generation.load(Ordering::Acquire) == generation
+            && socket.op_code.load(Ordering::Relaxed) == OpCode::Connect as u32;
+        if !same || client.slot(sock) != SlotUse::Unknown || !client.take_op(sock, socket) {
+            return;
+        }
+        let result = self.try_connect(client_index, sock);
+        if result == RESULT_KERNEL && self.pass_connect_on(client_index, sock, socket, left - 1) {
+            return;
+        }
+        self.counters.connects_passed += u64::from(result == 0);
+        self.finish_connect(client_index, sock, socket, result, true);
     }
 
     /// The listener that the program saw is gone: what the kernel would say then.
@@ -89,8 +131,10 @@ impl Shard {
         let wanted = Endpoint { addr: IpAddr(from.ip), port: from.port };
         let Some((path, source)) = self.path_to(remote, wanted.addr, to.scope) else { return RESULT_KERNEL };
         // A port of the kernel's choice or the program's, of which no device was told: the kernel gets the replies.
-        let foreign = wanted.port != 0 && !DEVICE_PORTS.contains(&u32::from(wanted.port));
-        if matches!(path, Path::Device { .. }) && foreign {
+        if let Path::Device { port, .. } = path
+            && wanted.port != 0
+            && !self.device_ports(port).contains(&u32::from(wanted.port))
+        {
             return RESULT_KERNEL;
         }
         let Some(tuple) = self.choose_port(source, wanted.port, remote, path) else {
@@ -160,11 +204,14 @@ impl Shard {
             Path::Local(_) => LOCAL_PORTS,
             Path::Device { port, .. } => self.device_ports(port),
         };
-        let count = range.end - range.start;
+        // Each shard has its share of the ports: two would not know of the same four-tuple.
+        let shards = self.config.count.max(1);
+        let count = (range.end - range.start) / shards;
         let offset = self.config.secret.port_offset(&at(0));
         for _ in 0..count {
             self.next_port = self.next_port.wrapping_add(1);
-            let port = (range.start + offset.wrapping_add(self.next_port) % count) as u16;
+            let step = offset.wrapping_add(self.next_port) % count;
+            let port = (range.start + step * shards + self.config.index) as u16;
             let tuple = at(port);
             if self.by_port.contains_key(&port) {
                 continue;

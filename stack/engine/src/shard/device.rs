@@ -47,7 +47,7 @@ pub(super) struct Link {
     pub mtu: u32,
     pub mac: [u8; 6],
     /// Whether the peer may leave the TCP checksum partial (veth, TAP).
-    verify: Verify,
+    pub verify: Verify,
     /// The interface whose routes lead here.
     pub ifindex: Option<u32>,
     /// The kernel's interface below, if there is one.
@@ -210,14 +210,22 @@ impl Shard {
         true
     }
 
-    fn on_frame(&mut self, port: u32, verify: Verify, bytes: &[u8]) {
+    /// A frame of a port, without a virtio-net header.
+    pub(super) fn on_frame(&mut self, port: u32, verify: Verify, bytes: &[u8]) {
         match frame::parse(bytes, verify) {
             Ok(Parsed::Segment { tuple, segment, payload, source_mac }) => {
+                if self.hand_over(port, &tuple, bytes) {
+                    return;
+                }
                 let payload = bytes.get(payload).map_or(Payload::None, Payload::Frame);
                 let path = Path::Device { port, next_hop: source_mac };
                 self.on_segment(&tuple, &segment, payload, path);
             }
-            Ok(Parsed::Error { tuple, error }) => self.on_icmp(&tuple, error),
+            Ok(Parsed::Error { tuple, error }) => {
+                if !self.hand_over(port, &tuple, bytes) {
+                    self.on_icmp(&tuple, error);
+                }
+            }
             Err(_) => self.counters.dropped_frames += 1,
         }
     }

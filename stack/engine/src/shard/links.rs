@@ -139,6 +139,16 @@ impl Shard {
         }
     }
 
+    /// `new`, but by the same queue as before if that is one of the same interface.
+    fn stay_on_queue(&self, new: Path, old: Path) -> Path {
+        let (Path::Device { port: to, next_hop }, Path::Device { port: from, .. }) = (new, old) else {
+            return new;
+        };
+        let interface = |port: u32| self.links.get(port as usize).and_then(|link| link.interface);
+        let same = interface(to).is_some() && interface(to) == interface(from);
+        Path::Device { port: if same { from } else { to }, next_hop }
+    }
+
     /// Flows over a device get the next hops of now.
     pub(super) fn find_next_hops(&mut self) {
         let over_devices: Vec<u32> = self
@@ -152,6 +162,7 @@ impl Shard {
             let (to, from, old) = (flow.tuple.remote.addr, flow.tuple.local.addr, flow.path);
             let scope = self.scope_of(to, old);
             let Some((new, _)) = self.device_path(to, from, scope) else { continue };
+            let new = self.stay_on_queue(new, old);
             // A neighbour that is being looked up anew keeps its old address until then.
             let known = !matches!(new, Path::Device { next_hop: UNRESOLVED, .. });
             // An address of a station stays on its device, whatever the host's routes say.

@@ -54,6 +54,15 @@ pub enum ToShard {
     },
     /// The host's addresses or routes changed.
     Host(Arc<HostView>),
+    /// A frame that came to another shard's queue.
+    Frame {
+        /// Interface of that queue.
+        interface: Option<u32>,
+        /// From the link header on.
+        frame: Box<[u8]>,
+    },
+    /// A connection that led to no port of the shards before.
+    Connect(PassedConnect),
     /// A device that was away is back: its new port, for the place of the old one.
     Port {
         /// Index of the old one in the shard's ports.
@@ -72,6 +81,19 @@ pub enum ToShard {
     Untrace,
     /// Somebody wants to know.
     Report(ReportRequest, SyncSender<Report>),
+}
+
+/// A connection that a program asked one shard for, and that may be another's.
+#[derive(Debug, Clone, Copy)]
+pub struct PassedConnect {
+    /// Client number.
+    pub client: u32,
+    /// Socket slot.
+    pub sock: u32,
+    /// Its generation: the program may have died and the slot been used again.
+    pub generation: u32,
+    /// Shards that are left to ask.
+    pub left: u32,
 }
 
 /// A socket begins to listen.
@@ -135,8 +157,10 @@ impl Inbox {
     /// Sends a message and wakes the shard.
     pub fn send(&self, message: ToShard) {
         self.queue.push(message);
-        self.waiting.store(true, Ordering::SeqCst);
-        sys::ring(self.doorbell.as_fd());
+        // Whoever found it set before has rung, and the shard has not looked since.
+        if !self.waiting.swap(true, Ordering::SeqCst) {
+            sys::ring(self.doorbell.as_fd());
+        }
     }
 
     /// Whether messages came since the last look; the answer counts as a look.

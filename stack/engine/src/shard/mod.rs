@@ -14,6 +14,7 @@
 //! | `connect`   | who serves a destination, and with which local port |
 //! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
 //! | `device`, `frame` | frames in and out of ports |
+//! | `directory` | flows of other shards whose frames come to our queue |
 //! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
 //! | `notify`    | readiness bits and bells, once per batch |
@@ -24,6 +25,7 @@ pub mod client;
 mod commands;
 mod connect;
 mod device;
+mod directory;
 mod flow;
 pub mod frame;
 mod links;
@@ -136,6 +138,10 @@ pub struct Shard {
     next_port: u32,
     /// Destinations that were left to the kernel lately, under which view of the host.
     left_to_kernel: VecDeque<(utcp_proto::Endpoint, u32)>,
+    /// Flows of all shards, where frames may come to the wrong one.
+    directory: Option<Arc<Directory>>,
+    /// Who takes a connection on that leads to no port of ours.
+    next_shard: Option<Arc<Inbox>>,
     /// When neighbours are to be touched next, ns, and the flow to begin with.
     touch: (u64, u32),
     /// Our thread id, as arbiters know us.
@@ -195,11 +201,25 @@ impl Shard {
             fired_scratch: Vec::with_capacity(4096),
             next_port: 0,
             left_to_kernel: VecDeque::with_capacity(connect::LEFT_REMEMBERED),
+            directory: None,
+            next_shard: None,
             touch: (0, 0),
             tid: sys::gettid(),
             counters: Counters::default(),
             challenges: ChallengeLimit::default(),
         })
+    }
+
+    /// Other shards have ports, too: `directory` tells whose a flow is (where two have one of the same device), and
+    /// `next` is asked to take on connections over what we don't have.
+    #[must_use]
+    pub fn among_others(mut self, directory: Option<Arc<Directory>>, next: Arc<Inbox>) -> Self {
+        if let Some(directory) = &directory {
+            self.table.enter_into(directory.clone(), self.config.index);
+        }
+        self.directory = directory;
+        self.next_shard = Some(next);
+        self
     }
 
     /// Sleeps on a client's doorbell, too.
@@ -399,6 +419,8 @@ impl Shard {
                 }
             }
             ToShard::Host(host) => self.on_host(host),
+            ToShard::Frame { interface, frame } => self.on_handed_frame(interface, &frame),
+            ToShard::Connect(passed) => self.on_passed_connect(passed),
             ToShard::Port { place, port } => self.replace_port(place, *port),
             ToShard::Trace { capture, port } => self.trace(&capture, &port),
             ToShard::Untrace => self.untrace(),
@@ -473,6 +495,7 @@ impl Shard {
 
 pub(crate) use device::client_ports;
 pub use device::{DEVICE_PORTS, DevicePort};
-pub use messages::{Inbox, ListenRequest, Outbox, Report, ReportRequest, ToControl, ToShard};
+pub use directory::Directory;
+pub use messages::{Inbox, ListenRequest, Outbox, PassedConnect, Report, ReportRequest, ToControl, ToShard};
 pub use report::SocketLine;
 pub(crate) use report::endpoint;

@@ -1,7 +1,11 @@
 //! Who a segment is for: four-tuple → flow, half-open record or TIME-WAIT record.
 
+use std::sync::Arc;
+
 use hashbrown::HashTable;
 use utcp_proto::FourTuple;
+
+use super::directory::Directory;
 
 /// What stands at a four-tuple.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,13 +23,24 @@ pub enum Entry {
 pub struct FlowTable {
     entries: HashTable<(FourTuple, Entry)>,
     hasher: ahash::RandomState,
+    /// Other shards look there for what is here, and our number.
+    directory: Option<(Arc<Directory>, u32)>,
 }
 
 impl FlowTable {
     /// With room for `capacity` entries before it allocates.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { entries: HashTable::with_capacity(capacity), hasher: ahash::RandomState::new() }
+        Self {
+            entries: HashTable::with_capacity(capacity),
+            hasher: ahash::RandomState::new(),
+            directory: None,
+        }
+    }
+
+    /// Enters what is put here into `directory`, too, as shard `own`'s.
+    pub fn enter_into(&mut self, directory: Arc<Directory>, own: u32) {
+        self.directory = Some((directory, own));
     }
 
     /// What stands at `tuple`.
@@ -43,6 +58,9 @@ impl FlowTable {
             found.1 = entry;
             return;
         }
+        if let Some((directory, own)) = &self.directory {
+            directory.enter(&tuple, *own);
+        }
         self.entries.insert_unique(hash, (tuple, entry), |(t, _)| self.hasher.hash_one(t));
     }
 
@@ -51,6 +69,9 @@ impl FlowTable {
         let hash = self.hasher.hash_one(tuple);
         if let Ok(found) = self.entries.find_entry(hash, |(t, e)| t == tuple && *e == entry) {
             found.remove();
+            if let Some((directory, own)) = &self.directory {
+                directory.remove(tuple, *own);
+            }
         }
     }
 }
