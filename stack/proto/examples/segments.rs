@@ -5,7 +5,7 @@
 //! valgrind --tool=callgrind --toggle-collect='*on_data*' target/release/examples/segments
 //! ```
 //!
-//! Each function named below does one thing and is never inlined (the number in it keeps equal ones apart); the program prints how often each was called.
+//! The argument is the number of rounds of four segments. Each function named below does one thing and is never inlined (the number in it keeps equal ones apart); the program prints how often each was called.
 
 use std::hint::black_box;
 
@@ -71,7 +71,8 @@ fn main() {
     let (mut server, _) = Tcb::from_half_open(&half, &cfg, now, &Segment::from_transmit(&ack));
 
     let mut calls = [0u64; 4];
-    for _ in 0..20_000 {
+    let rounds = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(20_000);
+    for _ in 0..rounds {
         now += Duration::from_micros(20);
         on_send(&mut client, now, 1_448 * 4);
         let mut consumed = 0;
