@@ -58,6 +58,8 @@ pub enum App {
     Accept,
     /// Connections that do nothing.
     Idle,
+    /// Frames to stacks and from them.
+    Demux,
 }
 
 impl App {
@@ -75,6 +77,7 @@ impl App {
             Self::Stream => "stream",
             Self::Accept => "accept",
             Self::Idle => "idle",
+            Self::Demux => "demux",
         }
     }
 }
@@ -136,6 +139,17 @@ pub enum Work {
         /// How many.
         connections: u32,
     },
+    /// Frames through the switch.
+    Demux {
+        /// Stacks.
+        stacks: u16,
+        /// Tuples that they registered, in all.
+        tuples: u32,
+        /// Frames come from the device: whose are they?
+        arrive: bool,
+        /// Frames come from the stacks: may they?
+        leave: bool,
+    },
     /// Messages over more and more connections, from 100 on.
     Grow {
         /// To how many.
@@ -193,6 +207,7 @@ impl Case {
             Work::Messages { .. } => "messages_per_second",
             Work::Pingpong { .. } => "round_trips_per_second",
             Work::Stream { .. } => "mib_per_second",
+            Work::Demux { .. } => "frames_per_second",
             Work::Hold { .. } => return ("bytes_per_connection", Better::Lower),
             Work::Grow { .. } => return ("cost_growth", Better::Lower),
         };
@@ -237,6 +252,7 @@ mod tests {
             "device/stream/one-flow",
             "stack-limit/msg/64B-k1",
             "stack-limit/echo/64B-one-core",
+            "stack-limit/demux/validated",
             "idle/idle/memory-100k",
             "scale/msg/100k-flows",
         ] {

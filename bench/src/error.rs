@@ -66,6 +66,13 @@ impl Error {
     }
 }
 
+impl From<utcp_netmap_io::PortError> for Error {
+    fn from(error: utcp_netmap_io::PortError) -> Self {
+        // Its text says what to do.
+        Self::Missing(error.to_string())
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -20,6 +20,7 @@ pub mod compare;
 pub mod counts;
 pub mod cpu;
 pub mod crowd;
+pub mod demux;
 pub mod engine;
 pub mod error;
 pub mod generator;

@@ -9,7 +9,7 @@ use crate::memory::Group;
 use crate::net::Net;
 use crate::run::Side;
 use crate::stats::{self, Better};
-use crate::{Error, interrupt};
+use crate::{Error, demux, interrupt};
 
 /// Connections that growth is measured from.
 const GROWTH_FROM: u32 = 100;
@@ -39,6 +39,11 @@ pub fn measure(
     net: &Net,
     mut say: impl FnMut(&str),
 ) -> Result<Option<Vec<Row>>, Error> {
+    if let Work::Demux { stacks, tuples, arrive, leave } = case.work {
+        let time = Duration::from_secs(plan.seconds.into());
+        let load = demux::Load { stacks, tuples, arrive, leave, time };
+        return demux_row(plan, case, load, say).map(|row| Some(vec![row]));
+    }
     let (pairs, connections) = match case.work {
         // Memory does not depend on what else the machine does.
         Work::Hold { connections } => (1, connections),
@@ -79,6 +84,34 @@ pub fn measure(
         rows[0].cpu_us_per_op = medians(&all, cpu);
     }
     Ok(Some(rows))
+}
+
+/// Frames per second of the switch's core, on whichever core of the server's. The kernel has no such thing.
+fn demux_row(plan: &Plan, case: Case, load: demux::Load, mut say: impl FnMut(&str)) -> Result<Row, Error> {
+    let core = plan.pinning.server.as_deref().and_then(|list| list.split([',', '-']).next()?.parse().ok());
+    let thread = std::thread::spawn(move || {
+        if let Some(core) = core {
+            utcp_engine::sys::pin(core).map_err(Error::io("can't pin the switch"))?;
+        }
+        demux::run(load)
+    });
+    let failed = |_| Error::Missing("the switch panicked".to_owned());
+    let summary = thread.join().map_err(failed)??;
+    interrupt::check()?;
+    say(&format!(
+        "{} {}: {:.0} frames/s, {} lost",
+        case.scenario.name(),
+        case.name,
+        summary.per_second,
+        summary.lost
+    ));
+    let (metric, better) = case.metric();
+    let mut row = row(case, case.name.to_owned(), metric, better, &[], |value| value.main);
+    row.utcp = Some(summary.per_second);
+    row.cpu_us_per_op.utcp = Some(1e6 / summary.per_second);
+    row.errors.utcp = summary.lost;
+    row.pairs = 1;
+    Ok(row)
 }
 
 fn medians(all: &[Sides<Value>], of: impl Fn(&Value) -> f64) -> Sides<Option<f64>> {

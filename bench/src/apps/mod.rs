@@ -205,6 +205,7 @@ impl<'a> Application<'a> {
             App::Redis => vec![("redis", redis::WORDS.to_owned())],
             App::Haproxy => vec![("haproxy", haproxy::WORDS.to_owned())],
             App::Memcached => vec![("memcached", memcached::WORDS.to_owned())],
+            App::Demux => vec![("demux", crate::demux::WORDS.to_owned())],
             _ => vec![("utcp-load", own::WORDS.to_owned())],
         };
         if case.is_lean() || matches!(case.scenario, Scenario::Idle | Scenario::Scale) {

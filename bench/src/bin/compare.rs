@@ -120,6 +120,7 @@ enum Apps {
     Stream,
     Accept,
     Idle,
+    Demux,
     Own,
     All,
 }
@@ -138,7 +139,10 @@ impl Apps {
             Some(Self::Stream) => &[App::Stream],
             Some(Self::Accept) => &[App::Accept],
             Some(Self::Idle) => &[App::Idle],
-            Some(Self::Own) => &[App::Pingpong, App::Stream, App::Msg, App::Echo, App::Accept, App::Idle],
+            Some(Self::Demux) => &[App::Demux],
+            Some(Self::Own) => {
+                &[App::Pingpong, App::Stream, App::Msg, App::Echo, App::Accept, App::Idle, App::Demux]
+            }
         }
     }
 }

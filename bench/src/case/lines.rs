@@ -18,7 +18,7 @@ impl Extent {
     pub const SCENARIOS: [Scenario; 5] =
         [Scenario::SameHost, Scenario::Device, Scenario::StackLimit, Scenario::Idle, Scenario::Scale];
     /// All programs, in the order of the table.
-    pub const APPS: [App; 10] = [
+    pub const APPS: [App; 11] = [
         App::Nginx,
         App::Redis,
         App::Haproxy,
@@ -29,6 +29,7 @@ impl Extent {
         App::Echo,
         App::Accept,
         App::Idle,
+        App::Demux,
     ];
 }
 
@@ -161,6 +162,19 @@ const STACK_ECHO: &[Line] = &[
     line("64B-one-core-c1000", stay(64, 1000), FULL, None).on("connections", 1000.0),
 ];
 
+const fn demux(stacks: u16, tuples: u32) -> Work {
+    Work::Demux { stacks, tuples, arrive: true, leave: true }
+}
+
+const DEMUX: &[Line] = &[
+    line("validated", demux(8, 1000), ASKED, None).on("tuples", 1e3),
+    line("arriving", Work::Demux { stacks: 8, tuples: 1000, arrive: true, leave: false }, FULL, None),
+    line("leaving", Work::Demux { stacks: 8, tuples: 1000, arrive: false, leave: true }, FULL, None),
+    line("validated-1-stack", demux(1, 125), FULL, None),
+    line("validated-8-tuples", demux(8, 8), FULL, None).on("tuples", 8.0),
+    line("validated-100k-tuples", demux(8, 100_000), FULL, None).on("tuples", 1e5),
+];
+
 const IDLE: &[Line] = &[
     line("memory-1k", Work::Hold { connections: 1000 }, FULL, None).on("connections", 1e3),
     line("memory-10k", Work::Hold { connections: 10_000 }, FULL, None).on("connections", 1e4),
@@ -185,6 +199,7 @@ fn lines(scenario: Scenario, app: App) -> &'static [Line] {
         (Scenario::SameHost | Scenario::Device, App::Accept) => ACCEPT,
         (Scenario::StackLimit, App::Msg) => STACK_MSG,
         (Scenario::StackLimit, App::Echo) => STACK_ECHO,
+        (Scenario::StackLimit, App::Demux) => DEMUX,
         (Scenario::Idle, App::Idle) => IDLE,
         (Scenario::Scale, App::Msg) => SCALE,
         _ => &[],

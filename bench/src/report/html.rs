@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 
+use super::curves::curves;
 use super::{Report, figure, ratio, unit};
 use crate::compare::Row;
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}\
     table{border-collapse:collapse;width:100%}th,td{padding:.3rem .6rem;text-align:right;border-bottom:1px solid #ddd}\
     th:nth-child(-n+3),td:nth-child(-n+3){text-align:left}.bad{color:#a22}dt{font-weight:600;margin-top:.4rem}\
-    dd{margin:0 0 0 1rem}svg{width:100%;height:auto}footer{color:#666;margin-top:2rem}";
+    dd{margin:0 0 0 1rem}svg{width:100%;height:auto}footer{color:#666;margin-top:2rem}\
+    .curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(22rem,1fr));gap:1rem}";
 
 /// The whole page.
 #[must_use]
@@ -26,27 +28,28 @@ pub fn html(report: &Report) -> String {
     );
     page.push_str(&bars(&report.rows));
     page.push_str(&rows(&report.rows));
+    page.push_str(&curves(&report.rows));
     page.push_str("<h2>Measured on</h2>\n");
     page.push_str(&machine(report));
     page.push_str("</body></html>\n");
     page
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 fn rows(rows: &[Row]) -> String {
     let mut text = String::from(
         "<table><tr><th>scenario</th><th>case</th><th>metric</th><th>kernel</th><th>utcp</th><th>ratio</th>\
-         <th>CPU µs/op<br>kernel</th><th>CPU µs/op<br>utcp</th><th>pairs</th><th>errors<br>kernel, utcp</th></tr>\n",
+         <th>CPU µs/op<br>kernel</th><th>CPU µs/op<br>utcp</th><th>p99 µs<br>kernel, utcp</th><th>pairs</th><th>errors<br>kernel, utcp</th></tr>\n",
     );
     for row in rows {
         let bad = if row.errors.kernel + row.errors.utcp > 0 { " class=\"bad\"" } else { "" };
         let _ = writeln!(
             text,
             "<tr><td>{}</td><td>{} {}</td><td>{}</td><td>{}</td><td>{}</td><td><b>{}</b></td><td>{}</td><td>{}</td>\
-             <td>{}</td><td{bad}>{}, {}</td></tr>",
+             <td>{}</td><td>{}</td><td{bad}>{}, {}</td></tr>",
             row.scenario,
             row.app,
             escape(&row.case),
@@ -56,6 +59,11 @@ fn rows(rows: &[Row]) -> String {
             ratio(row),
             figure(row.cpu_us_per_op.kernel),
             figure(row.cpu_us_per_op.utcp),
+            row.latency_us.map_or_else(String::new, |l| format!(
+                "{}, {}",
+                figure(l.kernel.p99),
+                figure(l.utcp.p99)
+            )),
             row.pairs,
             row.errors.kernel,
             row.errors.utcp,

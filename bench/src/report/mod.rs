@@ -1,5 +1,6 @@
 //! The result, for people and for programs.
 
+mod curves;
 mod html;
 mod table;
 

@@ -107,7 +107,10 @@ impl Switch {
     }
 
     /// One turn; true if there was work.
-    pub(super) fn round(&mut self) -> Result<bool, PortError> {
+    ///
+    /// # Errors
+    /// The device is gone.
+    pub fn round(&mut self) -> Result<bool, PortError> {
         let mut work = self.receive()?;
         work |= self.send();
         for nic in &mut self.nics {
