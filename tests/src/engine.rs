@@ -206,6 +206,18 @@ impl<'a> Engine<'a> {
         self.process.borrow().as_ref().map(Running::pid)
     }
 
+    /// Lets it end in order and waits for that.
+    ///
+    /// # Panics
+    /// If it takes long.
+    #[track_caller]
+    pub fn stop(&self) {
+        if let Some(mut process) = self.process.borrow_mut().take() {
+            process.signal(libc::SIGTERM);
+            let _ = process.end_within(WAIT);
+        }
+    }
+
     /// Kills it at once.
     pub fn kill(&self) {
         *self.process.borrow_mut() = None;

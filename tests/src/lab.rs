@@ -60,6 +60,13 @@ pub fn measured(text: &str) {
     note(&format!("measured: {text}"));
 }
 
+/// Whether a program is there that only some tests need.
+#[must_use]
+pub fn is_installed(program: &str) -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
+
 /// The calling user is root.
 #[must_use]
 pub fn is_root() -> bool {

@@ -26,7 +26,7 @@ pub mod strace;
 mod wait;
 
 pub use engine::{Counters, Engine, Socket};
-pub use lab::{Lab, is_root, measured, not_run, on_kernel, release_file, repository};
+pub use lab::{Lab, is_installed, is_root, measured, not_run, on_kernel, release_file, repository};
 pub use net::{Host, Net};
 pub use path::Path;
 pub use run::{Finished, Run, Running, children, cpu_ticks, signal_pid};

@@ -200,6 +200,40 @@ fn a_neighbour_moves() {
     engine.went_through(1);
 }
 
+/// The host has two cables to the client. The route to it changes under a download, and the old cable is cut: segments
+/// leave by the other one, and answers to the address of the first are taken there.
+#[test]
+fn the_route_changes_to_another_device() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("route"), Net::new());
+    let (host, client) = (&net.server, &net.client);
+    let second = format!(
+        "link add second netns {} type veth peer name second netns {}",
+        host.namespace(),
+        client.namespace()
+    );
+    ip(&lab, host, &second);
+    for (end, addr) in [(host, "10.78.0.1/24"), (client, "10.78.0.2/24")] {
+        ip(&lab, end, &format!("addr add {addr} dev second"));
+        ip(&lab, end, "link set second up");
+    }
+    ip(&lab, client, "addr add 10.88.0.2/32 dev lo");
+    ip(&lab, host, &format!("route add 10.88.0.2 via {}", client.addr));
+    ip(&lab, client, &format!("route add {} via {} src 10.88.0.2", host.addr, host.addr));
+    let devices = format!("xdp:{},xdp:second", host.interface);
+    let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", devices).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let _ = lab.random_file("www/big", 24_000_000);
+    let mut curl = download(&lab, client, &format!("http://{}:{}/big", host.addr, nginx.port));
+    wait_for_state(&engine, &format!("path:xdp:{}-0", host.interface));
+    ip(&lab, host, "route replace 10.88.0.2 via 10.78.0.2");
+    ip(&lab, client, &format!("route replace {} via 10.78.0.1 src 10.88.0.2", host.addr));
+    wait_for_state(&engine, "path:xdp:second-0");
+    ip(&lab, client, &format!("link set {} down", client.interface));
+    same_file(&lab, &mut curl);
+    engine.went_through(1);
+}
+
 /// However the engine ends, nothing of it stays on the interface, and its listeners are the kernel's.
 #[test]
 fn a_killed_engine_leaves_no_program_behind() {

@@ -199,6 +199,52 @@ fn a_trace_of_a_running_engine() {
     engine.went_through(1);
 }
 
+/// Wireshark's own reader finds nothing wrong with a trace, on a port with and without a virtio-net header.
+#[test]
+fn tshark_reads_a_trace_without_a_complaint() {
+    needs_utcp_and_root!();
+    if !utcp_tests::is_installed("tshark") {
+        return not_run("needs tshark");
+    }
+    let (lab, net) = (Lab::new("tshark"), Net::new());
+    let host = &net.server;
+    let xdp = (format!("xdp:{}", host.interface), host.addr.clone(), &net.client);
+    let tap = ("tap:utcp0,addr=10.9.0.2/24".to_owned(), "10.9.0.2".to_owned(), host);
+    for (device, addr, client) in [xdp, tap] {
+        let file = lab.path("trace.pcapng");
+        let trace = file.display().to_string();
+        let engine =
+            Engine::new(&lab).inside(host).set("UTCP_DEVICE", &device).set("UTCP_TRACE", trace).run();
+        if device.starts_with("tap") {
+            ip(&lab, host, "addr add 10.9.0.1/24 dev utcp0");
+        }
+        let nginx = Nginx::start(&lab, &engine);
+        let _ = lab.random_file("www/big", 300_000);
+        for page in ["hello", "big"] {
+            let url = format!("http://{addr}:{}/{page}", nginx.port);
+            let _ = lab.run("curl").args(["-sS", "-m", "20", "-o", "/dev/null", &url]).inside(client).ok();
+        }
+        engine.went_through(2);
+        let comment = format!("nginx: {addr}:{} to ", nginx.port);
+        drop(nginx);
+        engine.stop();
+        let read = |words: &[&str]| {
+            let end = lab.run("tshark").args(["-n", "-r"]).arg(&file).args(words).finish();
+            assert!(end.status.success(), "{device}: {}", end.err);
+            let complaints = end.err.lines().filter(|line| !line.starts_with("Running as user \"root\""));
+            assert_eq!(complaints.collect::<String>(), "", "{device}");
+            end.text()
+        };
+        assert_eq!(read(&["-Y", "_ws.malformed || _ws.expert.severity == error"]), "", "{device}");
+        // The comment of a flow stands beside one of its packets.
+        let comments = read(&["-T", "fields", "-e", "frame.comment", "-Y", "frame.comment"]);
+        assert!(comments.contains(&comment), "{comments}");
+        // What tshark puts together is what was sent.
+        let lengths = read(&["-T", "fields", "-e", "http.content_length", "-Y", "http.response"]);
+        assert_eq!(lengths.split_whitespace().collect::<Vec<_>>(), ["6", "300000"], "{device}");
+    }
+}
+
 /// `utcp doctor` sees an interface that is down and offloads that are in the way, and sets both right.
 #[test]
 fn the_doctor_sets_right_what_it_can() {

@@ -202,6 +202,35 @@ fn errors_say_what_to_do() {
     assert!(zero_copy.contains("the driver \"veth\" of nio-b has no zero-copy mode"), "{zero_copy}");
 }
 
+/// Somebody else's program holds the hook: it is named and left alone, in both modes.
+#[test]
+fn a_foreign_program_is_named_and_stays() {
+    skip_without!(namespaces);
+    use super::asm::{Asm, Reg};
+    let net = Network::new(1, 1500);
+    let mut asm = Asm::default();
+    asm.mov_imm(Reg::R0, super::program::XDP_PASS);
+    asm.exit();
+    let insns = asm.finish();
+    for native in [true, false] {
+        let program = super::bpf::Program::load("firewall", &insns).unwrap();
+        let ifindex = net.a.run(|| crate::sys::interface("nio-a").unwrap().unwrap().index);
+        let id = program.id();
+        let (program, link) = net.a.run(move || {
+            let link = program.attach(ifindex, native).unwrap();
+            (program, link)
+        });
+        let options = OpenOptions { rx_slots: 64, tx_slots: 64, ..OpenOptions::default() };
+        let error = net.open(&net.a, "xdp:nio-a", &options).err().unwrap().to_string();
+        let words = format!("XDP program \"firewall\" (number {id}) is attached");
+        assert!(error.contains("is in use") && error.contains(&words), "{error}");
+        assert_eq!(super::bpf::attached(ifindex), Some((id, "firewall".to_owned())));
+        drop((program, link));
+        // Detached: now it is ours.
+        drop(net.open(&net.a, "xdp:nio-a", &options).unwrap());
+    }
+}
+
 /// An interface whose own name ends like a queue is found.
 #[test]
 fn a_name_that_ends_like_a_queue_is_an_interface() {

@@ -18,7 +18,7 @@ use utcp_proto::wire::IpAddr;
 use super::listeners::to_std;
 use super::{Control, EngineError, OpenDevice};
 use crate::config::Config;
-use crate::host::HostView;
+use crate::host::{HostView, is_link_local_v6};
 use crate::shard::{DevicePort, ToShard};
 use crate::station::{DeviceConfig, Station};
 
@@ -109,8 +109,8 @@ impl Device {
         self.places.push((shard, place));
     }
 
-    /// The addresses that are steered.
-    pub(super) fn steered_addresses(&self, host: &HostView) -> Vec<IpAddr> {
+    /// Addresses of its interface, and those that are to come back.
+    fn addresses(&self, host: &HostView) -> Vec<IpAddr> {
         let ifindex = self.interface.as_ref().map_or(0, |(_, ifindex)| *ifindex);
         let mut all: Vec<IpAddr> = host.local_addresses_of(ifindex).collect();
         all.extend(self.expected.iter().filter(|addr| !all.contains(addr)).copied().collect::<Vec<_>>());
@@ -121,20 +121,19 @@ impl Device {
     ///
     /// # Errors
     /// Another stack has one of them, or the kernel refuses.
-    pub(super) fn steer_clients(&mut self, host: &HostView) -> Result<(), PortError> {
+    pub(super) fn steer_clients(&mut self, wanted: &[IpAddr]) -> Result<(), PortError> {
         let Some(steering) = self.steering.clone() else { return Ok(()) };
         let (first, last) = self.client_ports;
         let tuple = |addr, port| Tuple::new(to_std(addr), port, Proto::TCP);
-        let wanted = self.steered_addresses(host);
         for addr in self.clients_of.iter().filter(|addr| !wanted.contains(addr)) {
             tracing::info!(device = self.text, "no address {addr} any more: its ports are the kernel's");
             steering.unregister_range(tuple(*addr, first), first..=last)?;
         }
         self.clients_of.retain(|addr| wanted.contains(addr));
         for addr in wanted {
-            if !self.clients_of.contains(&addr) {
-                steering.register_range(tuple(addr, first), first..=last)?;
-                self.clients_of.push(addr);
+            if !self.clients_of.contains(addr) {
+                steering.register_range(tuple(*addr, first), first..=last)?;
+                self.clients_of.push(*addr);
             }
         }
         Ok(())
@@ -172,6 +171,21 @@ impl Device {
     fn is_back(&self, host: &HostView) -> bool {
         self.interface.as_ref().is_some_and(|(name, _)| host.interface_named(name).is_some())
     }
+}
+
+/// The addresses whose frames are ours on each device: those of the interfaces of all devices, because packets to any
+/// address of the host may come by any interface, and answers may return by another way. A link-local one belongs to its
+/// link alone.
+pub(super) fn steered_addresses(devices: &[Device], host: &HostView) -> Vec<Vec<IpAddr>> {
+    let of: Vec<Vec<IpAddr>> = devices.iter().map(|device| device.addresses(host)).collect();
+    let mut everywhere: Vec<IpAddr> =
+        of.iter().flatten().filter(|a| !is_link_local_v6(**a)).copied().collect();
+    everywhere.sort_unstable();
+    everywhere.dedup();
+    let with_own = |own: Vec<IpAddr>| {
+        own.into_iter().filter(|addr| is_link_local_v6(*addr)).chain(everywhere.iter().copied()).collect()
+    };
+    of.into_iter().map(with_own).collect()
 }
 
 impl Control {
@@ -230,12 +244,9 @@ impl Control {
             }
         };
         fresh.succeed(old);
-        // Before the first frame: listeners and client ports as they were.
-        if let Err(error) = fresh.steer_clients(&self.host) {
-            tracing::error!(device = fresh.text, %error, "client ports can't be steered to us");
-        }
         let places = std::mem::take(&mut old.places);
         self.devices[index] = fresh;
+        // Before the first frame: listeners and client ports as they were.
         self.steer_all();
         for (at, port) in ports.into_iter().enumerate() {
             // A device that came back with more queues has no place for them until the engine is restarted.

@@ -14,6 +14,7 @@ use utcp_abi::socket::{Addr, status};
 use utcp_netmap_io::{PortError, Proto, Steering, Tuple};
 use utcp_proto::wire::IpAddr;
 
+use super::devices::steered_addresses;
 use super::{Control, diag};
 use crate::shard::{ListenRequest, Report, ReportRequest, ToShard};
 use crate::sys;
@@ -101,12 +102,12 @@ impl Control {
     /// given back.
     pub(super) fn steer_all(&mut self) {
         let host = self.host.clone();
-        for (index, device) in self.devices.iter_mut().enumerate() {
+        let addresses = steered_addresses(&self.devices, &host);
+        for (index, (device, addresses)) in self.devices.iter_mut().zip(addresses).enumerate() {
             let Some(steering) = device.steering.clone() else { continue };
-            if let Err(error) = device.steer_clients(&host) {
+            if let Err(error) = device.steer_clients(&addresses) {
                 tracing::error!(device = device.text, %error, "client ports can't be steered to us");
             }
-            let addresses = device.steered_addresses(&host);
             let own = self.clients.values().flat_map(|client| &client.listeners).map(|l| &l.steered);
             let own = own.chain(self.lingering_ports.iter().map(|l| &l.steered)).flatten();
             let mut own: HashSet<Tuple> =

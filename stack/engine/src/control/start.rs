@@ -10,7 +10,7 @@ use std::sync::Arc;
 use utcp_netmap_io::{OpenOptions, PortError};
 use utcp_proto::isn::Secret;
 
-use super::devices::Device;
+use super::devices::{Device, steered_addresses};
 use super::{Control, EngineError, Source};
 use crate::config::Config;
 use crate::host::{HostMirror, HostView};
@@ -198,9 +198,12 @@ fn open_devices(
             opened.ports[shard].push(port);
             next += 1;
         }
-        let failed = |error| EngineError::Device { device: text.clone(), error };
-        device.steer_clients(host).map_err(failed)?;
         opened.devices.push(device);
+    }
+    let addresses = steered_addresses(&opened.devices, host);
+    for (device, addresses) in opened.devices.iter_mut().zip(addresses) {
+        let text = device.text.clone();
+        device.steer_clients(&addresses).map_err(|error| EngineError::Device { device: text, error })?;
     }
     Ok(opened)
 }
