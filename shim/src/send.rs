@@ -40,7 +40,12 @@ fn room(sock: &Sock) -> (u64, BufRef, u64) {
     let buf = BufRef(sock.shared.tx_buf.load(Acquire));
     let tail = sock.shared.tx_tail.load(Relaxed);
     let queued = tail.wrapping_sub(sock.shared.tx_head.load(Acquire));
-    (buf.capacity().saturating_sub(queued), buf, tail)
+    // SO_SNDBUF, if it was set.
+    let limit = match u64::from(sock.shared.options.sndbuf.load(Relaxed)) {
+        0 => buf.capacity(),
+        set => set.min(buf.capacity()),
+    };
+    (limit.saturating_sub(queued), buf, tail)
 }
 
 /// Whether `send` would take at least a byte; another thread may be faster.
@@ -50,8 +55,8 @@ pub fn has_room(sock: &Sock) -> bool {
 
 /// Whether poll says "writable": Linux's rule, free space at least half of what is queued.
 pub fn is_writable(sock: &Sock) -> bool {
-    let (free, buf, _) = room(sock);
-    let queued = buf.capacity().saturating_sub(free);
+    let (free, ..) = room(sock);
+    let queued = sock.shared.tx_queued();
     free > 0 && free >= queued / 2
 }
 

@@ -75,7 +75,7 @@ fn one(version: Version, file: &Path, verbose: bool) -> Result<(), Failure> {
     let folder = file.parent().map_or_else(PathBuf::new, Path::to_path_buf);
     let folder = fs::canonicalize(if folder.as_os_str().is_empty() { Path::new(".") } else { &folder })
         .map_err(|error| nowhere(error.to_string()))?;
-    let settings = Settings::new(version, &script, folder, verbose).map_err(nowhere)?;
+    let mut settings = Settings::new(version, &script, folder, verbose).map_err(nowhere)?;
     for command in &script.init {
         settings.command(command).map_err(nowhere)?;
     }
@@ -95,7 +95,7 @@ fn one(version: Version, file: &Path, verbose: bool) -> Result<(), Failure> {
         mapped: version == Version::Mapped,
     };
     let program = Program::new(Shim::load(&library).map_err(nowhere)?, places);
-    Run::new(&settings, world, program).play(&script)
+    Run::new(&mut settings, world, program).play(&script)
 }
 
 /// libutcp.so beside this program.

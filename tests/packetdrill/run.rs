@@ -3,7 +3,7 @@
 use crate::calls::{Prepared, Program};
 use crate::code::Snippets;
 use crate::connection::{Connection, Role};
-use crate::script::{Action, Body, Call, Event, Expr, Flags, Packet, Script, Tcp, Time, Us};
+use crate::script::{Action, Body, Call, Event, Expr, Flags, Packet, Script, Tcp, TcpOption, Time, Us};
 use crate::settings::Settings;
 use crate::wire::{self, Received};
 use crate::world::{Outcome, World};
@@ -25,7 +25,7 @@ struct Pending {
 
 /// A script under way.
 pub struct Run<'a> {
-    settings: &'a Settings,
+    settings: &'a mut Settings,
     world: World,
     program: Program,
     connection: Option<Connection>,
@@ -44,7 +44,7 @@ pub struct Failure {
 }
 
 impl<'a> Run<'a> {
-    pub fn new(settings: &'a Settings, world: World, program: Program) -> Self {
+    pub fn new(settings: &'a mut Settings, world: World, program: Program) -> Self {
         Self {
             settings,
             world,
@@ -231,6 +231,11 @@ impl<'a> Run<'a> {
     fn inbound(&mut self, packet: &Packet) -> Result<(), String> {
         let bytes = match &packet.body {
             Body::Tcp(tcp) => {
+                let mss = tcp.options.iter().flatten().find_map(|option| match option {
+                    TcpOption::Mss(mss) => Some(u32::from(*mss)),
+                    _ => None,
+                });
+                self.settings.peer_mss = mss.unwrap_or(self.settings.peer_mss);
                 self.meet(tcp);
                 let port = self.next_port;
                 let connection =

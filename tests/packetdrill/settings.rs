@@ -71,6 +71,8 @@ pub struct Settings {
     /// Microseconds of a tick of TSval; 0: it is not compared.
     pub ts_tick: Us,
     pub strict_segments: bool,
+    /// Longest payload of one segment that the stack may send, by the options of the script's SYN.
+    pub peer_mss: u32,
     pub verbose: bool,
     /// Where commands run.
     folder: PathBuf,
@@ -122,6 +124,7 @@ impl Settings {
             tolerance: 14_000,
             ts_tick: 0,
             strict_segments: false,
+            peer_mss: 536,
             verbose,
             folder,
         };

@@ -103,7 +103,7 @@ impl World {
     /// Why it can't run here.
     pub fn new(link: Link) -> Result<Self, String> {
         let options =
-            OpenOptions { frame_size: Some(32_768), rx_slots: 512, tx_slots: 512, ..OpenOptions::default() };
+            OpenOptions { frame_size: Some(65_536), rx_slots: 512, tx_slots: 512, ..OpenOptions::default() };
         let [theirs, port] = pipe::pair(STACK, &options).map_err(|error| error.to_string())?;
         let caps = Caps { mtu: link.mtu, ..theirs.caps().clone() };
         let mut theirs: Option<Box<dyn Port>> = Some(Box::new(WithMtu(theirs, caps)));
@@ -179,8 +179,8 @@ impl World {
     pub fn take_settings(&mut self) {
         let mut tcp = utcp_engine::host::tcp_settings();
         // A namespace may be forbidden to choose cubic, whatever its own default is then.
-        if tcp.congestion != CongestionKind::NewReno {
-            tcp.congestion = CongestionKind::Cubic;
+        if tcp.config.congestion != CongestionKind::NewReno {
+            tcp.config.congestion = CongestionKind::Cubic;
         }
         self.shard.set_tcp(tcp);
     }

@@ -43,4 +43,5 @@ macro_rules! topics {
 topics! {
     handshakes: "handshake-";
     syn_retransmission: "syn-";
+    retransmission: "retransmission-";
 }

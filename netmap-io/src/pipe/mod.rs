@@ -90,8 +90,8 @@ fn shape(options: &OpenOptions) -> Result<Shape, PortError> {
             reason: "2 to 65536 will do".into(),
         });
     }
-    if !buf_size.is_power_of_two() || !(128..=32_768).contains(&buf_size) {
-        let reason = "a pipe has buffers of 128 to 32768 bytes, a power of two".into();
+    if !buf_size.is_power_of_two() || !(128..=65_536).contains(&buf_size) {
+        let reason = "a pipe has buffers of 128 to 65536 bytes, a power of two".into();
         return Err(PortError::Option { option: format!("frame_size {buf_size}"), reason });
     }
     Ok(Shape {

@@ -142,7 +142,7 @@ impl SharedMemory {
         };
         let sane = (2..=65_536).contains(&shape.slots)
             && shape.buf_size.is_power_of_two()
-            && (128..=32_768).contains(&shape.buf_size)
+            && (128..=65_536).contains(&shape.buf_size)
             && shape.mtu < shape.buf_size
             && shape.bytes() <= bytes;
         if !sane {

@@ -8,11 +8,13 @@
 //!  INTERESTS  what an epoll set wants of a socket
 //!  LISTENERS  accept rings, one per shard
 //!  SOCKETS    512 bytes per socket
+//!  INFOS      512 bytes per socket: answers for TCP_INFO
 //!  ARENA      byte streams
 //! ```
 //!
 //! The memfd is sparse: untouched pages cost nothing, so the counts are limits, not prices.
 
+use crate::info::Info;
 use crate::listener::Listener;
 use crate::region::Header;
 use crate::set::{Interest, Set};
@@ -71,8 +73,10 @@ pub const INTERESTS: usize = SETS + SETS_MAX as usize * SET_STRIDE;
 pub const LISTENERS: usize = page_up(INTERESTS + INTERESTS_MAX as usize * size_of::<Interest>());
 /// Offset of the sockets.
 pub const SOCKETS: usize = page_up(LISTENERS + LISTENERS_MAX as usize * size_of::<Listener>());
+/// Offset of the answers for `TCP_INFO`.
+pub const INFOS: usize = page_up(SOCKETS + SOCKETS_MAX as usize * size_of::<Socket>());
 /// Offset of the arena.
-pub const ARENA: usize = page_up(SOCKETS + SOCKETS_MAX as usize * size_of::<Socket>());
+pub const ARENA: usize = page_up(INFOS + SOCKETS_MAX as usize * size_of::<Info>());
 /// Bytes of a region.
 pub const REGION_LEN: usize = ARENA + ARENA_LEN as usize;
 

@@ -1,6 +1,7 @@
 //! A mapped region: bounds-checked access to everything in it.
 
 use crate::bits::{Bits, middle_len};
+use crate::info::Info;
 use crate::layout as at;
 use crate::listener::Listener;
 use crate::set::{Interest, Set};
@@ -176,6 +177,12 @@ impl Region {
     #[must_use]
     pub fn socket(&self, index: u32) -> Option<&Socket> {
         (index < at::SOCKETS_MAX).then(|| self.place(at::SOCKETS + index as usize * size_of::<Socket>()))
+    }
+
+    /// Where socket `index` gets its answer for `TCP_INFO`, if there is such a socket.
+    #[must_use]
+    pub fn info(&self, index: u32) -> Option<&Info> {
+        (index < at::SOCKETS_MAX).then(|| self.place(at::INFOS + index as usize * size_of::<Info>()))
     }
 
     /// The bytes of a stream, or `None` if the reference leads out of the arena.

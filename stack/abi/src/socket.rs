@@ -55,7 +55,7 @@ pub enum OpCode {
     /// Connect to `args[0..2]` (address), `args[2]` (port | scope << 32), from `args[3..5]` and
     /// `args[5]` (0: any). Result: 0 (under way), [`RESULT_KERNEL`] or an errno.
     Connect = 1,
-    /// Fill [`Socket::info`]. Result: 0.
+    /// Fill [`crate::info::Info`]. Result: 0.
     Info = 2,
     /// As `Connect`, for a destination that [`crate::page::EnginePage::serves_loopback`]: nobody waits for the
     /// answer. The program sets [`status::CONNECTING`] itself; a failure shows in status and error.
@@ -423,44 +423,8 @@ pub struct Socket {
     pub options: Options,
 
     // Line 7.
-    /// Answer to [`OpCode::Info`]: words of [`info`].
-    pub info: [AtomicU32; 16],
-}
-
-/// Indices into [`Socket::info`].
-pub mod info {
-    /// State as Linux numbers them (TCP_ESTABLISHED = 1 …).
-    pub const STATE: usize = 0;
-    /// Smoothed round-trip time, µs.
-    pub const RTT_US: usize = 1;
-    /// Its variation, µs.
-    pub const RTTVAR_US: usize = 2;
-    /// Congestion window, segments.
-    pub const CWND: usize = 3;
-    /// Slow-start threshold, segments.
-    pub const SSTHRESH: usize = 4;
-    /// Sender's MSS, bytes.
-    pub const SND_MSS: usize = 5;
-    /// Receiver's MSS, bytes.
-    pub const RCV_MSS: usize = 6;
-    /// Retransmission time-out, µs.
-    pub const RTO_US: usize = 7;
-    /// Segments retransmitted since the beginning.
-    pub const TOTAL_RETRANS: usize = 8;
-    /// Segments sent and not acknowledged.
-    pub const UNACKED: usize = 9;
-    /// Bytes queued and not sent.
-    pub const NOTSENT: usize = 10;
-    /// Option bits as Linux's TCPI_OPT_*, window scales in bits 8..12 and 12..16.
-    pub const OPTIONS: usize = 11;
-    /// Lowest round-trip time seen, µs.
-    pub const MIN_RTT_US: usize = 12;
-    /// Segments in.
-    pub const SEGS_IN: usize = 13;
-    /// Segments out.
-    pub const SEGS_OUT: usize = 14;
-    /// Receive window's space, bytes.
-    pub const RCV_SPACE: usize = 15;
+    /// Room for what is to come.
+    pub spare: [AtomicU32; 16],
 }
 
 /// The first position of both streams of a slot in its `generation`-th use.

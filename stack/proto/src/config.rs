@@ -110,6 +110,8 @@ pub struct Config {
     pub fin_timeout: Duration,
     /// How long TIME-WAIT lasts. RFC 9293 says 2 MSL; Linux counts 60 s.
     pub time_wait: Duration,
+    /// At most one answer to out-of-window segments without data in this time (RFC 5961 §7, `tcp_invalid_ratelimit`).
+    pub challenge_gap: Duration,
     /// Ignore RST in TIME-WAIT (RFC 1337). Linux by default does not.
     pub rfc1337: bool,
     /// Initial congestion window in segments (RFC 6928).
@@ -148,12 +150,21 @@ impl Config {
         orphan_retries: 8,
         fin_timeout: Duration::from_secs(60),
         time_wait: Duration::from_secs(60),
+        challenge_gap: Duration::from_millis(500),
         rfc1337: true,
         initial_cwnd: 10,
         slow_start_after_idle: true,
         pacing_rate_max: u64::MAX,
         ts_offset: 0,
     };
+
+    /// The window of a SYN, which is not scaled (RFC 7323 §2.2): as many whole segments as the stream holds, as Linux has it.
+    #[must_use]
+    pub const fn syn_window(&self) -> u16 {
+        let (capacity, mss) = (self.recv_capacity, self.mss as u32);
+        let whole = if capacity > mss && mss > 0 { capacity - capacity % mss } else { capacity };
+        if whole > 65_535 { 65_535 } else { whole as u16 }
+    }
 
     /// The window scale that lets `recv_capacity_max` be advertised (RFC 7323 §2.3), 0 to 14.
     #[must_use]

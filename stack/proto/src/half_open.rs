@@ -131,7 +131,7 @@ impl HalfOpen {
             ts_recent: seg.options.timestamps.map_or(0, |ts| ts.val),
             ts_offset: cfg.ts_offset,
             sent_at: now,
-            rcv_wnd: cfg.recv_capacity.min(65_535) as u16,
+            rcv_wnd: cfg.syn_window(),
             mss: cfg.mss,
             snd_wnd: seg.wnd,
             resent: 0,

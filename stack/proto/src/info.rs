@@ -112,8 +112,10 @@ pub struct TcpInfo {
     pub rcv_space: u32,
     /// Receiver's slow start threshold.
     pub rcv_ssthresh: u32,
-    /// Segments seen out of order.
+    /// Segments that may come out of order before one counts as lost.
     pub reordering: u32,
+    /// How often segments were seen to come out of order.
+    pub reord_seen: u32,
     /// Segments retransmitted in the life of the connection.
     pub total_retrans: u32,
     /// Bytes acknowledged by the peer.

@@ -115,6 +115,13 @@ impl Reassembly {
         self.len = self.len.saturating_sub(n as u8);
     }
 
+    /// What lies before `end` of the first run.
+    pub(crate) fn first_below(&self, end: SeqNum) -> Option<(SeqNum, SeqNum)> {
+        let run = self.runs().first().copied()?;
+        let (from, to) = (run.start, run.end);
+        from.before(end).then(|| (from, to.earlier(end)))
+    }
+
     /// The run that covers `seq`.
     pub(crate) fn covering(&self, seq: SeqNum) -> Option<SackBlock> {
         let run = self.runs().iter().find(|r| r.start.before_or_eq(seq) && r.end.after(seq))?;

@@ -28,7 +28,7 @@ mod view;
 
 pub use mirror::HostMirror;
 pub(crate) use prefix::Prefix;
-pub use sysctl::tcp_settings;
+pub use sysctl::{TcpSettings, tcp_settings};
 pub(crate) use view::is_link_local_v6;
 pub use view::{HostView, Interface, Kind, Neighbour, Route};
 

@@ -3,12 +3,35 @@
 
 use utcp_proto::{Config, CongestionKind, Duration, EcnMode};
 
-/// The numbers of one setting; the first ones of those that stand there.
+use crate::shard::streams::{FIRST_MAX, STREAM_LOG2};
+
+/// What connections begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpSettings {
+    /// What the TCB is told.
+    pub config: Config,
+    /// Bytes that a program may have queued on a new connection (`tcp_wmem`'s second number).
+    pub send_capacity: u32,
+}
+
+impl TcpSettings {
+    /// Linux's own defaults, and streams as they lie in a socket's slot.
+    pub const DEFAULT: Self = Self {
+        config: Config { recv_capacity: 1 << STREAM_LOG2, ..Config::DEFAULT },
+        send_capacity: 1 << STREAM_LOG2,
+    };
+}
+
+/// Linux's default for `tcp_rmem`'s second number. A new connection's window is half of it there; ours is what lies in
+/// every slot anyway, and grows with the first round trips, unless somebody asked for more.
+const RMEM_DEFAULT: u64 = 131_072;
+
+/// Reads one setting.
 type Read<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The settings of connections in this network namespace, as they are now.
 #[must_use]
-pub fn tcp_settings() -> Config {
+pub fn tcp_settings() -> TcpSettings {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
     settings(&read)
 }
@@ -17,13 +40,18 @@ fn numbers(read: Read<'_>, name: &str) -> Option<Vec<u64>> {
     read(name)?.split_whitespace().map(|word| word.parse().ok()).collect()
 }
 
-fn settings(read: Read<'_>) -> Config {
+fn settings(read: Read<'_>) -> TcpSettings {
     let number = |name: &str| numbers(read, name)?.first().copied();
     let small = |name: &str, or: u8| number(name).map_or(or, |n| n.min(255) as u8);
     let is_on = |name: &str| number(name) != Some(0);
-    let default = Config::DEFAULT;
+    let default = TcpSettings::DEFAULT.config;
     let largest = numbers(read, "tcp_rmem").and_then(|list| list.get(2).copied());
     let largest = largest.map_or(default.recv_capacity_max, |bytes| bytes.clamp(4096, 1 << 30) as u32);
+    let second = |name: &str| numbers(read, name).and_then(|list| list.get(1).copied());
+    let own = 1u64 << STREAM_LOG2;
+    let bounded = |bytes: u64| bytes.clamp(own, u64::from(FIRST_MAX)) as u32;
+    let recv_capacity =
+        second("tcp_rmem").filter(|&bytes| bytes > RMEM_DEFAULT).map_or(own, |bytes| bytes / 2);
     let orphan_retries = match small("tcp_orphan_retries", 0) {
         0 => default.orphan_retries, // Linux's own reading of 0.
         set => set,
@@ -31,7 +59,8 @@ fn settings(read: Read<'_>) -> Config {
     let time = |name: &str, unit: fn(u64) -> Duration, or: Duration| {
         number(name).filter(|&n| n > 0).map_or(or, |n| unit(n.min(1 << 40)))
     };
-    Config {
+    let config = Config {
+        recv_capacity: bounded(recv_capacity),
         recv_capacity_max: largest,
         window_scaling: is_on("tcp_window_scaling"),
         timestamps: is_on("tcp_timestamps"),
@@ -53,8 +82,11 @@ fn settings(read: Read<'_>) -> Config {
         orphan_retries,
         fin_timeout: time("tcp_fin_timeout", Duration::from_secs, default.fin_timeout),
         slow_start_after_idle: is_on("tcp_slow_start_after_idle"),
+        challenge_gap: number("tcp_invalid_ratelimit")
+            .map_or(default.challenge_gap, |ms| Duration::from_millis(ms.min(1 << 20))),
         ..default
-    }
+    };
+    TcpSettings { config, send_capacity: second("tcp_wmem").map_or(1 << STREAM_LOG2, bounded) }
 }
 
 #[cfg(test)]
@@ -63,8 +95,8 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_the_default() {
-        assert_eq!(settings(&|_| None), Config::DEFAULT);
-        assert_eq!(settings(&|_| Some("nonsense".into())), Config::DEFAULT);
+        assert_eq!(settings(&|_| None), TcpSettings::DEFAULT);
+        assert_eq!(settings(&|_| Some("nonsense".into())), TcpSettings::DEFAULT);
     }
 
     #[test]
@@ -82,7 +114,8 @@ mod tests {
                 .to_owned(),
             )
         };
-        let config = settings(&read);
+        let TcpSettings { config, send_capacity } = settings(&read);
+        assert_eq!((config.recv_capacity, send_capacity), (FIRST_MAX, 1 << STREAM_LOG2));
         assert_eq!((config.wscale(), config.timestamps, config.ecn), (8, false, EcnMode::Off));
         assert_eq!((config.congestion, config.syn_retries), (CongestionKind::NewReno, 5));
         assert_eq!((config.rto_min, config.orphan_retries), (Duration::from_millis(5), 8));

@@ -8,6 +8,7 @@ use utcp_proto::{Config, CongestionKind, Duration, Keepalive, UserCall};
 
 use super::client::SlotUse;
 use super::segments::Payload;
+use super::streams::FIRST_MAX;
 use super::{Shard, flow::Flow, report};
 
 impl Shard {
@@ -66,7 +67,7 @@ impl Shard {
 
     fn on_flow_command(&mut self, index: u32, socket: &Socket, wants: u32) {
         let now = self.now;
-        let default = self.config.tcp.congestion;
+        let default = self.config.tcp.config.congestion;
         let Some(flow) = self.flows.get_mut(index) else { return };
         let client = flow.client;
         if wants & intent::OWNED != 0 {
@@ -195,7 +196,9 @@ impl Shard {
         let Some(flow) = self.flows.get(index) else { return };
         let Some(client) = self.clients.get(flow.client) else { return };
         let Some(socket) = client.region.socket(flow.sock) else { return };
-        report::fill_info(&flow.tcb.info(now), socket);
+        let Some(info) = client.region.info(flow.sock) else { return };
+        let headers = if flow.tuple.remote.addr.is_v4() { 40 } else { 60 };
+        report::fill_info(&flow.tcb.info(now), headers, info);
         client.answer_op(flow.sock, socket, 0);
     }
 }
@@ -216,6 +219,11 @@ pub(super) fn tcb_config(options: &Options, base: Config) -> Config {
     let maxseg = options.maxseg.load(Ordering::Relaxed);
     if maxseg >= 88 {
         config.mss = config.mss.min(maxseg.min(65_495) as u16);
+    }
+    if let bytes @ 1.. = options.rcvbuf.load(Ordering::Relaxed) {
+        // SO_RCVBUF: half is window, the rest is what Linux takes for overhead; and the window does not grow beyond.
+        config.recv_capacity_max = bytes / 2;
+        config.recv_capacity = config.recv_capacity_max.min(FIRST_MAX);
     }
     if let retries @ 1..=255 = options.syncnt.load(Ordering::Relaxed) {
         config.syn_retries = retries as u8;

@@ -9,7 +9,6 @@ use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
 use super::client::SlotUse;
 use super::commands::tcb_config;
 use super::flow::Path;
-use super::streams::STREAM_LOG2;
 use super::table::Entry;
 use super::{PassedConnect, Shard, ToControl, ToShard};
 
@@ -235,11 +234,7 @@ impl Shard {
 
     /// The stack's own settings for a connection on `path`.
     pub(super) fn base_config(&self, path: Path, tuple: &FourTuple) -> Config {
-        let common = Config {
-            recv_capacity: 1 << STREAM_LOG2,
-            ts_offset: self.config.secret.ts_offset(tuple),
-            ..self.config.tcp
-        };
+        let common = Config { ts_offset: self.config.secret.ts_offset(tuple), ..self.config.tcp.config };
         match path {
             // Nothing is lost or reordered inside the engine, so timestamps and SACK would be idle words.
             Path::Local(_) => Config { mss: LOCAL_MSS, timestamps: false, sack: false, ..common },

@@ -11,7 +11,6 @@ use super::client::SlotUse;
 use super::commands::tcb_config;
 use super::flow::{Flow, News, Path};
 use super::segments::{Payload, shared_addr};
-use super::streams::own_buffers;
 use super::table::Entry;
 use super::wheel::Handle;
 use super::{ListenRequest, Shard, Timer};
@@ -380,10 +379,11 @@ impl Shard {
     ) -> Option<u32> {
         let local_scope = self.scope_of(tuple.local.addr, path);
         let remote_scope = self.scope_of(tuple.remote.addr, path);
+        let send_capacity = u64::from(self.config.tcp.send_capacity);
         let client = self.clients.get_mut(client_index)?;
         let region = client.region;
         let socket = region.socket(sock)?;
-        let (rx, tx) = own_buffers(sock);
+        let (rx, tx) = client.first_buffers(sock, u64::from(tcb.config().recv_capacity), send_capacity)?;
         let first = utcp_abi::socket::first_position(socket.generation.load(Ordering::Relaxed));
         let stream = |buf| {
             let base = region.stream(buf)?;

@@ -50,10 +50,10 @@ use std::sync::atomic::{Ordering, fence};
 use utcp_abi::PeerCorrupt;
 use utcp_netmap_io::Capture;
 use utcp_proto::isn::Secret;
-use utcp_proto::{ChallengeLimit, Config, Instant, TimeWait};
+use utcp_proto::{ChallengeLimit, Instant, TimeWait};
 
 use crate::counters::Counters;
-use crate::host::HostView;
+use crate::host::{HostView, TcpSettings};
 use crate::life::Life;
 use crate::sys;
 use client::Client;
@@ -101,7 +101,7 @@ pub struct ShardConfig {
     /// Random key of the engine.
     pub secret: Secret,
     /// Settings of a connection before those of its path and of its socket's options.
-    pub tcp: Config,
+    pub tcp: TcpSettings,
 }
 
 /// One shard.
@@ -275,7 +275,7 @@ impl Shard {
     }
 
     /// Settings of the connections to come.
-    pub fn set_tcp(&mut self, tcp: Config) {
+    pub fn set_tcp(&mut self, tcp: TcpSettings) {
         self.config.tcp = tcp;
     }
 

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use utcp_abi::socket::{Socket, info};
-use utcp_proto::{State, TcpInfo};
+use utcp_abi::info::{self, Info};
+use utcp_proto::{Duration, RecoveryState, State, TcpInfo};
 
 use super::flow::Path;
 use super::{Report, ReportRequest, Shard};
@@ -170,35 +170,82 @@ fn linux_state(state: State) -> u32 {
     }
 }
 
-/// Writes TCP_INFO's numbers where the program reads them.
-pub(super) fn fill_info(from: &TcpInfo, socket: &Socket) {
-    let micros = |d: utcp_proto::Duration| d.as_micros().min(u64::from(u32::MAX)) as u32;
+/// Linux's number of a state of loss recovery (enum tcp_ca_state).
+fn linux_recovery(state: RecoveryState) -> u32 {
+    match state {
+        RecoveryState::Open => 0,
+        RecoveryState::Disorder => 1,
+        RecoveryState::Cwr => 2,
+        RecoveryState::Recovery => 3,
+        RecoveryState::Loss => 4,
+    }
+}
+
+/// Writes TCP_INFO's numbers where the program reads them. `headers` is what IP and TCP take of the path's MTU.
+pub(super) fn fill_info(from: &TcpInfo, headers: u32, to: &Info) {
+    let micros = |d: Duration| d.as_micros();
+    let millis = |d: Duration| d.as_millis();
     let options = u32::from(from.timestamps)
         | u32::from(from.sack) << 1
         | u32::from(from.window_scaling) << 2
         | u32::from(from.ecn) << 3
+        | u32::from(from.syn_data_acked) << 5
         | u32::from(from.snd_wscale) << 8
         | u32::from(from.rcv_wscale) << 12;
     for (index, value) in [
-        (info::STATE, linux_state(from.state)),
         (info::RTT_US, micros(from.rtt)),
         (info::RTTVAR_US, micros(from.rttvar)),
+        (info::RTO_US, micros(from.rto)),
+        (info::MIN_RTT_US, micros(from.min_rtt)),
+        (info::ATO_US, micros(from.ato)),
+        (info::RCV_RTT_US, micros(from.rcv_rtt)),
+        (info::LAST_DATA_SENT_MS, millis(from.last_data_sent)),
+        (info::LAST_DATA_RECV_MS, millis(from.last_data_recv)),
+        (info::LAST_ACK_RECV_MS, millis(from.last_ack_recv)),
+        (info::PACING_RATE, from.pacing_rate),
+        (info::PACING_RATE_MAX, from.pacing_rate),
+        (info::BYTES_ACKED, from.bytes_acked),
+        (info::BYTES_RECEIVED, from.bytes_received),
+        (info::DELIVERY_RATE, from.delivery_rate),
+        (info::BYTES_SENT, from.bytes_sent),
+        (info::BYTES_RETRANS, from.bytes_retrans),
+    ] {
+        to.words[index].store(value, Ordering::Relaxed);
+    }
+    for (index, value) in [
+        (info::STATE, linux_state(from.state)),
         (info::CWND, from.snd_cwnd),
         (info::SSTHRESH, from.snd_ssthresh),
         (info::SND_MSS, from.snd_mss),
         (info::RCV_MSS, from.rcv_mss),
-        (info::RTO_US, micros(from.rto)),
         (info::TOTAL_RETRANS, from.total_retrans),
         (info::UNACKED, from.unacked),
         (info::NOTSENT, from.notsent_bytes),
         (info::OPTIONS, options),
-        (info::MIN_RTT_US, micros(from.min_rtt)),
         (info::SEGS_IN, from.segs_in),
         (info::SEGS_OUT, from.segs_out),
         (info::RCV_SPACE, from.rcv_space),
+        (info::CA_STATE, linux_recovery(from.recovery)),
+        (info::RETRANSMITS, u32::from(from.retransmits)),
+        (info::PROBES, u32::from(from.probes)),
+        (info::BACKOFF, u32::from(from.backoff)),
+        (info::SACKED, from.sacked),
+        (info::LOST, from.lost),
+        (info::RETRANS, from.retrans),
+        (info::PMTU, from.pmtu_payload + headers),
+        (info::RCV_SSTHRESH, from.rcv_ssthresh),
+        (info::ADVMSS, from.advmss),
+        (info::REORDERING, from.reordering),
+        (info::DATA_SEGS_IN, from.data_segs_in),
+        (info::DATA_SEGS_OUT, from.data_segs_out),
+        (info::DELIVERED, from.delivered),
+        (info::DELIVERED_CE, from.delivered_ce),
+        (info::DSACK_DUPS, from.dsack_dups),
+        (info::REORD_SEEN, from.reord_seen),
+        (info::RCV_OOOPACK, from.rcv_ooopack),
+        (info::SND_WND, from.snd_wnd),
+        (info::RCV_WND, from.rcv_wnd),
     ] {
-        if let Some(word) = socket.info.get(index) {
-            word.store(value, Ordering::Relaxed);
-        }
+        to.words[index].store(u64::from(value), Ordering::Relaxed);
     }
 }

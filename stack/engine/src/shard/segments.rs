@@ -13,6 +13,7 @@ use utcp_proto::{
 
 use super::client::SlotUse;
 use super::flow::{Path, Stream};
+use super::streams::send_limit;
 use super::table::Entry;
 use super::{Shard, TIME_WAIT_MAX, TimeWaitRecord, Timer};
 
@@ -172,8 +173,9 @@ impl Shard {
         if socket.intent.load(Ordering::SeqCst) & intent::TX_FULL == 0 {
             return;
         }
-        let free = flow.tx.capacity().saturating_sub(flow.tx.len());
-        if free * 3 >= flow.tx.capacity() {
+        let limit = send_limit(&socket.options).map_or(flow.tx.capacity(), |set| set.min(flow.tx.capacity()));
+        let free = limit.saturating_sub(flow.tx.len());
+        if free * 3 >= limit {
             socket.intent.fetch_and(!intent::TX_FULL, Ordering::SeqCst);
             self.news(index, libc::EPOLLOUT | libc::EPOLLWRNORM);
         }

@@ -13,7 +13,7 @@
 use std::sync::atomic::Ordering;
 
 use utcp_abi::layout::{ARENA_LEN, SHARDS_MAX, SOCKETS_MAX};
-use utcp_abi::socket::{BufRef, Socket};
+use utcp_abi::socket::{BufRef, Options, Socket};
 use utcp_proto::UserCall;
 
 use super::flow::Stream;
@@ -23,6 +23,8 @@ use super::{Shard, client::Client};
 pub const STREAM_LOG2: u32 = 14;
 /// log2 of the largest buffer.
 pub const STREAM_LOG2_MAX: u32 = 22;
+/// Bytes that a connection's streams begin with at most, whoever asks for more: they grow as they are used.
+pub const FIRST_MAX: u32 = 1 << 17;
 /// log2 of the buffer sizes above the first.
 const CLASSES: [u32; 4] = [16, 18, 20, STREAM_LOG2_MAX];
 
@@ -82,7 +84,25 @@ pub fn own_buffers(sock: u32) -> (BufRef, BufRef) {
     (at(u64::from(sock) * 2), at(u64::from(sock) * 2 + 1))
 }
 
+/// Bytes that a program may queue at most: SO_SNDBUF, if it was set.
+pub fn send_limit(options: &Options) -> Option<u64> {
+    Some(u64::from(options.sndbuf.load(Ordering::Relaxed))).filter(|&bytes| bytes > 0)
+}
+
 impl Client {
+    /// The buffers that a new flow on slot `sock` begins with: the slot's own if they do, larger ones if there are any.
+    pub fn first_buffers(&mut self, sock: u32, rx: u64, tx: u64) -> Option<(BufRef, BufRef)> {
+        let (own_rx, own_tx) = own_buffers(sock);
+        let rx_buf = if rx <= own_rx.capacity() { own_rx } else { self.buffers.take(rx)? };
+        // The TCB was promised room for what it advertises; what the program queues waits if need be.
+        if rx_buf.capacity() < rx {
+            self.buffers.give(rx_buf);
+            return None;
+        }
+        let tx_buf = if tx <= own_tx.capacity() { None } else { self.buffers.take(tx) };
+        Some((rx_buf, tx_buf.unwrap_or(own_tx)))
+    }
+
     /// A buffer for `wanted` bytes, larger than `now`, and the stream over it with `now`'s positions and bytes.
     fn larger(&mut self, now: &Stream, wanted: u64, kept: u64) -> Option<(BufRef, Stream)> {
         if wanted <= now.capacity() || now.capacity() >= 1 << STREAM_LOG2_MAX {
@@ -109,6 +129,7 @@ impl Shard {
     /// The window limits the peer: a larger rx stream, if there is one.
     pub(super) fn grow_rx(&mut self, index: u32) {
         let Some(flow) = self.flows.get_mut(index) else { return };
+        let most = flow.tcb.config().recv_capacity_max;
         let wanted = u64::from(flow.tcb.recv_capacity_wanted()).max(flow.rx.capacity() * 2);
         let Some(client) = self.clients.get_mut(flow.client) else { return };
         let region = client.region;
@@ -119,20 +140,21 @@ impl Shard {
         // SeqCst: a reader compares the reference after its copy.
         socket.rx_buf.store(buf.0, Ordering::SeqCst);
         client.buffers.give(old.buf());
-        self.user(index, UserCall::SetRecvCapacity(buf.capacity() as u32));
+        self.user(index, UserCall::SetRecvCapacity((buf.capacity() as u32).min(most)));
     }
 
     /// The program met a full tx stream while the connection could carry more: a larger one, if there is one.
     pub(super) fn grow_tx(&mut self, index: u32) {
         let tid = self.tid;
         let Some(flow) = self.flows.get_mut(index) else { return };
-        let wanted = u64::from(flow.tcb.send_capacity_wanted());
-        if wanted <= flow.tx.capacity() || flow.closed_by_program {
-            return;
-        }
         let Some(client) = self.clients.get_mut(flow.client) else { return };
         let region = client.region;
         let Some(socket) = region.socket(flow.sock) else { return };
+        let wanted =
+            send_limit(&socket.options).unwrap_or_else(|| u64::from(flow.tcb.send_capacity_wanted()));
+        if wanted <= flow.tx.capacity() || flow.closed_by_program {
+            return;
+        }
         // The program must not write meanwhile. If it does just now, another time will do: we never wait for it.
         if socket.tx_arbiter.try_take(tid).is_err() {
             return;
@@ -149,7 +171,7 @@ fn move_tx(client: &mut Client, flow: &mut super::flow::Flow, socket: &Socket, w
     if kept > flow.tx.capacity() {
         return; // The next look at this socket finds the lie.
     }
-    let Some((buf, stream)) = client.larger(&flow.tx, wanted.min(flow.tx.capacity() * 4), kept) else {
+    let Some((buf, stream)) = client.larger(&flow.tx, wanted, kept) else {
         return;
     };
     let old = std::mem::replace(&mut flow.tx, stream);

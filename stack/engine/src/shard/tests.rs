@@ -41,7 +41,7 @@ impl World {
             spin_ns: 0,
             local: true,
             secret: Secret::new(1, 2),
-            tcp: utcp_proto::Config::DEFAULT,
+            tcp: crate::host::TcpSettings::DEFAULT,
         };
         let life = Arc::new(Life::new(1).expect("page"));
         let inbox = Arc::new(Inbox::new().expect("eventfd"));

@@ -51,12 +51,18 @@ impl Tcb {
         self.update_send_window(seg, ack);
         facts.ece = self.opt.ecn && seg.flags.any(Flags::ECE) && !seg.flags.any(Flags::SYN);
         let reducing = self.recovery.is_reducing();
+        // What had been reported as arrived before says nothing of the window now (Linux tcp_cong_avoid takes what is newly
+        // delivered).
+        let newly = match self.opt.sack {
+            true => delivered.bytes,
+            false => facts.advanced.saturating_sub(self.recovery.reno_sacked),
+        };
         self.on_ack_recovery(now, seg, &facts, &delivered);
         if facts.advanced > 0 && !reducing && self.grows_window() {
             let acked = match self.recovery.state {
                 // RFC 3465 §2.3: after a timeout an ACK may jump over much that arrived long ago. That is no reason for a burst.
                 RecoveryState::Loss => facts.advanced.min(2 * u32::from(self.snd.mss)),
-                _ => facts.advanced,
+                _ => newly,
             };
             self.grow_window(now, acked, &delivered);
         }
@@ -180,6 +186,8 @@ impl Tcb {
         if !progress {
             return;
         }
+        // MSG_MORE is a matter of the call's own time: what an ACK lets go, goes (Linux tcp_data_snd_check).
+        self.snd.more = false;
         if self.snd.una == self.snd.nxt {
             self.timers.clear(Timer::Retransmit);
             return;

@@ -11,8 +11,6 @@ use crate::time::{Duration, Instant};
 
 /// RFC 7323 §5.5: a timestamp that is older than this says nothing any more.
 const PAWS_IDLE: Duration = Duration::from_secs(24 * 24 * 3_600);
-/// At most one answer to out-of-window segments without data in this time (RFC 5961 §7; Linux: 500 ms).
-const CHALLENGE_GAP: Duration = Duration::from_millis(500);
 
 /// What to do with a segment after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +122,11 @@ impl Tcb {
         if verdict != Verdict::Continue || self.state == State::Closed {
             return verdict;
         }
+        // RFC 7323 §4.3 has this before the ACK is looked at; but a timestamp out of a segment whose ACK is impossible would
+        // let PAWS drop what the true peer sends (RFC 5961's injections; Linux does the same).
+        if let (true, Some(ts)) = (self.opt.timestamps, seg.options.timestamps) {
+            self.update_ts_recent(now, seg, ts.val);
+        }
         self.check_urgent(seg, out);
         self.on_text(now, seg, out)
     }
@@ -160,9 +163,6 @@ impl Tcb {
             }
             return Verdict::AckThenDrop(if old { DropReason::Duplicate } else { DropReason::OutOfWindow });
         }
-        if let (true, Some(ts)) = (self.opt.timestamps, seg.options.timestamps) {
-            self.update_ts_recent(now, seg, ts.val);
-        }
         Verdict::Continue
     }
 
@@ -194,7 +194,8 @@ impl Tcb {
 
     /// An ACK in answer to what is out of order in some way. RFC 5961 §7: its rate is limited unless it answers data.
     pub(super) fn challenge(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
-        let fresh = self.ack.challenge_at != Instant::ZERO && now - self.ack.challenge_at < CHALLENGE_GAP;
+        let fresh =
+            self.ack.challenge_at != Instant::ZERO && now - self.ack.challenge_at < self.cfg.challenge_gap;
         let data = seg.len > 0 && !seg.flags.any(Flags::SYN.with(Flags::RST));
         if fresh && !data {
             return;

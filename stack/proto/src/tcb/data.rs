@@ -54,11 +54,16 @@ impl Tcb {
             self.ack.quick = self.ack.quick.saturating_sub(1);
             self.ack.now = true;
         } else {
-            self.ack.pending = true;
-            if !self.timers.is_armed(Timer::DelayedAck) {
-                // MUST-40: less than half a second.
-                self.timers.set(Timer::DelayedAck, now + self.ack.ato);
-            }
+            self.delay_ack(now);
+        }
+    }
+
+    /// MUST-40: the ACK goes with data, or in less than half a second.
+    #[inline]
+    fn delay_ack(&mut self, now: Instant) {
+        self.ack.pending = true;
+        if !self.timers.is_armed(Timer::DelayedAck) {
+            self.timers.set(Timer::DelayedAck, now + self.ack.ato);
         }
     }
 
@@ -91,14 +96,17 @@ impl Tcb {
         }
         let end = seg.seq + seg.len;
         // RFC 9293 §3.6.1, RFC 1122 §4.2.2.13: data for a program that is gone resets the connection.
+        // The reset is that of a segment for no connection: its number is what the peer expects, whatever of ours is in flight.
         if self.orphan && end.after(self.rcv.nxt) && seg.len > 0 {
-            self.abort(out, None);
+            self.snd.rst_for = seg.ack;
+            self.close(out, None);
             return Verdict::Drop(DropReason::Orphan);
         }
         // The same for a program that wants to neither send nor receive (Linux: "RFC 1122 says we MUST send a reset").
         let deaf = self.read_shut && matches!(self.state, State::FinWait1 | State::FinWait2);
         if deaf && end.after(self.rcv.nxt) && seg.len > 0 {
-            self.abort(out, Some(SocketError::Reset));
+            self.snd.rst_for = seg.ack;
+            self.close(out, Some(SocketError::Reset));
             return Verdict::Drop(DropReason::Orphan);
         }
         let before = self.rcv.nxt;
@@ -148,6 +156,10 @@ impl Tcb {
             if self.reassembly.is_empty() {
                 self.schedule_ack(now);
             } else {
+                if let Some((from, to)) = self.reassembly.first_below(kept_end) {
+                    // RFC 2883 §4: it repeats some of what had come out of order.
+                    self.note_duplicate(from, to);
+                }
                 self.rcv.nxt = self.reassembly.advance(kept_end);
                 // RFC 5681 §4.2: at once when a segment fills a gap in full or in part.
                 self.ack.now = true;
@@ -176,23 +188,40 @@ impl Tcb {
         if at.before_or_eq(self.rcv.adv) && at.after_or_eq(self.rcv.nxt) {
             self.rcv.fin = Some(at);
         }
-        self.ack.now = true;
+        // One that is not in order yet is answered at once, as what arrives out of order is.
+        self.ack.now |= at != self.rcv.nxt;
     }
 
     /// Eighth: the peer has sent all. RCV.NXT goes over the FIN.
-    fn on_fin(&mut self, _now: Instant, out: &mut Actions) {
+    fn on_fin(&mut self, now: Instant, out: &mut Actions) {
         self.rcv.nxt += 1;
         self.rcv.adv = self.rcv.adv.later(self.rcv.nxt);
         self.rcv.fin = None;
         self.rcv.fin_seen = true;
-        self.ack.now = true;
+        // As in Linux's tcp_fin: nothing can lie behind the FIN, and what is to be told of duplicates is forgotten.
+        self.ack.dsack = None;
         out.events.insert(Events::PEER_FIN);
         match self.state {
-            State::SynReceived | State::Established => self.state = State::CloseWait,
+            State::SynReceived | State::Established => {
+                self.state = State::CloseWait;
+                // The program is about to close its side, too: the ACK may go with its FIN. Not so where no data ever came,
+                // as Linux knows no delay yet.
+                if self.stats.data_segs_in > 0 {
+                    self.delay_ack(now);
+                } else {
+                    self.ack.now = true;
+                }
+            }
             // Our FIN is not acknowledged yet, or `on_fin_acked` would have moved on.
-            State::FinWait1 => self.state = State::Closing,
-            State::FinWait2 => self.enter_time_wait(out),
-            _ => {}
+            State::FinWait1 => {
+                self.state = State::Closing;
+                self.ack.now = true;
+            }
+            State::FinWait2 => {
+                self.ack.now = true;
+                self.enter_time_wait(out);
+            }
+            _ => self.ack.now = true,
         }
     }
 

@@ -17,6 +17,8 @@ use crate::segment::{Flags, Segment};
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
+/// Linux tcp_max_reordering.
+const REORDERING_MAX: u32 = 300;
 /// RFC 5681 §3.2: duplicate ACKs that count as a loss.
 const DUP_THRESH: u32 = 3;
 /// RFC 8985 §6.2: how many recoveries a widened reordering window lasts.
@@ -72,7 +74,7 @@ pub(super) struct Recovery {
     partial_seen: bool,
     /// Without SACK: duplicate ACKs, and the bytes that they stand for.
     dupacks: u32,
-    reno_sacked: u32,
+    pub(super) reno_sacked: u32,
     tlp: Option<Tlp>,
     undo: Option<Undo>,
     /// Bytes sent again in this episode that no DSACK has declared superfluous.
@@ -241,7 +243,7 @@ impl Tcb {
             RecoveryState::Recovery | RecoveryState::Loss => {}
         }
         if self.recovery.is_reducing() {
-            self.prr(prr_bytes, lost > 0);
+            self.prr(prr_bytes, facts.advanced > 0 && lost == 0);
         }
         self.settle();
     }
@@ -266,8 +268,10 @@ impl Tcb {
             }
         }
         // Step 3: a segment that was sent once and is delivered below one that was delivered before: reordering.
-        if delivered.lowest_once.is_some_and(|start| start.before(r.fack)) {
+        if let Some(start) = delivered.lowest_once.filter(|start| start.before(r.fack)) {
             r.reordering_seen = true;
+            let late = start.distance_to(r.fack).div_ceil(u32::from(self.snd.mss).max(1));
+            self.stats.reordering = self.stats.reordering.max(late.min(REORDERING_MAX));
             self.stats.reordered = self.stats.reordered.wrapping_add(1);
         }
         let top = self.board.highest_sacked().unwrap_or(self.snd.una).later(self.snd.una);
@@ -387,7 +391,7 @@ impl Tcb {
     }
 
     /// RFC 6937 §3: sends in proportion to what is delivered until the window has come down to the threshold.
-    fn prr(&mut self, delivered: u32, new_loss: bool) {
+    fn prr(&mut self, delivered: u32, safe: bool) {
         let pipe = self.pipe();
         let mss = u32::from(self.snd.mss);
         let ssthresh = self.cc.ssthresh;
@@ -397,9 +401,10 @@ impl Tcb {
             let share = u64::from(r.prr_delivered) * u64::from(ssthresh);
             (share.div_ceil(u64::from(r.recover_fs.max(1))) as u32).saturating_sub(r.prr_out)
         } else {
-            // The slow start reduction bound, unless losses go on: then one byte for each that arrives.
+            // The slow start reduction bound if the ACK is safe, as Linux has it: it moves SND.UNA, and no more is lost. Else one
+            // byte for each that arrives.
             let behind = r.prr_delivered.saturating_sub(r.prr_out).max(delivered);
-            let bound = if new_loss { behind } else { behind + mss };
+            let bound = if safe { behind + mss } else { behind };
             bound.min(ssthresh - pipe)
         };
         if r.prr_out == 0 && r.state == RecoveryState::Recovery {
@@ -543,11 +548,12 @@ impl Tcb {
     pub(super) fn set_loss_timer(&mut self, now: Instant) {
         let rto = now + self.rtt.rto(&self.cfg);
         let at = match self.probe_timeout() {
-            Some(pto) if now + pto < rto => {
+            // RFC 8985 §7.2: not after the timeout would have come, and in its place then.
+            Some(pto) => {
                 self.timers.watch = Watch::Probe;
-                now + pto
+                if now + pto < rto { now + pto } else { rto }
             }
-            _ => {
+            None => {
                 self.timers.watch = Watch::Rto;
                 self.clamp_to_user_timeout(rto)
             }

@@ -47,7 +47,8 @@ impl Tcb {
             rcv_wnd: rcv.nxt.span_to(rcv.adv),
             rcv_space: if rcv.drs_copied > 0 { rcv.drs_copied } else { rcv.capacity },
             rcv_ssthresh: rcv.capacity,
-            reordering: stats.reordered.saturating_add(3),
+            reordering: stats.reordering,
+            reord_seen: stats.reordered,
             total_retrans: stats.total_retrans,
             bytes_acked: stats.bytes_acked,
             bytes_received: stats.bytes_received,
@@ -65,7 +66,7 @@ impl Tcb {
             dsack_dups: stats.dsack_dups,
             rcv_ooopack: stats.out_of_order,
             last_data_sent: now - stats.sent_at,
-            last_data_recv: now - self.ack.data_at,
+            last_data_recv: now - if stats.data_segs_in > 0 { self.ack.data_at } else { stats.opened_at },
             last_ack_recv: now - stats.acked_at,
         }
     }

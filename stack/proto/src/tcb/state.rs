@@ -51,6 +51,10 @@ pub(super) struct Send {
     pub(super) push_out: bool,
     /// The last call said that more follows (`MSG_MORE`).
     pub(super) more: bool,
+    /// After the last byte of a call that did not say that more follows: PSH goes there.
+    pub(super) push_end: SeqNum,
+    /// When new data was last sent.
+    pub(super) fresh_at: Instant,
     /// SND.UP: after the urgent byte.
     pub(super) urgent: Option<SeqNum>,
     /// The end of the last segment shorter than a full one (Minshall's variant of Nagle, as in Linux).
@@ -88,6 +92,8 @@ impl Send {
             probe_due: false,
             push_out: false,
             more: false,
+            push_end: first,
+            fresh_at: Instant::ZERO,
             urgent: None,
             small_end: iss,
             max_flight: 0,
@@ -342,6 +348,7 @@ pub(super) struct Stats {
     pub(super) bytes_received: u64,
     pub(super) bytes_sent: u64,
     pub(super) bytes_retrans: u64,
+    pub(super) opened_at: Instant,
     pub(super) segs_in: u32,
     pub(super) segs_out: u32,
     pub(super) data_segs_in: u32,
@@ -352,6 +359,8 @@ pub(super) struct Stats {
     pub(super) dsack_dups: u32,
     pub(super) out_of_order: u32,
     pub(super) reordered: u32,
+    /// By how many segments the furthest of them was late.
+    pub(super) reordering: u32,
     /// When the last segment of any kind arrived.
     pub(super) heard_at: Instant,
     pub(super) acked_at: Instant,
@@ -369,6 +378,7 @@ impl Stats {
             bytes_received: 0,
             bytes_sent: 0,
             bytes_retrans: 0,
+            opened_at: now,
             segs_in: 0,
             segs_out: 0,
             data_segs_in: 0,
@@ -379,6 +389,7 @@ impl Stats {
             dsack_dups: 0,
             out_of_order: 0,
             reordered: 0,
+            reordering: 3,
             heard_at: now,
             acked_at: now,
             sent_at: now,

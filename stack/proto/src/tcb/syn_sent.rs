@@ -62,7 +62,7 @@ impl Tcb {
         self.snd.wl1 = seg.seq;
         self.snd.wl2 = seg.ack.unwrap_or(self.snd.iss);
         // The SYN carried this window: it is what the peer may use until it hears more.
-        self.rcv.adv = self.rcv.nxt + self.cfg.recv_capacity.min(65_535);
+        self.rcv.adv = self.rcv.nxt + u32::from(self.cfg.syn_window());
     }
 
     fn complete_connect(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
@@ -90,6 +90,7 @@ impl Tcb {
     /// The handshake is complete, from either side.
     pub(super) fn establish(&mut self, now: Instant, out: &mut Actions) {
         self.state = State::Established;
+        self.stats.opened_at = now;
         self.snd.syn_due = false;
         self.timers.clear(Timer::Retransmit);
         self.recovery.retransmits = 0;

@@ -131,6 +131,7 @@ impl Tcb {
         if self.snd.nxt.span_to(self.snd.una + self.snd.wnd) > 0 {
             // RFC 9293 §3.8.6.2.1 (4): the override timeout; also the 200 ms ceiling of cork.
             self.snd.push_out = true;
+            self.snd.push_end = self.snd.end;
             return;
         }
         let retries = if self.orphan { self.cfg.orphan_retries } else { self.cfg.retries };

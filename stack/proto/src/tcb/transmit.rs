@@ -49,7 +49,7 @@ impl Tcb {
             return Some(Transmit { seq, flags: Flags::RST, ..Transmit::default() });
         }
         match self.state {
-            State::Closed => return self.reset(),
+            State::Closed => return self.reset(now),
             State::SynSent | State::SynReceived if self.snd.syn_due => return Some(self.syn(now)),
             State::SynSent => return None,
             State::SynReceived if !self.opt.early => {}
@@ -67,11 +67,14 @@ impl Tcb {
     }
 
     /// RFC 9293 §3.10.5: <SEQ=SND.NXT><CTL=RST>, with an ACK so that a strict peer finds it exact.
-    fn reset(&mut self) -> Option<Transmit> {
+    /// RFC 7323 §3.2 recommends the timestamp, so that it is seen to be no old one.
+    fn reset(&mut self, now: Instant) -> Option<Transmit> {
+        let timestamps = self.segment_options(now).timestamps;
         core::mem::take(&mut self.snd.rst_due).then(|| Transmit {
             seq: self.snd.nxt,
             ack: Some(self.rcv.nxt),
             flags: Flags::RST,
+            options: Options { timestamps, ..Options::default() },
             ..Transmit::default()
         })
     }
@@ -99,7 +102,7 @@ impl Tcb {
             self.timers.set(Timer::Retransmit, now + self.rtt.rto(&self.cfg));
         }
         // RFC 7323 §2.2: the window of a SYN is not scaled.
-        let mut wnd = self.cfg.recv_capacity;
+        let mut wnd = u32::from(self.cfg.syn_window());
         if answer {
             wnd = self.rcv.nxt.span_to(self.rcv.consumed + self.rcv.capacity);
             self.rcv.adv = self.rcv.adv.later(self.rcv.nxt + wnd.min(65_535));
@@ -304,9 +307,14 @@ impl Tcb {
         let payload = len - u32::from(fin);
         let mut flags = if fin { Flags::FIN } else { Flags::NONE };
         if payload > 0 {
-            if seq + payload == self.snd.end {
-                // RFC 9293 §3.9.1.2, MUST-61: PSH with the last data that is queued.
+            // RFC 9293 §3.9.1.2, MUST-61: PSH with the last data of a call, and SHLD-28: with nothing that more follows on.
+            // Linux has it at the end of a burst, too, so that the receiver's NIC does not wait for the next segment.
+            let pushed = self.snd.push_end.after(seq) && self.snd.push_end.before_or_eq(seq + payload);
+            if pushed || !again && self.ends_burst(now, payload, mss) {
                 flags = flags.with(Flags::PSH);
+            }
+            if !again {
+                self.snd.fresh_at = now;
             }
             self.note_data_sent(now);
             self.stats.sent_at = now;
@@ -337,6 +345,17 @@ impl Tcb {
             retransmission: again,
             ..Transmit::default()
         })
+    }
+
+    /// Whether this full segment, which has been counted already, is the last of several that leave at once.
+    #[inline]
+    fn ends_burst(&self, now: Instant, payload: u32, mss: u32) -> bool {
+        if payload < mss || payload == mss && self.snd.fresh_at != now {
+            return false;
+        }
+        let window = self.snd.nxt.span_to(self.snd.una + self.snd.wnd);
+        let queued = self.snd.nxt.span_to(self.snd.end);
+        queued.min(window).min(self.cc.cwnd.saturating_sub(self.pipe())) < mss
     }
 
     /// RFC 9293 §3.8.5: SEG.UP while the urgent byte has not been acknowledged.

@@ -51,6 +51,9 @@ impl Tcb {
         }
         self.snd.end += added;
         self.snd.more = more;
+        if !more {
+            self.snd.push_end = self.snd.end;
+        }
         if urgent && added > 0 {
             self.snd.urgent = Some(self.snd.end);
         }
@@ -128,7 +131,8 @@ impl Tcb {
         match call {
             UserCall::SetNoDelay(on) => {
                 self.cfg.nodelay = on;
-                self.snd.push_out |= on && !self.cfg.cork && self.has_small();
+                // Linux lets go what cork holds, too.
+                self.snd.push_out |= on && self.has_small();
             }
             UserCall::SetCork(on) => {
                 self.cfg.cork = on;
