@@ -35,7 +35,7 @@ pub fn close(fd: c_int) -> c_int {
     }
     match entry.kind() {
         Kind::Internal | Kind::Pool => errno::fail(Errno(libc::EBADF)),
-        Kind::Kernel | Kind::Bound => {
+        Kind::Kernel | Kind::Bound | Kind::Stranger => {
             fd_table::replace(fd, entry, Entry::KERNEL);
             errno::into_libc(sys::close(fd).map(|()| 0))
         }
@@ -244,7 +244,7 @@ pub fn vacate(new: c_int) -> Sys<()> {
             close(new);
             Ok(())
         }
-        Kind::Listener | Kind::Epoll | Kind::Bound => {
+        Kind::Listener | Kind::Epoll | Kind::Bound | Kind::Stranger => {
             close(new);
             Ok(())
         }

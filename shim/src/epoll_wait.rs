@@ -11,7 +11,7 @@ use crate::handle::Sock;
 use crate::set::{self, SetRef, Wanted};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{death, epolls, errno, nested, ready, sleep, tls};
+use crate::{death, epolls, errno, nested, ready, relayed, sleep, tls};
 
 /// Calls that report ours alone before the kernel's members are looked at.
 const CALLS_MAX: u32 = 64;
@@ -374,6 +374,11 @@ fn marked(set: &SetRef, index: u32) -> Option<(Wanted, Sock)> {
     if !sock.is_current() {
         set.release(index); // The socket is gone, and its member list with it.
         bits.clear(index);
+        return None;
+    }
+    if relayed::is_moved(&sock) {
+        bits.clear(index);
+        let _ = crate::handle::ours(wanted.fd); // It notices, and the kernel's descriptor becomes the member.
         return None;
     }
     if wanted.events & 0xffff == 0 && wanted.events & ONESHOT != 0 {

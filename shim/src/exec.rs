@@ -4,8 +4,8 @@
 //!   put back, unless the program took LD_PRELOAD out by `unsetenv`, which is how a user says no.
 //! - FD_CLOEXEC of our sockets is kept in the table while the kernel has it always set; before an
 //!   exec the kernel is told the truth.
-//! - Listeners are the kernel's and survive as such. `UTCP_INHERIT` tells the new program's copy of this library
-//!   that it may meet one it has never seen `listen`.
+//! - Listeners are the kernel's and survive as such. Connected sockets go through the engine's relay from then on
+//!   ([`crate::relayed`]). `UTCP_INHERIT` tells the new program's copy of this library that it may meet either.
 //!
 //! Everything is built on the stack: the caller may be the child of a `vfork`, on its parent's memory.
 
@@ -18,7 +18,7 @@ use crate::io::pass;
 use crate::sys;
 use crate::table::{exports, real};
 use crate::text::Text;
-use crate::{config, launch, process};
+use crate::{config, launch, process, relayed};
 
 type Strings = *const *const c_char;
 
@@ -93,7 +93,8 @@ impl Environment {
                 }
             }
         }
-        if passes_listeners() && config::variable(b"UTCP_INHERIT").is_none() {
+        if (passes_listeners() || relayed::may_be_inherited()) && config::variable(b"UTCP_INHERIT").is_none()
+        {
             self.added = true;
             if !self.push(&mut count, c"UTCP_INHERIT=1") {
                 return self.given;
@@ -135,6 +136,8 @@ unsafe fn with(environment: Strings, exec: impl FnOnce(Strings) -> c_int) -> c_i
     let mut complete = Environment::new(environment);
     // SAFETY: the caller's promise.
     let environment = unsafe { complete.complete() };
+    relayed::before_exec();
+    relayed::tell_all();
     tell_cloexec(true);
     let result = exec(environment);
     tell_cloexec(false);
@@ -220,6 +223,18 @@ pub unsafe fn posix_spawn(
             real::posix_spawn(pid, path, actions, attributes, arguments, environment)
         })
     }
+}
+
+/// `posix_spawn_file_actions_adddup2(3)`: where we can't see a socket becoming a standard stream, in libc's child, it is
+/// relayed beforehand.
+///
+/// # Safety
+/// As `posix_spawn_file_actions_adddup2`.
+pub unsafe fn add_dup2(actions: *mut c_void, fd: c_int, new: c_int) -> c_int {
+    if (0..3).contains(&new) {
+        relayed::pass(fd);
+    }
+    pass!(posix_spawn_file_actions_adddup2(actions, fd, new))
 }
 
 /// `posix_spawnp(3)`.

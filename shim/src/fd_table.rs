@@ -34,6 +34,8 @@ pub enum Kind {
     Internal,
     /// A descriptor that waits in the pool.
     Pool,
+    /// A descriptor under a utcp socket of another program, inherited and not used yet, see [`crate::relayed`].
+    Stranger,
     /// A TCP socket of the kernel's that was ours until it was bound, see [`crate::bound`].
     Bound,
 }
@@ -58,6 +60,7 @@ impl Entry {
             Kind::Internal => 4,
             Kind::Pool => 5,
             Kind::Bound => 6,
+            Kind::Stranger => 7,
         };
         let (region, slot) = (u64::from(region & 15) << 8, u64::from(slot & 0xf_ffff) << 12);
         Self(kind | region | slot | u64::from(generation) << 32)
@@ -73,6 +76,7 @@ impl Entry {
             4 => Kind::Internal,
             5 => Kind::Pool,
             6 => Kind::Bound,
+            7 => Kind::Stranger,
             _ => Kind::Kernel,
         }
     }

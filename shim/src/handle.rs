@@ -10,7 +10,7 @@ use utcp_abi::socket::{Socket, file, intent, status};
 use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
 use crate::sys::{self, Errno, Sys};
-use crate::{death, process, tls};
+use crate::{death, process, relayed, tls};
 
 /// A socket of ours behind a descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -51,11 +51,23 @@ pub fn is_hidden(fd: c_int) -> bool {
 }
 
 fn resolve(fd: c_int, entry: Entry) -> Option<Sock> {
-    if !matches!(entry.kind(), Kind::Socket | Kind::Listener) || tls::thread().is_vfork_child() {
+    if tls::thread().is_vfork_child() {
         return None;
+    }
+    match entry.kind() {
+        Kind::Socket | Kind::Listener => {}
+        Kind::Stranger => {
+            relayed::meet(fd, entry);
+            return None;
+        }
+        _ => return None,
     }
     process::notice_fork();
     let sock = at(fd, entry)?;
+    if relayed::is_moved(&sock) && sock.is_current() {
+        relayed::notice(&sock);
+        return None;
+    }
     if !sock.is_current() {
         // Closed without our knowledge, and the number may long mean another file.
         fd_table::replace(fd, entry, Entry::KERNEL);
@@ -174,7 +186,11 @@ impl Sock {
         }
         let right = TxRight(*self);
         // Closed and reused meanwhile? Then it is somebody else's stream.
-        if self.is_current() && !self.intends(intent::CLOSE) { Ok(right) } else { Err(Errno(libc::EBADF)) }
+        if self.is_current() && !self.intends(intent::CLOSE) && !relayed::is_moved(self) {
+            Ok(right)
+        } else {
+            Err(Errno(libc::EBADF))
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::fd_table::Kind;
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, connect, errno, listen, poll, recv, send, user};
+use crate::{bound, connect, errno, listen, poll, recv, relayed, send, user};
 
 /// Hands the call on `fd` to libc, untouched; a number that the program does not know of is no descriptor.
 macro_rules! foreign {
@@ -342,6 +342,7 @@ unsafe fn mark_passed_on(header: *const msghdr) {
                 let list = libc::CMSG_DATA(one);
                 for at in 0..bytes / size_of::<c_int>() {
                     bound::settle(descriptor_at(list, at));
+                    relayed::pass(descriptor_at(list, at));
                     if let Some(sock) = handle::ours(descriptor_at(list, at)) {
                         sock.shared.file.fetch_or(file::SHARED, AcqRel);
                     }

@@ -11,11 +11,10 @@
 //! - [`connect`], [`bound`], [`listen`], [`accept`], [`close`], [`swap`]: the life of a socket.
 //! - [`recv`], [`send`], [`urgent`], [`io`]: bytes. [`ready`], [`set`], [`epolls`], [`epoll`], [`epoll_wait`], [`nested`], [`poll`], [`select`],
 //!   [`sleep`]: waiting.
-//! - [`fork`], [`exec`], [`process`], [`death`]: what happens to processes and engines.
+//! - [`fork`], [`exec`], [`relayed`], [`process`], [`death`]: what happens to processes and engines.
 //!
-//! What a program does not get here: urgent data, MSG_ZEROCOPY and SIGIO on utcp sockets; stdio on a utcp socket
-//! (`fdopen`: libc reads and writes without names that could be intercepted); connected utcp sockets after exec or
-//! in a process that got them by SCM_RIGHTS (listeners are fine); a pointer that leads nowhere is SIGSEGV, not EFAULT.
+//! What a program does not get here: MSG_ZEROCOPY and SIGIO on utcp sockets; stdio on a utcp socket
+//! (`fdopen`: libc reads and writes without names that could be intercepted); a pointer that leads nowhere is SIGSEGV, not EFAULT.
 //!
 //! Ground rules, each paid for by a program that broke (a library in someone else's process may not
 //! do what it likes): no allocation, no lock that a signal handler could meet, no thread-local with
@@ -69,6 +68,7 @@ mod process;
 mod raw_call;
 mod ready;
 mod recv;
+mod relayed;
 mod select;
 mod send;
 mod set;
@@ -96,6 +96,7 @@ mod start {
             crate::process::watch_forks();
             if crate::config::variable(b"UTCP_INHERIT").is_some() {
                 crate::listen::expect_strangers();
+                crate::relayed::inherit();
             }
         }
     }

@@ -6,10 +6,10 @@
 use core::ffi::c_int;
 use core::ptr;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use libc::{sockaddr, socklen_t};
-use utcp_abi::message::{Kind as Ask, Message, listen as bits};
+use utcp_abi::message::{Kind as Ask, Message, Reply, listen as bits};
 use utcp_abi::region::LogCode;
 use utcp_abi::socket::{Addr, file, intent};
 
@@ -124,11 +124,23 @@ pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
     let entry = Entry::new(Kind::Listener, att.index(), slot, shared.generation.load(Relaxed));
     let sock = Sock { fd, entry, att, shared };
     match announce(&sock, backlog) {
-        Ok(listener) => {
-            shared.listener.store(listener as u32, Release);
-            fd_table::set(fd, entry);
-            Ok(())
-        }
+        Ok(reply) => match reply.b.checked_sub(1) {
+            None => {
+                shared.listener.store(reply.a as u32, Release);
+                fd_table::set(fd, entry);
+                Ok(())
+            }
+            // We have it already, by a number that was closed or is another process's.
+            Some(known) => {
+                sock.intend(intent::CLOSE);
+                if let Some(shared) = att.region().socket(known as u32) {
+                    shared.file.fetch_or(file::SHARED, AcqRel);
+                    let generation = shared.generation.load(Acquire);
+                    fd_table::set(fd, Entry::new(Kind::Listener, att.index(), known as u32, generation));
+                }
+                Ok(())
+            }
+        },
         Err(error) => {
             log::record(att, LogCode::ListenRefused, error.0 as u32);
             sock.intend(intent::CLOSE);
@@ -161,8 +173,8 @@ pub fn bound_address(fd: c_int, inet6: bool) -> Sys<Addr> {
     unsafe { user::address(ptr::from_ref(&storage).cast(), len, inet6) }
 }
 
-/// Sends the listener to the engine; its listener slot.
-fn announce(sock: &Sock, backlog: c_int) -> Sys<u64> {
+/// Sends the listener to the engine.
+fn announce(sock: &Sock, backlog: c_int) -> Sys<Reply> {
     let inet6 = sock.is_inet6();
     let mut message = Message::new(Ask::Listen);
     message.a = u64::from(sock.slot());
@@ -173,7 +185,7 @@ fn announce(sock: &Sock, backlog: c_int) -> Sys<u64> {
     for (on, bit) in [(v6only, bits::ONE_FAMILY), (reuseport, bits::REUSEPORT), (inet6, bits::INET6)] {
         message.c |= if on { bit } else { 0 };
     }
-    sock.att.channel().ask(&message, Some(sock.fd)).map(|reply| reply.a)
+    sock.att.channel().ask(&message, Some(sock.fd))
 }
 
 /// A descriptor of a listener was closed: the engine shall look whether it was the last.

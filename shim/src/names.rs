@@ -7,7 +7,7 @@ use utcp_abi::socket::status;
 
 use crate::sys::Errno;
 use crate::table::real;
-use crate::{connect, errno, handle, listen, urgent, user};
+use crate::{connect, errno, handle, listen, relayed, urgent, user};
 
 /// `getsockname(2)`.
 ///
@@ -21,7 +21,7 @@ pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
     listen::meet(fd);
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own arguments.
-        return unsafe { real::getsockname(fd, to, len) };
+        return unsafe { kernels(fd, false, to, len) };
     };
     if to.is_null() || len.is_null() {
         return errno::fail(Errno(libc::EFAULT));
@@ -34,6 +34,22 @@ pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
     errno::into_libc(given.map(|()| 0))
 }
 
+/// A name of the kernel's socket `fd`, unless that is the end of a pair by which a connection of ours is relayed.
+///
+/// # Safety
+/// As `getsockname`.
+unsafe fn kernels(fd: c_int, remote: bool, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    // SAFETY: the program's own arguments.
+    unsafe {
+        let room = if len.is_null() { 0 } else { len.read_unaligned() };
+        let result = if remote { real::getpeername(fd, to, len) } else { real::getsockname(fd, to, len) };
+        if result != 0 {
+            return result;
+        }
+        errno::into_libc(relayed::rename(fd, remote, to, len, room).map(|()| 0))
+    }
+}
+
 /// `getpeername(2)`.
 ///
 /// # Safety
@@ -44,7 +60,7 @@ pub unsafe fn getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
     }
     let Some(sock) = handle::stream(fd) else {
         // SAFETY: the program's own arguments.
-        return unsafe { real::getpeername(fd, to, len) };
+        return unsafe { kernels(fd, true, to, len) };
     };
     let now = sock.status();
     if now & status::CONNECTED == 0 || now & status::DEAD != 0 {

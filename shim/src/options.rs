@@ -17,7 +17,7 @@ use crate::fd_table::Kind;
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{config, connect, errno, info, listen, log, swap};
+use crate::{config, connect, errno, info, listen, log, relayed, swap};
 
 /// What SO_SNDBUF and SO_RCVBUF say before anybody set them.
 const SNDBUF: u32 = 16_384;
@@ -171,7 +171,8 @@ pub unsafe fn setsockopt(
     }
     let Some(sock) = handle::ours(fd) else {
         // SAFETY: the program's own arguments.
-        return unsafe { real::setsockopt(fd, level, name, value, len) };
+        let result = unsafe { real::setsockopt(fd, level, name, value, len) };
+        return if result < 0 && relayed::forgives(fd, level) { 0 } else { result };
     };
     if sock.entry.kind() == Kind::Listener {
         // The kernel's half is the judge; ours, and those that it accepts, follow.

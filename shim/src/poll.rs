@@ -43,6 +43,9 @@ pub fn concerns_us(list: &[pollfd]) -> bool {
 /// Whether `fd` is more than the kernel's: not even an epoll descriptor without utcp members.
 pub fn is_more(fd: c_int) -> bool {
     let entry = fd_table::get(fd);
+    if entry.kind() == Kind::Stranger {
+        return handle::ours(fd).is_some(); // It is being used.
+    }
     entry != Entry::KERNEL && entry.kind() != Kind::Bound && !nested::is_plain(fd, entry)
 }
 
@@ -215,8 +218,7 @@ fn kernel_part(list: &[pollfd], kernel: &mut [pollfd]) -> bool {
     for (to, from) in kernel.iter_mut().zip(list) {
         let kind = fd_table::get(from.fd).kind();
         // A listener is the kernel's too.
-        let is_kernels =
-            from.fd >= 0 && matches!(kind, Kind::Kernel | Kind::Bound | Kind::Epoll | Kind::Listener);
+        let is_kernels = from.fd >= 0 && !matches!(kind, Kind::Socket | Kind::Internal | Kind::Pool);
         *to = pollfd { fd: if is_kernels { from.fd } else { -1 }, events: from.events, revents: 0 };
         any |= is_kernels;
         if kind == Kind::Epoll {

@@ -22,8 +22,8 @@ use utcp_abi::stream::pieces;
 use crate::handle::Sock;
 use crate::sleep::{self, Woken};
 use crate::sys::{Errno, Sys};
-use crate::urgent;
 use crate::user::Buffers;
+use crate::{relayed, urgent};
 
 /// How far a position may be from the first of its generation.
 const GENERATION_SHIFT: u32 = 44;
@@ -217,6 +217,9 @@ fn rest<'a>(
     let nonblocking = flags & libc::MSG_DONTWAIT != 0 || sock.is_nonblocking();
     let mut deadline = None;
     loop {
+        if relayed::is_moved(sock) {
+            return if got > 0 { Ok(got) } else { Err(Errno(libc::EINTR)) }; // The kernel's, from the next call on.
+        }
         let over = end(sock);
         // Bytes that came before the end are delivered before it.
         if mode == Mode::Peek {
@@ -265,7 +268,7 @@ fn rest<'a>(
 
 /// Whether a sleeper that wants `want` bytes should look again.
 fn is_ready(sock: &Sock, want: usize) -> bool {
-    let ended = status::RX_FIN | status::DEAD;
+    let ended = status::RX_FIN | status::DEAD | status::MOVED;
     let Ok(seen) = view(sock) else { return true };
     let (_, available) = up_to_mark(sock, &seen);
     // More than fits never comes: a full buffer must do. Nor does anything before a mark that was reached.

@@ -8,6 +8,7 @@ use utcp_abi::socket::{BufRef, intent, status};
 use utcp_abi::stream::pieces;
 
 use crate::handle::Sock;
+use crate::relayed;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::user::Buffers;
@@ -120,6 +121,9 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
     let mut sent = 0usize;
     let mut deadline = None;
     loop {
+        if relayed::is_moved(sock) {
+            return if sent > 0 { Ok(sent) } else { Err(Errno(libc::EINTR)) }; // The kernel's, from the next call on.
+        }
         if is_closed(sock) {
             // The error stays for the next call if this one has something to tell.
             if sent > 0 {
@@ -170,7 +174,7 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
 
 fn wait_for_room(sock: &Sock, deadline_ns: Option<u64>) -> Woken {
     sleep::until(sock.att, &sock.shared.tx_bell, deadline_ns, || {
-        if sock.shared.status.load(Acquire) & (status::DEAD | status::TX_FIN) != 0
+        if sock.shared.status.load(Acquire) & (status::DEAD | status::TX_FIN | status::MOVED) != 0
             || sock.intends(intent::SHUT_WR)
             || !sock.is_current()
             || is_writable(sock)

@@ -239,6 +239,23 @@ pub fn getsockname(fd: c_int) -> Sys<(libc::sockaddr_storage, u32)> {
     Ok((address, len))
 }
 
+/// Name of the other end of a socket.
+pub fn getpeername(fd: c_int) -> Sys<(libc::sockaddr_storage, u32)> {
+    // SAFETY: zero bytes are a valid sockaddr_storage.
+    let mut address: libc::sockaddr_storage = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut len = size_of::<libc::sockaddr_storage>() as u32;
+    call!(libc::SYS_getpeername, fd, at_mut(&mut address), at_mut(&mut len))?;
+    Ok((address, len))
+}
+
+/// Whether the other end of a socket pair is closed.
+pub fn has_hung_up(fd: c_int) -> bool {
+    let mut list = [libc::pollfd { fd, events: 0, revents: 0 }];
+    let _ = poll(&mut list, 0);
+    let [only] = list;
+    only.revents & libc::POLLHUP != 0
+}
+
 /// Whether a socket is connected, or was.
 pub fn has_peer(fd: c_int) -> bool {
     let (mut byte, mut len) = (0u8, 1u32);

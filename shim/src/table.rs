@@ -210,6 +210,7 @@ hooks! {
     exec::fexecve: fexecve(fd: c_int, arguments: *const *const c_char, environment: *const *const c_char) -> c_int;
     exec::execveat: execveat(fd: c_int, path: *const c_char, arguments: *const *const c_char, environment: *const *const c_char, flags: c_int) -> c_int = SYS_execveat;
     exec::posix_spawn: posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, arguments: *const *const c_char, environment: *const *const c_char) -> c_int;
+    exec::add_dup2: posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, new: c_int) -> c_int;
     exec::posix_spawnp: posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, arguments: *const *const c_char, environment: *const *const c_char) -> c_int;
 
     exec::unsetenv: unsetenv(name: *const c_char) -> c_int;

@@ -11,6 +11,7 @@ use std::ptr;
 use libc::{c_int, c_void};
 
 use crate::names::{self, message_flags};
+use crate::processes;
 use crate::words::{Words, bytes_of, shown};
 use crate::{Fds, count_signal};
 
@@ -19,7 +20,7 @@ unsafe extern "C" {
 }
 
 /// A return value as a transcript shows it.
-fn result(value: isize) -> String {
+pub fn result(value: isize) -> String {
     if value >= 0 {
         return value.to_string();
     }
@@ -35,7 +36,7 @@ fn result_with(value: isize, more: impl FnOnce(usize) -> String) -> String {
     }
 }
 
-fn descriptor(fds: &mut Fds, name: &str, fd: c_int) -> String {
+pub fn descriptor(fds: &mut Fds, name: &str, fd: c_int) -> String {
     if fd < 0 {
         return result(-1);
     }
@@ -108,10 +109,8 @@ pub fn run(fds: &mut Fds, words: &Words) -> String {
             let value = unsafe { libc::ioctl(fd(1), request, &raw mut count) };
             result_with(value as isize, |_| count.to_string())
         }
-        "atmark" => {
-            // SAFETY: numbers only.
-            result(unsafe { sockatmark(fd(1)) } as isize)
-        }
+        // SAFETY: numbers only.
+        "atmark" => result(unsafe { sockatmark(fd(1)) } as isize),
         "fionbio" => {
             let mut on = words.number(2) as c_int;
             // SAFETY: the request reads one int.
@@ -154,6 +153,9 @@ pub fn run(fds: &mut Fds, words: &Words) -> String {
             })
         }
         "alarm" => alarm(words),
+        "serve" => processes::serve(fd(1), words),
+        "reap" => processes::reap(),
+        "pass" => processes::pass(fds, words),
         "sleep" => {
             std::thread::sleep(std::time::Duration::from_millis(words.number(1).unsigned_abs()));
             "0".to_owned()
@@ -393,7 +395,7 @@ fn is_data(word: &str) -> bool {
     word.starts_with('"') || word.starts_with("bytes:")
 }
 
-fn message(list: &[libc::iovec]) -> libc::msghdr {
+pub fn message(list: &[libc::iovec]) -> libc::msghdr {
     // SAFETY: all zero is a valid msghdr: no name, no control data.
     let mut header: libc::msghdr = unsafe { zeroed() };
     header.msg_iov = list.as_ptr().cast_mut();

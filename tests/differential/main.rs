@@ -15,6 +15,7 @@
 
 mod calls;
 mod names;
+mod processes;
 mod words;
 
 use std::collections::HashMap;

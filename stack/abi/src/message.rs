@@ -6,6 +6,39 @@
 
 use crate::socket::Addr;
 
+/// SO_MAX_PACING_RATE of the descriptors under utcp sockets (it means nothing to a unix socket): by it, a program knows one
+/// that it got by exec or from another process.
+pub const STAND_MARK: u32 = 0x7574_6350;
+/// How the far end of a relayed socket's pair is called (an abstract unix name): behind this follow the words of the local and
+/// the remote address ([`Addr::to_words`], native byte order) and a number that makes the name unique, its lowest bit AF_INET6. So whoever holds the
+/// descriptor can tell its addresses by getpeername.
+pub const RELAY_NAME: &[u8] = b"utcp-relay:";
+/// Bytes of such a name, without its leading zero.
+pub const RELAY_NAME_LEN: usize = RELAY_NAME.len() + 6 * 8 + 4;
+
+/// The name of a relayed socket.
+#[must_use]
+pub fn relay_name(local: Addr, remote: Addr, inet6: bool, unique: u32) -> [u8; RELAY_NAME_LEN] {
+    let mut name = [0; RELAY_NAME_LEN];
+    let words = [local.to_words(), remote.to_words()];
+    let parts = words.as_flattened().iter().flat_map(|word| word.to_ne_bytes());
+    let bytes = RELAY_NAME.iter().copied().chain(parts).chain((unique << 1 | u32::from(inet6)).to_ne_bytes());
+    for (to, from) in name.iter_mut().zip(bytes) {
+        *to = from;
+    }
+    name
+}
+
+/// The local and remote address in a relayed socket's name, and whether it is AF_INET6.
+#[must_use]
+pub fn relayed_addresses(name: &[u8]) -> Option<(Addr, Addr, bool)> {
+    let (words, rest) = name.strip_prefix(RELAY_NAME)?.as_chunks::<8>();
+    let inet6 = u32::from_ne_bytes(rest.try_into().ok()?) & 1 == 1;
+    let mut words = words.iter().map(|eight| u64::from_ne_bytes(*eight));
+    let mut address = || Some(Addr::from_words([words.next()?, words.next()?, words.next()?]));
+    Some((address()?, address()?, inet6))
+}
+
 /// Bytes of every message and reply.
 pub const MESSAGE_LEN: usize = 128;
 /// Descriptors in one reply at most.
@@ -27,18 +60,22 @@ pub enum Kind {
     /// another user than the engine's. Reply.
     SetBell = 4,
     /// Socket `a` listens at `addr` with backlog `b`; `c` = [`listen`] bits; descriptor: the kernel socket.
-    /// Reply: errno, `a` = listener slot.
+    /// Reply: errno, `a` = listener slot; `b` = slot + 1 of the socket by which this client has that listener already, or 0.
     Listen = 5,
     /// A descriptor of listening socket `a` was closed: look whether the kernel still has it. Reply.
     ListenCheck = 6,
     /// Tools: a report. `a` = [`Report`], `b` = argument. Reply: `a` = bytes; the text follows in
     /// messages of up to 32 KiB, the last one empty.
     Report = 7,
-    /// Hold this bound kernel socket for socket `a` (bind before connect). Descriptor: it. Reply.
+    /// Over the descriptor under a socket: keep this bound kernel socket as long as it (bind before connect). Descriptor: it.
+    /// No reply.
     Hold = 8,
     /// Tools: what passes the engine's ports. [`Message::text`] = the port, empty for all. Reply: errno; then pcapng in messages
     /// of up to 32 KiB until the tool shuts its end down for writing; what was captured until then still comes.
     Trace = 9,
+    /// Over the descriptor under a socket: from now on its bytes go through this descriptor; see [`crate::socket::status::MOVED`].
+    /// Descriptor: any, so that no program's bytes look like it. No reply.
+    Relay = 10,
 }
 
 /// Bits of a listen message's `c`.
@@ -79,6 +116,7 @@ impl Kind {
             7 => Self::Report,
             8 => Self::Hold,
             9 => Self::Trace,
+            10 => Self::Relay,
             _ => return None,
         })
     }
@@ -242,6 +280,17 @@ const _: () = {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_stand_in_names() {
+        let (local, remote) =
+            (Addr { ip: [1; 16], port: 80, scope: 3 }, Addr { ip: [2; 16], port: 65_535, scope: 0 });
+        let name = relay_name(local, remote, true, 7);
+        assert_eq!(relayed_addresses(&name), Some((local, remote, true)));
+        assert_ne!(name, relay_name(local, remote, true, 8));
+        assert_eq!(relayed_addresses(&name[..name.len() - 8]), None);
+        assert_eq!(relayed_addresses(b"other"), None);
+    }
 
     #[test]
     fn messages_cross() {

@@ -28,6 +28,8 @@ pub mod status {
     pub const LISTENING: u32 = 32;
     /// Both directions ended: EPOLLHUP.
     pub const HUP: u32 = 64;
+    /// The connection was moved out of this region: its bytes go through the kernel's descriptor that stands under it.
+    pub const MOVED: u32 = 128;
 }
 
 /// Bits of [`Socket::intent`]: what the program wants, read by the engine when the dirty bit is set.

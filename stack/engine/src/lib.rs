@@ -16,6 +16,7 @@ pub mod counters;
 pub mod host;
 pub mod life;
 pub mod probe;
+pub mod relay;
 pub mod shard;
 pub mod station;
 pub mod sys;

@@ -246,7 +246,8 @@ pub fn gettid() -> u32 {
 /// A pair of connected, non-blocking unix stream sockets.
 pub fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [0; 2];
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // They block: who inherits one may not expect otherwise, and our own calls say themselves that they don't wait.
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
     // SAFETY: room for two descriptors.
     check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
     Ok((owned(fds[0])?, owned(fds[1])?))
@@ -411,6 +412,44 @@ pub fn receive(
     }
 }
 
+/// Gives a socket what it has room for.
+pub fn give(fd: BorrowedFd<'_>, from: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the slice is readable.
+    let sent = unsafe { libc::send(fd.as_raw_fd(), from.as_ptr().cast(), from.len(), flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Whether the other end of a pair is closed.
+pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut list = [libc::pollfd { fd: fd.as_raw_fd(), events: 0, revents: 0 }];
+    poll(&mut list, Some(0));
+    list[0].revents & libc::POLLHUP != 0
+}
+
+/// Gives the far end of a pair the abstract name `name` (without its leading zero), which the near end's getpeername shows.
+pub fn name_far_end(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    // SAFETY: an all-zero sockaddr_un is valid.
+    let mut address: libc::sockaddr_un = unsafe { mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (to, from) in address.sun_path.iter_mut().skip(1).zip(name) {
+        *to = *from as libc::c_char;
+    }
+    let len = mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len().min(107);
+    // SAFETY: an address of at least that length.
+    check(unsafe { libc::bind(fd.as_raw_fd(), ptr::from_ref(&address).cast(), len as libc::socklen_t) })?;
+    Ok(())
+}
+
+/// Marks one end of a pair, so that whoever finds it among descriptors that it got from elsewhere knows what it is.
+pub fn mark_stand(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mark = utcp_abi::message::STAND_MARK;
+    let (at, len) = (ptr::from_ref(&mark).cast(), size_of_val(&mark) as libc::socklen_t);
+    // SAFETY: an option value and its length.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, at, len) })?;
+    Ok(())
+}
+
 /// Raises the soft limit of open descriptors to the hard one: the engine holds an end per socket.
 pub fn raise_descriptor_limit() {
     // SAFETY: the structure is filled before it is used.
@@ -471,6 +510,16 @@ impl Epoll {
     pub fn remove_port(&self, fd: RawFd) {
         // SAFETY: the kernel only looks the number up; no memory is touched.
         unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, ptr::null_mut()) };
+    }
+
+    /// Watches `fd` for `events` from now on.
+    pub fn change(&self, fd: BorrowedFd<'_>, events: i32, data: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: data };
+        // SAFETY: an initialised event.
+        check(unsafe {
+            libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_MOD, fd.as_raw_fd(), &raw mut event)
+        })?;
+        Ok(())
     }
 
     /// Watches `fd` no more.

@@ -201,10 +201,13 @@ impl Control {
         for slot in reply.tokens.iter_mut().take(wanted as usize) {
             let Ok((near, far)) = sys::socket_pair() else { break };
             let token = self.number();
-            if self.epoll.add(far.as_fd(), libc::EPOLLRDHUP, Source::Token(token).pack()).is_err() {
+            let events = libc::EPOLLIN | libc::EPOLLRDHUP;
+            if self.epoll.add(far.as_fd(), events, Source::Token(token).pack()).is_err()
+                || sys::mark_stand(near.as_fd()).is_err()
+            {
                 break;
             }
-            self.tokens.insert(token, Token { client, _far_end: far });
+            self.tokens.insert(token, Token { client, far_end: far, held: Vec::new() });
             *slot = token;
             near_ends.push(near);
         }

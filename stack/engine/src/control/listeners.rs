@@ -55,6 +55,10 @@ impl Control {
             Ok(false) => return refuse(libc::EINVAL),
             Err(error) => return refuse(error.raw_os_error().unwrap_or(libc::EIO)),
         }
+        // It came back to its own program (SCM_RIGHTS): one kernel socket is one listener.
+        if let Some(known) = entry.listeners.iter().find(|l| l.inode == inode && l.sock != sock) {
+            return Reply { a: u64::from(known.slot), b: u64::from(known.sock) + 1, ..Reply::default() };
+        }
         let one_family = message.c & listen::ONE_FAMILY != 0;
         let slot = match entry.listeners.iter().find(|l| l.sock == sock) {
             Some(known) => known.slot,

@@ -7,6 +7,7 @@ mod channel;
 mod devices;
 pub mod diag;
 mod listeners;
+mod relays;
 mod report;
 mod sets;
 mod start;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::host::{HostMirror, HostView};
 use crate::life::Life;
+use crate::relay::Relay;
 use crate::shard::client::ClientRegion;
 use crate::shard::{Inbox, Outbox, Report, ReportRequest, ToControl, ToShard};
 use crate::sys;
@@ -139,7 +141,9 @@ struct ClientEntry {
 struct Token {
     client: u32,
     /// Kept open: its hang-up is the news.
-    _far_end: OwnedFd,
+    far_end: OwnedFd,
+    /// What lives as long as it: the kernel's socket of a client that was bound.
+    held: Vec<OwnedFd>,
 }
 
 /// The control thread's state.
@@ -157,6 +161,7 @@ struct Control {
     channels: HashMap<u32, Channel>,
     clients: HashMap<u32, ClientEntry>,
     tokens: HashMap<u32, Token>,
+    relay: Option<Relay>,
     lingering_ports: Vec<listeners::Lingering>,
     kernel_log: Vec<report::LogLine>,
     next_number: u32,
@@ -191,14 +196,15 @@ impl Control {
             let timeout = self.timeout_ms();
             let mut sources = Vec::new();
             self.epoll
-                .wait(timeout, |data, _| sources.extend(Source::unpack(data)))
+                .wait(timeout, |data, what| sources.extend(Source::unpack(data).map(|source| (source, what))))
                 .map_err(|error| EngineError::System { doing: "waiting for programs", error })?;
             let mut hung_up = Vec::new();
-            for source in sources {
+            for (source, what) in sources {
                 match source {
                     Source::Door => self.on_door(),
                     Source::Channel(number) => self.on_channel(number),
-                    Source::Token(token) => hung_up.push(token),
+                    Source::Token(token) if what & libc::EPOLLHUP as u32 != 0 => hung_up.push(token),
+                    Source::Token(token) => self.on_stand(token),
                     Source::Netlink => self.on_netlink(),
                     Source::Outbox => self.on_outbox(),
                     Source::Signal => self.stop = true,
@@ -321,6 +327,7 @@ impl Control {
         let shared = entry.shared.clone();
         self.drain_log(&shared);
         if last {
+            self.relay_rest(client);
             tracing::info!(client, pid = channel.pid, name = shared.name, "client left");
             self.drop_all_listeners(client);
             self.clients.remove(&client);

@@ -128,6 +128,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         channels: HashMap::new(),
         clients: HashMap::new(),
         tokens: HashMap::new(),
+        relay: None,
         lingering_ports: Vec::new(),
         kernel_log: Vec::new(),
         next_number: 0,

@@ -33,7 +33,7 @@ impl Shard {
         work
     }
 
-    fn on_dirty(&mut self, client_index: u32, sock: u32) {
+    pub(super) fn on_dirty(&mut self, client_index: u32, sock: u32) {
         let Some(client) = self.clients.get_mut(client_index) else { return };
         let region = client.region;
         let Some(socket) = region.socket(sock) else { return };

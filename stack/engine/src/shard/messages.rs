@@ -11,6 +11,7 @@ use utcp_netmap_io::Capture;
 
 use super::client::ClientRegion;
 use super::device::DevicePort;
+use super::moving::Place;
 use super::report::SocketLine;
 use crate::counters::Counters;
 use crate::host::HostView;
@@ -40,6 +41,17 @@ pub enum ToShard {
         sock: u32,
         /// Token of the descriptor.
         token: u32,
+    },
+    /// A socket changes its client.
+    Move {
+        /// Where it is.
+        from: Place,
+        /// Token of its descriptor.
+        token: u32,
+        /// Where it shall be.
+        to: Place,
+        /// Told whether it was moved.
+        done: SyncSender<bool>,
     },
     /// A process died: repair what it may have left half done.
     ProcessGone(u32),

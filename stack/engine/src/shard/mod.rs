@@ -31,6 +31,7 @@ pub mod frame;
 mod links;
 mod listen;
 mod messages;
+mod moving;
 mod notify;
 mod report;
 mod segments;
@@ -407,6 +408,10 @@ impl Shard {
             ToShard::Listen(request) => self.on_listen(&request),
             ToShard::Unlisten { client, sock } => self.on_unlisten(client, sock),
             ToShard::Hangup { client, sock, token } => self.on_hangup(client, sock, token),
+            ToShard::Move { from, token, to, done } => {
+                // Nobody may wait for it any more; the socket is moved all the same.
+                let _ = done.try_send(self.move_socket(from, token, to));
+            }
             ToShard::ProcessGone(number) => {
                 if let Some(&index) = self.by_number.get(&number) {
                     self.on_process_gone(index);
@@ -497,5 +502,6 @@ pub(crate) use device::client_ports;
 pub use device::{DEVICE_PORTS, DevicePort};
 pub use directory::Directory;
 pub use messages::{Inbox, ListenRequest, Outbox, PassedConnect, Report, ReportRequest, ToControl, ToShard};
+pub use moving::Place;
 pub use report::SocketLine;
 pub(crate) use report::endpoint;

@@ -126,7 +126,7 @@ impl Shard {
     }
 
     /// Rings each touched set's bell, if somebody sleeps there.
-    fn ring_touched(&mut self) {
+    pub(super) fn ring_touched(&mut self) {
         let mut touched = std::mem::take(&mut self.touched_sets);
         for Touched { client, set } in touched.drain(..) {
             let Some(client) = self.clients.get(client) else { continue };

@@ -51,7 +51,7 @@ impl Buffers {
     }
 
     /// A buffer of at least `wanted` bytes, of the largest class if it is more; `None`: all are in use.
-    fn take(&mut self, wanted: u64) -> Option<BufRef> {
+    pub(super) fn take(&mut self, wanted: u64) -> Option<BufRef> {
         let fits = |log2: &u32| 1u64 << log2 >= wanted;
         let class = CLASSES.iter().position(fits).unwrap_or(CLASSES.len() - 1);
         let log2 = CLASSES[class];

@@ -1,0 +1,138 @@
+//! When a socket becomes the relay's: its descriptor is used by somebody who has not the library's memory for it.
+//!
+//! Three ways lead here: a program says so over the descriptor ([`Kind::Relay`]), bytes come over it, or the last process of
+//! its client is gone and the descriptor is not (exec).
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use utcp_abi::message::{Kind, MESSAGE_LEN, Message, relay_name};
+use utcp_abi::socket::{file, intent};
+
+use super::Control;
+use crate::relay::{Line, Relay};
+use crate::shard::{Place, ToShard};
+use crate::sys::{self, Wait};
+
+/// How long a shard may take to move a socket.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Control {
+    /// Something came over the descriptor under a socket.
+    pub(super) fn on_stand(&mut self, token: u32) {
+        let Some(entry) = self.tokens.get_mut(&token) else { return };
+        let mut bytes = [0; MESSAGE_LEN];
+        let mut fds = Vec::new();
+        let first = match sys::receive(entry.far_end.as_fd(), &mut bytes, &mut fds, Wait::Never) {
+            Ok(count) => bytes.get(..count).unwrap_or_default(),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+            Err(_) => &[],
+        };
+        let kind =
+            Message::from_bytes(first).filter(|_| !fds.is_empty()).and_then(|m| Kind::from_u32(m.kind));
+        match kind {
+            Some(Kind::Hold) => entry.held.append(&mut fds),
+            Some(Kind::Relay) => self.relay(token, &[]),
+            _ => self.relay(token, first),
+        }
+    }
+
+    /// The last process of `client` is gone: what others still hold is theirs now.
+    pub(super) fn relay_rest(&mut self, client: u32) {
+        let held = |(token, entry): (&u32, &super::Token)| {
+            (entry.client == client && !sys::is_hung_up(entry.far_end.as_fd())).then_some(*token)
+        };
+        let rest: Vec<u32> = self.tokens.iter().filter_map(held).collect();
+        for token in rest {
+            self.relay(token, &[]);
+        }
+    }
+
+    /// Moves the socket above `token` to the relay. `first` came over the descriptor already.
+    fn relay(&mut self, token: u32, first: &[u8]) {
+        let Some(from) = self.socket_of(token) else { return self.close_stand(token) };
+        let Some(to) = self.relay_slot() else { return };
+        let Some(region) = self.clients.get(&from.client).map(|c| c.shared.region()) else { return };
+        let shard = region.socket(from.sock).map_or(0, |s| s.shard.load(Ordering::Relaxed)) as usize;
+        let (done, moved) = sync_channel(1);
+        if let Some(inbox) = self.inboxes.get(shard).or(self.inboxes.first()) {
+            inbox.send(ToShard::Move { from, token, to, done });
+        }
+        if moved.recv_timeout(PATIENCE) != Ok(true) {
+            self.give_slot_back(to.sock);
+            return self.close_stand(token);
+        }
+        let Some((far_end, held)) = self.take_stand(token) else { return };
+        if let Some(socket) = region.socket(from.sock) {
+            let inet6 = socket.file.load(Ordering::Relaxed) & file::INET6 != 0;
+            let name = relay_name(socket.local.load(), socket.remote.load(), inet6, token);
+            if let Err(error) = sys::name_far_end(far_end.as_fd(), &name) {
+                tracing::warn!(%error, "a relayed socket gets no name: its holders can't tell its addresses");
+            }
+        }
+        tracing::info!(client = from.client, sock = from.sock, "a socket goes through the relay");
+        if let Some(relay) = &self.relay {
+            relay.carry(Line::new(to.sock, far_end, held, first.to_vec()));
+        }
+    }
+
+    /// A free slot of the relay, which is started if need be.
+    fn relay_slot(&mut self) -> Option<Place> {
+        if self.relay.is_none() {
+            let id = self.number();
+            let relay = Relay::start(id, self.inboxes.len(), self.life.clone())
+                .inspect_err(|error| tracing::error!(%error, "the relay can't be started"))
+                .ok()?;
+            self.to_all(|| ToShard::Attach(relay.shared.clone()));
+            let set = crate::relay::SET;
+            self.to_all(|| ToShard::SetBell { client: id, set, bell: relay.bell.clone() });
+            self.relay = Some(relay);
+        }
+        let relay = self.relay.as_ref()?;
+        let sock = relay.shared.region().free_sockets().claim()?;
+        Some(Place { client: relay.shared.id, sock })
+    }
+
+    /// A slot of the relay that was not used after all: by the shard, which may be using it late.
+    fn give_slot_back(&self, sock: u32) {
+        let Some(relay) = &self.relay else { return };
+        let region = relay.shared.region();
+        if let Some(socket) = region.socket(sock) {
+            socket.intent.fetch_or(intent::CLOSE, Ordering::AcqRel);
+            region.dirty(0).set(sock);
+        }
+    }
+
+    /// The socket whose descriptor has `token`.
+    fn socket_of(&self, token: u32) -> Option<Place> {
+        let client = self.tokens.get(&token)?.client;
+        let region = self.clients.get(&client)?.shared.region();
+        let mut found = None;
+        region.free_sockets().for_each_clear(|sock| {
+            if region.socket(sock).is_some_and(|s| s.token.load(Ordering::Acquire) == token) {
+                found = Some(Place { client, sock });
+            }
+        });
+        found
+    }
+
+    /// Nothing stands above this descriptor that could be carried: its holders see the end.
+    fn close_stand(&mut self, token: u32) {
+        if let Some((far_end, _)) = self.take_stand(token) {
+            drop(far_end);
+            tracing::debug!(token, "a descriptor without a connection was used from outside");
+        }
+    }
+
+    /// Takes the far end away from the control thread.
+    fn take_stand(&mut self, token: u32) -> Option<(OwnedFd, Vec<OwnedFd>)> {
+        let entry = self.tokens.remove(&token)?;
+        self.epoll.remove(entry.far_end.as_fd());
+        if let Some(client) = self.clients.get_mut(&entry.client) {
+            client.tokens = client.tokens.saturating_sub(1);
+        }
+        Some((entry.far_end, entry.held))
+    }
+}

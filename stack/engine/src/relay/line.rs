@@ -1,0 +1,241 @@
+//! One socket that the relay carries: the far end of its pair on one side, its streams on the other.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{Ordering, fence};
+
+use utcp_abi::Region;
+use utcp_abi::message::Message;
+use utcp_abi::socket::{BufRef, Socket, intent, status};
+use utcp_abi::stream::pieces;
+
+use crate::sys::{self, Wait};
+
+/// Bytes carried one way before the other way has its turn.
+const TURN: u64 = 256 * 1024;
+
+/// A socket of the relay's.
+#[derive(Debug)]
+pub struct Line {
+    sock: u32,
+    far_end: OwnedFd,
+    /// What the kernel must not forget as long as the connection lives: the bound socket of a client that chose its port.
+    _held: Vec<OwnedFd>,
+    /// Bytes that the program had written before the relay began.
+    first: Vec<u8>,
+    /// The program sends no more.
+    sent_all: bool,
+    /// The peer sends no more, and the program was told.
+    told_end: bool,
+    /// The program's end takes no bytes at the moment.
+    is_full: bool,
+    /// The tx stream takes no bytes at the moment.
+    is_waiting: bool,
+    hung_up: bool,
+    over: bool,
+}
+
+impl Line {
+    /// Carries between slot `sock` and `far_end`; `first` was read from there already.
+    #[must_use]
+    pub fn new(sock: u32, far_end: OwnedFd, held: Vec<OwnedFd>, first: Vec<u8>) -> Self {
+        Self {
+            sock,
+            far_end,
+            _held: held,
+            first,
+            sent_all: false,
+            told_end: false,
+            is_full: false,
+            is_waiting: false,
+            hung_up: false,
+            over: false,
+        }
+    }
+
+    /// Its slot in the relay's region.
+    #[must_use]
+    pub fn sock(&self) -> u32 {
+        self.sock
+    }
+
+    /// Our end of the pair.
+    #[must_use]
+    pub fn far_end(&self) -> BorrowedFd<'_> {
+        self.far_end.as_fd()
+    }
+
+    /// Whether there is nothing to carry any more: its slot is given back.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// What to watch the far end for. (A hang-up is always told.)
+    #[must_use]
+    pub fn interest(&self) -> i32 {
+        let input = if self.sent_all || self.is_waiting { 0 } else { libc::EPOLLIN };
+        input | if self.is_full { libc::EPOLLOUT } else { 0 }
+    }
+
+    /// The program has no descriptor of it any more.
+    pub fn hang_up(&mut self) {
+        self.hung_up = true;
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub fn is_hung_up(&self) -> bool {
+        self.hung_up
+    }
+
+    /// Carries what can be carried, both ways, by way of `scratch`; true if the shard has to look at the socket.
+    pub fn carry(&mut self, region: Region, socket: &Socket, scratch: &mut [u8]) -> bool {
+        let mut news = self.send_on(region, socket);
+        news |= self.hand_in(region, socket, scratch);
+        let told = self.told_end && is_dead(socket); // Writing fails from now on, as after a reset.
+        if told || self.hung_up && self.sent_all {
+            socket.intent.fetch_or(intent::CLOSE, Ordering::AcqRel);
+            self.over = true;
+            news = true;
+        }
+        news
+    }
+
+    /// Program → tx stream.
+    fn send_on(&mut self, region: Region, socket: &Socket) -> bool {
+        let (mut news, mut moved) = (false, 0);
+        self.is_waiting = false;
+        while !self.sent_all && moved < TURN {
+            if is_dead(socket) {
+                self.sent_all = true; // As EPIPE would tell: what is written now goes nowhere.
+                break;
+            }
+            let buf = BufRef(socket.tx_buf.load(Ordering::Acquire));
+            let tail = socket.tx_tail.load(Ordering::Relaxed);
+            let room =
+                buf.capacity().saturating_sub(tail.wrapping_sub(socket.tx_head.load(Ordering::Acquire)));
+            let [piece, _] = pieces(buf.capacity(), tail, room);
+            let Some(base) = region.stream(buf).filter(|_| piece.len > 0) else {
+                self.is_waiting = true;
+                // The shard tells when there is room; it may have come just now.
+                let before = socket.intent.fetch_or(intent::TX_FULL, Ordering::SeqCst);
+                if before & intent::TX_FULL == 0 {
+                    news = true;
+                }
+                if buf.capacity() > 0
+                    && tail.wrapping_sub(socket.tx_head.load(Ordering::SeqCst)) < buf.capacity()
+                {
+                    self.is_waiting = false;
+                    continue;
+                }
+                break;
+            };
+            // The shard puts the stream into a larger buffer only while nobody writes.
+            if socket.tx_arbiter.try_take(sys::gettid()).is_err() {
+                sys::yield_now();
+                continue;
+            }
+            let taken = if socket.tx_buf.load(Ordering::Acquire) == buf.0 {
+                // SAFETY: a piece of the stream's buffer behind `tail`; the shard reads below it only, and nobody but
+                // this thread writes streams of this region.
+                let to = unsafe { std::slice::from_raw_parts_mut(base.add(piece.offset), piece.len) };
+                self.take(to)
+            } else {
+                Err(io::ErrorKind::Interrupted.into())
+            };
+            if let Ok(count) = taken {
+                socket.tx_tail.store(tail.wrapping_add(count as u64), Ordering::Release);
+            }
+            socket.tx_arbiter.give();
+            match taken {
+                Ok(0) => {
+                    self.sent_all = true;
+                    socket.intent.fetch_or(intent::SHUT_WR, Ordering::AcqRel);
+                    news = true;
+                }
+                Ok(count) => {
+                    moved += count as u64;
+                    news = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.sent_all = true;
+                    news = true;
+                }
+            }
+        }
+        news
+    }
+
+    /// The program's next bytes.
+    fn take(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if self.first.is_empty() {
+            let mut fds = Vec::new();
+            let count = sys::receive(self.far_end.as_fd(), to, &mut fds, Wait::Never)?;
+            // Of several holders each may have asked for the relay; no byte of the program's comes with a descriptor.
+            let asked = !fds.is_empty() && to.get(..count).and_then(Message::from_bytes).is_some();
+            return if asked { Err(io::ErrorKind::Interrupted.into()) } else { Ok(count) };
+        }
+        let count = self.first.len().min(to.len());
+        for (to, from) in to.iter_mut().zip(self.first.drain(..count)) {
+            *to = from;
+        }
+        Ok(count)
+    }
+
+    /// Rx stream → program.
+    fn hand_in(&mut self, region: Region, socket: &Socket, scratch: &mut [u8]) -> bool {
+        let (mut news, mut moved) = (false, 0);
+        self.is_full = false;
+        while moved < TURN {
+            // The end first: what came before it is carried before it is told.
+            let ended = socket.status.load(Ordering::Acquire) & (status::RX_FIN | status::DEAD) != 0;
+            let buf = BufRef(socket.rx_buf.load(Ordering::Acquire));
+            let head = socket.rx_head.load(Ordering::Relaxed);
+            let available = socket.rx_tail.load(Ordering::Acquire).wrapping_sub(head);
+            if available == 0 {
+                if ended && !self.told_end {
+                    self.told_end = true;
+                    let _ = sys::shut_down_writing(self.far_end.as_fd());
+                }
+                break;
+            }
+            let [piece, _] = pieces(buf.capacity(), head, available);
+            let Some(base) = region.stream(buf) else { break };
+            let len = piece.len.min(scratch.len());
+            // SAFETY: a piece of the stream's buffer and the scratch, which is ours.
+            unsafe { std::ptr::copy_nonoverlapping(base.add(piece.offset), scratch.as_mut_ptr(), len) };
+            fence(Ordering::SeqCst);
+            if socket.rx_buf.load(Ordering::Acquire) != buf.0 {
+                continue; // The shard moved the stream meanwhile: what was copied may be another's.
+            }
+            match sys::give(self.far_end.as_fd(), scratch.get(..len).unwrap_or_default()) {
+                Ok(count) => {
+                    socket.rx_head.store(head.wrapping_add(count as u64), Ordering::Release);
+                    moved += count as u64;
+                    let behind = socket
+                        .rx_head
+                        .load(Ordering::Relaxed)
+                        .wrapping_sub(socket.rx_seen.load(Ordering::Acquire));
+                    news |= behind >= buf.capacity() / 4;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_full = true;
+                    break;
+                }
+                Err(_) => {
+                    // The program reads no more: its end is shut, or gone.
+                    socket.rx_head.store(head.wrapping_add(available), Ordering::Release);
+                    news = true;
+                }
+            }
+        }
+        news
+    }
+}
+
+fn is_dead(socket: &Socket) -> bool {
+    socket.status.load(Ordering::Acquire) & status::DEAD != 0
+}
