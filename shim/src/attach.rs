@@ -20,7 +20,7 @@ use crate::fd_table::{self, Entry};
 use crate::notice::{self, Topic};
 use crate::pool::Pool;
 use crate::sys::{self, Sys};
-use crate::{config, death, finder, process, tls};
+use crate::{config, death, finder, memory, process, tls};
 
 /// Engines that one process may be attached to during its life.
 pub const ATTACHMENTS: usize = 16;
@@ -300,11 +300,11 @@ fn install(attachment: &Attachment, fds: &channel::Fds, shards: u64, len: u64) -
     {
         return Err(wrong);
     }
-    let base = sys::map_shared(*region_fd, REGION_LEN, libc::PROT_READ | libc::PROT_WRITE)?;
-    let page = match sys::map_shared(*page_fd, size_of::<EnginePage>(), libc::PROT_READ) {
+    let base = memory::map_shared(*region_fd, REGION_LEN, libc::PROT_READ | libc::PROT_WRITE)?;
+    let page = match memory::map_shared(*page_fd, size_of::<EnginePage>(), libc::PROT_READ) {
         Ok(page) => page,
         Err(errno) => {
-            sys::unmap(base, REGION_LEN);
+            memory::unmap(base, REGION_LEN);
             return Err(errno);
         }
     };
@@ -312,8 +312,8 @@ fn install(attachment: &Attachment, fds: &channel::Fds, shards: u64, len: u64) -
     let region = unsafe { Region::new(base) };
     let header = region.header();
     if header.magic.load(Acquire) != MAGIC || header.version.load(Relaxed) != ABI_VERSION {
-        sys::unmap(base, REGION_LEN);
-        sys::unmap(page, size_of::<EnginePage>());
+        memory::unmap(base, REGION_LEN);
+        memory::unmap(page, size_of::<EnginePage>());
         return Err(wrong);
     }
     sys::madvise(base, REGION_LEN, libc::MADV_DONTDUMP);

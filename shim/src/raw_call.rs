@@ -144,6 +144,8 @@ unsafe extern "C" fn decode(
             libc::SYS_epoll_create1 => c_long::from(hook::epoll_create1(fd)),
             libc::SYS_epoll_ctl => c_long::from(hook::epoll_ctl(fd, second, third, d as *mut _)),
             libc::SYS_execve => c_long::from(hook::execve(a as *const _, b as *const _, c as *const _)),
+            libc::SYS_mlockall => c_long::from(hook::mlockall(fd)),
+            libc::SYS_munlockall => c_long::from(hook::munlockall()),
             _ => crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, [a, b, c, d, e, f]))),
         }
     }

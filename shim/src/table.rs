@@ -13,13 +13,13 @@
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 
 use libc::{
-    epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, pollfd, sigset_t, size_t, sockaddr,
+    epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, pollfd, rlimit64, sigset_t, size_t, sockaddr,
     socklen_t, ssize_t, timespec, timeval,
 };
 
 use crate::{
-    accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, io, listen, names, options, poll,
-    select,
+    accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, io, listen, memory, names,
+    options, poll, privilege, select,
 };
 
 /// Looks `name` up behind us.
@@ -214,6 +214,17 @@ hooks! {
     exec::posix_spawnp: posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, arguments: *const *const c_char, environment: *const *const c_char) -> c_int;
 
     exec::unsetenv: unsetenv(name: *const c_char) -> c_int;
+
+    // What speaks of the whole process.
+    memory::mlockall: mlockall(flags: c_int) -> c_int = SYS_mlockall;
+    memory::munlockall: munlockall() -> c_int = SYS_munlockall;
+    memory::setrlimit: setrlimit(resource: c_uint, new: *const rlimit64) -> c_int [setrlimit64];
+    memory::getrlimit: getrlimit(resource: c_uint, old: *mut rlimit64) -> c_int [getrlimit64 __getrlimit];
+    memory::prlimit: prlimit(pid: c_int, resource: c_uint, new: *const rlimit64, old: *mut rlimit64) -> c_int [prlimit64];
+    privilege::setuid: setuid(id: c_uint) -> c_int = SYS_setuid;
+    privilege::seteuid: seteuid(id: c_uint) -> c_int;
+    privilege::setreuid: setreuid(id: c_uint, effective: c_uint) -> c_int = SYS_setreuid;
+    privilege::setresuid: setresuid(id: c_uint, effective: c_uint, saved: c_uint) -> c_int = SYS_setresuid;
 }
 
 /// `closefrom` returns nothing, so no line above fits it.

@@ -20,8 +20,11 @@ use crate::region::Header;
 use crate::set::{Interest, Set};
 use crate::socket::Socket;
 
-/// Version of everything in this crate; both ends must agree exactly.
-pub const ABI_VERSION: u32 = 1;
+/// Version of everything in this crate (a hash of its sources, see `build.rs`); both ends must agree exactly.
+pub const ABI_VERSION: u32 = match u32::from_str_radix(env!("UTCP_ABI_VERSION"), 10) {
+    Ok(version) => version,
+    Err(_) => panic!("build.rs gives a number"),
+};
 /// First word of a region.
 pub const MAGIC: u32 = 0x7574_6370;
 

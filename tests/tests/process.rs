@@ -1,0 +1,112 @@
+//! What a program does with itself as a whole: locks its memory, limits it, gives up its user.
+
+use utcp_tests::{Engine, Lab, is_root, not_run, on_kernel};
+
+/// A connection of a program with itself, and how much of its memory is there. `program` runs before and after it.
+fn script(before: &str, after: &str) -> String {
+    format!(
+        "
+import ctypes, resource, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def resident():
+    line = next(line for line in open('/proc/self/status') if line.startswith('VmRSS'))
+    return int(line.split()[1]) >> 10
+def talk():
+    listener = socket.create_server(('127.0.0.1', 0))
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    client.sendall(b'x' * 1000)
+    assert len(server.recv(1000, socket.MSG_WAITALL)) == 1000
+    return client, server
+{before}
+kept = talk()
+{after}
+talk()
+assert resident() < 200, resident()
+print('done')
+"
+    )
+}
+
+fn runs(name: &str, before: &str, after: &str) {
+    let lab = Lab::new(name);
+    let engine = Engine::start(&lab);
+    let text = lab.python(&script(before, after)).under(&engine).ok().text();
+    assert!(text.contains("done"), "{text}");
+    engine.went_through(2);
+}
+
+/// Regions are sparse; filled, they would be more than the machine has.
+#[test]
+fn memory_is_locked_before_the_first_socket() {
+    if !is_root() {
+        return not_run("locking all memory needs root");
+    }
+    runs("lock-before", "assert libc.mlockall(3) == 0", "");
+}
+
+#[test]
+fn memory_is_locked_between_sockets() {
+    if !is_root() {
+        return not_run("locking all memory needs root");
+    }
+    runs("lock-between", "", "assert libc.mlockall(3) == 0");
+}
+
+/// The limit counts the program's own space, and reads as it was set.
+#[test]
+fn address_space_is_limited() {
+    let after = "
+wanted = (500 << 20, 600 << 20)
+resource.setrlimit(resource.RLIMIT_AS, wanted)
+assert resource.getrlimit(resource.RLIMIT_AS) == wanted
+fits = bytearray(100 << 20)
+del fits
+try:
+    bytearray(600 << 20)
+    raise SystemExit('the limit is none')
+except MemoryError:
+    pass
+";
+    runs("limit-space", "", after);
+}
+
+/// A server of root's that becomes another before it listens is met by root's programs.
+#[test]
+fn a_server_that_drops_root_first_is_met() {
+    if !is_root() {
+        return not_run("only root can become another");
+    }
+    let lab = Lab::new("drops-root");
+    let engine = Engine::start(&lab);
+    let server = lab.port();
+    let program = format!(
+        "
+import os, socket
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+listener = socket.create_server(('127.0.0.1', {server}))
+connection, _ = listener.accept()
+connection.sendall(b'hello')
+"
+    );
+    let running = lab.python(&program).under(&engine).spawn();
+    if !on_kernel() {
+        engine.wait_for_listener(server);
+    }
+    let client = format!(
+        "
+import socket, time
+while True:
+    try:
+        print(socket.create_connection(('127.0.0.1', {server})).recv(5).decode())
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.05)
+"
+    );
+    assert_eq!(lab.python(&client).under(&engine).ok().text().trim(), "hello");
+    let _ = running.finish();
+    engine.went_through(1);
+}
