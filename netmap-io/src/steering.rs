@@ -96,8 +96,8 @@ pub enum PeerVerdict {
 
 /// Decides which of a device's frames reach its ports; everything else reaches the kernel untouched.
 ///
-/// ICMP errors that quote a packet from a registered tuple reach the ports, too; all other ICMP, ARP and
-/// fragments are the kernel's.
+/// ICMP errors that quote a packet from a registered tuple reach the ports, too, and the fragments of a TCP packet to
+/// one; all other ICMP and fragments, and ARP, are the kernel's.
 ///
 /// Shared by all shards of a device. Every call is one or two system calls, none is for the fast path.
 pub trait Steering: Send + Sync {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::STACKS_MAX;
-use super::frame::{arriving, leaving};
+use super::frame::{Arriving, Fragmented, arriving, leaving};
 use super::guest::{Counts, Guest};
 use super::message::{LEN, Question, Welcome};
 use super::table::{NOBODY, Owner, Table};
@@ -27,6 +27,8 @@ const BUDGET_FRAMES: u32 = 64;
 const BUDGET_BYTES: usize = 96 * 1024;
 /// Tuples of dead stacks that are given back to the kernel in one round.
 const BURIED: usize = 32;
+/// Fragmented packets that are remembered.
+const FRAGMENTED_MAX: usize = 64;
 /// Slots of a pipe: a few round trips of a fast flow.
 const PIPE_SLOTS: u32 = 1024;
 /// How long to look for more work before sleeping.
@@ -47,6 +49,8 @@ pub struct Switch {
     orphan_flows: VecDeque<Flow>,
     /// Who is the first to send.
     turn: usize,
+    /// Packets whose first fragment came lately, and whose they are.
+    fragments: VecDeque<(Fragmented, Owner)>,
     /// Frames for nobody.
     foreign: u64,
     /// A frame waits for room on the device.
@@ -81,6 +85,7 @@ impl Switch {
             orphans: VecDeque::new(),
             orphan_flows: VecDeque::new(),
             turn: 0,
+            fragments: VecDeque::new(),
             foreign: 0,
             blocked: false,
         })
@@ -127,7 +132,7 @@ impl Switch {
 
     /// Frames of the device go to whoever registered for them.
     fn receive(&mut self) -> Result<bool, PortError> {
-        let Self { nics, guests, table, foreign, .. } = self;
+        let Self { nics, guests, table, foreign, fragments, .. } = self;
         let mut work = false;
         for nic in nics {
             if nic.rx_sync()? == 0 {
@@ -135,7 +140,21 @@ impl Switch {
             }
             work = true;
             for frame in nic.rx() {
-                let owner = arriving(frame.bytes()).and_then(|flow| table.owner(&flow));
+                let owner = match arriving(frame.bytes()) {
+                    Some(Arriving::Flow(flow)) => table.owner(&flow),
+                    Some(Arriving::First(flow, name)) => {
+                        let owner = table.owner(&flow);
+                        fragments.extend(owner.map(|owner| (name, owner)));
+                        if fragments.len() > FRAGMENTED_MAX {
+                            fragments.pop_front();
+                        }
+                        owner
+                    }
+                    Some(Arriving::Rest(name)) => {
+                        fragments.iter().rev().find(|(of, _)| *of == name).map(|(_, owner)| *owner)
+                    }
+                    None => None,
+                };
                 let guest = owner.and_then(|owner| guests.iter_mut().find(|guest| guest.owner == owner));
                 let Some(Guest { port: Some(port), counts, dead: false, .. }) = guest else {
                     *foreign += 1;

@@ -145,6 +145,30 @@ fn frames_go_to_who_registered_and_leave_only_from_there() {
 }
 
 #[test]
+fn fragments_follow_the_first() {
+    let mut lab = Lab::new();
+    let (mut a, mut b) = (lab.stack("a").unwrap(), lab.stack("b").unwrap());
+    a.steering.register(tuple(80)).unwrap();
+    b.steering.register(tuple(81)).unwrap();
+    let fragment = |port, ident: u8, flags: u8, offset: u8| {
+        let mut frame = incoming(port, b"part of a packet");
+        (frame[19], frame[20], frame[21]) = (ident, flags, offset);
+        frame
+    };
+    let of_a = [fragment(80, 1, 0x20, 0), fragment(7, 1, 0x20, 5), fragment(7, 1, 0, 9)];
+    let of_b = [fragment(81, 2, 0x20, 0), fragment(7, 2, 0, 9)];
+    lab.arrive(&[fragment(80, 3, 0, 9), of_a[0].clone(), of_b[0].clone(), of_a[1].clone(), of_b[1].clone()]);
+    lab.arrive(&of_a[2..]);
+    for want in of_a {
+        assert_eq!(a.receive(), want);
+    }
+    for want in of_b {
+        assert_eq!(b.receive(), want);
+    }
+    assert!(lab.report().contains("frames-for-nobody:1"), "{}", lab.report());
+}
+
+#[test]
 fn one_tuple_has_one_stack() {
     let lab = Lab::new();
     let (a, b) = (lab.stack("a").unwrap(), lab.stack("b").unwrap());

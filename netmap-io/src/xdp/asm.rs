@@ -62,6 +62,7 @@ pub(crate) struct Label(usize);
 #[repr(i32)]
 pub(crate) enum Helper {
     MapLookup = 1,
+    MapUpdate = 2,
     RedirectMap = 51,
 }
 

@@ -38,6 +38,8 @@ const LOG_BYTES: u32 = 256 * 1024;
 pub(super) enum MapType {
     Hash = 1,
     Array = 2,
+    /// The least recently used entry makes room for a new one.
+    LruHash = 9,
     XskMap = 17,
 }
 

@@ -7,8 +7,11 @@
 //!     └─────────────┴────────────────┴── anything else: XDP_PASS     └── its verdict     └─► our socket
 //! ```
 //!
-//! What it doesn't understand, it passes to the kernel: ARP, ND, other protocols, fragments, IPv6
-//! extension headers, truncated frames, frames of VLAN interfaces. The verifier proves that it
+//! Of a fragmented TCP packet, only the first fragment has ports. If it is ours, its name is remembered (addresses,
+//! identification), and the others follow it; one that comes before the first goes to the kernel, and TCP sends again.
+//!
+//! What it doesn't understand, it passes to the kernel: ARP, ND, other protocols, IPv6 extension headers but the one of
+//! fragments, truncated frames, frames of VLAN interfaces. The verifier proves that it
 //! terminates and reads inside the frame alone.
 
 use super::asm::{Asm, Helper, If, Insn, Label, Reg, Width};
@@ -41,6 +44,16 @@ pub(super) struct FlowKey {
 }
 const _: () = assert!(size_of::<FlowKey>() == 40);
 
+/// Key of the fragment map: names a packet that comes in fragments. TCP's alone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FragmentKey {
+    pub(super) local_addr: [u8; 16],
+    pub(super) peer_addr: [u8; 16],
+    pub(super) ident: [u8; 4],
+}
+const _: () = assert!(size_of::<FragmentKey>() == 36);
+
 /// The one value of the state map, which the program reads and the engine writes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +78,8 @@ pub(super) struct Maps {
     pub(super) state: i32,
     /// Queue → AF_XDP socket.
     pub(super) sockets: i32,
+    /// `FragmentKey` → anything.
+    pub(super) fragments: i32,
 }
 
 // Offsets in `struct xdp_md`.
@@ -81,6 +96,12 @@ const FLOW_PROTO: i16 = FLOW + 36;
 const TUPLE: i16 = FLOW - 24;
 const TUPLE_PORT: i16 = TUPLE + 16;
 const TUPLE_PROTO: i16 = TUPLE + 18;
+/// Key of the fragment map. Then two words: whether the frame is a first fragment, and the map's value.
+const FRAGMENT: i16 = TUPLE - 40;
+const FRAGMENT_PEER: i16 = FRAGMENT + 16;
+const FRAGMENT_IDENT: i16 = FRAGMENT + 32;
+const IS_FIRST: i16 = FRAGMENT - 8;
+const ANYTHING: i16 = FRAGMENT - 4;
 
 const ETHER_HEADER: i32 = 14;
 const VLAN_TAG: i32 = 4;
@@ -90,6 +111,8 @@ const TCP: i32 = 6;
 const UDP: i32 = 17;
 const ICMPV4: i32 = 1;
 const ICMPV6: i32 = 58;
+/// IPv6's header of a fragment.
+const FRAGMENT_V6: i32 = 44;
 /// Type, code, checksum and four bytes more; behind it the packet that was refused.
 const ICMP_HEADER: i16 = 8;
 
@@ -118,7 +141,8 @@ fn copy_word(asm: &mut Asm, base: Reg, from: i16, to: &[i16]) {
 /// R6: context, R7: frame, R8: its end, R9: IP header, R5: header behind it, R4: its protocol.
 pub(super) fn assemble(maps: Maps, absent: i32) -> Vec<Insn> {
     let mut asm = Asm::default();
-    let [pass, untagged, ipv4, ipv6, ports, quoted, keys, tuple, take] = std::array::from_fn(|_| asm.label());
+    let [pass, untagged, ipv4, ipv6, ports, quoted, keys, tuple, take, redirect, later] =
+        std::array::from_fn(|_| asm.label());
 
     asm.mov(R6, R1);
     asm.load(Width::Word, R7, R6, MD_DATA);
@@ -142,13 +166,13 @@ pub(super) fn assemble(maps: Maps, absent: i32) -> Vec<Insn> {
     asm.jump(pass);
 
     asm.place(ipv4);
-    write_ipv4(&mut asm, pass);
+    write_ipv4(&mut asm, pass, later);
     asm.jump_if_imm(R4, If::NotEqual, ICMPV4, ports);
     write_icmpv4(&mut asm, pass);
     asm.jump(quoted);
 
     asm.place(ipv6);
-    write_ipv6(&mut asm, pass);
+    write_ipv6(&mut asm, pass, later);
     asm.jump_if_imm(R4, If::NotEqual, ICMPV6, ports);
     write_icmpv6(&mut asm, pass);
 
@@ -167,7 +191,23 @@ pub(super) fn assemble(maps: Maps, absent: i32) -> Vec<Insn> {
     write_keys(&mut asm, pass);
     write_lookups(&mut asm, maps, [pass, tuple, take]);
 
+    // A first fragment: the others of its packet are ours, too.
     asm.place(take);
+    asm.load(Width::Word, R3, R10, IS_FIRST);
+    asm.jump_if_imm(R3, If::Equal, 0, redirect);
+    asm.load_map(R1, maps.fragments);
+    asm.mov(R2, R10);
+    asm.add_imm(R2, i32::from(FRAGMENT));
+    asm.mov(R3, R10);
+    asm.add_imm(R3, i32::from(ANYTHING));
+    asm.mov_imm(R4, 0);
+    asm.call(Helper::MapUpdate);
+    asm.jump(redirect);
+    asm.place(later);
+    lookup(&mut asm, maps.fragments, FRAGMENT);
+    asm.jump_if_imm(R0, If::Equal, 0, pass);
+
+    asm.place(redirect);
     asm.load(Width::Word, R2, R6, MD_RX_QUEUE);
     asm.load_map(R1, maps.sockets);
     asm.mov_imm(R3, absent);
@@ -180,8 +220,9 @@ pub(super) fn assemble(maps: Maps, absent: i32) -> Vec<Insn> {
     asm.finish()
 }
 
-/// IPv4 (RFC 791): addresses into the keys, R5 behind the header, R4 the protocol.
-fn write_ipv4(asm: &mut Asm, pass: Label) {
+/// IPv4 (RFC 791): addresses into the keys, R5 behind the header, R4 the protocol. Fragments without ports go on at `later`.
+fn write_ipv4(asm: &mut Asm, pass: Label, later: Label) {
+    let whole = asm.label();
     need(asm, R9, IPV4_HEADER, pass);
     // Version 4 and a header of at least five words; options are stepped over.
     asm.load(Width::Byte, R5, R9, 0);
@@ -190,18 +231,27 @@ fn write_ipv4(asm: &mut Asm, pass: Label) {
     asm.and_imm(R5, 0x0f);
     asm.shift_left(R5, 2);
     asm.add(R5, R9);
-    // More fragments, or an offset: only the first fragment has ports. For now the kernel reassembles
-    // and, having no socket, refuses. Here is the place to send both kinds to a reassembly of our own.
-    asm.load(Width::Half, R3, R9, 6);
-    asm.and_imm(R3, wire16(0x3fff));
-    asm.jump_if_imm(R3, If::NotEqual, 0, pass);
     asm.load(Width::Byte, R4, R9, 9);
-    for key in [TUPLE, FLOW, FLOW_PEER] {
+    // All of the fragment key is written on every way: the verifier of older kernels does not see that only fragments use
+    // it.
+    for key in [TUPLE, FLOW, FLOW_PEER, FRAGMENT, FRAGMENT_PEER] {
         asm.store_imm(Width::Double, R10, key, 0);
         asm.store_imm(Width::Word, R10, key + 8, i32::from_ne_bytes([0, 0, 0xff, 0xff]));
     }
-    copy_word(asm, R9, 16, &[TUPLE + 12, FLOW + 12]);
-    copy_word(asm, R9, 12, &[FLOW_PEER + 12]);
+    copy_word(asm, R9, 16, &[TUPLE + 12, FLOW + 12, FRAGMENT + 12]);
+    copy_word(asm, R9, 12, &[FLOW_PEER + 12, FRAGMENT_PEER + 12]);
+    asm.load(Width::Half, R1, R9, 4);
+    asm.store(Width::Word, R10, FRAGMENT_IDENT, R1);
+    asm.store_imm(Width::Double, R10, IS_FIRST, 0);
+    // More fragments, or an offset.
+    asm.load(Width::Half, R3, R9, 6);
+    asm.and_imm(R3, wire16(0x3fff));
+    asm.jump_if_imm(R3, If::Equal, 0, whole);
+    asm.jump_if_imm(R4, If::NotEqual, TCP, pass);
+    asm.and_imm(R3, wire16(0x1fff));
+    asm.jump_if_imm(R3, If::NotEqual, 0, later);
+    asm.store_imm(Width::Word, R10, IS_FIRST, 1);
+    asm.place(whole);
 }
 
 /// An ICMP error (RFC 792) quotes the packet that it is about: one that we sent, so its source is ours.
@@ -254,17 +304,35 @@ fn write_icmpv6(asm: &mut Asm, pass: Label) {
     asm.add_imm(R5, i32::from(QUOTED) + IPV6_HEADER);
 }
 
-/// IPv6 (RFC 8200): the same. Extension headers, fragments among them, pass to the kernel by their
-/// protocol number.
-fn write_ipv6(asm: &mut Asm, pass: Label) {
+/// IPv6 (RFC 8200): the same. Extension headers but the one of fragments pass to the kernel by their protocol number.
+fn write_ipv6(asm: &mut Asm, pass: Label, later: Label) {
+    let whole = asm.label();
     need(asm, R9, IPV6_HEADER, pass);
     asm.load(Width::Byte, R4, R9, 6);
     asm.mov(R5, R9);
     asm.add_imm(R5, IPV6_HEADER);
     for word in [0, 4, 8, 12] {
-        copy_word(asm, R9, 24 + word, &[TUPLE + word, FLOW + word]);
-        copy_word(asm, R9, 8 + word, &[FLOW_PEER + word]);
+        copy_word(asm, R9, 24 + word, &[TUPLE + word, FLOW + word, FRAGMENT + word]);
+        copy_word(asm, R9, 8 + word, &[FLOW_PEER + word, FRAGMENT_PEER + word]);
     }
+    asm.store_imm(Width::Double, R10, IS_FIRST, 0);
+    asm.store_imm(Width::Word, R10, FRAGMENT_IDENT, 0);
+    asm.jump_if_imm(R4, If::NotEqual, FRAGMENT_V6, whole);
+    // RFC 8200 §4.5: next header, a byte of zero, offset and "more", identification.
+    need(asm, R5, 8, pass);
+    asm.load(Width::Byte, R4, R5, 0);
+    asm.jump_if_imm(R4, If::NotEqual, TCP, pass);
+    copy_word(asm, R5, 4, &[FRAGMENT_IDENT]);
+    asm.load(Width::Half, R3, R5, 2);
+    asm.add_imm(R5, 8);
+    asm.mov(R1, R3);
+    asm.and_imm(R1, wire16(0xfff8));
+    asm.jump_if_imm(R1, If::NotEqual, 0, later);
+    // Without "more" either it is whole (RFC 6946).
+    asm.and_imm(R3, wire16(0x0001));
+    asm.jump_if_imm(R3, If::Equal, 0, whole);
+    asm.store_imm(Width::Word, R10, IS_FIRST, 1);
+    asm.place(whole);
 }
 
 /// Ports and protocol complete the keys.

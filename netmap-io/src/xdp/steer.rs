@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::bpf::{self, Map, MapType, NO_PREALLOC, Program, Update};
-use super::program::{self, FLOW_LEAVE, FLOW_TAKE, FlowKey, Maps, State, TupleKey, XDP_PASS};
+use super::program::{self, FLOW_LEAVE, FLOW_TAKE, FlowKey, FragmentKey, Maps, State, TupleKey, XDP_PASS};
 use crate::sys::number;
 use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
 
@@ -15,6 +15,8 @@ pub(crate) const PROGRAM_NAME: &str = "utcp_steer";
 /// How often, and how far apart, a hook that another engine holds is tried again.
 const BUSY_RETRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
+/// Fragmented packets of ours that are on their way at a time.
+const FRAGMENTS_MAX: u32 = 1024;
 /// What the kernel asks for.
 const NEED: &str = "CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF in the initial user namespace";
 const SETCAP: &str = "cap_net_admin,cap_net_raw,cap_bpf";
@@ -38,6 +40,8 @@ pub(super) struct XdpSteering {
     flows: Map<FlowKey, u32>,
     state: Map<u32, State>,
     sockets: Map<u32, u32>,
+    /// The program's own; held for its descriptor.
+    _fragments: Map<FragmentKey, u32>,
     program: Program,
     /// Number of registered flows; the lock also orders updates of the state map.
     flow_count: Mutex<u32>,
@@ -65,11 +69,13 @@ impl XdpSteering {
         let flows = Map::new(MapType::Hash, "utcp_flows", tuples_max, NO_PREALLOC).map_err(map)?;
         let state = Map::new(MapType::Array, "utcp_state", 1, 0).map_err(map)?;
         let sockets = Map::new(MapType::XskMap, "utcp_sockets", queues, 0).map_err(map)?;
+        let fragments = Map::new(MapType::LruHash, "utcp_fragments", FRAGMENTS_MAX, 0).map_err(map)?;
         let maps = Maps {
             tuples: tuples.raw_fd(),
             flows: flows.raw_fd(),
             state: state.raw_fd(),
             sockets: sockets.raw_fd(),
+            fragments: fragments.raw_fd(),
         };
         let insns = program::assemble(maps, absent);
         let program = Program::load(PROGRAM_NAME, &insns).map_err(|(source, log)| {
@@ -80,7 +86,7 @@ impl XdpSteering {
             }
         })?;
         let flow_count = Mutex::new(0);
-        Ok(Self { tuples, flows, state, sockets, program, flow_count, attached: None })
+        Ok(Self { tuples, flows, state, sockets, _fragments: fragments, program, flow_count, attached: None })
     }
 
     /// Frames of ours on `queue` go to `socket`.

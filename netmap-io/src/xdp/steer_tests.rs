@@ -66,8 +66,7 @@ fn what_is_not_plain_tcp_or_udp_passes() {
         frame
     };
     check(s, "ARP", &edit(&|f| f[12..14].copy_from_slice(&[8, 6])), PASSED);
-    check(s, "first fragment", &edit(&|f| f[20] = 0x20), PASSED);
-    check(s, "last fragment", &edit(&|f| f[21] = 1), PASSED);
+    check(s, "last fragment of what did not begin", &edit(&|f| f[21] = 1), PASSED);
     check(s, "do not fragment", &edit(&|f| f[20] = 0x40), TAKEN);
     check(s, "ICMP", &edit(&|f| f[23] = 1), PASSED);
     check(s, "SCTP", &edit(&|f| f[23] = 132), PASSED);
@@ -81,6 +80,49 @@ fn what_is_not_plain_tcp_or_udp_passes() {
     check(s, "IPv6 fragment header", &edit6(44), PASSED);
     check(s, "IPv6 hop-by-hop options", &edit6(0), PASSED);
     check(s, "ICMPv6", &edit6(58), PASSED);
+}
+
+/// The fragments of a packet of ours follow the first one; others go to the kernel.
+#[test]
+fn fragments_follow_the_first() {
+    skip_without!(bpf);
+    let s = &steering();
+    let v4 = |port, ident: u8, flags: u8, offset: u8| {
+        let mut frame = tcp4(port).build();
+        (frame[19], frame[20], frame[21]) = (ident, flags, offset);
+        frame
+    };
+    const MORE: u8 = 0x20;
+    check(s, "the last one, too early", &v4(80, 7, 0, 9), PASSED);
+    check(s, "a first one", &v4(80, 7, MORE, 0), TAKEN);
+    check(s, "one in the middle", &v4(1, 7, MORE, 4), TAKEN);
+    check(s, "the last one", &v4(1, 7, 0, 9), TAKEN);
+    check(s, "one of another packet", &v4(80, 8, 0, 9), PASSED);
+    check(s, "the first one to another port", &v4(81, 9, MORE, 0), PASSED);
+    check(s, "what follows it", &v4(80, 9, 0, 9), PASSED);
+    let mut other = v4(80, 7, 0, 9);
+    other[29] = 77;
+    check(s, "one from somebody else", &other, PASSED);
+    let mut udp = v4(53, 10, MORE, 0);
+    udp[23] = 17;
+    check(s, "UDP", &udp, PASSED);
+
+    let v6 = |port, ident: u8, offset: u16, next: u8| {
+        let mut frame = tcp6(port).build();
+        frame[20] = 44;
+        let [high, low] = offset.to_be_bytes();
+        let header = [next, 0, high, low, 0, 0, 0, ident];
+        frame.splice(54..54, header);
+        frame
+    };
+    check(s, "IPv6: the last one, too early", &v6(80, 7, 64, 6), PASSED);
+    check(s, "IPv6: a first one", &v6(80, 7, 1, 6), TAKEN);
+    check(s, "IPv6: the last one", &v6(1, 7, 64, 6), TAKEN);
+    check(s, "IPv6: one of another packet", &v6(80, 8, 64, 6), PASSED);
+    check(s, "IPv6: to another port", &v6(81, 9, 1, 6), PASSED);
+    check(s, "IPv6: what follows it", &v6(80, 9, 64, 6), PASSED);
+    check(s, "IPv6: an atomic one", &v6(80, 10, 0, 6), TAKEN);
+    check(s, "IPv6: more headers", &v6(80, 11, 1, 60), PASSED);
 }
 
 /// An ICMP error of `kind` from a router to us, about a packet that we sent.

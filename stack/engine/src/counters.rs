@@ -66,6 +66,10 @@ counters! {
     challenge_acks_withheld,
     /// Frames that were not a well-formed packet for us.
     dropped_frames,
+    /// IP fragments of segments for us.
+    fragments,
+    /// Of these: dropped with their packet, because they overlap or make no packet.
+    dropped_fragments,
     /// Frames dropped because the tx ring was full (TCP sends them again).
     dropped_tx_full,
     /// Frames for a device that went away.

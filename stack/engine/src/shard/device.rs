@@ -10,6 +10,7 @@ use utcp_proto::wire::checksum::Verify;
 use utcp_proto::{Duration, FourTuple, IcmpError, Instant, SocketError, State, Transmit, TxLimits, UserCall};
 
 use super::flow::{Flow, Path};
+use super::fragments::Put;
 use super::frame::{self, Parsed};
 use super::report::endpoint;
 use super::segments::Payload;
@@ -220,6 +221,14 @@ impl Shard {
                 let payload = bytes.get(payload).map_or(Payload::None, Payload::Frame);
                 let path = Path::Device { port, next_hop: source_mac };
                 self.on_segment(&tuple, &segment, payload, path);
+            }
+            Ok(Parsed::Fragment) => {
+                self.counters.fragments += 1;
+                match self.fragments.put(self.now, bytes) {
+                    Put::Kept => {}
+                    Put::Whole(frame) => self.on_frame(port, verify, &frame),
+                    Put::Dropped => self.counters.dropped_fragments += 1,
+                }
             }
             Ok(Parsed::Error { tuple, error }) => {
                 if !self.hand_over(port, &tuple, bytes) {

@@ -28,6 +28,8 @@ pub enum Parsed {
         /// Link address of whoever handed it to us.
         source_mac: [u8; 6],
     },
+    /// A part of an IP packet, to be put together with the rest.
+    Fragment,
     /// An ICMP error about a segment of ours.
     Error {
         /// Whose.
@@ -40,8 +42,7 @@ pub enum Parsed {
 /// Understands a frame that was steered to us.
 ///
 /// # Errors
-/// [`WireError`]: it is neither a whole TCP segment nor an error about one. Fragments are the kernel's, which
-/// reassembles them; one that strays here is dropped, never parsed.
+/// [`WireError`]: it is neither a TCP segment nor an error about one.
 pub fn parse(bytes: &[u8], verify: Verify) -> Result<Parsed, WireError> {
     let (link, at) = ethernet::parse(bytes)?;
     let packet = bytes.get(at..).ok_or(WireError::Truncated)?;
@@ -49,8 +50,11 @@ pub fn parse(bytes: &[u8], verify: Verify) -> Result<Parsed, WireError> {
         ethernet::IPV4 => {
             let (ip, range) = ipv4::parse(packet)?;
             let body = packet.get(range.clone()).ok_or(WireError::Truncated)?;
-            if ip.fragment.is_some() || ip.src.is_multicast() || ip.dst.is_multicast() {
+            if ip.src.is_multicast() || ip.dst.is_multicast() {
                 return Err(WireError::Unsupported);
+            }
+            if ip.fragment.is_some() {
+                return if ip.protocol == TCP { Ok(Parsed::Fragment) } else { Err(WireError::Unsupported) };
             }
             match ip.protocol {
                 TCP => segment([ip.src, ip.dst], ip.ecn, body, at + range.start, link.src, verify),
@@ -64,8 +68,11 @@ pub fn parse(bytes: &[u8], verify: Verify) -> Result<Parsed, WireError> {
         ethernet::IPV6 => {
             let (ip, range) = ipv6::parse(packet)?;
             let body = packet.get(range.clone()).ok_or(WireError::Truncated)?;
-            if ip.fragment.is_some() || ip.src.is_multicast() || ip.dst.is_multicast() {
+            if ip.src.is_multicast() || ip.dst.is_multicast() {
                 return Err(WireError::Unsupported);
+            }
+            if ip.fragment.is_some() {
+                return if ip.protocol == TCP { Ok(Parsed::Fragment) } else { Err(WireError::Unsupported) };
             }
             match ip.protocol {
                 TCP => segment([ip.src, ip.dst], ip.ecn, body, at + range.start, link.src, verify),

@@ -13,7 +13,7 @@
 //! | `listen`    | listeners and their accept queues |
 //! | `connect`   | who serves a destination, and with which local port |
 //! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
-//! | `device`, `frame` | frames in and out of ports |
+//! | `device`, `frame`, `fragments` | frames in and out of ports |
 //! | `directory` | flows of other shards whose frames come to our queue |
 //! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
@@ -27,6 +27,7 @@ mod connect;
 mod device;
 mod directory;
 mod flow;
+mod fragments;
 pub mod frame;
 mod links;
 mod listen;
@@ -139,6 +140,8 @@ pub struct Shard {
     next_port: u32,
     /// Destinations that were left to the kernel lately, under which view of the host.
     left_to_kernel: VecDeque<(utcp_proto::Endpoint, u32)>,
+    /// Packets that came in parts.
+    fragments: fragments::Fragments,
     /// Flows of all shards, where frames may come to the wrong one.
     directory: Option<Arc<Directory>>,
     /// Who takes a connection on that leads to no port of ours.
@@ -202,6 +205,7 @@ impl Shard {
             fired_scratch: Vec::with_capacity(4096),
             next_port: 0,
             left_to_kernel: VecDeque::with_capacity(connect::LEFT_REMEMBERED),
+            fragments: fragments::Fragments::default(),
             directory: None,
             next_shard: None,
             touch: (0, 0),
