@@ -264,6 +264,7 @@ fn icmp_numbers(v4: bool, kind: &str, code: &str) -> Result<(u8, u8), String> {
         ["no_route", "admin_prohibited", "not_neighbour", "address_unreachable", "port_unreachable"];
     let position = |list: &[&str]| list.iter().position(|name| *name == code).map(|at| at as u8);
     let number = match (v4, kind) {
+        (_, "unreachable") if code.is_empty() => Some((if v4 { 3 } else { 1 }, 0)),
         (true, "unreachable") => position(&unreachable_v4).map(|code| (3, code)),
         (true, "source_quench") => Some((4, 0)),
         (true, "time_exceeded") => Some((11, 0)),

@@ -41,7 +41,19 @@ macro_rules! topics {
 }
 
 topics! {
+    challenge_ack: "challenge-";
+    closing: "close-";
+    ecn: "ecn-";
+    fast_open: "fastopen-";
     handshakes: "handshake-";
-    syn_retransmission: "syn-";
+    keep_alive: "keepalive";
+    paws: "paws";
+    rack: "rack-";
     retransmission: "retransmission-";
+    sack: "sack-";
+    syn_retransmission: "syn-";
+    tail_loss_probe: "tlp-";
+    urgent_data: "urgent";
+    user_timeout: "user-timeout";
+    zero_window: "window-";
 }

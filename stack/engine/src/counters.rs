@@ -34,6 +34,8 @@ counters! {
     connects,
     /// Connections that programs asked for and the kernel serves.
     connects_kernel,
+    /// Connections that began with a Fast Open cookie, at a listener.
+    fast_opens,
     /// Connections put into an accept queue.
     accepts,
     /// Connections that ended.

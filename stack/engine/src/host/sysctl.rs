@@ -1,8 +1,9 @@
 //! The administrator's settings of TCP: what `net.ipv4.tcp_*` says in this network namespace is what a connection
 //! begins with, on utcp as on the kernel.
 
-use utcp_proto::{Config, CongestionKind, Duration, EcnMode};
+use utcp_proto::{Config, CongestionKind, Duration, EcnMode, siphash};
 
+use crate::shard::fast_open::FastOpenSettings;
 use crate::shard::streams::{FIRST_MAX, STREAM_LOG2};
 
 /// What connections begin with.
@@ -12,6 +13,8 @@ pub struct TcpSettings {
     pub config: Config,
     /// Bytes that a program may have queued on a new connection (`tcp_wmem`'s second number).
     pub send_capacity: u32,
+    /// Fast Open.
+    pub fast_open: FastOpenSettings,
 }
 
 impl TcpSettings {
@@ -19,6 +22,7 @@ impl TcpSettings {
     pub const DEFAULT: Self = Self {
         config: Config { recv_capacity: 1 << STREAM_LOG2, ..Config::DEFAULT },
         send_capacity: 1 << STREAM_LOG2,
+        fast_open: FastOpenSettings { flags: 1, key: None },
     };
 }
 
@@ -86,7 +90,22 @@ fn settings(read: Read<'_>) -> TcpSettings {
             .map_or(default.challenge_gap, |ms| Duration::from_millis(ms.min(1 << 20))),
         ..default
     };
-    TcpSettings { config, send_capacity: second("tcp_wmem").map_or(1 << STREAM_LOG2, bounded) }
+    let fast_open = FastOpenSettings {
+        flags: number("tcp_fastopen").map_or(1, |flags| flags as u32),
+        key: read("tcp_fastopen_key").and_then(|text| key(&text)),
+    };
+    TcpSettings { config, send_capacity: second("tcp_wmem").map_or(1 << STREAM_LOG2, bounded), fast_open }
+}
+
+/// `tcp_fastopen_key`: four numbers in hexadecimal; perhaps a second, older key behind a comma. Zeros are none.
+fn key(text: &str) -> Option<siphash::Key> {
+    let first = text.trim().split(',').next()?;
+    let mut words = [0u64; 4];
+    for (word, text) in words.iter_mut().zip(first.split('-')) {
+        *word = u64::from_str_radix(text, 16).ok()?;
+    }
+    let [a, b, c, d] = words;
+    (words != [0; 4]).then_some(siphash::Key([a | b << 32, c | d << 32]))
 }
 
 #[cfg(test)]
@@ -114,7 +133,7 @@ mod tests {
                 .to_owned(),
             )
         };
-        let TcpSettings { config, send_capacity } = settings(&read);
+        let TcpSettings { config, send_capacity, .. } = settings(&read);
         assert_eq!((config.recv_capacity, send_capacity), (FIRST_MAX, 1 << STREAM_LOG2));
         assert_eq!((config.wscale(), config.timestamps, config.ecn), (8, false, EcnMode::Off));
         assert_eq!((config.congestion, config.syn_retries), (CongestionKind::NewReno, 5));

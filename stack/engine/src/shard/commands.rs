@@ -197,8 +197,7 @@ impl Shard {
         let Some(client) = self.clients.get(flow.client) else { return };
         let Some(socket) = client.region.socket(flow.sock) else { return };
         let Some(info) = client.region.info(flow.sock) else { return };
-        let headers = if flow.tuple.remote.addr.is_v4() { 40 } else { 60 };
-        report::fill_info(&flow.tcb.info(now), headers, info);
+        report::fill_info(&flow.tcb.info(now), report::headers(&flow.tuple), info);
         client.answer_op(flow.sock, socket, 0);
     }
 }

@@ -140,6 +140,8 @@ pub struct Flow {
     pub time_wait: bool,
     /// The listener in whose accept queue it waits: (client, socket slot).
     pub waiting: Option<u32>,
+    /// It was opened fast at this listener, and its handshake is not complete.
+    pub early: Option<u32>,
     /// The peer's FIN came.
     pub rx_fin: bool,
     /// The program's urgent mark as last seen.

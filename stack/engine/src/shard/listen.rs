@@ -9,6 +9,7 @@ use utcp_proto::{FourTuple, HalfOpen, Segment, Tcb, cookie};
 
 use super::client::SlotUse;
 use super::commands::tcb_config;
+use super::fast_open::FastOpen;
 use super::flow::{Flow, News, Path};
 use super::segments::{Payload, shared_addr};
 use super::table::Entry;
@@ -41,6 +42,8 @@ pub(super) struct Listener {
     pub tail: u32,
     /// Half-open records that belong to it.
     pub half_open: u32,
+    /// Connections that were opened fast and whose handshake is not complete.
+    pub early: u32,
     /// It has news for epoll sets in this batch.
     pub news: bool,
 }
@@ -99,6 +102,7 @@ impl Shard {
             reuseport: request.reuseport,
             tail,
             half_open: 0,
+            early: 0,
             news: false,
         });
         self.by_port.entry(request.addr.port).or_default().push(index);
@@ -177,6 +181,7 @@ impl Shard {
         &mut self,
         tuple: &FourTuple,
         seg: &Segment,
+        payload: Payload<'_>,
         path: Path,
         iss: Option<utcp_proto::SeqNum>,
     ) {
@@ -196,7 +201,12 @@ impl Shard {
             return self.send_for(tuple, &answer, path);
         }
         let iss = iss.unwrap_or_else(|| self.config.secret.isn(tuple, now));
-        let record = HalfOpen::on_syn(&config, now, *tuple, iss, seg);
+        let mut record = HalfOpen::on_syn(&config, now, *tuple, iss, seg);
+        match self.fast_open_verdict(index, tuple, seg) {
+            FastOpen::Accept if self.open_fast((index, &config), &record, seg, payload, path) => return,
+            FastOpen::Offer(cookie) => record.offer_fast_open(cookie),
+            FastOpen::No | FastOpen::Accept => {}
+        }
         let syn_ack = record.syn_ack(now);
         let half = self.half_open.insert(HalfOpenRecord { record, listener: index, path, timer: None });
         if let Some(listener) = self.listeners.get_mut(index) {
@@ -300,7 +310,7 @@ impl Shard {
         self.list_transmit(flow);
     }
 
-    fn queue_accepted(&mut self, listener_index: u32, client_index: u32, slot: u32, sock: u32) {
+    pub(super) fn queue_accepted(&mut self, listener_index: u32, client_index: u32, slot: u32, sock: u32) {
         let Some(region) = self.clients.get(client_index).map(|c| c.region) else { return };
         let Some(listener) = self.listeners.get_mut(listener_index) else { return };
         let Some(shared) = region.listener(slot) else { return };
@@ -418,6 +428,7 @@ impl Shard {
             finished: false,
             time_wait: false,
             waiting: None,
+            early: None,
             tx_urgent: 0,
             rx_fin: false,
         });

@@ -10,7 +10,7 @@
 //! |-------------|-----|
 //! | `commands`  | what programs ask for: bytes queued, bytes consumed, connect, shutdown, close, options |
 //! | `segments`  | what segments do: flows, half-open and TIME-WAIT records, resets |
-//! | `listen`    | listeners and their accept queues |
+//! | `listen`, `fast_open` | listeners and their accept queues |
 //! | `connect`   | who serves a destination, and with which local port |
 //! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
 //! | `device`, `frame`, `fragments` | frames in and out of ports |
@@ -26,6 +26,7 @@ mod commands;
 mod connect;
 mod device;
 mod directory;
+pub mod fast_open;
 mod flow;
 mod fragments;
 pub mod frame;

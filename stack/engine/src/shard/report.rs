@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use utcp_abi::info::{self, Info};
-use utcp_proto::{Duration, RecoveryState, State, TcpInfo};
+use utcp_proto::{Duration, FourTuple, RecoveryState, State, TcpInfo};
 
 use super::flow::Path;
 use super::{Report, ReportRequest, Shard};
@@ -179,6 +179,11 @@ fn linux_recovery(state: RecoveryState) -> u32 {
         RecoveryState::Recovery => 3,
         RecoveryState::Loss => 4,
     }
+}
+
+/// What IP and TCP headers take of a path's MTU.
+pub(super) fn headers(tuple: &FourTuple) -> u32 {
+    if tuple.remote.addr.is_v4() { 40 } else { 60 }
 }
 
 /// Writes TCP_INFO's numbers where the program reads them. `headers` is what IP and TCP take of the path's MTU.

@@ -13,6 +13,7 @@ use utcp_proto::{
 
 use super::client::SlotUse;
 use super::flow::{Path, Stream};
+use super::report;
 use super::streams::send_limit;
 use super::table::Entry;
 use super::{Shard, TIME_WAIT_MAX, TimeWaitRecord, Timer};
@@ -39,8 +40,8 @@ impl Shard {
             }
             Some(Entry::Flow(index)) => self.on_flow_segment(index, seg, payload),
             Some(Entry::HalfOpen(index)) => self.on_half_open_segment(index, seg, payload),
-            Some(Entry::TimeWait(index)) => self.on_time_wait_segment(index, seg, path),
-            None => self.on_new_segment(tuple, seg, path),
+            Some(Entry::TimeWait(index)) => self.on_time_wait_segment(index, seg, payload, path),
+            None => self.on_new_segment(tuple, seg, payload, path),
         }
     }
 
@@ -184,6 +185,11 @@ impl Shard {
     fn on_events(&mut self, index: u32, actions: &Actions) {
         let events = actions.events;
         let Some(flow) = self.flows.get_mut(index) else { return };
+        if flow.early.is_some() && flow.tcb.state() != utcp_proto::State::SynReceived {
+            let listener = flow.early.take();
+            listener.into_iter().for_each(|listener| self.no_longer_early(listener));
+        }
+        let Some(flow) = self.flows.get_mut(index) else { return };
         let Some(region) = self.clients.get(flow.client).map(|c| c.region) else { return };
         let Some(socket) = region.socket(flow.sock) else { return };
         let mut news = 0;
@@ -227,6 +233,9 @@ impl Shard {
         let now = self.now;
         let Some(flow) = self.flows.remove(index) else { return };
         self.counters.closed += 1;
+        if let Some(listener) = flow.early {
+            self.no_longer_early(listener);
+        }
         if flow.news.listed && !flow.closed_by_program {
             // The index may be used again before the batch ends.
             self.tell_socket(flow.client, flow.sock, flow.news.events);
@@ -254,6 +263,12 @@ impl Shard {
             self.table.insert(flow.tuple, Entry::TimeWait(timer_slot));
         }
         let Some(client) = self.clients.get_mut(flow.client) else { return };
+        if !flow.closed_by_program
+            && let Some(info) = client.region.info(flow.sock)
+        {
+            // TCP_INFO goes on to say how it ended.
+            report::fill_info(&flow.tcb.info(now), report::headers(&flow.tuple), info);
+        }
         client.buffers.give(flow.tx.buf());
         client.flows -= 1;
         // The program may still read what arrived.
@@ -290,7 +305,7 @@ impl Shard {
         }
     }
 
-    fn on_time_wait_segment(&mut self, index: u32, seg: &Segment, path: Path) {
+    fn on_time_wait_segment(&mut self, index: u32, seg: &Segment, payload: Payload<'_>, path: Path) {
         let now = self.now;
         let Some(record) = self.time_wait.get_mut(index) else { return };
         let tuple = record.record.tuple;
@@ -305,16 +320,16 @@ impl Shard {
             }
             TimeWaitVerdict::Reuse { iss } => {
                 self.end_time_wait_now(index);
-                self.on_syn(&tuple, seg, path, Some(iss));
+                self.on_syn(&tuple, seg, payload, path, Some(iss));
             }
             TimeWaitVerdict::Remove => self.end_time_wait_now(index),
         }
     }
 
     /// A segment for a four-tuple that nothing stands at.
-    fn on_new_segment(&mut self, tuple: &FourTuple, seg: &Segment, path: Path) {
+    fn on_new_segment(&mut self, tuple: &FourTuple, seg: &Segment, payload: Payload<'_>, path: Path) {
         if seg.flags.any(Flags::SYN) && seg.ack.is_none() && !seg.flags.any(Flags::RST) {
-            self.on_syn(tuple, seg, path, None);
+            self.on_syn(tuple, seg, payload, path, None);
         } else if !self.on_cookie(tuple, seg, path) {
             self.refuse(tuple, seg, path);
         }

@@ -206,7 +206,7 @@ impl Tcb {
                 self.state = State::CloseWait;
                 // The program is about to close its side, too: the ACK may go with its FIN. Not so where no data ever came,
                 // as Linux knows no delay yet.
-                if self.stats.data_segs_in > 0 {
+                if self.ack.data_at != Instant::ZERO {
                     self.delay_ack(now);
                 } else {
                     self.ack.now = true;

@@ -146,7 +146,8 @@ impl Tcb {
         let mut tcb = Self::passive(half, cfg, now);
         tcb.opt.early = true;
         tcb.snd.syn_due = true;
-        tcb.cc.cwnd = u32::from(cfg.initial_cwnd.max(1)) * u32::from(tcb.snd.mss);
+        // The SYN-ACK is in flight, too, but takes nothing of the window of data.
+        tcb.cc.cwnd = u32::from(cfg.initial_cwnd.max(1)) * u32::from(tcb.snd.mss) + 1;
         tcb.rcv.adv = tcb.rcv.nxt + u32::from(half.rcv_wnd);
         tcb.rcv.drs_at = now;
         let mut out = Actions::default();
@@ -154,6 +155,9 @@ impl Tcb {
         let data = Segment { seq: seg.seq + 1, flags: Flags::NONE, ..*seg };
         // What the verdict would say of a SYN's data has no one to hear it.
         let _ = tcb.on_text(now, &data, &mut out);
+        tcb.opt.syn_data_acked = out.advanced > 0;
+        // What came with the SYN says nothing of how the peer sends.
+        tcb.ack.data_at = Instant::ZERO;
         out.transmit = true;
         (tcb, out)
     }

@@ -66,7 +66,8 @@ impl Tcb {
             dsack_dups: stats.dsack_dups,
             rcv_ooopack: stats.out_of_order,
             last_data_sent: now - stats.sent_at,
-            last_data_recv: now - if stats.data_segs_in > 0 { self.ack.data_at } else { stats.opened_at },
+            last_data_recv: now
+                - if self.ack.data_at != Instant::ZERO { self.ack.data_at } else { stats.opened_at },
             last_ack_recv: now - stats.acked_at,
         }
     }
