@@ -83,7 +83,7 @@ fn check_ipv4(packet: &[u8]) {
 /// RFC 791: the ones' complement sum of a whole header is all ones. (smoltcp's own check is always true under a fuzzer.)
 fn sums_up(header: &[u8]) -> bool {
     let sum: u64 = header.chunks_exact(2).map(|word| u64::from(word[0]) << 8 | u64::from(word[1])).sum();
-    sum != 0 && sum % 0xffff == 0
+    sum != 0 && sum.is_multiple_of(0xffff)
 }
 
 fn check_ipv6(packet: &[u8]) {
