@@ -13,8 +13,7 @@
 //!   [`sleep`]: waiting.
 //! - [`fork`], [`exec`], [`relayed`], [`process`], [`death`]: what happens to processes and engines.
 //!
-//! What a program does not get here: MSG_ZEROCOPY and SIGIO on utcp sockets; stdio on a utcp socket
-//! (`fdopen`: libc reads and writes without names that could be intercepted); a pointer that leads nowhere is SIGSEGV, not EFAULT.
+//! What a program does not get here: MSG_ZEROCOPY and SIGIO on utcp sockets; a pointer that leads nowhere is SIGSEGV, not EFAULT.
 //!
 //! Ground rules, each paid for by a program that broke (a library in someone else's process may not
 //! do what it likes): no allocation, no lock that a signal handler could meet, no thread-local with

@@ -143,6 +143,29 @@ unsafe extern "C" fn decode(
             libc::SYS_epoll_create => c_long::from(hook::epoll_create(fd)),
             libc::SYS_epoll_create1 => c_long::from(hook::epoll_create1(fd)),
             libc::SYS_epoll_ctl => c_long::from(hook::epoll_ctl(fd, second, third, d as *mut _)),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_epoll_wait => c_long::from(hook::epoll_wait(fd, b as *mut _, third, fourth)),
+            // The kernel's masks are 8 bytes, and only those are looked at in libc's.
+            libc::SYS_epoll_pwait => {
+                c_long::from(hook::epoll_pwait(fd, b as *mut _, third, fourth, e as *const _))
+            }
+            libc::SYS_epoll_pwait2 => {
+                c_long::from(hook::epoll_pwait2(fd, b as *mut _, third, d as *const _, e as *const _))
+            }
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_poll => c_long::from(hook::poll(a as *mut _, b as u64, third)),
+            libc::SYS_ppoll => c_long::from(hook::ppoll(a as *mut _, b as u64, c as *const _, d as *const _)),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_select => {
+                c_long::from(hook::select(fd, b as *mut _, c as *mut _, d as *mut _, e as *mut _))
+            }
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_dup2 => c_long::from(hook::dup2(fd, second)),
+            libc::SYS_recvmmsg => {
+                c_long::from(hook::recvmmsg(fd, b as *mut _, c as u32, fourth, e as *mut _))
+            }
+            libc::SYS_sendmmsg => c_long::from(hook::sendmmsg(fd, b as *mut _, c as u32, fourth)),
+            libc::SYS_splice => hook::splice(fd, b as *mut _, third, d as *mut _, e, f as u32) as c_long,
             libc::SYS_execve => c_long::from(hook::execve(a as *const _, b as *const _, c as *const _)),
             libc::SYS_mlockall => c_long::from(hook::mlockall(fd)),
             libc::SYS_munlockall => c_long::from(hook::munlockall()),

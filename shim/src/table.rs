@@ -10,6 +10,10 @@
 //! Variadic functions of C (`fcntl`, `ioctl`, `syscall`) have a fixed number of words here: under the System V
 //! ABI of x86-64 and on AArch64 Linux a caller puts variadic words where it puts named ones.
 
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicPtr;
+use core::sync::atomic::Ordering::Relaxed;
+
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 
 use libc::{
@@ -19,7 +23,7 @@ use libc::{
 
 use crate::{
     accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, io, listen, memory, names,
-    options, poll, privilege, select,
+    options, poll, privilege, relayed, select,
 };
 
 /// Looks `name` up behind us.
@@ -225,6 +229,26 @@ hooks! {
     privilege::seteuid: seteuid(id: c_uint) -> c_int;
     privilege::setreuid: setreuid(id: c_uint, effective: c_uint) -> c_int = SYS_setreuid;
     privilege::setresuid: setresuid(id: c_uint, effective: c_uint, saved: c_uint) -> c_int = SYS_setresuid;
+}
+
+/// `fdopen` returns a pointer, so no line above fits it either. libc's stdio reads and writes by calls that can't be
+/// intercepted: the socket's bytes go through the kernel's descriptor from now on.
+///
+/// # Safety
+/// As `fdopen`.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
+    type Function = unsafe extern "C" fn(c_int, *const c_char) -> *mut c_void;
+    static LIBCS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+    relayed::pass(fd);
+    if LIBCS.load(Relaxed).is_null() {
+        LIBCS.store(find(c"fdopen"), Relaxed);
+    }
+    match NonNull::new(LIBCS.load(Relaxed)) {
+        // SAFETY: libc's function of this name has this type; the program's own arguments.
+        Some(found) => unsafe { core::mem::transmute::<*mut (), Function>(found.as_ptr())(fd, mode) },
+        None => core::ptr::null_mut(),
+    }
 }
 
 /// `closefrom` returns nothing, so no line above fits it.

@@ -12,6 +12,7 @@ use libc::{c_int, c_void};
 
 use crate::names::{self, message_flags};
 use crate::processes;
+use crate::stdio;
 use crate::words::{Words, bytes_of, shown};
 use crate::{Fds, count_signal};
 
@@ -102,13 +103,7 @@ pub fn run(fds: &mut Fds, words: &Words) -> String {
         "getopt" => get_option(fd(1), words.get(2)),
         "setopt" => set_option(fd(1), words),
         "name" | "peer" => name(fd(1), words),
-        "fionread" | "outq" => {
-            let request = if words.first() == "outq" { libc::TIOCOUTQ } else { libc::FIONREAD };
-            let mut count: c_int = 0;
-            // SAFETY: both requests write one int.
-            let value = unsafe { libc::ioctl(fd(1), request, &raw mut count) };
-            result_with(value as isize, |_| count.to_string())
-        }
+        "fionread" | "outq" | "outqnsd" => count_of(fd(1), words.first()),
         // SAFETY: numbers only.
         "atmark" => result(unsafe { sockatmark(fd(1)) } as isize),
         "fionbio" => {
@@ -153,6 +148,7 @@ pub fn run(fds: &mut Fds, words: &Words) -> String {
             })
         }
         "alarm" => alarm(words),
+        "print" | "getline" | "dprintf" => stdio::run(fd(1), words),
         "serve" => processes::serve(fd(1), words),
         "reap" => processes::reap(),
         "pass" => processes::pass(fds, words),
@@ -162,6 +158,19 @@ pub fn run(fds: &mut Fds, words: &Words) -> String {
         }
         other => panic!("{other} is no call, in: {}", words.text()),
     }
+}
+
+/// `fionread NAME`, `outq NAME`, `outqnsd NAME`: bytes in the queues.
+fn count_of(fd: c_int, queue: &str) -> String {
+    let request = match queue {
+        "outq" => libc::TIOCOUTQ,
+        "outqnsd" => 0x894b,
+        _ => libc::FIONREAD,
+    };
+    let mut count: c_int = 0;
+    // SAFETY: the requests write one int.
+    let value = unsafe { libc::ioctl(fd, request, &raw mut count) };
+    result_with(value as isize, |_| count.to_string())
 }
 
 /// `socket NAME [udp] [unix] [v6] [nonblock] [cloexec]`

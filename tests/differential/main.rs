@@ -16,6 +16,7 @@
 mod calls;
 mod names;
 mod processes;
+mod stdio;
 mod words;
 
 use std::collections::HashMap;

@@ -118,7 +118,7 @@ macro_rules! areas {
     };
 }
 
-areas! { connect accept shutdown transfer epoll nested poll options descriptors handover }
+areas! { connect accept shutdown transfer epoll nested poll options descriptors handover waiting }
 
 #[test]
 fn the_list_names_cases_that_exist() {
