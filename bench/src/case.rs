@@ -60,6 +60,8 @@ pub enum App {
     Idle,
     /// Frames to stacks and from them.
     Demux,
+    /// One shard by itself.
+    Engine,
 }
 
 impl App {
@@ -78,6 +80,7 @@ impl App {
             Self::Accept => "accept",
             Self::Idle => "idle",
             Self::Demux => "demux",
+            Self::Engine => "engine",
         }
     }
 }
@@ -150,6 +153,18 @@ pub enum Work {
         /// Frames come from the stacks: may they?
         leave: bool,
     },
+    /// Messages to a shard without a program.
+    Solo {
+        /// Connections.
+        connections: u32,
+        /// Bytes each way.
+        bytes: u32,
+    },
+    /// The same over more and more connections, from 100 on.
+    SoloGrow {
+        /// To how many.
+        connections: u32,
+    },
     /// Messages over more and more connections, from 100 on.
     Grow {
         /// To how many.
@@ -209,7 +224,8 @@ impl Case {
             Work::Stream { .. } => "mib_per_second",
             Work::Demux { .. } => "frames_per_second",
             Work::Hold { .. } => return ("bytes_per_connection", Better::Lower),
-            Work::Grow { .. } => return ("cost_growth", Better::Lower),
+            Work::Solo { .. } => return ("ns_per_message", Better::Lower),
+            Work::Grow { .. } | Work::SoloGrow { .. } => return ("cost_growth", Better::Lower),
         };
         (name, Better::Higher)
     }

@@ -33,6 +33,7 @@ pub mod net;
 pub mod parse;
 pub mod report;
 pub mod run;
+pub mod solo;
 pub mod special;
 pub mod stats;
 

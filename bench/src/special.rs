@@ -9,12 +9,14 @@ use crate::memory::Group;
 use crate::net::Net;
 use crate::run::Side;
 use crate::stats::{self, Better};
-use crate::{Error, demux, interrupt};
+use crate::{Error, demux, interrupt, solo};
 
 /// Connections that growth is measured from.
 const GROWTH_FROM: u32 = 100;
 /// Messages under way at a time, whatever the number of connections.
 const IN_FLIGHT: u32 = 64;
+/// Messages to a shard by itself.
+const SOLO_MESSAGES: u64 = 300_000;
 /// How long idle connections are watched.
 const WATCH: Duration = Duration::from_secs(3);
 
@@ -39,10 +41,8 @@ pub fn measure(
     net: &Net,
     mut say: impl FnMut(&str),
 ) -> Result<Option<Vec<Row>>, Error> {
-    if let Work::Demux { stacks, tuples, arrive, leave } = case.work {
-        let time = Duration::from_secs(plan.seconds.into());
-        let load = demux::Load { stacks, tuples, arrive, leave, time };
-        return demux_row(plan, case, load, say).map(|row| Some(vec![row]));
+    if let Some(row) = in_process(plan, case, &mut say)? {
+        return Ok(Some(vec![row]));
     }
     let (pairs, connections) = match case.work {
         // Memory does not depend on what else the machine does.
@@ -86,32 +86,44 @@ pub fn measure(
     Ok(Some(rows))
 }
 
-/// Frames per second of the switch's core, on whichever core of the server's. The kernel has no such thing.
-fn demux_row(plan: &Plan, case: Case, load: demux::Load, mut say: impl FnMut(&str)) -> Result<Row, Error> {
+/// What is measured in a thread of ours, on a core of the server's. The kernel has nothing like it.
+fn in_process(plan: &Plan, case: Case, say: &mut impl FnMut(&str)) -> Result<Option<Row>, Error> {
+    let time = Duration::from_secs(plan.seconds.into());
+    // (value, CPU µs per operation, what was lost)
+    type Found = (f64, f64, u64);
+    let work: Box<dyn FnOnce() -> Result<Found, Error> + Send> = match case.work {
+        Work::Demux { stacks, tuples, arrive, leave } => Box::new(move || {
+            let found = demux::run(demux::Load { stacks, tuples, arrive, leave, time })?;
+            Ok((found.per_second, 1e6 / found.per_second, found.lost))
+        }),
+        Work::Solo { connections, bytes } => Box::new(move || {
+            let found = solo::run(connections, bytes, 1, SOLO_MESSAGES)?;
+            Ok((found.ns_per_message, found.ns_per_message / 1e3, found.errors))
+        }),
+        Work::SoloGrow { connections } => Box::new(move || {
+            let few = solo::run(GROWTH_FROM, 64, 1, SOLO_MESSAGES)?;
+            let many = solo::run(connections, 64, 3, SOLO_MESSAGES)?;
+            let growth = many.ns_per_message / few.ns_per_message;
+            Ok((growth, many.ns_per_message / 1e3, few.errors + many.errors))
+        }),
+        _ => return Ok(None),
+    };
     let core = plan.pinning.server.as_deref().and_then(|list| list.split([',', '-']).next()?.parse().ok());
     let thread = std::thread::spawn(move || {
         if let Some(core) = core {
-            utcp_engine::sys::pin(core).map_err(Error::io("can't pin the switch"))?;
+            utcp_engine::sys::pin(core).map_err(Error::io("can't pin the thread that is measured"))?;
         }
-        demux::run(load)
+        work()
     });
-    let failed = |_| Error::Missing("the switch panicked".to_owned());
-    let summary = thread.join().map_err(failed)??;
+    let (value, cpu_us, lost) =
+        thread.join().map_err(|_| Error::Missing("the thread that is measured panicked".to_owned()))??;
     interrupt::check()?;
-    say(&format!(
-        "{} {}: {:.0} frames/s, {} lost",
-        case.scenario.name(),
-        case.name,
-        summary.per_second,
-        summary.lost
-    ));
     let (metric, better) = case.metric();
+    say(&format!("{} {} {}: {value:.2} {metric}", case.scenario.name(), case.app.name(), case.name));
     let mut row = row(case, case.name.to_owned(), metric, better, &[], |value| value.main);
-    row.utcp = Some(summary.per_second);
-    row.cpu_us_per_op.utcp = Some(1e6 / summary.per_second);
-    row.errors.utcp = summary.lost;
-    row.pairs = 1;
-    Ok(row)
+    (row.utcp, row.cpu_us_per_op.utcp) = (Some(value), Some(cpu_us));
+    (row.errors.utcp, row.pairs) = (lost, 1);
+    Ok(Some(row))
 }
 
 fn medians(all: &[Sides<Value>], of: impl Fn(&Value) -> f64) -> Sides<Option<f64>> {

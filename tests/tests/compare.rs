@@ -139,6 +139,21 @@ fn cost_over_connections() {
     one("scale", "msg", "1k-flows");
 }
 
+/// What has no counterpart in the kernel has a figure of ours alone.
+#[test]
+fn a_shard_and_a_switch_by_themselves() {
+    if !is_root() {
+        return not_run("needs root");
+    }
+    let lab = Lab::new("compare");
+    for (app, case) in [("engine", "64B"), ("demux", "validated")] {
+        let rows = rows(&lab, "stack-limit", app, case);
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        assert!(rows[0]["utcp"].as_f64().is_some_and(|value| value > 0.0), "{rows:?}");
+        assert!(rows[0]["kernel"].is_null() && rows[0]["errors"]["utcp"] == 0, "{rows:?}");
+    }
+}
+
 /// Ctrl-C in the middle of a run: an error code, no namespace, no process.
 #[test]
 fn an_interrupt_cleans_up() {

@@ -205,6 +205,7 @@ impl<'a> Application<'a> {
             App::Redis => vec![("redis", redis::WORDS.to_owned())],
             App::Haproxy => vec![("haproxy", haproxy::WORDS.to_owned())],
             App::Memcached => vec![("memcached", memcached::WORDS.to_owned())],
+            App::Engine => vec![("engine", crate::solo::WORDS.to_owned())],
             App::Demux => vec![("demux", crate::demux::WORDS.to_owned())],
             _ => vec![("utcp-load", own::WORDS.to_owned())],
         };

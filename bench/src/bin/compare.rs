@@ -121,6 +121,7 @@ enum Apps {
     Accept,
     Idle,
     Demux,
+    Engine,
     Own,
     All,
 }
@@ -140,9 +141,17 @@ impl Apps {
             Some(Self::Accept) => &[App::Accept],
             Some(Self::Idle) => &[App::Idle],
             Some(Self::Demux) => &[App::Demux],
-            Some(Self::Own) => {
-                &[App::Pingpong, App::Stream, App::Msg, App::Echo, App::Accept, App::Idle, App::Demux]
-            }
+            Some(Self::Engine) => &[App::Engine],
+            Some(Self::Own) => &[
+                App::Pingpong,
+                App::Stream,
+                App::Msg,
+                App::Echo,
+                App::Accept,
+                App::Idle,
+                App::Demux,
+                App::Engine,
+            ],
         }
     }
 }

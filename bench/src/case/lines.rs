@@ -18,7 +18,7 @@ impl Extent {
     pub const SCENARIOS: [Scenario; 5] =
         [Scenario::SameHost, Scenario::Device, Scenario::StackLimit, Scenario::Idle, Scenario::Scale];
     /// All programs, in the order of the table.
-    pub const APPS: [App; 11] = [
+    pub const APPS: [App; 12] = [
         App::Nginx,
         App::Redis,
         App::Haproxy,
@@ -30,6 +30,7 @@ impl Extent {
         App::Accept,
         App::Idle,
         App::Demux,
+        App::Engine,
     ];
 }
 
@@ -175,6 +176,18 @@ const DEMUX: &[Line] = &[
     line("validated-100k-tuples", demux(8, 100_000), FULL, None).on("tuples", 1e5),
 ];
 
+const ENGINE: &[Line] = &[
+    line("64B", Work::Solo { connections: 64, bytes: 64 }, ASKED, None).on("bytes of a message", 64.0),
+    line("512B", Work::Solo { connections: 64, bytes: 512 }, FULL, None).on("bytes of a message", 512.0),
+    line("1400B", Work::Solo { connections: 64, bytes: 1400 }, FULL, None).on("bytes of a message", 1400.0),
+];
+
+const ENGINE_SCALE: &[Line] = &[
+    line("1k-flows", Work::SoloGrow { connections: 1000 }, FULL, None).on("connections", 1e3),
+    line("10k-flows", Work::SoloGrow { connections: 10_000 }, FULL, None).on("connections", 1e4),
+    line("100k-flows", Work::SoloGrow { connections: 100_000 }, ASKED, None).on("connections", 1e5),
+];
+
 const IDLE: &[Line] = &[
     line("memory-1k", Work::Hold { connections: 1000 }, FULL, None).on("connections", 1e3),
     line("memory-10k", Work::Hold { connections: 10_000 }, FULL, None).on("connections", 1e4),
@@ -200,6 +213,8 @@ fn lines(scenario: Scenario, app: App) -> &'static [Line] {
         (Scenario::StackLimit, App::Msg) => STACK_MSG,
         (Scenario::StackLimit, App::Echo) => STACK_ECHO,
         (Scenario::StackLimit, App::Demux) => DEMUX,
+        (Scenario::StackLimit, App::Engine) => ENGINE,
+        (Scenario::Scale, App::Engine) => ENGINE_SCALE,
         (Scenario::Idle, App::Idle) => IDLE,
         (Scenario::Scale, App::Msg) => SCALE,
         _ => &[],

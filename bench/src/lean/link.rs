@@ -91,6 +91,23 @@ impl Link {
         }
         // One queue is enough: the generator is one thread.
         let port = open.ports.swap_remove(0);
+        Self::new(port, open.steering, next_hop, place)
+    }
+
+    /// Over a port that knows who is at its other end.
+    ///
+    /// # Errors
+    /// [`LinkError::NoNextHop`].
+    pub fn over(port: Box<dyn Port>, place: Place) -> Result<Self, LinkError> {
+        Self::new(port, None, None, place)
+    }
+
+    fn new(
+        port: Box<dyn Port>,
+        steering: Option<Arc<dyn Steering>>,
+        next_hop: Option<[u8; 6]>,
+        place: Place,
+    ) -> Result<Self, LinkError> {
         let caps = port.caps();
         let next_hop = next_hop.or(caps.peer_mac).ok_or(LinkError::NoNextHop)?;
         let verify = match (caps.rx_checksum, caps.local) {
@@ -99,7 +116,7 @@ impl Link {
             (false, false) => Verify::Full,
         };
         let (mac, mtu) = (caps.mac, caps.mtu);
-        Ok(Self { port: Some(port), _steering: open.steering, place, mac, next_hop, verify, mtu })
+        Ok(Self { port: Some(port), _steering: steering, place, mac, next_hop, verify, mtu })
     }
 
     pub(super) fn place(&self) -> Place {

@@ -27,7 +27,7 @@ use utcp_proto::{
 };
 
 pub use link::{Link, LinkError, Place};
-pub use load::Load;
+pub use load::{Load, RunError};
 
 /// The byte that messages are made of; an answer has to be the same.
 const BYTE: u8 = b'm';
@@ -99,6 +99,8 @@ pub struct Generator {
     answer: u32,
     /// Segments that had to be sent again.
     retransmits: u64,
+    /// Whoever shares our thread.
+    beside: Option<Box<dyn FnMut()>>,
 }
 
 impl Generator {
@@ -126,11 +128,20 @@ impl Generator {
             held: VecDeque::new(),
             answer: 0,
             retransmits: 0,
+            beside: None,
         })
+    }
+
+    /// Lets `other` have its turn before each of ours: a server in the same thread.
+    pub fn beside(&mut self, other: Box<dyn FnMut()>) {
+        self.beside = Some(other);
     }
 
     /// One turn: what arrived, what is due, what is to be sent. True if there was anything.
     fn turn(&mut self) -> Result<bool, LinkError> {
+        if let Some(other) = &mut self.beside {
+            other();
+        }
         self.now = Instant::from_nanos(sys::now_ns());
         let mut work = self.receive()?;
         work |= self.run_timers();
