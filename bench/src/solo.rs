@@ -18,7 +18,7 @@ use utcp_abi::Region;
 use utcp_abi::set::Member;
 use utcp_abi::socket::{Addr, BufRef, Socket, intent};
 use utcp_abi::stream::pieces;
-use utcp_engine::host::HostMirror;
+use utcp_engine::host::{HostMirror, TcpSettings};
 use utcp_engine::life::Life;
 use utcp_engine::shard::client::ClientRegion;
 use utcp_engine::shard::{DevicePort, Inbox, ListenRequest, Outbox, Shard, ShardConfig, ToShard};
@@ -127,7 +127,7 @@ impl Server {
             spin_ns: 0,
             local: false,
             secret: Secret::new(1, 2),
-            tcp: utcp_proto::Config::DEFAULT,
+            tcp: TcpSettings::DEFAULT,
         };
         let name = format!("pipe:solo,addr={SERVER}/24");
         let config_of_station = DeviceConfig::parse(&name).ok().and_then(|config| config.station);
