@@ -95,7 +95,7 @@ impl Control {
                 self.reply(number, &reply, &[]);
             }
             (Kind::ListenCheck, Some(client)) => {
-                self.check_listeners(client, Some(message.a as u32));
+                self.on_listen_check(client, Some(message.a as u32));
                 self.reply(number, &Reply::default(), &[]);
             }
             _ => self.reply(number, &Reply { error: libc::EPROTO, ..Reply::default() }, &[]),

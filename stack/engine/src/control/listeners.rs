@@ -80,6 +80,7 @@ impl Control {
             backlog: (message.b.min(4096) as u32).min(somaxconn()),
             one_family,
             reuseport: message.c & listen::REUSEPORT != 0,
+            inode,
         };
         self.to_all(|| ToShard::Listen(request.clone()));
         self.publish_port(addr.port);
@@ -122,8 +123,21 @@ impl Control {
         }
     }
 
+    /// A process closed its descriptor of a listener, or (without `sock`) ended. What the kernel has still, other programs
+    /// may have, too.
+    pub(super) fn on_listen_check(&mut self, client: u32, sock: Option<u32>) {
+        self.check_listeners(client, sock);
+        let Some(entry) = self.clients.get(&client) else { return };
+        let others = self.clients.iter().filter(|(number, _)| **number != client);
+        let others: HashSet<u64> = others.flat_map(|(_, other)| &other.listeners).map(|l| l.inode).collect();
+        let own = entry.listeners.iter().filter(|l| sock.is_none_or(|sock| l.sock == sock));
+        for listener in own.filter(|l| others.contains(&l.inode)) {
+            self.to_all(|| ToShard::Yield { client, sock: listener.sock });
+        }
+    }
+
     /// Looks whether the kernel still has a client's listeners (or one of them).
-    pub(super) fn check_listeners(&mut self, client: u32, sock: Option<u32>) {
+    fn check_listeners(&mut self, client: u32, sock: Option<u32>) {
         let Some(entry) = self.clients.get(&client) else { return };
         let gone: Vec<u32> = entry
             .listeners

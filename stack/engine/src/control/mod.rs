@@ -339,7 +339,7 @@ impl Control {
                 .map_or(Vec::new(), |e| e.listeners.iter().map(|l| l.slot).collect());
             sets::reclaim(shared.region(), &slots, channel.own_pid);
             self.to_all(|| ToShard::ProcessGone(client));
-            self.check_listeners(client, None);
+            self.on_listen_check(client, None);
         }
     }
 }

@@ -38,6 +38,10 @@ pub(super) struct Listener {
     pub one_family: bool,
     /// Shares its address with other listeners.
     pub reuseport: bool,
+    /// Inode of the kernel's socket.
+    pub inode: u64,
+    /// Other programs have (or had) a listener of the same kernel socket.
+    pub shared: bool,
     /// Producer index of the accept ring.
     pub tail: u32,
     /// Half-open records that belong to it.
@@ -91,6 +95,14 @@ impl Shard {
         owner.set_slot(request.sock, SlotUse::Listener);
         let ring = owner.region.listener(request.slot).map(|l| &l.queues[self.config.index as usize]);
         let tail = ring.map_or(0, |queue| queue.tail.load(Ordering::Relaxed));
+        let others = self.by_port.get(&request.addr.port).cloned().unwrap_or_default();
+        let mut shared = false;
+        for other in others {
+            if let Some(other) = self.listeners.get_mut(other).filter(|l| l.inode == request.inode) {
+                other.shared = true;
+                shared = true;
+            }
+        }
         let index = self.listeners.insert(Listener {
             client,
             sock: request.sock,
@@ -100,6 +112,8 @@ impl Shard {
             backlog: request.backlog.clamp(1, ACCEPT_RING as u32),
             one_family: request.one_family,
             reuseport: request.reuseport,
+            inode: request.inode,
+            shared,
             tail,
             half_open: 0,
             early: 0,
@@ -116,39 +130,15 @@ impl Shard {
         }
     }
 
-    /// Forgets a listener; what waits in its queue is reset, as the kernel does.
+    /// Forgets a listener; what waits in its queue goes to another of the same kernel socket, or is reset.
     pub(super) fn drop_listener(&mut self, index: u32) {
+        let heir = self.heir(index);
+        self.pass_on(index, heir);
         let Some(listener) = self.listeners.remove(index) else { return };
         if let Some(list) = self.by_port.get_mut(&listener.tcp_port) {
             list.retain(|&i| i != index);
             if list.is_empty() {
                 self.by_port.remove(&listener.tcp_port);
-            }
-        }
-        let halves: Vec<u32> =
-            self.half_open.iter().filter(|(_, h)| h.listener == index).map(|(i, _)| i).collect();
-        for half in halves {
-            self.drop_half_open(half);
-        }
-        let Some(client) = self.clients.get(listener.client) else { return };
-        let region = client.region;
-        let mut waiting = Vec::new();
-        if let Some(shared) = region.listener(listener.slot) {
-            let ring = shared.queues[self.config.index as usize].ring();
-            // Bounded by the ring's length: a lying index can't keep us here.
-            for _ in 0..ACCEPT_RING {
-                let Some(sock) = ring.pop() else { break };
-                waiting.push(sock);
-            }
-        }
-        for sock in waiting {
-            let Some(client) = self.clients.get_mut(listener.client) else { return };
-            match client.slot(sock) {
-                SlotUse::Flow(flow) if self.flows.get(flow).is_some_and(|f| f.waiting.is_some()) => {
-                    self.abort(flow);
-                }
-                SlotUse::Ended(_) => client.free_slot(sock),
-                _ => {}
             }
         }
         if let Some(client) = self.clients.get_mut(listener.client) {
@@ -161,19 +151,14 @@ impl Shard {
         let list = self.by_port.get(&tuple.local.port)?;
         let fit = |index: u32| self.listeners.get(index).map_or(0, |l| l.fit(tuple.local.addr));
         let best = list.iter().map(|&index| fit(index)).max().filter(|&best| best > 0)?;
-        let candidates = list.iter().filter(|&&index| fit(index) == best).count();
-        let pick = if candidates > 1 {
-            let reuse =
-                list.iter().all(|&i| fit(i) != best || self.listeners.get(i).is_some_and(|l| l.reuseport));
-            if reuse {
-                self.config.secret.port_offset(tuple) as usize ^ usize::from(tuple.remote.port)
-            } else {
-                0
-            }
-        } else {
-            0
-        };
-        list.iter().copied().filter(|&index| fit(index) == best).nth(pick % candidates)
+        let fits = || list.iter().copied().filter(|&index| fit(index) == best && self.represents(index));
+        let candidates = fits().count();
+        let reuse = || fits().all(|index| self.listeners.get(index).is_some_and(|l| l.reuseport));
+        if candidates <= 1 || !reuse() {
+            return fits().next();
+        }
+        let pick = self.config.secret.port_offset(tuple) as usize ^ usize::from(tuple.remote.port);
+        fits().nth(pick % candidates)
     }
 
     /// A SYN for `tuple`; `iss` is given when it replaces a TIME-WAIT record.

@@ -33,6 +33,13 @@ pub enum ToShard {
         /// Socket slot.
         sock: u32,
     },
+    /// A process of the client gave up a listener that other programs have, too.
+    Yield {
+        /// Client number.
+        client: u32,
+        /// Socket slot.
+        sock: u32,
+    },
     /// The last reference to the descriptor under a socket is gone.
     Hangup {
         /// Client number.
@@ -125,6 +132,8 @@ pub struct ListenRequest {
     pub one_family: bool,
     /// Shares the address with other listeners.
     pub reuseport: bool,
+    /// Inode of the kernel's socket: programs that share it share its connections.
+    pub inode: u64,
 }
 
 /// What a tool wants to know of a shard.

@@ -30,6 +30,7 @@ pub mod fast_open;
 mod flow;
 mod fragments;
 pub mod frame;
+mod handover;
 mod links;
 mod listen;
 mod messages;
@@ -412,6 +413,7 @@ impl Shard {
             ToShard::Detach(number) => self.on_detach(number),
             ToShard::Listen(request) => self.on_listen(&request),
             ToShard::Unlisten { client, sock } => self.on_unlisten(client, sock),
+            ToShard::Yield { client, sock } => self.on_yield(client, sock),
             ToShard::Hangup { client, sock, token } => self.on_hangup(client, sock, token),
             ToShard::Move { from, token, to, done } => {
                 // Nobody may wait for it any more; the socket is moved all the same.
@@ -490,7 +492,7 @@ impl Shard {
         self.forget_client_if_done(index);
     }
 
-    fn forget_client_if_done(&mut self, index: u32) {
+    pub(super) fn forget_client_if_done(&mut self, index: u32) {
         let Some(client) = self.clients.get(index) else { return };
         if client.gone && client.flows == 0 {
             let shared = client.shared.clone();

@@ -13,7 +13,7 @@
 use std::sync::atomic::Ordering;
 
 use utcp_abi::layout::{ARENA_LEN, SHARDS_MAX, SOCKETS_MAX};
-use utcp_abi::socket::{BufRef, Options, Socket};
+use utcp_abi::socket::{BufRef, Options, Socket, first_position};
 use utcp_proto::UserCall;
 
 use super::flow::Stream;
@@ -101,6 +101,27 @@ impl Client {
         }
         let tx_buf = if tx <= own_tx.capacity() { None } else { self.buffers.take(tx) };
         Some((rx_buf, tx_buf.unwrap_or(own_tx)))
+    }
+
+    /// Streams for slot `sock` with room for what two others have, and the rx stream's bytes: (rx, tx). `None`: there is
+    /// no such room.
+    pub(super) fn streams_like(&mut self, sock: u32, old: &Stream, tx: u64) -> Option<(Stream, Stream)> {
+        let first = first_position(self.region.socket(sock)?.generation.load(Ordering::Relaxed));
+        let (rx, tx) = self.first_buffers(sock, old.capacity(), tx)?;
+        let stream = |buf| {
+            let base = self.region.stream(buf)?;
+            // SAFETY: `Region::stream` checked that the buffer lies in the mapping, which this entry keeps mapped.
+            Some(unsafe { Stream::new(buf, base, first) })
+        };
+        let (mut rx, tx) = (stream(rx)?, stream(tx)?);
+        // Out-of-order bytes lie anywhere behind the tail.
+        let mut at = first;
+        old.read(old.head, old.capacity() as u32, |bytes| {
+            rx.write(at, bytes);
+            at = at.wrapping_add(bytes.len() as u64);
+        });
+        rx.tail = first.wrapping_add(old.len());
+        Some((rx, tx))
     }
 
     /// A buffer for `wanted` bytes, larger than `now`, and the stream over it with `now`'s positions and bytes.

@@ -69,6 +69,10 @@ impl World {
     }
 
     fn listen_at(&mut self, client: u32, port: u16, backlog: u32) -> u32 {
+        self.listen_as(client, port, backlog, u64::from(client))
+    }
+
+    fn listen_as(&mut self, client: u32, port: u16, backlog: u32, inode: u64) -> u32 {
         let sock = self.program(client).claim();
         self.shard.on_message(ToShard::Listen(ListenRequest {
             client,
@@ -78,6 +82,7 @@ impl World {
             backlog,
             one_family: true,
             reuseport: false,
+            inode,
         }));
         sock
     }
@@ -387,6 +392,44 @@ fn a_listener_that_goes_resets_what_waits() {
     let sock = client.ask_connect(loopback(PORT));
     world.settle();
     assert_eq!(client.socket(sock).op_result.load(Ordering::Relaxed), RESULT_KERNEL);
+}
+
+/// Two programs with descriptors of one kernel socket: what waits at the one that goes (or closes its descriptor) is
+/// accepted by the other, with the bytes that came.
+#[test]
+fn what_waits_goes_to_the_other_program_of_the_same_socket() {
+    for yields in [false, true] {
+        let mut world = World::new(3);
+        let old = world.listen_as(1, PORT, 16, 77);
+        let (heir, client) = (world.program(2), world.program(3));
+        let first = world.connect(3);
+        client.send(first, b"early");
+        world.settle();
+        let new = world.listen_as(2, PORT, 16, 77);
+        assert!(heir.accept().is_none());
+        let message = if yields {
+            ToShard::Yield { client: 1, sock: old }
+        } else {
+            ToShard::Unlisten { client: 1, sock: old }
+        };
+        world.shard.on_message(message);
+        world.settle();
+        assert!(world.program(1).accept().is_none());
+        let accepted = heir.accept().expect("the connection waits here now");
+        assert_eq!(heir.recv(accepted), b"early");
+        heir.send(accepted, b"answer");
+        client.send(first, b"more");
+        world.settle();
+        assert_eq!(client.recv(first), b"answer");
+        assert_eq!(heir.recv(accepted), b"more");
+        // Later ones come here at once.
+        world.connect(3);
+        assert!(heir.accept().is_some());
+        world.shard.on_message(ToShard::Unlisten { client: 2, sock: new });
+        if !yields {
+            assert_eq!(world.shard.clients.get(0).expect("the old program").flows, 0);
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,163 @@
+//! Listeners that several programs share: one kernel socket whose descriptor went from an old program to a new one, by exec
+//! or over a unix socket (a reload, a binary upgrade). In the kernel they share the accept queue. Here each program has a
+//! queue in its own region, so
+//! - a connection goes to a program that waits for one ([`Shard::representative`]);
+//! - what waits in the queue of a program that goes, or closes its descriptor, waits in another's from then on. Nobody has
+//!   accepted it, so no program's word about its streams counts: there is only what the peer sent.
+
+use std::sync::atomic::Ordering;
+
+use utcp_abi::layout::ACCEPT_RING;
+use utcp_abi::socket::{Addr, status};
+
+use super::Shard;
+use super::client::SlotUse;
+use super::segments::shared_addr;
+
+impl Shard {
+    /// Whether some epoll set or a sleeper of the listener's program waits for its connections.
+    fn is_awaited(&self, index: u32) -> bool {
+        let Some(listener) = self.listeners.get(index) else { return false };
+        let client = self.clients.get(listener.client);
+        let shared = client.and_then(|client| client.region.listener(listener.slot));
+        shared.is_some_and(|shared| shared.members.iter().any(|member| member.load(Ordering::Relaxed) != 0))
+    }
+
+    /// Of the listeners of one kernel socket the one that serves: the first that is awaited, else the newest.
+    fn serving(&self, port: u16, inode: u64, but: Option<u32>) -> Option<u32> {
+        let same =
+            |index: &u32| Some(*index) != but && self.listeners.get(*index).is_some_and(|l| l.inode == inode);
+        let list = self.by_port.get(&port)?;
+        let awaited = list.iter().copied().filter(same).find(|&index| self.is_awaited(index));
+        awaited.or_else(|| list.iter().copied().rfind(same))
+    }
+
+    /// Whether new connections to its kernel socket are `index`'s.
+    pub(super) fn represents(&self, index: u32) -> bool {
+        let Some(listener) = self.listeners.get(index) else { return false };
+        !listener.shared || self.serving(listener.tcp_port, listener.inode, None) == Some(index)
+    }
+
+    /// Who takes over from listener `index`.
+    pub(super) fn heir(&self, index: u32) -> Option<u32> {
+        let listener = self.listeners.get(index).filter(|listener| listener.shared)?;
+        self.serving(listener.tcp_port, listener.inode, Some(index))
+    }
+
+    /// A process of a client gave up a listener that other programs have, too: perhaps the last one that accepted.
+    pub(super) fn on_yield(&mut self, number: u32, sock: u32) {
+        let Some(&client) = self.by_number.get(&number) else { return };
+        let found = self.listeners.iter().find(|(_, l)| l.client == client && l.sock == sock);
+        let Some(index) = found.map(|(index, _)| index) else { return };
+        // Its other processes may accept yet.
+        if !self.is_awaited(index)
+            && let Some(heir) = self.heir(index)
+        {
+            self.pass_on(index, Some(heir));
+        }
+    }
+
+    /// What waits at listener `index`, half-open or not, goes to the heir; without one it is reset, as the kernel does.
+    pub(super) fn pass_on(&mut self, index: u32, heir: Option<u32>) {
+        let halves: Vec<u32> =
+            self.half_open.iter().filter(|(_, h)| h.listener == index).map(|(i, _)| i).collect();
+        for half in halves {
+            match heir {
+                Some(heir) => self.pass_half_open(half, heir),
+                None => self.drop_half_open(half),
+            }
+        }
+        for sock in self.take_queue(index) {
+            let Some(client_index) = self.listeners.get(index).map(|l| l.client) else { return };
+            let Some(client) = self.clients.get_mut(client_index) else { return };
+            match client.slot(sock) {
+                SlotUse::Flow(flow) if self.flows.get(flow).is_some_and(|f| f.waiting.is_some()) => {
+                    let passed = heir.is_some_and(|heir| self.rehome(flow, heir).is_some());
+                    if !passed {
+                        self.abort(flow);
+                    }
+                }
+                SlotUse::Ended(_) => client.free_slot(sock),
+                _ => {}
+            }
+        }
+    }
+
+    /// Empties a listener's accept queue.
+    fn take_queue(&self, index: u32) -> Vec<u32> {
+        let Some(listener) = self.listeners.get(index) else { return Vec::new() };
+        let Some(client) = self.clients.get(listener.client) else { return Vec::new() };
+        let Some(shared) = client.region.listener(listener.slot) else { return Vec::new() };
+        let ring = shared.queues[self.config.index as usize].ring();
+        // Bounded by the ring's length: a lying index can't keep us here.
+        std::iter::from_fn(|| ring.pop()).take(ACCEPT_RING).collect()
+    }
+
+    fn pass_half_open(&mut self, half: u32, heir: u32) {
+        let Some(record) = self.half_open.get_mut(half) else { return };
+        let from = std::mem::replace(&mut record.listener, heir);
+        if let Some(listener) = self.listeners.get_mut(from) {
+            listener.half_open = listener.half_open.saturating_sub(1);
+        }
+        if let Some(listener) = self.listeners.get_mut(heir) {
+            listener.half_open += 1;
+        }
+    }
+
+    /// Moves a flow that nobody has accepted into the region and the queue of listener `heir`. `None`: there is no room.
+    fn rehome(&mut self, index: u32, heir: u32) -> Option<()> {
+        let listener = self.listeners.get(heir)?;
+        let (to, parent, slot) = (listener.client, listener.sock, listener.slot);
+        if self.accept_queue_len(listener) >= listener.backlog {
+            self.counters.listen_overflows += 1;
+            return None;
+        }
+        let flow = self.flows.get(index).filter(|flow| !flow.finished)?;
+        let (from, old_sock, path, tuple) = (flow.client, flow.sock, flow.path, flow.tuple);
+        let (old_rx, old_tx, rx_fin) = (flow.rx, flow.tx, flow.rx_fin);
+        let mark = self.clients.get(from)?.region.socket(old_sock)?.rx_urgent.load(Ordering::Relaxed);
+        let local_scope = self.scope_of(tuple.local.addr, path);
+        let remote_scope = self.scope_of(tuple.remote.addr, path);
+
+        let client = self.clients.get_mut(to)?;
+        let Some(sock) = client.claim_slot() else {
+            self.counters.out_of_sockets += 1;
+            return None;
+        };
+        let Some((rx, tx)) = client.streams_like(sock, &old_rx, old_tx.capacity()) else {
+            client.free_slot(sock);
+            return None;
+        };
+        let region = client.region;
+        let (socket, parent) = (region.socket(sock)?, region.socket(parent)?);
+        socket.options.copy_from(&parent.options);
+        socket.rx_buf.store(rx.buf().0, Ordering::Relaxed);
+        socket.tx_buf.store(tx.buf().0, Ordering::Relaxed);
+        let ahead = mark.wrapping_sub(old_rx.head);
+        if mark != 0 && ahead <= old_rx.capacity() {
+            socket.rx_urgent.store(rx.head.wrapping_add(ahead), Ordering::Relaxed);
+        }
+        socket.shard.store(self.config.index, Ordering::Relaxed);
+        socket.local.store(Addr { scope: local_scope, ..shared_addr(tuple.local) });
+        socket.remote.store(Addr { scope: remote_scope, ..shared_addr(tuple.remote) });
+        socket.rx_tail.store(rx.tail, Ordering::Release);
+        let fin = if rx_fin { status::RX_FIN } else { 0 };
+        socket.status.store(status::CONNECTED | fin, Ordering::Release);
+        client.flows += 1;
+        client.set_slot(sock, SlotUse::Flow(index));
+
+        let flow = self.flows.get_mut(index)?;
+        (flow.client, flow.sock, flow.rx, flow.tx) = (to, sock, rx, tx);
+        (flow.waiting, flow.done) = (Some(heir), 0);
+        if let Some(client) = self.clients.get_mut(from) {
+            client.buffers.give(old_rx.buf());
+            client.buffers.give(old_tx.buf());
+            client.flows -= 1;
+            client.set_slot(old_sock, SlotUse::Unknown);
+            client.free_slot(old_sock);
+        }
+        self.queue_accepted(heir, to, slot, sock);
+        self.forget_client_if_done(from);
+        Some(())
+    }
+}

@@ -1,0 +1,247 @@
+//! What operators do to servers while requests come: reload, upgrade, replicate. None of the requests may fail.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use utcp_tests::nginx::Nginx;
+use utcp_tests::redis::Redis;
+use utcp_tests::{Engine, Lab, Running, WAIT, children, is_root, not_run, on_kernel, wait_until};
+
+/// Whether `program` is installed; if not, the test says so.
+fn have(program: &str) -> bool {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()));
+    if !found {
+        not_run(&format!("{program} is not installed"));
+    }
+    found
+}
+
+/// ab: a connection for each request, eight at a time, until it is stopped.
+struct Load(Running);
+
+impl Load {
+    fn start(lab: &Lab, engine: &Engine<'_>, port: u16, path: &str) -> Self {
+        let url = format!("http://127.0.0.1:{port}/{path}");
+        let run = lab.run("ab").args(["-q", "-s", "20", "-n", "1000000", "-c", "8"]).arg(url);
+        Self(run.limit(Duration::from_secs(60)).under(engine).spawn())
+    }
+
+    /// Ends it once it made at least `requests` more; none may have failed.
+    fn stop(mut self, engine: &Engine<'_>, requests: u64) {
+        let before = engine.counters();
+        wait_until("requests are answered", Duration::from_secs(60), || {
+            let enough = if on_kernel() {
+                self.0.cpu_ticks() >= 20 // Nobody counts there; it has been at work for a while.
+            } else {
+                engine.counters().since(&before, "accepts") >= requests
+            };
+            (enough || !self.0.is_alive()).then_some(())
+        });
+        assert!(self.0.is_alive(), "ab gave up: {}", self.0.stderr());
+        self.0.signal(libc::SIGINT);
+        let end = self.0.finish();
+        let (report, errors) = (end.text(), end.err);
+        assert!(report.contains("Failed requests:        0\n"), "{report}{errors}");
+        assert!(!report.contains("Non-2xx"), "{report}");
+    }
+}
+
+/// Without `idle-close-on-response` a worker that stops resets whoever has not sent a request yet, on the kernel, too.
+fn haproxy_config(lab: &Lab, port: u16, backend: u16) -> PathBuf {
+    let socket = lab.path("haproxy.sock").display().to_string();
+    lab.file(
+        "haproxy.cfg",
+        format!(
+            "global
+                stats socket {socket} mode 600 level admin expose-fd listeners
+                hard-stop-after 20s
+                nbthread 2
+             defaults
+                mode http
+                timeout connect 10s
+                timeout client 20s
+                timeout server 20s
+                option idle-close-on-response
+             frontend in
+                bind *:{port}
+                default_backend out
+             backend out
+                server one 127.0.0.1:{backend}\n"
+        ),
+    )
+}
+
+/// SIGUSR2: the master executes itself anew, its new worker gets the listeners from the old one (-x), which ends when its
+/// connections have.
+#[test]
+fn haproxy_reload_hands_its_listeners_over() {
+    if !have("haproxy") {
+        return;
+    }
+    let lab = Lab::new("haproxy-reload");
+    let engine = Engine::start(&lab);
+    let nginx = Nginx::start(&lab, &engine);
+    let port = lab.port();
+    let config = haproxy_config(&lab, port, nginx.port);
+    let mut master = lab.run("haproxy").args(["-W", "-db", "-f"]).arg(config).under(&engine).spawn();
+    master.wait_for_listener(port);
+    engine.wait_for_listener(port);
+    let load = Load::start(&lab, &engine, port, "hello");
+    for reloads in 1..=3 {
+        // Signals that come before it says so are lost.
+        wait_until("the master is ready", WAIT, || {
+            (master.stderr().matches("Loading success.").count() >= reloads).then_some(())
+        });
+        let before = children(master.pid());
+        master.signal(libc::SIGUSR2);
+        wait_until("a new worker is there and the old one is gone", Duration::from_secs(30), || {
+            let now = children(master.pid());
+            (!now.is_empty() && now.iter().all(|pid| !before.contains(pid))).then_some(())
+        });
+    }
+    load.stop(&engine, 1000);
+    engine.went_through(1000);
+}
+
+/// A replica takes over 20 000 keys while more are written, then follows.
+#[test]
+fn redis_replication() {
+    let lab = Lab::new("redis-replication");
+    let engine = Engine::start(&lab);
+    let start = |folder: &str| {
+        let redis = Redis::start_with(&lab, |run| {
+            let dir = lab.path(folder);
+            std::fs::create_dir_all(&dir).expect("a folder can be made");
+            run.arg("--dir").arg(dir).args(["--enable-debug-command", "yes"]).under(&engine)
+        });
+        engine.wait_for_listener(redis.port);
+        redis
+    };
+    let (master, replica) = (start("redis-one"), start("redis-two"));
+    let ask = |redis: &Redis, args: &[&str]| redis.cli(&lab, args).under(&engine).ok().text();
+    ask(&master, &["debug", "populate", "20000", "key", "300"]);
+    let args = ["-q", "-n", "40000", "-c", "10", "-r", "20000", "-d", "200", "-t", "set"];
+    let writes = master.benchmark(&lab, &args).under(&engine).spawn();
+    let port = master.port.to_string();
+    assert_eq!(ask(&replica, &["replicaof", "127.0.0.1", &port]), "OK\n");
+    wait_until("the replica has caught up", Duration::from_secs(60), || {
+        ask(&replica, &["info", "replication"]).contains("master_link_status:up").then_some(())
+    });
+    let report = writes.finish().ok();
+    assert!(!report.text().contains("rror") && !report.err.contains("rror"), "{}", report.err);
+    wait_until("both have the same", WAIT, || {
+        let digests = [&master, &replica].map(|redis| ask(redis, &["debug", "digest"]));
+        (digests[0] == digests[1]).then_some(())
+    });
+    assert!(ask(&replica, &["dbsize"]).trim().parse::<u32>().expect("a number") >= 20_000);
+    // 10 of the benchmark, one of the replica.
+    engine.went_through(11);
+}
+
+/// Two workers that share the primary's listener, which they get over a unix socket.
+#[test]
+fn node_cluster() {
+    if !have("node") {
+        return;
+    }
+    let lab = Lab::new("node-cluster");
+    let engine = Engine::start(&lab);
+    let port = lab.port();
+    let script = format!(
+        "const cluster = require('cluster'), http = require('http');
+         cluster.schedulingPolicy = cluster.SCHED_NONE;
+         if (cluster.isPrimary) {{
+             cluster.fork(); cluster.fork();
+             let listening = 0;
+             cluster.on('listening', () => {{ if (++listening == 2) console.log('both listen'); }});
+             cluster.on('exit', () => process.exit(1));
+         }} else {{
+             http.createServer((_, response) => response.end('hello\\n')).listen({port}, '127.0.0.1');
+         }}"
+    );
+    let file = lab.file("cluster.js", script);
+    let mut primary = lab.run("node").arg(file).under(&engine).spawn();
+    primary.wait_for_output("both listen");
+    engine.wait_for_listener(port);
+    Load::start(&lab, &engine, port, "").stop(&engine, 4000);
+    assert!(primary.is_alive(), "{}", primary.stderr());
+    engine.went_through(4000);
+}
+
+/// Four forked processes accept from one listener; one after the other is replaced while requests come.
+#[test]
+fn python_multiprocessing_server() {
+    let lab = Lab::new("python-processes");
+    let engine = Engine::start(&lab);
+    let port = lab.port();
+    let script = format!(
+        "import multiprocessing, socket
+def serve(listener, requests):
+    for _ in range(requests):
+        connection, _ = listener.accept()
+        with connection:
+            asked = b''
+            while not asked.endswith(b'\\r\\n\\r\\n'):
+                asked += connection.recv(1000)
+            connection.sendall(b'HTTP/1.0 200 OK\\r\\nContent-Length: 6\\r\\n\\r\\nhello\\n')
+context = multiprocessing.get_context('fork')
+listener = socket.create_server(('127.0.0.1', {port}), backlog=64)
+start = lambda: context.Process(target=serve, args=(listener, 50))
+workers = [start() for _ in range(4)]
+for worker in workers: worker.start()
+print('ready')
+while True:
+    for number, worker in enumerate(workers):
+        worker.join(0.01)
+        if worker.exitcode is not None:
+            assert worker.exitcode == 0
+            workers[number] = start()
+            workers[number].start()"
+    );
+    let mut server = lab.python(&script).under(&engine).spawn();
+    server.wait_for_output("ready");
+    engine.wait_for_listener(port);
+    Load::start(&lab, &engine, port, "").stop(&engine, 4000);
+    assert!(server.is_alive(), "{}", server.stderr());
+    engine.went_through(4000);
+}
+
+/// A process for each of 20 clients.
+#[test]
+fn postgresql_with_twenty_clients() {
+    let Some(folder) = postgresql() else { return not_run("postgresql is not installed") };
+    if !is_root() {
+        return not_run("postgresql needs a user of its own, and only root can be one"); // It refuses to be root.
+    }
+    let lab = Lab::new("postgresql");
+    let user = 65_534;
+    lab.give_to(user);
+    let engine = Engine::new(&lab).owned_by(user).run();
+    let as_user = |program: &str| lab.run(folder.join(program)).as_user(user, user);
+    let data = lab.path("data");
+    let _ = as_user("initdb").args(["-A", "trust", "-U", "test", "-N", "-D"]).arg(&data).ok();
+    let port = lab.port().to_string();
+    let server =
+        as_user("postgres").arg("-D").arg(&data).args(["-p", &port, "-c", "listen_addresses=127.0.0.1"]);
+    let server = server.args(["-c", "unix_socket_directories=", "-c", "fsync=off"]).under(&engine);
+    let mut server = server.limit(Duration::from_secs(120)).spawn();
+    server.wait_for_listener(port.parse().expect("a number"));
+    engine.wait_for_listener(port.parse().expect("a number"));
+    let bench = |args: &[&str]| {
+        let run = as_user("pgbench").args(["-h", "127.0.0.1", "-p", &port, "-U", "test"]).args(args);
+        run.arg("postgres").under(&engine).ok().text()
+    };
+    let _ = bench(&["-i", "-q", "-s", "1"]);
+    let report = bench(&["-c", "20", "-j", "2", "-t", "20", "-n"]);
+    assert!(report.contains("number of transactions actually processed: 400/400"), "{report}");
+    assert!(report.contains("number of failed transactions: 0"), "{report}");
+    engine.went_through(21);
+}
+
+/// Where Debian puts the server's programs, outside of PATH.
+fn postgresql() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let folders = versions.flatten().map(|version| version.path().join("bin"));
+    folders.into_iter().find(|folder| folder.join("postgres").exists() && folder.join("pgbench").exists())
+}
