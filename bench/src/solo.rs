@@ -126,6 +126,7 @@ impl Server {
             core: None,
             spin_ns: 0,
             local: false,
+            cut_through: false,
             secret: Secret::new(1, 2),
             tcp: TcpSettings::DEFAULT,
         };
@@ -153,6 +154,7 @@ impl Server {
                 addr: Addr { ip, port: PORT + number, scope: 0 },
                 backlog: 4096,
                 one_family: true,
+                inode: 0,
                 reuseport: false,
             }));
             self.program.listeners += 1;

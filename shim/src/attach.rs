@@ -145,6 +145,8 @@ pub fn each(each: impl FnMut(&'static Attachment)) {
 /// In the child of a fork: what was the parent's alone is given up.
 pub fn forked() {
     ATTACHING.forked();
+    crate::pair::forked();
+    crate::lane::forked();
     each(|attachment| {
         attachment.channel.forked();
         attachment.pool.drain();
@@ -164,6 +166,8 @@ pub fn relocate(fd: c_int) -> bool {
         attachment.doors.iter().for_each(swap);
     });
     crate::set::bells().for_each(swap);
+    crate::pair::relocate(fd, copy);
+    crate::lane::relocate(fd, copy);
     fd_table::set(fd, Entry::KERNEL);
     true
 }

@@ -15,7 +15,7 @@ use crate::pool::Stand;
 use crate::sleep;
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{attach, bound, epoll, errno, listen, tls};
+use crate::{attach, bound, epoll, errno, listen, pair, send, tls};
 
 /// `close(2)`.
 ///
@@ -109,9 +109,7 @@ fn linger(sock: &Sock) {
     sock.intend(intent::SHUT_WR | intent::TX_FULL);
     let deadline = sleep::deadline_us(u64::from(seconds).saturating_mul(1_000_000));
     let _ = sleep::until(sock.att, &sock.shared.tx_bell, deadline, || {
-        sock.shared.status.load(Acquire) & status::DEAD != 0
-            || sock.shared.tx_queued() == 0
-            || !sock.is_current()
+        sock.shared.status.load(Acquire) & status::DEAD != 0 || send::queued(sock) == 0 || !sock.is_current()
     });
 }
 
@@ -154,7 +152,8 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
     sock.shared.intent.fetch_or(bits, AcqRel);
     drop(right);
     sock.kick();
-    for bell in [&sock.shared.rx_bell, &sock.shared.tx_bell] {
+    let (rx_bell, tx_bell) = pair::bells(&sock);
+    for bell in [&sock.shared.rx_bell, &sock.shared.tx_bell, rx_bell, tx_bell] {
         if bell.ring() {
             sys::futex_wake_all(bell.word());
         }

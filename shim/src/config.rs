@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Every variable that utcp knows.
-const KNOWN: [&[u8]; 12] = [
+const KNOWN: [&[u8]; 13] = [
     b"UTCP_ENGINE",
     b"UTCP_STACK",
     b"UTCP_DISABLE",
@@ -18,6 +18,7 @@ const KNOWN: [&[u8]; 12] = [
     b"UTCP_TRACE",
     b"UTCP_LOG",
     b"UTCP_LOCAL",
+    b"UTCP_CUT_THROUGH",
     b"UTCP_BIN",
     b"UTCP_INHERIT",
 ];

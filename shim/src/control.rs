@@ -9,7 +9,7 @@ use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{close, errno, recv, tls, urgent};
+use crate::{close, errno, recv, send, tls, urgent};
 
 /// SIOCINQ is FIONREAD; SIOCOUTQ is TIOCOUTQ.
 const SIOCOUTQ: c_ulong = libc::TIOCOUTQ;
@@ -163,7 +163,7 @@ unsafe fn answer(sock: &Sock, request: c_ulong, arg: usize) -> Option<Sys<()>> {
         // SAFETY: the program's own int.
         libc::FIONREAD => Some(unsafe { put(arg, recv::waiting(sock)) }),
         // SAFETY: as above.
-        SIOCOUTQ | SIOCOUTQNSD => Some(unsafe { put(arg, sock.shared.tx_queued() as usize) }),
+        SIOCOUTQ | SIOCOUTQNSD => Some(unsafe { put(arg, send::queued(sock) as usize) }),
         // SAFETY: as above.
         SIOCATMARK => Some(unsafe { put(arg, usize::from(urgent::at_mark(sock))) }),
         _ => None,

@@ -6,9 +6,8 @@
 
 use core::ffi::c_int;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
-use utcp_abi::set::Member;
 use utcp_abi::socket::{Socket, status};
 
 use crate::attach::Attachment;
@@ -53,7 +52,7 @@ pub fn notice(attachment: &'static Attachment) {
             continue;
         }
         match entry.kind() {
-            Kind::Socket => announce(fd, entry, attachment),
+            Kind::Socket => announce(fd, entry),
             Kind::Listener => ORPHANS.store(1, Relaxed),
             _ => {}
         }
@@ -61,15 +60,11 @@ pub fn notice(attachment: &'static Attachment) {
     attachment.pool().drain();
 }
 
-fn announce(fd: c_int, entry: fd_table::Entry, attachment: &'static Attachment) {
+fn announce(fd: c_int, entry: fd_table::Entry) {
     let Some(sock) = handle::at(fd, entry) else { return };
     tell(sock.shared);
-    for word in &sock.shared.members {
-        let Some(member) = Member::unpack(word.load(Acquire)) else { continue };
-        if let Some(ready) = attachment.region().ready(member.set) {
-            ready.set(member.interest);
-        }
-    }
+    // Threads in epoll hear of the death by themselves, but perhaps before we got here: they are rung.
+    epoll::touch(&sock);
 }
 
 /// Marks one socket of a dead engine as reset, and wakes who sleeps on it.

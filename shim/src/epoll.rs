@@ -193,7 +193,7 @@ fn change(epfd: c_int, sock: &Sock, wanted: Option<epoll_event>) -> Sys<()> {
             Ok(())
         }
         (Some((cell, index)), None) => {
-            set.remove(cell, index);
+            set.remove(sock, cell, index);
             Ok(())
         }
     }
@@ -250,6 +250,12 @@ pub fn older(set: &SetRef) -> Option<SetRef> {
     }
 }
 
+/// Makes `bell` wake whoever sleeps on the set.
+pub fn add_bell(set: &SetRef, bell: c_int) -> Sys<()> {
+    let event = epoll_event { events: libc::EPOLLIN as u32 | ET, u64: BELL };
+    sys::epoll_ctl(set.local.epfd.load(Relaxed), libc::EPOLL_CTL_ADD, bell, &event)
+}
+
 /// How many members the kernel's epoll has already, by /proc; many, if it can't be read.
 fn kernel_members(epfd: c_int) -> u32 {
     let mut path = Text::<48>::new();
@@ -271,7 +277,7 @@ pub fn forget(sock: &Sock) {
         let Some(member) = Member::unpack(cell.load(Acquire)) else { continue };
         let Some(set) = set::at(sock.att, member.set) else { continue };
         if set.shared.owner_pid.load(Relaxed) == process::pid() {
-            set.remove(cell, member.interest);
+            set.remove(sock, cell, member.interest);
         }
     }
 }
@@ -298,7 +304,7 @@ pub fn hand_over(sock: &Sock) {
         if set.shared.owner_pid.load(Relaxed) != process::pid() || epfd < 0 {
             continue;
         }
-        set.remove(cell, member.interest);
+        set.remove(sock, cell, member.interest);
         let event = epoll_event { events: wanted.events, u64: wanted.data };
         if sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, sock.fd, &event).is_ok() {
             count_kernel(&set, libc::EPOLL_CTL_ADD);
@@ -316,7 +322,7 @@ pub fn move_members(old: &Sock, new: &Sock) {
         if set.shared.owner_pid.load(Relaxed) != process::pid() || epfd < 0 {
             continue;
         }
-        set.remove(cell, member.interest);
+        set.remove(old, cell, member.interest);
         // In the kernel's epoll it still is.
         let _ = set_for(epfd, new.att).and_then(|set| set.add(new, wanted.events, wanted.data));
     }
@@ -352,7 +358,7 @@ fn disband(set: &SetRef) {
         let Some(sock) = handle::at(fd, entry) else { continue };
         for cell in set::members(&sock) {
             match Member::unpack(cell.load(Acquire)) {
-                Some(member) if member.set == set.index => set.remove(cell, member.interest),
+                Some(member) if member.set == set.index => set.remove(&sock, cell, member.interest),
                 _ => {}
             }
         }

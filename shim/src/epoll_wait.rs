@@ -4,6 +4,7 @@ use core::ffi::c_int;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use libc::{epoll_event, sigset_t};
+use utcp_abi::set::LANES;
 
 use crate::epoll::{BELL, CHANNEL, ET, ONESHOT, older};
 use crate::fd_table::{self, Entry, Kind};
@@ -11,14 +12,14 @@ use crate::handle::Sock;
 use crate::set::{self, SetRef, Wanted};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{death, epolls, errno, nested, ready, relayed, sleep, tls};
+use crate::{death, epolls, errno, lane, nested, ready, relayed, sleep, tls};
 
 /// Calls that report ours alone before the kernel's members are looked at.
 const CALLS_MAX: u32 = 64;
 /// … and time that may pass before they are.
 const LOOK_NS: u64 = 250_000;
 /// Descriptors of ours in the kernel's set that may stand before the program's, and one more look.
-const OURS_MAX: usize = 3;
+const OURS_MAX: usize = 3 + LANES;
 
 /// One timeout in whatever form the call had it: `None` is for ever.
 pub type Timeout = Option<u64>;
@@ -171,7 +172,7 @@ fn gather(
         if nested::is_watched(&set) {
             nested::refresh(&set, true); // Arms, and a bell that rang for nothing must not end the sleep.
         } else {
-            set.shared.bell.arm();
+            lane::arm(&set);
         }
         if !quiet(&set) {
             let count = scan(&set, room, 0);
@@ -183,6 +184,7 @@ fn gather(
         let left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
         let slept = kernel_wait(epfd, &set, room, left, mask);
         let kernel = *slept.as_ref().unwrap_or(&0);
+        lane::gather(&set);
         let count = if slept.is_ok() { scan(&set, room, kernel) } else { 0 };
         leave(&set);
         slept?;
@@ -198,6 +200,7 @@ fn gather(
 
 /// Whether neither `set` nor those of dead engines behind it have news.
 fn quiet(set: &SetRef) -> bool {
+    lane::gather(set);
     set.is_quiet() && older(set).is_none_or(|older| quiet(&older))
 }
 
@@ -216,10 +219,10 @@ fn living(epfd: c_int, set: SetRef) -> SetRef {
 fn leave(set: &SetRef) {
     let others = set.waiters().fetch_sub(1, Relaxed).wrapping_sub(1);
     if others > 0 && others < u32::MAX / 2 {
-        set.shared.bell.arm();
-        if !set.is_quiet() {
+        lane::arm(set);
+        if !quiet(set) {
             set.ring();
-            set.shared.bell.arm();
+            lane::arm(set);
         }
     }
 }

@@ -28,7 +28,7 @@ use libc::epoll_event;
 use crate::epolls::{self, OBJECTS, Object};
 use crate::fd_table::{self, Entry};
 use crate::set::SetRef;
-use crate::{epoll, epoll_wait, sys};
+use crate::{epoll, epoll_wait, lane, sys};
 
 /// Objects that are watched.
 static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -132,6 +132,7 @@ pub fn is_watched(set: &SetRef) -> bool {
 #[cold]
 fn light(set: &SetRef) -> bool {
     set.watched().store(1, SeqCst);
+    lane::refresh_all(set);
     rekindle(set);
     let level = epoll_event { events: libc::EPOLLIN as u32, u64: epoll::BELL };
     let (epfd, bell) = (set.local.epfd.load(Relaxed), set.local.bell.load(Relaxed));

@@ -7,7 +7,7 @@
 
 use core::ffi::{c_int, c_short, c_ulong};
 use core::mem::MaybeUninit;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use libc::{nfds_t, pollfd, sigset_t, timespec};
 
@@ -16,7 +16,7 @@ use crate::handle;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{death, errno, nested, poll_set, ready, signals};
+use crate::{death, errno, lane, nested, pair, poll_set, ready, signals};
 
 /// Descriptors that fit into the scratch space on the stack.
 const SMALL: usize = 128;
@@ -276,11 +276,12 @@ fn alone(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Op
     let wants_out = u32::from(only.events as u16) & ready::OUT != 0;
     // Before the handshake ends there is only its end to wait for.
     let connecting = !sock.was_connected();
+    let (rx_bell, tx_bell) = pair::bells(&sock);
     let bell = match (wants_in, wants_out) {
-        (false, true) => &sock.shared.tx_bell,
         (_, _) if connecting => &sock.shared.tx_bell,
-        (true, false) => &sock.shared.rx_bell,
-        (false, false) => &sock.shared.rx_bell,
+        (false, true) => tx_bell,
+        (true, false) => rx_bell,
+        (false, false) => rx_bell,
         (true, true) => return None,
     };
     let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
@@ -345,9 +346,10 @@ fn unwatch(fd: c_int, interest: u32, borrowed: &poll_set::Borrowed) {
         for cell in crate::set::members(&sock) {
             let member = utcp_abi::set::Member::unpack(cell.load(Acquire));
             if member.is_some_and(|m| m.interest == interest && m.set == borrowed.set.index) {
-                cell.store(0, Relaxed);
+                cell.store(0, SeqCst);
             }
         }
+        lane::refresh(&sock);
     }
     borrowed.set.release(interest);
 }

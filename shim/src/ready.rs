@@ -6,7 +6,7 @@ use utcp_abi::socket::{intent, status};
 
 use crate::fd_table::Kind;
 use crate::handle::Sock;
-use crate::{recv, send, urgent};
+use crate::{pair, recv, send, urgent};
 
 /// EPOLLIN and its twin.
 pub const IN: u32 = 0x1 | 0x40;
@@ -44,7 +44,7 @@ pub fn of(sock: &Sock) -> u32 {
     let mut events = error;
     if rx_over {
         events |= IN | RDHUP;
-    } else if recv::readable(sock) >= (sock.shared.options.rcvlowat.load(Relaxed) as usize).max(1) {
+    } else if recv::has(sock, (sock.shared.options.rcvlowat.load(Relaxed) as usize).max(1)) {
         events |= IN;
     }
     if urgent::waits(sock) {
@@ -59,11 +59,23 @@ pub fn of(sock: &Sock) -> u32 {
     events
 }
 
-/// As [`of`], but when `wanted` has OUT and there is no space, the engine is told to say when there is.
+/// As [`of`], but when `wanted` has OUT and there is no space, whoever makes some is told to say so.
 pub fn watch(sock: &Sock, wanted: u32) -> u32 {
     let events = of(sock);
-    if wanted & OUT == 0 || events & OUT != 0 || sock.entry.kind() == Kind::Listener {
+    if sock.entry.kind() == Kind::Listener {
         return events;
+    }
+    let end = pair::of(sock);
+    if let Some(end) = end {
+        end.adopt(sock);
+    }
+    if wanted & OUT == 0 || events & OUT != 0 {
+        // One that has just said whom to tell may have missed what came before.
+        return if end.is_some() { of(sock) } else { events };
+    }
+    if let Some(end) = end {
+        end.wish();
+        return of(sock);
     }
     if !sock.intends(intent::TX_FULL) && sock.was_connected() {
         sock.shared.intent.fetch_or(intent::TX_FULL, AcqRel);

@@ -13,13 +13,15 @@
 
 use core::ffi::c_int;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
-use core::sync::atomic::fence;
+use core::sync::atomic::{AtomicU64, fence};
 
 use libc::iovec;
+use utcp_abi::pair::{CLASSES, STREAM_MAX};
 use utcp_abi::socket::{BufRef, first_position, intent, status};
 use utcp_abi::stream::pieces;
 
 use crate::handle::Sock;
+use crate::pair::{self, End};
 use crate::sleep::{self, Woken};
 use crate::sys::{Errno, Sys};
 use crate::user::Buffers;
@@ -33,15 +35,80 @@ const GENERATION_SHIFT: u32 = 44;
 struct View {
     head: u64,
     available: u64,
-    buf: BufRef,
+    /// Position of the last urgent byte + 1; 0: none.
+    mark: u64,
+    place: Place,
     capacity: u64,
+    /// What the capacity can become.
+    capacity_max: u64,
 }
 
+/// Where the bytes are.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// In the program's own region; the engine puts them there.
+    Region(BufRef),
+    /// Where the program at the other end puts them, and the class of its stream.
+    Pair(End, u32),
+}
+
+impl View {
+    /// The buffer's first byte.
+    fn base(&self, sock: &Sock) -> Option<*mut u8> {
+        match self.place {
+            Place::Region(buf) => sock.att.region().stream(buf),
+            Place::Pair(end, class) => end.view.stream(end.at.slot, 1 - end.at.side, class),
+        }
+    }
+
+    /// Whether the stream has not been moved to another buffer since.
+    fn is_there(&self, sock: &Sock) -> bool {
+        match self.place {
+            Place::Region(buf) => sock.shared.rx_buf.load(Acquire) == buf.0,
+            Place::Pair(end, class) => end.other().class.load(Acquire) == class,
+        }
+    }
+
+    /// Where readers meet.
+    fn head_cell(&self, sock: &Sock) -> &'static AtomicU64 {
+        match self.place {
+            Place::Region(_) => &sock.shared.rx_head,
+            Place::Pair(end, _) => &end.own().head,
+        }
+    }
+}
+
+/// A look at a stream that the program at the other end writes. It may lie: what it says is cut to a buffer.
+fn view_pair(end: End) -> Sys<View> {
+    loop {
+        let head = end.own().head.load(Acquire);
+        let class = end.other().class.load(Acquire);
+        let tail = end.other().tail.load(Acquire);
+        let mark = end.other().urgent.load(Acquire);
+        if head >> GENERATION_SHIFT != u64::from(end.at.generation) {
+            return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
+        }
+        if class != end.other().class.load(Acquire) {
+            continue;
+        }
+        let capacity = if CLASSES.contains(&class) { 1 << class } else { 0 };
+        let available = tail.wrapping_sub(head);
+        let available = if available > capacity { 0 } else { available };
+        let place = Place::Pair(end, class);
+        return Ok(View { head, available, mark, place, capacity, capacity_max: STREAM_MAX });
+    }
+}
+
+#[inline]
 fn view(sock: &Sock) -> Sys<View> {
+    if let Some(end) = pair::named(sock.att, sock.shared.rx_buf.load(Acquire)) {
+        return view_pair(end?);
+    }
     loop {
         let head = sock.shared.rx_head.load(Acquire);
         let buf = sock.shared.rx_buf.load(Acquire);
         let tail = sock.shared.rx_tail.load(Acquire);
+        let mark = sock.shared.rx_urgent.load(Acquire);
         let generation = first_position(sock.entry.generation()) >> GENERATION_SHIFT;
         if head >> GENERATION_SHIFT != generation {
             return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
@@ -54,8 +121,20 @@ fn view(sock: &Sock) -> Sys<View> {
         // Another reader may have moved on since: then the difference is nonsense, and is cut.
         let available = tail.wrapping_sub(head);
         let available = if available > capacity { 0 } else { available };
-        return Ok(View { head, available, buf, capacity });
+        let place = Place::Region(buf);
+        return Ok(View { head, available, mark, place, capacity, capacity_max: capacity });
     }
+}
+
+/// Positions of an rx stream, see [`marks`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Marks {
+    /// Position of the last urgent byte + 1; 0: none.
+    pub mark: u64,
+    /// Position of the next byte.
+    pub head: u64,
+    /// Position behind the last byte that came.
+    pub tail: u64,
 }
 
 /// What to do with the bytes.
@@ -76,13 +155,13 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
         if len == 0 {
             if hole > 0 && mode != Mode::Peek && buffers.left() > 0 {
                 let next = seen.head.wrapping_add(hole);
-                let _ = sock.shared.rx_head.compare_exchange(seen.head, next, AcqRel, Relaxed);
+                let _ = seen.head_cell(sock).compare_exchange(seen.head, next, AcqRel, Relaxed);
             }
             return Ok(None);
         }
         let (start, before) = (seen.head.wrapping_add(hole), *buffers);
         if mode != Mode::Discard {
-            let Some(base) = sock.att.region().stream(seen.buf) else { return Err(Errno(libc::EIO)) };
+            let Some(base) = seen.base(sock) else { return Err(Errno(libc::EIO)) };
             for piece in pieces(seen.capacity, start, len) {
                 // SAFETY: a piece of the stream's buffer, which lies in the region.
                 unsafe { buffers.fill(base.wrapping_add(piece.offset), piece.len) };
@@ -92,18 +171,25 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
         }
         // Our copies before the looks that tell whether they were good.
         fence(SeqCst);
-        let same = sock.shared.rx_buf.load(Acquire) == seen.buf.0;
+        let same = seen.is_there(sock);
+        let head = seen.head_cell(sock);
         let ours = match mode {
             _ if !same => false,
-            Mode::Peek => sock.shared.rx_head.load(Acquire) == seen.head,
+            Mode::Peek => head.load(Acquire) == seen.head,
             Mode::Take | Mode::Discard => {
                 let next = start.wrapping_add(len);
-                sock.shared.rx_head.compare_exchange(seen.head, next, AcqRel, Relaxed).is_ok()
+                head.compare_exchange(seen.head, next, AcqRel, Relaxed).is_ok()
             }
         };
         if !ours {
             *buffers = before;
             continue;
+        }
+        if let Place::Pair(end, _) = seen.place {
+            if mode != Mode::Peek {
+                end.tell_space(sock);
+            }
+            return Ok(Some(len as usize));
         }
         // The engine looks at what was taken whenever data comes. A peer that filled its window sends none until
         // it hears of more: so the engine must never be behind by more than a part of the stream.
@@ -118,7 +204,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
 /// The urgent byte ends a read, or is a hole at the start of one: the hole's bytes, and those that may be read behind it.
 #[inline]
 fn up_to_mark(sock: &Sock, seen: &View) -> (u64, u64) {
-    match urgent::ahead(sock, seen.head) {
+    match urgent::ahead(seen.mark, seen.head) {
         None => (0, seen.available),
         Some(0) if urgent::is_inline(sock) || seen.available == 0 => (0, seen.available),
         Some(0) => (1, seen.available.saturating_sub(1)),
@@ -130,12 +216,12 @@ fn up_to_mark(sock: &Sock, seen: &View) -> (u64, u64) {
 pub fn byte_at(sock: &Sock, position: u64) -> Sys<u8> {
     loop {
         let seen = view(sock)?;
-        let Some(base) = sock.att.region().stream(seen.buf) else { return Err(Errno(libc::EIO)) };
+        let Some(base) = seen.base(sock) else { return Err(Errno(libc::EIO)) };
         let [piece, _] = pieces(seen.capacity, position, 1);
         // SAFETY: a byte of the stream's buffer, which lies in the region.
         let byte = unsafe { base.wrapping_add(piece.offset).read_volatile() };
         fence(SeqCst);
-        if sock.shared.rx_buf.load(Acquire) == seen.buf.0 {
+        if seen.is_there(sock) {
             return Ok(byte);
         }
     }
@@ -256,7 +342,11 @@ fn rest<'a>(
             deadline = Some(sleep::deadline_us(sock.shared.options.rcvtimeo_us.load(Relaxed)));
         }
         let more = if mode == Mode::Peek { want } else { want.saturating_sub(got) };
-        match sleep::until(sock.att, &sock.shared.rx_bell, deadline.flatten(), || is_ready(sock, more)) {
+        if let Some(end) = pair::of(sock) {
+            end.adopt(sock);
+        }
+        let (rx_bell, _) = pair::bells(sock);
+        match sleep::until(sock.att, rx_bell, deadline.flatten(), || is_ready(sock, more)) {
             Woken::News => {}
             Woken::Timeout if got > 0 => return Ok(got),
             Woken::Timeout => return Err(Errno(libc::EAGAIN)),
@@ -272,7 +362,7 @@ fn is_ready(sock: &Sock, want: usize) -> bool {
     let Ok(seen) = view(sock) else { return true };
     let (_, available) = up_to_mark(sock, &seen);
     // More than fits never comes: a full buffer must do. Nor does anything before a mark that was reached.
-    available >= (want as u64).min(seen.capacity.max(1))
+    available >= (want as u64).min(seen.capacity_max.max(1))
         || sock.shared.status.load(Acquire) & ended != 0
         || sock.shared.error.load(Relaxed) != 0
         || sock.intends(intent::SHUT_RD)
@@ -282,17 +372,32 @@ fn is_ready(sock: &Sock, want: usize) -> bool {
 /// Bytes that wait (FIONREAD): as Linux counts them, up to the urgent one.
 pub fn waiting(sock: &Sock) -> usize {
     let Ok(seen) = view(sock) else { return 0 };
-    match urgent::ahead(sock, seen.head) {
+    match urgent::ahead(seen.mark, seen.head) {
         Some(ahead) if !urgent::is_inline(sock) => seen.available.min(ahead) as usize,
         _ => seen.available as usize,
     }
+}
+
+/// Whether a reader who wants `least` bytes should try: they are there, or an error is.
+#[inline]
+pub fn has(sock: &Sock, least: usize) -> bool {
+    view(sock).is_err() || readable(sock) >= least
+}
+
+/// Where the urgent mark, the next byte and the end of what came are.
+pub fn marks(sock: &Sock) -> Marks {
+    view(sock).map_or(Marks::default(), |seen| Marks {
+        mark: seen.mark,
+        head: seen.head,
+        tail: seen.head.wrapping_add(seen.available),
+    })
 }
 
 /// Bytes that make a socket readable: all but an urgent one at the head.
 #[inline]
 pub fn readable(sock: &Sock) -> usize {
     let Ok(seen) = view(sock) else { return 0 };
-    let hole = urgent::ahead(sock, seen.head) == Some(0) && !urgent::is_inline(sock);
+    let hole = urgent::ahead(seen.mark, seen.head) == Some(0) && !urgent::is_inline(sock);
     (seen.available as usize).saturating_sub(usize::from(hole))
 }
 

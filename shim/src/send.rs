@@ -1,13 +1,15 @@
 //! Putting bytes into a socket: a copy into the tx stream under its arbiter, and a bit for the engine.
 
 use core::ffi::c_int;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 use libc::iovec;
+use utcp_abi::pair::{STREAM_MAX, class_for};
 use utcp_abi::socket::{BufRef, intent, status};
 use utcp_abi::stream::pieces;
 
 use crate::handle::Sock;
+use crate::pair::{self, End};
 use crate::relayed;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
@@ -36,29 +38,74 @@ impl Source for Buffers<'_> {
     }
 }
 
-/// Bytes that could be queued now, for whoever holds the right to write.
-fn room(sock: &Sock) -> (u64, BufRef, u64) {
-    let buf = BufRef(sock.shared.tx_buf.load(Acquire));
-    let tail = sock.shared.tx_tail.load(Relaxed);
-    let queued = tail.wrapping_sub(sock.shared.tx_head.load(Acquire));
-    // SO_SNDBUF, if it was set.
-    let limit = match u64::from(sock.shared.options.sndbuf.load(Relaxed)) {
-        0 => buf.capacity(),
-        set => set.min(buf.capacity()),
-    };
-    (limit.saturating_sub(queued), buf, tail)
+/// One look at the tx stream, by whoever holds the right to write.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    tail: u64,
+    /// Bytes that are not taken or acknowledged yet.
+    queued: u64,
+    /// Bytes that the stream can hold, grown if need be.
+    capacity_max: u64,
+    place: Place,
 }
 
-/// Whether `send` would take at least a byte; another thread may be faster.
+/// Where bytes go.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// Into the program's own region; the engine takes them from there.
+    Region(BufRef),
+    /// To where the program at the other end takes them.
+    Pair(End),
+}
+
+impl Room {
+    fn of(sock: &Sock) -> Sys<Self> {
+        let word = sock.shared.tx_buf.load(Acquire);
+        if let Some(end) = pair::named(sock.att, word) {
+            let end = end?;
+            let tail = end.own().tail.load(Relaxed);
+            // What the other side says may be a lie: then there is no room, to its own harm.
+            let queued = tail.wrapping_sub(end.other().head.load(Acquire));
+            let capacity_max = bound(sock, &end);
+            return Ok(Self { tail, queued, capacity_max, place: Place::Pair(end) });
+        }
+        let buf = BufRef(word);
+        let tail = sock.shared.tx_tail.load(Relaxed);
+        let queued = tail.wrapping_sub(sock.shared.tx_head.load(Acquire));
+        // SO_SNDBUF, if it was set.
+        let capacity_max = match u64::from(sock.shared.options.sndbuf.load(Relaxed)) {
+            0 => buf.capacity(),
+            set => set.min(buf.capacity()),
+        };
+        Ok(Self { tail, queued, capacity_max, place: Place::Region(buf) })
+    }
+
+    fn free(&self) -> u64 {
+        self.capacity_max.saturating_sub(self.queued)
+    }
+}
+
+/// Bytes that may be on their way to the program at the other end: what SO_SNDBUF here and SO_RCVBUF there allow together.
+fn bound(sock: &Sock, end: &End) -> u64 {
+    let part = |set: u32| if set == 0 { STREAM_MAX / 2 } else { u64::from(set) };
+    let (ours, theirs) = (&sock.shared.options.sndbuf, &end.other().rcvbuf);
+    part(ours.load(Relaxed)).saturating_add(part(theirs.load(Relaxed))).min(STREAM_MAX)
+}
+
+/// Whether `send` would take at least a byte; another thread may be faster. True also if it would fail.
 pub fn has_room(sock: &Sock) -> bool {
-    room(sock).0 > 0
+    Room::of(sock).map_or(true, |room| room.free() > 0)
 }
 
 /// Whether poll says "writable": Linux's rule, free space at least half of what is queued.
 pub fn is_writable(sock: &Sock) -> bool {
-    let (free, ..) = room(sock);
-    let queued = sock.shared.tx_queued();
-    free > 0 && free >= queued / 2
+    Room::of(sock).map_or(true, |room| room.free() > 0 && room.free() >= room.queued / 2)
+}
+
+/// Bytes that the peer has not acknowledged (SIOCOUTQ). What stands in a pair region has arrived: it waits for the
+/// peer's program alone, as in a receive queue.
+pub fn queued(sock: &Sock) -> u64 {
+    if pair::of(sock).is_some() { 0 } else { sock.shared.tx_queued() }
 }
 
 /// Whether nothing can be sent any more, or not yet.
@@ -69,17 +116,95 @@ fn is_closed(sock: &Sock) -> bool {
     broken || now & (status::CONNECTED | status::CONNECTING) == 0
 }
 
+/// Moves the stream of `end` to a larger place, so that `wanted` bytes fit, if there is one. The right to write is held.
+/// Returns the class then in use, `None` if the word makes no sense.
+fn grow(end: &End, room: &Room, wanted: u64) -> Option<u32> {
+    let side = end.own();
+    let class = side.class.load(Relaxed);
+    let stream = |class| end.view.stream(end.at.slot, end.at.side, class);
+    let old = stream(class)?;
+    if room.queued.saturating_add(wanted) <= 1 << class {
+        return Some(class);
+    }
+    let larger = class_for(room.queued.saturating_add(wanted));
+    if larger <= class {
+        return Some(class);
+    }
+    let new = stream(larger)?;
+    let mut at = room.tail.wrapping_sub(room.queued);
+    for from in pieces(1 << class, at, room.queued) {
+        let mut source = old.wrapping_add(from.offset);
+        for to in pieces(1 << larger, at, from.len as u64) {
+            // SAFETY: pieces of two places of this stream that don't overlap. A reader may read either meanwhile.
+            unsafe { core::ptr::copy_nonoverlapping(source, new.wrapping_add(to.offset), to.len) };
+            source = source.wrapping_add(to.len);
+        }
+        at = at.wrapping_add(from.len as u64);
+    }
+    // SeqCst: a reader compares the class after its copy. The old place is not written any more.
+    side.class.store(larger, SeqCst);
+    Some(larger)
+}
+
+/// Where the next bytes go: the buffer, its capacity, and how many fit.
+fn target(sock: &Sock, room: &Room, wanted: u64) -> Option<(*mut u8, u64, u64)> {
+    match room.place {
+        Place::Region(buf) => {
+            let free = room.free();
+            if free == 0 {
+                return Some((core::ptr::null_mut(), buf.capacity(), 0));
+            }
+            Some((sock.att.region().stream(buf)?, buf.capacity(), free))
+        }
+        Place::Pair(end) => {
+            let free = room.free();
+            if free == 0 {
+                return Some((core::ptr::null_mut(), STREAM_MAX, 0));
+            }
+            let class = grow(&end, room, wanted.min(free))?;
+            let capacity = 1u64 << class;
+            let base = end.view.stream(end.at.slot, end.at.side, class)?;
+            Some((base, capacity, free.min(capacity.saturating_sub(room.queued))))
+        }
+    }
+}
+
+/// The bytes before `end` are queued; `last`: they end what `flags` are about.
+fn publish(sock: &Sock, room: &Room, end: u64, flags: c_int, last: bool) {
+    let shared = sock.shared;
+    let (urgent, tail) = match room.place {
+        Place::Region(_) => {
+            let more = flags & libc::MSG_MORE != 0;
+            if more != sock.intends(intent::MORE) {
+                shared.intent.fetch_xor(intent::MORE, AcqRel);
+            }
+            (&shared.tx_urgent, &shared.tx_tail)
+        }
+        Place::Pair(pair) => (&pair.own().urgent, &pair.own().tail),
+    };
+    if flags & libc::MSG_OOB != 0 && last {
+        // The mark before the byte: nobody may read past it unawares.
+        urgent.store(end, Release);
+    }
+    // Release: the bytes before the index that announces them.
+    tail.store(end, Release);
+}
+
 /// Copies what fits. 0: the stream is full.
 fn push(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usize> {
     let _right = sock.take_tx()?;
-    let (free, buf, tail) = room(sock);
-    let len = free.min(source.left() as u64);
+    if sock.intends(intent::SHUT_WR) {
+        return Ok(0); // Shut down while we waited for the right: the caller finds out.
+    }
+    let room = Room::of(sock)?;
+    let wanted = source.left() as u64;
+    let Some((base, capacity, free)) = target(sock, &room, wanted) else { return Err(Errno(libc::EIO)) };
+    let (tail, len) = (room.tail, free.min(wanted));
     if len == 0 {
         return Ok(0);
     }
-    let Some(base) = sock.att.region().stream(buf) else { return Err(Errno(libc::EIO)) };
     let mut done = 0usize;
-    for piece in pieces(buf.capacity(), tail, len) {
+    for piece in pieces(capacity, tail, len) {
         if piece.len == 0 {
             break;
         }
@@ -96,17 +221,28 @@ fn push(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usize> {
             Err(_) => break,
         }
     }
-    let end = tail.wrapping_add(done as u64);
-    if flags & libc::MSG_OOB != 0 && source.left() == 0 {
-        sock.shared.tx_urgent.store(end, Release);
-    }
-    let more = flags & libc::MSG_MORE != 0;
-    if more != sock.intends(intent::MORE) {
-        sock.shared.intent.fetch_xor(intent::MORE, AcqRel);
-    }
-    // Release: the bytes before the index that announces them.
-    sock.shared.tx_tail.store(end, Release);
+    publish(sock, &room, tail.wrapping_add(done as u64), flags, source.left() == 0);
     Ok(done)
+}
+
+/// Bytes were queued: whoever takes them hears of it.
+#[inline]
+fn announce(sock: &Sock) {
+    match pair::of(sock) {
+        Some(end) => end.tell_bytes(sock),
+        None => sock.kick(),
+    }
+}
+
+/// The stream was full: whoever makes space shall say so. The caller looks once more.
+fn wish_for_room(sock: &Sock) {
+    match pair::of(sock) {
+        Some(end) => {
+            end.adopt(sock);
+            end.wish();
+        }
+        None => sock.intend(intent::TX_FULL),
+    }
 }
 
 /// `send` of `list`.
@@ -138,7 +274,7 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
         match push(sock, source, flags) {
             Ok(count) => {
                 if count > 0 {
-                    sock.kick();
+                    announce(sock);
                 }
                 sent = sent.saturating_add(count);
                 if source.left() == 0 {
@@ -151,9 +287,8 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
             Err(_) if sent > 0 => return Ok(sent),
             Err(error) => return Err(error),
         }
-        // Full: the engine shall tell when there is space; it may have come just now.
-        sock.shared.intent.fetch_or(intent::TX_FULL, AcqRel);
-        sock.kick();
+        // It may have come just now.
+        wish_for_room(sock);
         if has_room(sock) {
             continue;
         }
@@ -173,7 +308,13 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
 }
 
 fn wait_for_room(sock: &Sock, deadline_ns: Option<u64>) -> Woken {
-    sleep::until(sock.att, &sock.shared.tx_bell, deadline_ns, || {
+    let (_, tx_bell) = pair::bells(sock);
+    sleep::until(sock.att, tx_bell, deadline_ns, || {
+        let end = pair::of(sock);
+        if let Some(end) = end {
+            // Whoever told us of space took the wish back.
+            end.wish();
+        }
         if sock.shared.status.load(Acquire) & (status::DEAD | status::TX_FIN | status::MOVED) != 0
             || sock.intends(intent::SHUT_WR)
             || !sock.is_current()
@@ -181,8 +322,8 @@ fn wait_for_room(sock: &Sock, deadline_ns: Option<u64>) -> Woken {
         {
             return true;
         }
-        // Whoever told us of space took the mark back.
-        if !sock.intends(intent::TX_FULL) {
+        // As above.
+        if end.is_none() && !sock.intends(intent::TX_FULL) {
             sock.intend(intent::TX_FULL);
         }
         false
@@ -200,7 +341,7 @@ pub fn send_some(sock: &Sock, source: &mut impl Source) -> Sys<usize> {
     }
     let count = push(sock, source, 0)?;
     if count > 0 {
-        sock.kick();
+        announce(sock);
     }
     Ok(count)
 }

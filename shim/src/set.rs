@@ -18,7 +18,7 @@ use crate::attach::{ATTACHMENTS, Attachment};
 use crate::fd_table::{Entry, Kind};
 use crate::handle::Sock;
 use crate::sys::{self, Errno, Sys};
-use crate::{channel, process, ready};
+use crate::{channel, lane, process, ready};
 
 /// What this process knows of a set beside what is shared.
 #[derive(Debug)]
@@ -125,6 +125,7 @@ impl SetRef {
         for word in [set.waiters(), set.watched(), set.lit()] {
             word.store(0, Relaxed);
         }
+        lane::close_all(&set);
         set.epoch().store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
         shared.owner_pid.store(process::pid(), Release);
         set.local.epfd.store(-1, Relaxed);
@@ -196,6 +197,7 @@ impl SetRef {
     /// Gives the set back. Its interests must be gone.
     pub fn destroy(&self) {
         self.close_bell();
+        lane::close_all(self);
         self.shared.generation.fetch_add(1, AcqRel);
         self.shared.owner_pid.store(0, Relaxed);
         if let Some(ready) = self.att.region().ready(self.index) {
@@ -261,6 +263,7 @@ impl SetRef {
             return Err(full);
         }
         self.shared.count.fetch_add(1, Relaxed);
+        lane::refresh(sock);
         self.look(sock, index, events);
         Ok(index)
     }
@@ -288,6 +291,7 @@ impl SetRef {
         interest.events.store(events, Relaxed);
         interest.spare.fetch_add(1, Release);
         cell.store(word(self.index, index, events), SeqCst);
+        lane::refresh(sock);
         self.look(sock, index, events);
     }
 
@@ -302,8 +306,9 @@ impl SetRef {
     }
 
     /// Removes an interest.
-    pub fn remove(&self, cell: &AtomicU64, index: u32) {
-        cell.store(0, Release);
+    pub fn remove(&self, sock: &Sock, cell: &AtomicU64, index: u32) {
+        cell.store(0, SeqCst);
+        lane::refresh(sock);
         self.release(index);
     }
 

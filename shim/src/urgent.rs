@@ -10,18 +10,19 @@
 //! or, with SO_OOBINLINE, on it. Whether the mark counts is derived from the positions: one that was passed is no mark.
 
 use core::ffi::c_int;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use utcp_abi::socket::{intent, option, status};
 
 use crate::handle::Sock;
+use crate::recv::{self, Marks};
 use crate::sys::{Errno, Sys};
 use crate::user::Buffers;
 
-/// Bytes from `head` to the urgent byte, if it was not passed.
+/// Bytes from `head` to the urgent byte before `mark`, if there is one and it was not passed.
 #[inline]
-pub fn ahead(sock: &Sock, head: u64) -> Option<u64> {
-    match sock.shared.rx_urgent.load(Acquire) {
+pub fn ahead(mark: u64, head: u64) -> Option<u64> {
+    match mark {
         0 => None,
         word => far(word, head),
     }
@@ -40,42 +41,44 @@ pub fn is_inline(sock: &Sock) -> bool {
 
 /// Whether the next byte is the urgent one (`sockatmark`).
 pub fn at_mark(sock: &Sock) -> bool {
-    ahead(sock, sock.shared.rx_head.load(Acquire)) == Some(0)
+    let at = recv::marks(sock);
+    ahead(at.mark, at.head) == Some(0)
 }
 
 /// Whether an urgent byte has come that nobody has taken (POLLPRI).
 #[inline]
 pub fn waits(sock: &Sock) -> bool {
-    sock.shared.rx_urgent.load(Acquire) != 0 && is_untaken(sock)
+    let at = recv::marks(sock);
+    at.mark != 0 && is_untaken(sock, at)
 }
 
 #[cold]
-fn is_untaken(sock: &Sock) -> bool {
-    let (word, head) = (sock.shared.rx_urgent.load(Acquire), sock.shared.rx_head.load(Acquire));
-    far(word, head).is_some() && has_come(sock, word) && sock.shared.rx_urgent_taken.load(Relaxed) != word
+fn is_untaken(sock: &Sock, at: Marks) -> bool {
+    far(at.mark, at.head).is_some() && has_come(at) && sock.shared.rx_urgent_taken.load(Relaxed) != at.mark
 }
 
-fn has_come(sock: &Sock, word: u64) -> bool {
-    let behind = sock.shared.rx_tail.load(Acquire).wrapping_sub(word.wrapping_sub(1));
+fn has_come(at: Marks) -> bool {
+    let behind = at.tail.wrapping_sub(at.mark.wrapping_sub(1));
     behind != 0 && behind < 1 << 32
 }
 
 /// `recv` with MSG_OOB.
 pub fn take(sock: &Sock, buffers: &mut Buffers<'_>, flags: c_int) -> Sys<usize> {
     let none = Errno(libc::EINVAL);
-    let word = sock.shared.rx_urgent.load(Acquire);
+    let at = recv::marks(sock);
+    let word = at.mark;
     let position = word.wrapping_sub(1);
-    let passed = far(word, sock.shared.rx_head.load(Acquire)).is_none();
+    let passed = far(word, at.head).is_none();
     if word == 0 || passed || is_inline(sock) || sock.shared.rx_urgent_taken.load(Relaxed) == word {
         return Err(none);
     }
     let now = sock.status();
-    if !has_come(sock, word) {
+    if !has_come(at) {
         let over = now & (status::RX_FIN | status::DEAD) != 0 || sock.intends(intent::SHUT_RD);
         return if over { Ok(0) } else { Err(Errno(libc::EAGAIN)) };
     }
-    let byte = crate::recv::byte_at(sock, position)?;
-    if far(word, sock.shared.rx_head.load(Acquire)).is_none() {
+    let byte = recv::byte_at(sock, position)?;
+    if far(word, recv::marks(sock).head).is_none() {
         return Err(none); // A reader passed it meanwhile, and the byte may be another.
     }
     if flags & libc::MSG_PEEK == 0 {

@@ -65,6 +65,11 @@ pub struct Socket {
     pub line: String,
 }
 
+/// `UTCP_TEST_CUT_THROUGH`: `on` or `off` runs every test on one of the two same-host paths.
+fn cut_through() -> Option<String> {
+    std::env::var("UTCP_TEST_CUT_THROUGH").ok()
+}
+
 impl<'a> Engine<'a> {
     /// An engine for same-host traffic that is not started yet.
     #[must_use]
@@ -74,7 +79,7 @@ impl<'a> Engine<'a> {
             stack: format!("test-{}-{}", std::process::id(), unique()),
             owner: 0,
             namespace: None,
-            settings: Vec::new(),
+            settings: cut_through().map(|value| ("UTCP_CUT_THROUGH".to_owned(), value)).into_iter().collect(),
             process: RefCell::new(None),
             preload: None,
             folder: None,
@@ -99,6 +104,7 @@ impl<'a> Engine<'a> {
     /// With a setting: `UTCP_DEVICE` …
     #[must_use]
     pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.settings.retain(|(known, _)| known != name);
         self.settings.push((name.to_owned(), value.into()));
         self
     }

@@ -19,11 +19,12 @@ fn cases(area: &str) -> Vec<String> {
     text.lines().filter_map(|line| line.strip_prefix("== ")).map(str::to_owned).collect()
 }
 
-/// Cases that may differ: lines "- `area: case` …" of differences.md.
-fn listed() -> Vec<String> {
+/// Cases that may differ: lines "- `area: case` …" of differences.md, and whether only where connections are cut through
+/// ("- `area: case` (cut-through) …").
+fn listed() -> Vec<(String, bool)> {
     let text = fs::read_to_string(repository().join("tests/differences.md")).unwrap_or_default();
     let names = text.lines().filter_map(|line| line.strip_prefix("- `")?.split_once('`'));
-    names.map(|(name, _)| name.to_owned()).collect()
+    names.map(|(name, rest)| (name.to_owned(), rest.starts_with(" (cut-through)"))).collect()
 }
 
 fn transcript(lab: &Lab, engine: Option<&Engine<'_>>, area: &str, case: &str, settle_ms: u32) -> String {
@@ -69,9 +70,11 @@ fn difference(kernel: &str, utcp: &str) -> String {
     }
 }
 
-fn same_on_both(area: &str) {
-    let lab = Lab::new(&format!("same-{area}"));
-    let engine = Engine::start(&lab);
+/// What utcp does on one of its same-host paths is what the kernel does.
+fn same_on_both(area: &str, cut_through: bool) {
+    let path = if cut_through { "on" } else { "off" };
+    let lab = Lab::new(&format!("same-{area}-{path}"));
+    let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
     let listed = listed();
     let mut wrong = Vec::new();
     let all = cases(area);
@@ -89,7 +92,8 @@ fn same_on_both(area: &str) {
                 break;
             }
         }
-        match (found, listed.contains(&name)) {
+        let is_listed = listed.iter().any(|(case, only)| *case == name && (cut_through || !only));
+        match (found, is_listed) {
             (Some(text), false) => wrong.push(format!("== {name}\n{text}")),
             (None, true) if !on_kernel() => {
                 wrong.push(format!("== {name}\n  does not differ any more: take it off differences.md\n"));
@@ -103,7 +107,12 @@ fn same_on_both(area: &str) {
 
 macro_rules! areas {
     ($($area:ident)*) => {
-        $(#[test] fn $area() { same_on_both(stringify!($area)); })*
+        $(#[test] fn $area() { same_on_both(stringify!($area), true); })*
+
+        /// The same where connections of one host go by segments, as those over devices do.
+        mod by_segments {
+            $(#[test] fn $area() { super::same_on_both(stringify!($area), false); })*
+        }
 
         #[test]
         fn every_file_has_its_test() {
@@ -122,7 +131,7 @@ areas! { connect accept shutdown transfer epoll nested poll options descriptors 
 
 #[test]
 fn the_list_names_cases_that_exist() {
-    for name in listed() {
+    for (name, _) in listed() {
         let (area, case) = name.split_once(": ").expect("area: case");
         assert!(cases(area).iter().any(|c| c == case), "{name}");
     }

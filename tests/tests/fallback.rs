@@ -235,7 +235,7 @@ def polled(s):
 def selected(s):
     assert select.select([s], [], [], 20)[0], 'select slept on'
     return s.recv(1)
-calls = [lambda: ends[0][0].recv(1), lambda: ends[1][1].recv(1), lambda: ends[2][0].send(bytes(100000)),
+calls = [lambda: ends[0][0].recv(1), lambda: ends[1][1].recv(1), lambda: ends[2][0].send(bytes(10_000_000)),
          lambda: ready(ends[3][0]), lambda: polled(ends[4][0]), lambda: selected(ends[5][1])]
 threads = [threading.Thread(target=expect, args=(str(n), call)) for n, call in enumerate(calls)]
 for t in threads: t.start()

@@ -87,6 +87,6 @@ pub const REGION_LEN: usize = ARENA + ARENA_LEN as usize;
 const _: () = {
     assert!(size_of::<Socket>() == 512);
     assert!(size_of::<Interest>() == 32);
-    assert!(size_of::<Set>() == 64);
+    assert!(size_of::<Set>() == 64 + crate::set::LANES * 8);
     assert!(INTERESTS_MAX / 64 / 64 <= 64, "three levels of bitmap must suffice");
 };

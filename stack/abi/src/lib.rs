@@ -32,6 +32,7 @@ pub mod layout;
 pub mod listener;
 pub mod message;
 pub mod page;
+pub mod pair;
 pub mod region;
 pub mod ring;
 pub mod set;

@@ -76,6 +76,13 @@ pub enum Kind {
     /// Over the descriptor under a socket: from now on its bytes go through this descriptor; see [`crate::socket::status::MOVED`].
     /// Descriptor: any, so that no program's bytes look like it. No reply.
     Relay = 10,
+    /// The pair region of number `a` ([`crate::pair`]). Reply; descriptor: its memory.
+    Pair = 11,
+    /// Lane of pair region `a` into set `b` of side `c`, the program's own; descriptor: its eventfd. Reply: EPERM if the
+    /// other program is another user's, who must not have it.
+    Lane = 12,
+    /// The bell of the lane of pair region `a` into set `b` of side `c`, the other program's. Reply; descriptor: it.
+    LaneBell = 13,
 }
 
 /// Bits of a listen message's `c`.
@@ -117,6 +124,9 @@ impl Kind {
             8 => Self::Hold,
             9 => Self::Trace,
             10 => Self::Relay,
+            11 => Self::Pair,
+            12 => Self::Lane,
+            13 => Self::LaneBell,
             _ => return None,
         })
     }

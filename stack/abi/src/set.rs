@@ -11,7 +11,10 @@
 use crate::bell::Bell;
 use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
 
-/// One epoll set (or a thread inside `poll`): 64 bytes, followed by its readiness bitmap.
+/// Pair regions whose programs can reach one set by a lane; those of others go through the engine.
+pub const LANES: usize = 48;
+
+/// One epoll set (or a thread inside `poll`), followed by its readiness bitmap.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Set {
@@ -29,8 +32,12 @@ pub struct Set {
     pub generation: AtomicU32,
     /// Kernel descriptors in it besides the utcp sockets: 0 lets `epoll_wait` skip the kernel's look.
     pub kernel_members: AtomicU32,
+    /// Lanes ever in use are below this.
+    pub lanes_used: AtomicU32,
     /// Room.
-    pub spare: [AtomicU32; 9],
+    pub spare: [AtomicU32; 8],
+    /// Pair regions with a lane into this set: number + 1 and side << 32, 0 = unused. Written by the program alone.
+    pub lanes: [AtomicU64; LANES],
 }
 
 /// What a set wants of one descriptor. Written by the program.

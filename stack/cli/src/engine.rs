@@ -44,7 +44,7 @@ pub fn main(arguments: Engine) -> Result<(), String> {
 }
 
 /// Variables that some part of utcp reads.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "UTCP_ENGINE",
     "UTCP_STACK",
     "UTCP_DISABLE",
@@ -55,6 +55,7 @@ const KNOWN: [&str; 13] = [
     "UTCP_TRACE",
     "UTCP_LOG",
     "UTCP_LOCAL",
+    "UTCP_CUT_THROUGH",
     "UTCP_BIN",
     "UTCP_LIB",
     "UTCP_INHERIT",

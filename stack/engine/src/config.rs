@@ -24,6 +24,9 @@ pub struct Config {
     pub trace: Option<PathBuf>,
     /// Whether programs of one host talk without a device. False only to test the device path.
     pub local: bool,
+    /// Whether the bytes of connections between programs of one host go straight from one to the other. False to test
+    /// the path by segments on one host.
+    pub cut_through: bool,
     /// Descriptor to write a byte to when the engine is ready.
     pub ready_fd: Option<i32>,
 }
@@ -89,19 +92,20 @@ impl Config {
             },
             faults: variable("UTCP_FAULTS").filter(|f| !f.is_empty()),
             trace: variable("UTCP_TRACE").filter(|f| !f.is_empty()).map(PathBuf::from),
-            local: match variable("UTCP_LOCAL").as_deref() {
-                None | Some("1" | "on" | "yes") => true,
-                Some("0" | "off" | "no") => false,
-                Some(value) => {
-                    return Err(ConfigError::Value {
-                        name: "UTCP_LOCAL",
-                        value: value.to_owned(),
-                        wanted: "on or off",
-                    });
-                }
-            },
+            local: switch("UTCP_LOCAL", variable("UTCP_LOCAL").as_deref(), true)?,
+            cut_through: switch("UTCP_CUT_THROUGH", variable("UTCP_CUT_THROUGH").as_deref(), false)?,
             ready_fd: None,
         })
+    }
+}
+
+/// What a variable that says on or off means.
+fn switch(name: &'static str, value: Option<&str>, default: bool) -> Result<bool, ConfigError> {
+    match value {
+        None => Ok(default),
+        Some("1" | "on" | "yes") => Ok(true),
+        Some("0" | "off" | "no") => Ok(false),
+        Some(value) => Err(ConfigError::Value { name, value: value.to_owned(), wanted: "on or off" }),
     }
 }
 

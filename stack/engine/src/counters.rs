@@ -44,6 +44,10 @@ counters! {
     local_segments,
     /// Their bytes.
     local_bytes,
+    /// Connections between two programs of this host whose bytes don't pass the engine.
+    cut_through,
+    /// Bytes of such connections, counted at their end.
+    cut_through_bytes,
     /// Frames received from devices.
     rx_frames,
     /// Frames given to devices.

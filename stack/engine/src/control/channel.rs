@@ -94,6 +94,9 @@ impl Control {
                 };
                 self.reply(number, &reply, &[]);
             }
+            (Kind::Pair | Kind::Lane | Kind::LaneBell, Some(client)) => {
+                self.on_pair_message(number, client, kind, message, fds.pop());
+            }
             (Kind::ListenCheck, Some(client)) => {
                 self.on_listen_check(client, Some(message.a as u32));
                 self.reply(number, &Reply::default(), &[]);

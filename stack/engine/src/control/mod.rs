@@ -7,6 +7,7 @@ mod channel;
 mod devices;
 pub mod diag;
 mod listeners;
+mod pairs;
 mod relays;
 mod report;
 mod sets;
@@ -162,6 +163,8 @@ struct Control {
     clients: HashMap<u32, ClientEntry>,
     tokens: HashMap<u32, Token>,
     relay: Option<Relay>,
+    /// By number.
+    pairs: HashMap<u32, pairs::PairEntry>,
     lingering_ports: Vec<listeners::Lingering>,
     kernel_log: Vec<report::LogLine>,
     next_number: u32,
@@ -275,11 +278,13 @@ impl Control {
         }
     }
 
-    fn on_outbox(&mut self) {
+    pub(super) fn on_outbox(&mut self) {
         sys::drain(self.outbox.doorbell().as_fd());
         while let Some(message) = self.outbox.receive() {
             match message {
                 ToControl::Resolve { ifindex, next_hop } => self.mirror.resolve(ifindex, next_hop),
+                ToControl::PairMade(region) => self.on_pair_made(region),
+                ToControl::PairGone(number) => self.on_pair_gone(number),
                 ToControl::PortGone { name } => self.on_port_gone(&name),
                 ToControl::Touch { ifindex, next_hop } => self.mirror.touch(ifindex, next_hop),
                 ToControl::LeftToKernel { pid, to, scope } => self.note_left_to_kernel(pid, to, scope),

@@ -85,6 +85,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
             core: config.cores.get(index as usize).copied(),
             spin_ns: config.spin_us * 1000,
             local: config.local,
+            cut_through: config.cut_through,
             secret,
             tcp,
         };
@@ -129,6 +130,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         clients: HashMap::new(),
         tokens: HashMap::new(),
         relay: None,
+        pairs: HashMap::new(),
         lingering_ports: Vec::new(),
         kernel_log: Vec::new(),
         next_number: 0,

@@ -8,6 +8,7 @@ use utcp_abi::Region;
 use utcp_abi::layout::{REGION_LEN, SETS_MAX, SOCKETS_MAX};
 use utcp_abi::socket::{Addr, BufRef, Socket, first_position};
 
+use super::pairs::End;
 use super::streams::Buffers;
 use crate::sys;
 
@@ -88,6 +89,9 @@ pub struct Client {
     slots: Vec<SlotUse>,
     /// Count of operations answered, per slot that ever asked.
     ops_done: Vec<u32>,
+    /// Per slot: its place in a pair region, as [`End::pack`] has it, and how many have one.
+    ends: Vec<u64>,
+    ends_count: u32,
     /// The bells of its epoll sets.
     pub set_bells: Vec<Option<Arc<sys::Bell>>>,
     /// Larger buffers for its streams.
@@ -112,6 +116,8 @@ impl Client {
             region,
             slots: vec![SlotUse::Unknown; SOCKETS_MAX as usize],
             ops_done: vec![0; SOCKETS_MAX as usize],
+            ends: vec![0; SOCKETS_MAX as usize],
+            ends_count: 0,
             set_bells: (0..SETS_MAX).map(|_| None).collect(),
             buffers: Buffers::new(shard),
             flows: 0,
@@ -170,9 +176,32 @@ impl Client {
         if self.slot(sock) == SlotUse::Unknown { Some(sock) } else { None }
     }
 
-    /// Gives a slot back: everything of its last use is wiped, its generation moves on.
-    pub fn free_slot(&mut self, sock: u32) {
-        let Some(socket) = self.region.socket(sock) else { return };
+    /// The place of socket `sock` in a pair region.
+    pub(super) fn end(&self, sock: u32) -> Option<End> {
+        self.ends.get(sock as usize).copied().and_then(End::unpack)
+    }
+
+    /// Notes it.
+    pub(super) fn set_end(&mut self, sock: u32, end: Option<End>) {
+        let Some(word) = self.ends.get_mut(sock as usize) else { return };
+        self.ends_count -= u32::from(*word != 0);
+        *word = end.map_or(0, End::pack);
+        self.ends_count += u32::from(*word != 0);
+    }
+
+    /// Every place that its sockets still have; they have none any more.
+    pub(super) fn take_ends(&mut self) -> Vec<End> {
+        if std::mem::take(&mut self.ends_count) == 0 {
+            return Vec::new();
+        }
+        self.ends.iter_mut().filter_map(|word| End::unpack(std::mem::take(word))).collect()
+    }
+
+    /// Gives a slot back: everything of its last use is wiped, its generation moves on. The place in a pair region that
+    /// it had is the caller's to release.
+    #[must_use]
+    pub(super) fn free_slot(&mut self, sock: u32) -> Option<End> {
+        let socket = self.region.socket(sock)?;
         let generation = socket.generation.load(Ordering::Relaxed).wrapping_add(1) & 0xf_ffff;
         socket.generation.store(generation, Ordering::Release);
         for word in [
@@ -210,7 +239,10 @@ impl Client {
             self.buffers.give(rx);
         }
         self.set_slot(sock, SlotUse::Unknown);
+        let end = self.end(sock);
+        self.set_end(sock, None);
         self.region.free_sockets().set(sock);
+        end
     }
 
     /// Rings the bell of a set.

@@ -19,7 +19,7 @@ impl Shard {
         let mut dirty = std::mem::take(&mut self.dirty_scratch);
         let mut index = 0;
         while (index as usize) < self.clients.capacity_used() {
-            if let Some(client) = self.clients.get(index).filter(|c| !c.corrupt) {
+            if let Some(client) = self.clients.get(index).filter(|c| !c.corrupt && !c.gone) {
                 client.region.dirty(shard).take_all(|sock| dirty.push(sock));
                 for sock in dirty.drain(..) {
                     work = true;
@@ -54,7 +54,8 @@ impl Shard {
                     client.answer_op(sock, socket, 0);
                 }
                 if wants & intent::CLOSE != 0 && !region.free_sockets().is_set(sock) {
-                    client.free_slot(sock);
+                    let end = client.free_slot(sock);
+                    self.release(end);
                 }
             }
             SlotUse::Listener => {
@@ -76,7 +77,9 @@ impl Shard {
         if wants & intent::OPTIONS != 0 {
             socket.intent.fetch_and(!intent::OPTIONS, Ordering::AcqRel);
             apply_options(flow, &socket.options, now, default);
+            self.tell_rcvbuf(index);
         }
+        let Some(flow) = self.flows.get_mut(index) else { return };
         let moved = flow.take_queued(socket).and_then(|added| Ok((added, flow.take_consumed(socket)?)));
         let (added, consumed) = match moved {
             Ok(moved) => moved,
@@ -97,6 +100,7 @@ impl Shard {
             self.user(index, UserCall::Received { n: consumed });
         }
         self.carry_out(index, socket, wants);
+        self.nudge(index);
         if wants & intent::TX_FULL != 0 {
             self.grow_tx(index);
             self.offer_space(index);
@@ -119,6 +123,10 @@ impl Shard {
         if new & intent::SHUT_RD != 0 {
             self.user(index, UserCall::ShutdownRead);
         }
+        let both = intent::SHUT_RD | intent::SHUT_WR;
+        if new & both != 0 && wants & both == both {
+            self.deafen(index);
+        }
         if new & intent::CLOSE != 0 {
             self.close_flow(index);
         }
@@ -139,7 +147,8 @@ impl Shard {
             // What was handed over by `send` went out before a `close` that came later; here both may have come in one look.
             let _ = self.transmit_flow(index);
         }
-        self.user(index, if abort { UserCall::Abort } else { UserCall::Close });
+        let unread = self.close_side(index);
+        self.user(index, if abort || unread { UserCall::Abort } else { UserCall::Close });
         self.list_transmit(index);
     }
 
@@ -147,6 +156,7 @@ impl Shard {
     pub(super) fn abort(&mut self, index: u32) {
         if let Some(flow) = self.flows.get_mut(index) {
             flow.closed_by_program = true;
+            self.close_side(index);
             self.user(index, UserCall::Abort);
             self.list_transmit(index);
         }
@@ -185,19 +195,19 @@ impl Shard {
             SlotUse::Listener => {}
             SlotUse::Unknown | SlotUse::Ended(_) => {
                 if !region.free_sockets().is_set(sock) {
-                    client.free_slot(sock);
+                    let end = client.free_slot(sock);
+                    self.release(end);
                 }
             }
         }
     }
 
     fn answer_info(&mut self, index: u32) {
-        let now = self.now;
         let Some(flow) = self.flows.get(index) else { return };
         let Some(client) = self.clients.get(flow.client) else { return };
         let Some(socket) = client.region.socket(flow.sock) else { return };
         let Some(info) = client.region.info(flow.sock) else { return };
-        report::fill_info(&flow.tcb.info(now), report::headers(&flow.tuple), info);
+        report::fill_info(&self.info_of(flow), report::headers(&flow.tuple), info);
         client.answer_op(flow.sock, socket, 0);
     }
 }

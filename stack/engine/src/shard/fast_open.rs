@@ -108,9 +108,8 @@ impl Shard {
         socket.options.copy_from(&parent.options);
         let (tcb, actions) = Tcb::fast_open(half, config, now, seg);
         let Some(flow) = self.add_flow(client_index, sock, tcb, half.tuple, path) else {
-            if let Some(client) = self.clients.get_mut(client_index) {
-                client.free_slot(sock);
-            }
+            let end = self.clients.get_mut(client_index).and_then(|client| client.free_slot(sock));
+            self.release(end);
             return false;
         };
         if let Some(flow) = self.flows.get_mut(flow) {
@@ -121,6 +120,7 @@ impl Shard {
             listener.early += 1;
         }
         self.counters.fast_opens += 1;
+        self.join(flow, path);
         socket.status.store(status::CONNECTED, Ordering::Release);
         self.act(flow, &actions, payload);
         self.queue_accepted(listener_index, client_index, slot, sock);

@@ -7,6 +7,7 @@ use utcp_abi::socket::{BufRef, Socket};
 use utcp_abi::stream::{check_head, check_tail, pieces};
 use utcp_proto::{FourTuple, Tcb};
 
+use super::pairs::End;
 use super::wheel::Handle;
 
 /// A byte stream's memory and our own copy of both indices. What the program writes is checked against them.
@@ -120,6 +121,8 @@ pub struct Flow {
     pub sock: u32,
     /// How its segments travel.
     pub path: Path,
+    /// Its bytes don't: they are there, and both streams below stay empty.
+    pub(super) pair: Option<End>,
     /// Engine → program.
     pub rx: Stream,
     /// Program → engine; bytes stay until they are acknowledged.
@@ -144,6 +147,8 @@ pub struct Flow {
     pub early: Option<u32>,
     /// The peer's FIN came.
     pub rx_fin: bool,
+    /// Where the peer's bytes ended when the program had shut both directions down, if they go past the engine.
+    pub deaf_at: Option<u64>,
     /// The program's urgent mark as last seen.
     pub tx_urgent: u64,
 }

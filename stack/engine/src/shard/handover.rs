@@ -77,7 +77,10 @@ impl Shard {
                         self.abort(flow);
                     }
                 }
-                SlotUse::Ended(_) => client.free_slot(sock),
+                SlotUse::Ended(_) => {
+                    let end = client.free_slot(sock);
+                    self.release(end);
+                }
                 _ => {}
             }
         }
@@ -104,7 +107,8 @@ impl Shard {
         }
     }
 
-    /// Moves a flow that nobody has accepted into the region and the queue of listener `heir`. `None`: there is no room.
+    /// Moves a flow that nobody has accepted into the region and the queue of listener `heir`. `None`: there is no room, or its
+    /// bytes are in memory that only the old program shares with the peer.
     fn rehome(&mut self, index: u32, heir: u32) -> Option<()> {
         let listener = self.listeners.get(heir)?;
         let (to, parent, slot) = (listener.client, listener.sock, listener.slot);
@@ -112,7 +116,7 @@ impl Shard {
             self.counters.listen_overflows += 1;
             return None;
         }
-        let flow = self.flows.get(index).filter(|flow| !flow.finished)?;
+        let flow = self.flows.get(index).filter(|flow| !flow.finished && flow.pair.is_none())?;
         let (from, old_sock, path, tuple) = (flow.client, flow.sock, flow.path, flow.tuple);
         let (old_rx, old_tx, rx_fin) = (flow.rx, flow.tx, flow.rx_fin);
         let mark = self.clients.get(from)?.region.socket(old_sock)?.rx_urgent.load(Ordering::Relaxed);
@@ -125,7 +129,8 @@ impl Shard {
             return None;
         };
         let Some((rx, tx)) = client.streams_like(sock, &old_rx, old_tx.capacity()) else {
-            client.free_slot(sock);
+            let end = client.free_slot(sock);
+            self.release(end);
             return None;
         };
         let region = client.region;
@@ -154,7 +159,8 @@ impl Shard {
             client.buffers.give(old_tx.buf());
             client.flows -= 1;
             client.set_slot(old_sock, SlotUse::Unknown);
-            client.free_slot(old_sock);
+            let end = client.free_slot(old_sock);
+            self.release(end);
         }
         self.queue_accepted(heir, to, slot, sock);
         self.forget_client_if_done(from);

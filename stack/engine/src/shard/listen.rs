@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use utcp_abi::layout::ACCEPT_RING;
 use utcp_abi::socket::{Addr, intent, status};
 use utcp_proto::wire::IpAddr;
-use utcp_proto::{FourTuple, HalfOpen, Segment, Tcb, cookie};
+use utcp_proto::{FourTuple, HalfOpen, Segment, State, Tcb, cookie};
 
 use super::client::SlotUse;
 use super::commands::tcb_config;
@@ -142,7 +142,8 @@ impl Shard {
             }
         }
         if let Some(client) = self.clients.get_mut(listener.client) {
-            client.free_slot(listener.sock);
+            let end = client.free_slot(listener.sock);
+            self.release(end);
         }
     }
 
@@ -179,8 +180,10 @@ impl Shard {
             self.counters.listen_overflows += 1;
             return;
         }
-        let half_open_max = (listener.backlog * 2).max(128) as usize;
-        if listener.half_open as usize >= half_open_max || self.half_open.len() >= HALF_OPEN_MAX {
+        let (backlog, half_open) = (listener.backlog, listener.half_open);
+        self.pair_up(path, index);
+        let half_open_max = (backlog * 2).max(128) as usize;
+        if half_open as usize >= half_open_max || self.half_open.len() >= HALF_OPEN_MAX {
             self.counters.syn_cookies += 1;
             let answer = cookie::encode(&self.config.secret, &config, now, *tuple, seg);
             return self.send_for(tuple, &answer, path);
@@ -273,6 +276,10 @@ impl Shard {
             self.counters.listen_overflows += 1;
             return;
         }
+        if !self.may_join(path, client_index) {
+            self.drop_half_open(index);
+            return self.refuse(&tuple, seg, path);
+        }
         let Some(client) = self.clients.get_mut(client_index) else { return };
         let Some(sock) = client.claim_slot() else {
             self.counters.out_of_sockets += 1;
@@ -289,6 +296,7 @@ impl Shard {
         if let Some(flow) = self.flows.get_mut(flow) {
             flow.waiting = Some(listener_index);
         }
+        self.join(flow, path);
         socket.status.store(status::CONNECTED, Ordering::Release);
         self.act(flow, &actions, payload);
         self.queue_accepted(listener_index, client_index, slot, sock);
@@ -320,6 +328,7 @@ impl Shard {
         client.region.dirty(self.config.index).repair();
         let another_look = !suspects.is_empty();
         client.suspects = suspects;
+        self.nudge_all_of(index);
         if another_look {
             // Another process may be in the middle of its own accept: a second from now it is not.
             let due = self.now.as_nanos() + 1_000_000_000;
@@ -388,7 +397,9 @@ impl Shard {
         };
         let (rx_stream, tx_stream) = (stream(rx)?, stream(tx)?);
         socket.rx_buf.store(rx.0, Ordering::Relaxed);
-        socket.tx_buf.store(tx.0, Ordering::Relaxed);
+        // A connection of this host may get a place in a pair region before it is connected: no byte may be queued here then.
+        let undecided = matches!(path, Path::Local(_)) && tcb.state() == State::SynSent;
+        socket.tx_buf.store(if undecided { 0 } else { tx.0 }, Ordering::Relaxed);
         socket.shard.store(self.config.index, Ordering::Relaxed);
         // Linux tells the interface of a link-local address with it.
         socket.local.store(Addr { scope: local_scope, ..shared_addr(tuple.local) });
@@ -403,6 +414,7 @@ impl Shard {
             client: client_index,
             sock,
             path,
+            pair: None,
             rx: rx_stream,
             tx: tx_stream,
             timer: None,
@@ -414,6 +426,7 @@ impl Shard {
             time_wait: false,
             waiting: None,
             early: None,
+            deaf_at: None,
             tx_urgent: 0,
             rx_fin: false,
         });

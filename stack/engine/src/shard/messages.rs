@@ -12,6 +12,7 @@ use utcp_netmap_io::Capture;
 use super::client::ClientRegion;
 use super::device::DevicePort;
 use super::moving::Place;
+use super::pairs::PairRegion;
 use super::report::SocketLine;
 use crate::counters::Counters;
 use crate::host::HostView;
@@ -221,6 +222,10 @@ pub enum ToControl {
         /// Whose.
         next_hop: utcp_proto::wire::IpAddr,
     },
+    /// Two programs may ask for a pair region.
+    PairMade(Arc<PairRegion>),
+    /// Nobody uses it any more.
+    PairGone(u32),
     /// A port passes no frames any more: its device went away.
     PortGone {
         /// Its name.

@@ -17,6 +17,7 @@
 //! | `directory` | flows of other shards whose frames come to our queue |
 //! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
+//! | `pairs`     | cut-through: connections of this host whose bytes don't pass here |
 //! | `notify`    | readiness bits and bells, once per batch |
 //! | `messages`  | what it and the control thread tell each other |
 //! | `flow`, `client`, `table`, `wheel` | what the others keep |
@@ -36,6 +37,7 @@ mod listen;
 mod messages;
 mod moving;
 mod notify;
+mod pairs;
 mod report;
 mod segments;
 pub mod streams;
@@ -102,6 +104,8 @@ pub struct ShardConfig {
     pub spin_ns: u64,
     /// Same-host connections are served without a device.
     pub local: bool,
+    /// Their bytes go from program to program.
+    pub cut_through: bool,
     /// Random key of the engine.
     pub secret: Secret,
     /// Settings of a connection before those of its path and of its socket's options.
@@ -124,6 +128,10 @@ pub struct Shard {
     time_wait: Slab<TimeWaitRecord>,
     time_wait_order: VecDeque<u32>,
     wheel: Wheel<Timer>,
+    pairs: Slab<pairs::Pair>,
+    /// By the clients that connect and listen.
+    pairs_of: HashMap<(u32, u32), Vec<u32>>,
+    pair_numbers: pairs::Numbers,
     listeners: Slab<listen::Listener>,
     by_port: HashMap<u16, Vec<u32>>,
     ports: Vec<DevicePort>,
@@ -177,6 +185,7 @@ impl Shard {
                 epoll.add_port(poll.fd, i32::from(poll.events))?;
             }
         }
+        let pair_numbers = pairs::Numbers::new(config.index);
         Ok(Self {
             config,
             life,
@@ -191,6 +200,9 @@ impl Shard {
             time_wait: Slab::new(TIME_WAIT_MAX),
             time_wait_order: VecDeque::with_capacity(TIME_WAIT_MAX),
             wheel: Wheel::new(now, FLOWS_RESERVED),
+            pairs: Slab::new(64),
+            pairs_of: HashMap::new(),
+            pair_numbers,
             listeners: Slab::new(64),
             by_port: HashMap::new(),
             links: ports.iter().map(|port| port.link).collect(),
@@ -365,7 +377,7 @@ impl Shard {
         fence(Ordering::SeqCst);
         let shard = self.config.index;
         let quiet = !self.inbox.is_waiting()
-            && self.clients.iter().all(|(_, c)| c.corrupt || c.region.dirty(shard).is_empty())
+            && self.clients.iter().all(|(_, c)| c.corrupt || c.gone || c.region.dirty(shard).is_empty())
             && self.to_transmit.is_empty()
             && self.arm_ports();
         if quiet {
@@ -426,6 +438,8 @@ impl Shard {
             }
             ToShard::SetBell { client, set, bell } => {
                 let client = self.by_number.get(&client).and_then(|&i| self.clients.get_mut(i));
+                // Its program may have slept on it before this message was looked at, and been rung by the bell before it.
+                bell.ring();
                 if let Some(slot) = client.and_then(|c| c.set_bells.get_mut(set as usize)) {
                     *slot = Some(bell);
                 }
@@ -471,6 +485,8 @@ impl Shard {
 
     fn on_detach(&mut self, number: u32) {
         let Some(&index) = self.by_number.get(&number) else { return };
+        // What they asked for before they ended: a connection that began later would have nobody to end it.
+        self.take_commands();
         // What its programs queued before they ended still goes out; then the region is given up.
         let listeners: Vec<u32> =
             self.listeners.iter().filter(|(_, l)| l.client == index).map(|(i, _)| i).collect();
@@ -499,6 +515,7 @@ impl Shard {
             if let Some(bell) = shared.doorbells().get(self.config.index as usize) {
                 self.epoll.remove(bell.as_fd());
             }
+            self.drop_pairs_of(index);
             self.clients.remove(index);
             self.by_number.remove(&shared.id);
         }
@@ -510,5 +527,6 @@ pub use device::{DEVICE_PORTS, DevicePort};
 pub use directory::Directory;
 pub use messages::{Inbox, ListenRequest, Outbox, PassedConnect, Report, ReportRequest, ToControl, ToShard};
 pub use moving::Place;
+pub use pairs::PairRegion;
 pub use report::SocketLine;
 pub(crate) use report::endpoint;

@@ -38,6 +38,9 @@ impl Shard {
             return false;
         };
         self.on_dirty(from_client, from.sock);
+        if self.clients.get(from_client).is_some_and(|client| client.end(from.sock).is_some()) {
+            return false; // The relay can't reach what is cut through yet.
+        }
         let Some(used) = self.clients.get(from_client).map(|c| c.slot(from.sock)) else { return false };
         let moved = match used {
             SlotUse::Flow(flow) => self.move_flow(flow, old, to_client, to.sock),

@@ -3,9 +3,9 @@
 #![allow(clippy::cast_sign_loss, reason = "libc's EPOLL bits are signed, epoll_event's are not")]
 
 use utcp_abi::Region;
+use utcp_abi::bell::Bell;
 use utcp_abi::listener::Listener as SharedListener;
 use utcp_abi::set::Member;
-use utcp_abi::socket::Socket;
 
 use super::Shard;
 use crate::sys;
@@ -56,19 +56,22 @@ impl Shard {
         for member in &socket.members {
             self.mark(client_index, region, member.load(std::sync::atomic::Ordering::SeqCst), events);
         }
-        self.wake_sleepers(socket, events);
+        self.wake_sleepers(&socket.rx_bell, &socket.tx_bell, events);
+        if let Some(side) = self.side_of(client_index, sock) {
+            self.wake_sleepers(&side.rx_bell, &side.tx_bell, events);
+        }
     }
 
-    fn wake_sleepers(&mut self, socket: &Socket, events: u32) {
+    fn wake_sleepers(&mut self, rx_bell: &Bell, tx_bell: &Bell, events: u32) {
         let input = (libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLRDHUP) as u32 | ALWAYS;
         let output = libc::EPOLLOUT as u32 | ALWAYS;
-        if events & input != 0 && socket.rx_bell.ring() {
+        if events & input != 0 && rx_bell.ring() {
             self.counters.wakes_socket += 1;
-            sys::futex_wake_all(socket.rx_bell.word());
+            sys::futex_wake_all(rx_bell.word());
         }
-        if events & output != 0 && socket.tx_bell.ring() {
+        if events & output != 0 && tx_bell.ring() {
             self.counters.wakes_socket += 1;
-            sys::futex_wake_all(socket.tx_bell.word());
+            sys::futex_wake_all(tx_bell.word());
         }
     }
 
@@ -104,7 +107,7 @@ impl Shard {
         if let Some(set) = asleep {
             self.touch(client, set);
         }
-        self.wake_sleepers(socket, libc::EPOLLIN as u32);
+        self.wake_sleepers(&socket.rx_bell, &socket.tx_bell, libc::EPOLLIN as u32);
     }
 
     /// Sets the bits of a listener's interests; returns one EXCLUSIVE set that sleeps, a different one each time.

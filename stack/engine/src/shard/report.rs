@@ -1,11 +1,11 @@
 //! What tools read of a shard: sockets, counters, TCP_INFO.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use utcp_abi::info::{self, Info};
 use utcp_proto::{Duration, FourTuple, RecoveryState, State, TcpInfo};
 
-use super::flow::Path;
+use super::flow::{Flow, Path};
 use super::{Report, ReportRequest, Shard};
 
 /// One line of `utcp ss`.
@@ -47,8 +47,28 @@ impl Shard {
         }
     }
 
-    fn path_words(&self, path: Path) -> String {
-        let Path::Device { port, next_hop } = path else { return "path:same-host ".to_owned() };
+    /// A flow's figures; what it sent and received is in the slot, if it is cut through.
+    pub(super) fn info_of(&self, flow: &Flow) -> TcpInfo {
+        let mut info = flow.tcb.info(self.now);
+        if let Some((end, slot)) = flow.pair.and_then(|end| Some((end, self.slot_of(end)?))) {
+            let [own, other] = slot.from(end.side);
+            let bytes = |tail: &AtomicU64| tail.load(Ordering::Relaxed) & ((1 << 44) - 1);
+            (info.bytes_acked, info.bytes_received) = (bytes(&own.tail), bytes(&other.tail));
+        }
+        info
+    }
+
+    /// Bytes that wait to be read, and to be acknowledged.
+    fn queued(&self, flow: &Flow) -> (u64, u64) {
+        let slot = flow.pair.and_then(|end| Some((end, self.slot_of(end)?)));
+        slot.map_or((flow.rx.len(), flow.tx.len()), |(end, slot)| (slot.waiting(end.side), 0))
+    }
+
+    fn path_words(&self, flow: &Flow) -> String {
+        let Path::Device { port, next_hop } = flow.path else {
+            return if flow.pair.is_some() { "path:same-host cut-through " } else { "path:same-host " }
+                .to_owned();
+        };
         let name = self.ports.get(port as usize).map_or("?", |device| &device.port.caps().name);
         let link = self.link_trouble(port).map(|trouble| format!("link:{trouble} ")).unwrap_or_default();
         let hop = if next_hop == super::device::UNRESOLVED { "next-hop:unknown " } else { "" };
@@ -74,15 +94,16 @@ impl Shard {
         }
         for (_, flow) in self.flows.iter() {
             let Some(client) = self.clients.get(flow.client) else { continue };
-            let info = flow.tcb.info(self.now);
+            let info = self.info_of(flow);
+            let (rx, tx) = self.queued(flow);
             let owner = client.region.socket(flow.sock).map_or(0, |s| s.owner_pid.load(Ordering::Relaxed));
             lines.push(SocketLine {
                 state: state_name(flow.tcb.state()),
                 local: endpoint(flow.tuple.local.addr, flow.tuple.local.port),
                 remote: endpoint(flow.tuple.remote.addr, flow.tuple.remote.port),
-                recv_queue: flow.rx.len(),
-                send_queue: flow.tx.len(),
-                detail: self.path_words(flow.path)
+                recv_queue: rx,
+                send_queue: tx,
+                detail: self.path_words(flow)
                     + &detail(&info, flow.waiting.is_some(), flow.closed_by_program),
                 pid: if owner == 0 { client.shared.pid } else { owner },
                 program: client.shared.name.clone(),

@@ -17,6 +17,7 @@ use super::report;
 use super::streams::send_limit;
 use super::table::Entry;
 use super::{Shard, TIME_WAIT_MAX, TimeWaitRecord, Timer};
+use crate::sys;
 
 /// Where a segment's payload is.
 #[derive(Debug, Clone, Copy)]
@@ -194,8 +195,15 @@ impl Shard {
         let Some(socket) = region.socket(flow.sock) else { return };
         let mut news = 0;
         if events.any(Events::CONNECTED) {
+            if flow.pair.is_none() {
+                socket.tx_buf.store(flow.tx.buf().0, Ordering::Release);
+            }
             socket.status.fetch_or(status::CONNECTED, Ordering::AcqRel);
             socket.status.fetch_and(!status::CONNECTING, Ordering::AcqRel);
+            // Who waited for bytes did so on the bell of a socket without a place in a pair region.
+            if flow.pair.is_some() && socket.rx_bell.ring() {
+                sys::futex_wake_all(socket.rx_bell.word());
+            }
             news |= libc::EPOLLOUT | libc::EPOLLWRNORM;
         }
         if events.any(Events::PEER_FIN) {
@@ -274,7 +282,8 @@ impl Shard {
         // The program may still read what arrived.
         client.set_slot(flow.sock, SlotUse::Ended(flow.rx.buf()));
         if flow.closed_by_program {
-            client.free_slot(flow.sock);
+            let end = client.free_slot(flow.sock);
+            self.release(end);
         }
         self.forget_client_if_done(flow.client);
     }
@@ -375,7 +384,12 @@ impl Shard {
                 self.file_half_open(index);
                 self.send_for(&tuple, &transmit, path);
             }
-            HalfOpenTimer::GiveUp => self.drop_half_open(index),
+            HalfOpenTimer::GiveUp => {
+                self.drop_half_open(index);
+                if let Path::Local(connected) = path {
+                    self.nudge(connected);
+                }
+            }
             HalfOpenTimer::Wait => self.file_half_open(index),
         }
     }

@@ -14,9 +14,9 @@ use std::sync::atomic::Ordering;
 
 use utcp_abi::layout::{ARENA_LEN, SHARDS_MAX, SOCKETS_MAX};
 use utcp_abi::socket::{BufRef, Options, Socket, first_position};
-use utcp_proto::UserCall;
+use utcp_proto::{State, UserCall};
 
-use super::flow::Stream;
+use super::flow::{Flow, Stream};
 use super::{Shard, client::Client};
 
 /// log2 of the bytes of a slot's own buffers.
@@ -149,7 +149,7 @@ impl Client {
 impl Shard {
     /// The window limits the peer: a larger rx stream, if there is one.
     pub(super) fn grow_rx(&mut self, index: u32) {
-        let Some(flow) = self.flows.get_mut(index) else { return };
+        let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.pair.is_none()) else { return };
         let most = flow.tcb.config().recv_capacity_max;
         let wanted = u64::from(flow.tcb.recv_capacity_wanted()).max(flow.rx.capacity() * 2);
         let Some(client) = self.clients.get_mut(flow.client) else { return };
@@ -167,7 +167,9 @@ impl Shard {
     /// The program met a full tx stream while the connection could carry more: a larger one, if there is one.
     pub(super) fn grow_tx(&mut self, index: u32) {
         let tid = self.tid;
-        let Some(flow) = self.flows.get_mut(index) else { return };
+        // Where the bytes go is decided when the connection stands, and may be elsewhere (see `pairs`).
+        let here = |flow: &&mut Flow| flow.pair.is_none() && flow.tcb.state() != State::SynSent;
+        let Some(flow) = self.flows.get_mut(index).filter(here) else { return };
         let Some(client) = self.clients.get_mut(flow.client) else { return };
         let region = client.region;
         let Some(socket) = region.socket(flow.sock) else { return };
@@ -185,7 +187,7 @@ impl Shard {
     }
 }
 
-fn move_tx(client: &mut Client, flow: &mut super::flow::Flow, socket: &Socket, wanted: u64) {
+fn move_tx(client: &mut Client, flow: &mut Flow, socket: &Socket, wanted: u64) {
     // What was queued since the last look is in the old buffer, too.
     let tail = socket.tx_tail.load(Ordering::Acquire);
     let kept = tail.wrapping_sub(flow.tx.head);

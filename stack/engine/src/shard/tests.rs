@@ -17,22 +17,28 @@ use super::{Inbox, ListenRequest, Outbox, Shard, ShardConfig, ToShard};
 use crate::host::HostMirror;
 use crate::life::Life;
 
-const PORT: u16 = 8080;
+pub(in crate::shard) const PORT: u16 = 8080;
 
-fn loopback(port: u16) -> Addr {
+pub(in crate::shard) fn loopback(port: u16) -> Addr {
     let mut ip = [0; 16];
     ip[10..].copy_from_slice(&[0xff, 0xff, 127, 0, 0, 1]);
     Addr { ip, port, scope: 0 }
 }
 
 /// A shard and one client program per number.
-struct World {
-    shard: Shard,
+pub(in crate::shard) struct World {
+    pub(in crate::shard) shard: Shard,
+    pub(in crate::shard) outbox: Arc<Outbox>,
     clients: Vec<Arc<ClientRegion>>,
 }
 
 impl World {
-    fn new(clients: u32) -> Self {
+    /// Connections go by segments.
+    pub(in crate::shard) fn new(clients: u32) -> Self {
+        Self::with(clients, false)
+    }
+
+    pub(in crate::shard) fn with(clients: u32, cut_through: bool) -> Self {
         let (_, host) = HostMirror::open().expect("netlink");
         let config = ShardConfig {
             index: 0,
@@ -40,31 +46,32 @@ impl World {
             core: None,
             spin_ns: 0,
             local: true,
+            cut_through,
             secret: Secret::new(1, 2),
             tcp: crate::host::TcpSettings::DEFAULT,
         };
         let life = Arc::new(Life::new(1).expect("page"));
         let inbox = Arc::new(Inbox::new().expect("eventfd"));
         let outbox = Arc::new(Outbox::new().expect("eventfd"));
-        let mut shard = Shard::new(config, life, inbox, outbox, Vec::new(), host).expect("shard");
+        let mut shard = Shard::new(config, life, inbox, outbox.clone(), Vec::new(), host).expect("shard");
         let clients: Vec<_> = (1..=clients)
             .map(|id| Arc::new(ClientRegion::new(id, 100 + id, 0, format!("client{id}"), 1).expect("region")))
             .collect();
         for client in &clients {
             shard.on_message(ToShard::Attach(client.clone()));
         }
-        Self { shard, clients }
+        Self { shard, outbox, clients }
     }
 
-    fn region(&self, client: u32) -> Region {
+    pub(in crate::shard) fn region(&self, client: u32) -> Region {
         self.clients[client as usize - 1].region()
     }
 
-    fn program(&self, client: u32) -> Program {
+    pub(in crate::shard) fn program(&self, client: u32) -> Program {
         Program(self.region(client))
     }
 
-    fn listen(&mut self, client: u32, backlog: u32) -> u32 {
+    pub(in crate::shard) fn listen(&mut self, client: u32, backlog: u32) -> u32 {
         self.listen_at(client, PORT, backlog)
     }
 
@@ -88,7 +95,7 @@ impl World {
     }
 
     /// Rounds until nothing is left to do.
-    fn settle(&mut self) {
+    pub(in crate::shard) fn settle(&mut self) {
         for _ in 0..1000 {
             self.shard.now = utcp_proto::Instant::from_nanos(crate::sys::now_ns());
             if !self.shard.round() {
@@ -99,7 +106,7 @@ impl World {
     }
 
     /// Time passes.
-    fn pass(&mut self, ms: u64) {
+    pub(in crate::shard) fn pass(&mut self, ms: u64) {
         let end = self.shard.now.as_nanos() + ms * 1_000_000;
         while self.shard.now.as_nanos() < end {
             let next = self.shard.now.as_nanos() + 5_000_000;
@@ -108,12 +115,13 @@ impl World {
         }
     }
 
-    fn connect(&mut self, client: u32) -> u32 {
+    pub(in crate::shard) fn connect(&mut self, client: u32) -> u32 {
         let sock = self.program(client).ask_connect(loopback(PORT));
         self.settle();
         let socket = self.region(client);
         let socket = socket.socket(sock).expect("slot");
-        assert_eq!(socket.op_done.load(Ordering::Relaxed), 1, "answered");
+        let asked = socket.op_asked.load(Ordering::Relaxed);
+        assert_eq!(socket.op_done.load(Ordering::Relaxed), asked, "answered");
         assert_eq!(socket.op_result.load(Ordering::Relaxed), 0);
         sock
     }
@@ -121,24 +129,24 @@ impl World {
 
 /// What the shim does, in a few words each.
 #[derive(Clone, Copy)]
-struct Program(Region);
+pub(in crate::shard) struct Program(Region);
 
 impl Program {
-    fn socket(&self, sock: u32) -> &Socket {
+    pub(in crate::shard) fn socket(&self, sock: u32) -> &Socket {
         self.0.socket(sock).expect("slot")
     }
 
-    fn claim(&self) -> u32 {
+    pub(in crate::shard) fn claim(&self) -> u32 {
         let sock = self.0.free_sockets().claim().expect("a free slot");
         self.socket(sock).intent.fetch_or(intent::OWNED, Ordering::Relaxed);
         sock
     }
 
-    fn kick(&self, sock: u32) {
+    pub(in crate::shard) fn kick(&self, sock: u32) {
         self.0.dirty(0).set(sock);
     }
 
-    fn ask_connect(&self, to: Addr) -> u32 {
+    pub(in crate::shard) fn ask_connect(&self, to: Addr) -> u32 {
         let sock = self.claim();
         let socket = self.socket(sock);
         for (word, value) in socket.op_args.iter().zip(to.to_words()) {
@@ -150,14 +158,14 @@ impl Program {
         sock
     }
 
-    fn accept(&self) -> Option<u32> {
+    pub(in crate::shard) fn accept(&self) -> Option<u32> {
         let sock = self.0.listener(0).expect("listener").queues[0].ring().pop()?;
         self.socket(sock).intent.fetch_or(intent::OWNED, Ordering::Relaxed);
         self.kick(sock);
         Some(sock)
     }
 
-    fn send(&self, sock: u32, bytes: &[u8]) {
+    pub(in crate::shard) fn send(&self, sock: u32, bytes: &[u8]) {
         let socket = self.socket(sock);
         let buf = BufRef(socket.tx_buf.load(Ordering::Relaxed));
         let base = self.0.stream(buf).expect("stream");
@@ -173,7 +181,7 @@ impl Program {
         self.kick(sock);
     }
 
-    fn recv(&self, sock: u32) -> Vec<u8> {
+    pub(in crate::shard) fn recv(&self, sock: u32) -> Vec<u8> {
         let socket = self.socket(sock);
         let buf = BufRef(socket.rx_buf.load(Ordering::Relaxed));
         let base = self.0.stream(buf).expect("stream");
@@ -189,7 +197,7 @@ impl Program {
         out
     }
 
-    fn intend(&self, sock: u32, bits: u32) {
+    pub(in crate::shard) fn intend(&self, sock: u32, bits: u32) {
         self.socket(sock).intent.fetch_or(bits, Ordering::Release);
         self.kick(sock);
     }
