@@ -374,6 +374,7 @@ unsafe fn set_congestion(options: &Options, value: *const c_void, len: socklen_t
     let number = match name {
         b"cubic" => congestion::CUBIC,
         b"reno" => congestion::RENO,
+        b"bbr" => congestion::BBR,
         _ => return Err(Errno(libc::ENOENT)),
     };
     options.congestion.store(number, Relaxed);
@@ -526,6 +527,7 @@ unsafe fn load(sock: &Sock, options: &Options, meaning: Meaning, name: c_int, an
         Meaning::Congestion => {
             let name: &[u8; 16] = match options.congestion.load(Relaxed) {
                 congestion::RENO => b"reno\0\0\0\0\0\0\0\0\0\0\0\0",
+                congestion::BBR => b"bbr\0\0\0\0\0\0\0\0\0\0\0\0\0",
                 _ => b"cubic\0\0\0\0\0\0\0\0\0\0\0",
             };
             // SAFETY: the caller's promise.
@@ -595,6 +597,7 @@ fn replay_one(options: &Options, line: &Line, fd: c_int) {
             match options.congestion.load(Relaxed) {
                 congestion::CUBIC => drop(sys::setsockopt(fd, line.level, line.name, b"cubic")),
                 congestion::RENO => drop(sys::setsockopt(fd, line.level, line.name, b"reno")),
+                congestion::BBR => drop(sys::setsockopt(fd, line.level, line.name, b"bbr")),
                 _ => {}
             }
             return;
@@ -638,6 +641,17 @@ pub fn import(options: &Options, fd: c_int, inet6: bool) {
     }
 }
 
+/// Whether every socket of the kernel has BBR unless it asks for something else. The kernel's BBR is another one than ours:
+/// whoever wants ours has to have asked for it.
+fn bbr_is_the_default() -> bool {
+    let Ok(fresh) = sys::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) else {
+        return true;
+    };
+    let name = sys::getsockopt(fresh, libc::IPPROTO_TCP, libc::TCP_CONGESTION, [0u8; 16]);
+    let _ = sys::close(fresh);
+    name.is_ok_and(|name| name.starts_with(b"bbr\0"))
+}
+
 fn import_one(options: &Options, line: &Line, fd: c_int) {
     match line.meaning {
         Meaning::Linger => {
@@ -659,7 +673,11 @@ fn import_one(options: &Options, line: &Line, fd: c_int) {
         }
         Meaning::Congestion => {
             if let Ok(name) = sys::getsockopt(fd, line.level, line.name, [0u8; 16]) {
-                let number = if name.starts_with(b"reno\0") { congestion::RENO } else { congestion::DEFAULT };
+                let number = match () {
+                    () if name.starts_with(b"reno\0") => congestion::RENO,
+                    () if name.starts_with(b"bbr\0") && !bbr_is_the_default() => congestion::BBR,
+                    () => congestion::DEFAULT,
+                };
                 options.congestion.store(number, Relaxed);
             }
         }

@@ -289,6 +289,8 @@ pub mod congestion {
     pub const CUBIC: u32 = 1;
     /// "reno".
     pub const RENO: u32 = 2;
+    /// "bbr".
+    pub const BBR: u32 = 3;
 }
 
 /// Bits of [`Socket::file`]: what the kernel keeps in an open file description, shared by dup and fork.

@@ -10,6 +10,8 @@ pub enum CongestionKind {
     Cubic,
     /// Reno with the NewReno recovery (RFC 5681, RFC 6582).
     NewReno,
+    /// A model of the path, after BBRv3 (draft-ietf-ccwg-bbr).
+    Bbr,
 }
 
 impl CongestionKind {
@@ -19,6 +21,7 @@ impl CongestionKind {
         match name {
             b"cubic" => Some(Self::Cubic),
             b"reno" => Some(Self::NewReno),
+            b"bbr" => Some(Self::Bbr),
             _ => None,
         }
     }
@@ -29,6 +32,7 @@ impl CongestionKind {
         match self {
             Self::Cubic => "cubic",
             Self::NewReno => "reno",
+            Self::Bbr => "bbr",
         }
     }
 }

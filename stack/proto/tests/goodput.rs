@@ -62,6 +62,7 @@ fn table_of_goodput() {
     for (name, kind, sack) in [
         ("cubic", CongestionKind::Cubic, true),
         ("reno", CongestionKind::NewReno, true),
+        ("bbr", CongestionKind::Bbr, true),
         ("no-sack", CongestionKind::NewReno, false),
     ] {
         for rtt_ms in RTT_MS {

@@ -79,7 +79,7 @@ fn user() -> impl Strategy<Value = UserCall> {
             idle: Duration::from_secs(s), interval: Duration::from_secs(1), probes: 3
         })).prop_map(UserCall::SetKeepalive),
         1 => (0u64..100).prop_map(|s| UserCall::SetUserTimeout(Duration::from_secs(s))),
-        1 => prop_oneof![Just(CongestionKind::Cubic), Just(CongestionKind::NewReno)].prop_map(UserCall::SetCongestion),
+        1 => prop_oneof![Just(CongestionKind::Cubic), Just(CongestionKind::NewReno), Just(CongestionKind::Bbr)].prop_map(UserCall::SetCongestion),
         1 => (0u16..3_000).prop_map(UserCall::SetMss),
         1 => (1u64..10_000_000).prop_map(UserCall::SetPacingRate),
         1 => (0u32..200_000).prop_map(UserCall::SetRecvCapacity),

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Link, Peer, Rng, World};
-use utcp_proto::{Config, Duration, EcnMode, Events, Keepalive, SocketError, State, TxLimits, UserCall};
+use utcp_proto::{
+    Config, CongestionKind, Duration, EcnMode, Events, Keepalive, SocketError, State, TxLimits, UserCall,
+};
 
 /// Sends `total` bytes from side 0 and reads them on side 1, until all are there or an error ends it.
 #[track_caller]
@@ -277,4 +279,61 @@ fn a_blind_attacker_gets_nowhere() {
         bulk(&mut world, 500_000, Duration::from_secs(60));
         assert!(world.hosts.iter().all(|h| h.error.is_none()), "seed {seed}");
     }
+}
+
+/// How fast a bulk transfer is and how long the round trip is on average meanwhile, in the seconds `from..to` after the handshake.
+fn steady(world: &mut World, from: u64, to: u64) -> (f64, Duration) {
+    let start = world.now;
+    let (mut at_from, mut sum, mut count) = (0, Duration::ZERO, 0);
+    while world.now - start < Duration::from_secs(to) {
+        if world.hosts[0].queued() < 400_000 {
+            world.send(0, 200_000);
+        }
+        world.run_for(Duration::from_millis(5));
+        world.read(1, u64::MAX);
+        if world.now - start < Duration::from_secs(from) {
+            at_from = world.hosts[1].rx_total;
+        } else {
+            sum = sum + world.hosts[0].tcb().info(world.now).rtt;
+            count += 1;
+        }
+    }
+    ((world.hosts[1].rx_total - at_from) as f64 / (to - from) as f64, sum.over(count))
+}
+
+fn model_based() -> Config {
+    Config {
+        congestion: CongestionKind::Bbr,
+        recv_capacity: 1 << 20,
+        recv_capacity_max: 1 << 20,
+        ..Config::DEFAULT
+    }
+}
+
+/// A model-based sender fills the path, with random loss too, and leaves the queue nearly empty.
+#[test]
+fn bbr_fills_the_path_and_not_the_queue() {
+    for (seed, loss) in [(1, 0), (2, 1_000), (3, 10_000)] {
+        let mut world = World::new(seed, Link { loss, ..link(20) }, model_based(), model_based());
+        world.establish();
+        let (rate, mean) = steady(&mut world, 3, 12);
+        assert!(rate > 850_000.0, "loss {loss} ppm: {rate} of 1 000 000 bytes/s");
+        // 40 ms without a queue, 140 ms with a full one.
+        assert!(mean < Duration::from_millis(60), "loss {loss} ppm: a round trip of {mean:?}");
+    }
+}
+
+/// The path becomes longer, then shorter: the model follows within the age of a base round trip.
+#[test]
+fn bbr_follows_a_path_that_changes() {
+    let mut world = World::new(4, link(10), model_based(), model_based());
+    world.establish();
+    let _ = steady(&mut world, 1, 3);
+    world.link.delay = Duration::from_millis(60);
+    let (rate, _) = steady(&mut world, 12, 18);
+    assert!(rate > 800_000.0, "after the path became longer: {rate}");
+    world.link.delay = Duration::from_millis(10);
+    // Each look at the base round trip halves what is in flight: four of them, five seconds apart.
+    let (rate, mean) = steady(&mut world, 21, 27);
+    assert!(rate > 850_000.0 && mean < Duration::from_millis(40), "shorter again: {rate}, {mean:?}");
 }

@@ -36,7 +36,7 @@ fn random_config(rng: &mut Rng) -> Config {
         timestamps: rng.below(3) != 0,
         sack: rng.below(4) != 0,
         ecn: rng.pick(&[EcnMode::Off, EcnMode::Passive, EcnMode::Active]),
-        congestion: rng.pick(&[CongestionKind::Cubic, CongestionKind::NewReno]),
+        congestion: rng.pick(&[CongestionKind::Cubic, CongestionKind::NewReno, CongestionKind::Bbr]),
         nodelay: rng.below(2) == 0,
         ..Config::DEFAULT
     }

@@ -77,6 +77,8 @@ fn settings(read: Read<'_>) -> TcpSettings {
         },
         congestion: read("tcp_congestion_control")
             .and_then(|name| CongestionKind::from_name(name.trim().as_bytes()))
+            // The kernel's BBR is another one than ours: whoever wants ours asks for it.
+            .filter(|&kind| kind != CongestionKind::Bbr)
             .unwrap_or_default(),
         rto_min: time("tcp_rto_min_us", Duration::from_micros, default.rto_min),
         rto_max: time("tcp_rto_max_ms", Duration::from_millis, default.rto_max),

@@ -9,7 +9,7 @@ use utcp_proto::{Config, CongestionKind, Duration, Keepalive, UserCall};
 use super::client::SlotUse;
 use super::segments::Payload;
 use super::streams::FIRST_MAX;
-use super::{Shard, flow::Flow, report};
+use super::{Shard, flow::Flow, flow::Path, report};
 
 impl Shard {
     /// Takes every client's dirty bits; true if there was one.
@@ -218,13 +218,13 @@ fn is_connect(socket: &Socket) -> bool {
 }
 
 /// The TCB's settings that a socket's options stand for.
-pub(super) fn tcb_config(options: &Options, base: Config) -> Config {
+pub(super) fn tcb_config(options: &Options, base: Config, path: Path) -> Config {
     let mut config = base;
     config.nodelay = options.has(option::NODELAY);
     config.cork = options.has(option::CORK);
     config.keepalive = keepalive(options);
     config.user_timeout = Duration::from_millis(u64::from(options.user_timeout_ms.load(Ordering::Relaxed)));
-    config.congestion = controller(options, base.congestion);
+    config.congestion = controller(options, base.congestion, path);
     let maxseg = options.maxseg.load(Ordering::Relaxed);
     if maxseg >= 88 {
         config.mss = config.mss.min(maxseg.min(65_495) as u16);
@@ -255,10 +255,12 @@ fn keepalive(options: &Options) -> Option<Keepalive> {
     })
 }
 
-fn controller(options: &Options, default: CongestionKind) -> CongestionKind {
+fn controller(options: &Options, default: CongestionKind, path: Path) -> CongestionKind {
     match options.congestion.load(Ordering::Relaxed) {
         congestion::RENO => CongestionKind::NewReno,
         congestion::CUBIC => CongestionKind::Cubic,
+        // Between two programs of one host there is nothing to model, and pacing would be all that it does.
+        congestion::BBR if matches!(path, Path::Device { .. }) => CongestionKind::Bbr,
         _ => default,
     }
 }
@@ -271,7 +273,7 @@ fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant, d
         UserCall::SetCork(options.has(option::CORK)),
         UserCall::SetKeepalive(keepalive(options)),
         UserCall::SetUserTimeout(timeout),
-        UserCall::SetCongestion(controller(options, default)),
+        UserCall::SetCongestion(controller(options, default, flow.path)),
         UserCall::SetPacingRate(if rate == 0 { u64::MAX } else { rate }),
     ];
     for call in calls {

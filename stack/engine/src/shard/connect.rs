@@ -139,7 +139,7 @@ impl Shard {
         let Some(tuple) = self.choose_port(source, wanted.port, remote, path) else {
             return libc::EADDRNOTAVAIL;
         };
-        let config = tcb_config(&socket.options, self.base_config(path, &tuple));
+        let config = tcb_config(&socket.options, self.base_config(path, &tuple), path);
         let iss = self.config.secret.isn(&tuple, now);
         let tcb = Tcb::connect(&config, now, tuple, iss);
         socket.status.store(status::CONNECTING, Ordering::Release);

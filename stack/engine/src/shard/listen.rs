@@ -231,7 +231,7 @@ impl Shard {
         let listener = self.listeners.get(index);
         let client = listener.and_then(|l| self.clients.get(l.client).map(|c| (l, c)));
         let socket = client.and_then(|(l, c)| c.region.socket(l.sock));
-        socket.map_or(base, |socket| tcb_config(&socket.options, base))
+        socket.map_or(base, |socket| tcb_config(&socket.options, base, path))
     }
 
     pub(super) fn accept_queue_len(&self, listener: &Listener) -> u32 {

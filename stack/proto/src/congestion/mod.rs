@@ -2,6 +2,7 @@
 //!
 //! Loss recovery (what is lost, what to send again, PRR) is not here: it is the same for all controllers.
 
+mod bbr;
 mod cubic;
 mod hystart;
 
@@ -9,6 +10,7 @@ use crate::config::CongestionKind;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
+use bbr::Bbr;
 use cubic::{Cubic, Growth};
 use hystart::HyStart;
 
@@ -32,10 +34,32 @@ pub(crate) struct AckSample {
     pub(crate) nxt: SeqNum,
 }
 
+/// What any ACK says to a controller that keeps a model of the path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) now: Instant,
+    /// Bytes that it acknowledged, in either way.
+    pub(crate) bytes: u32,
+    /// Bytes that are held for lost since.
+    pub(crate) lost: u32,
+    /// Bytes in flight after it.
+    pub(crate) flight: u32,
+    /// The program, or the peer's window, leaves nothing to send.
+    pub(crate) limited: bool,
+    /// Bytes of a full segment.
+    pub(crate) mss: u32,
+    pub(crate) srtt: Duration,
+    /// The round trip that this ACK measured.
+    pub(crate) rtt: Option<Duration>,
+    pub(crate) una: SeqNum,
+    pub(crate) nxt: SeqNum,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Algorithm {
     NewReno,
     Cubic(Cubic),
+    Bbr(Bbr),
 }
 
 /// The window and the controller that moves it.
@@ -60,7 +84,7 @@ impl Congestion {
             hystart: HyStart::new(una),
             algorithm: Algorithm::NewReno,
         };
-        new.set_kind(kind);
+        new.set_kind(kind, una);
         new
     }
 
@@ -68,14 +92,45 @@ impl Congestion {
         match self.algorithm {
             Algorithm::NewReno => CongestionKind::NewReno,
             Algorithm::Cubic(_) => CongestionKind::Cubic,
+            Algorithm::Bbr(_) => CongestionKind::Bbr,
+        }
+    }
+
+    /// The controller keeps a model: it has to hear of every ACK, and recovery does not lower its window.
+    #[inline]
+    pub(crate) const fn is_model(&self) -> bool {
+        matches!(self.algorithm, Algorithm::Bbr(_))
+    }
+
+    /// Bytes per second at which segments may leave; `u64::MAX` for no limit.
+    #[inline]
+    pub(crate) const fn pacing(&self) -> u64 {
+        match &self.algorithm {
+            Algorithm::Bbr(bbr) => bbr.pacing(),
+            _ => u64::MAX,
+        }
+    }
+
+    /// Every ACK, for a controller that keeps a model; the last word about the window.
+    pub(crate) fn on_delivery(&mut self, delivery: &Delivery) {
+        if let Algorithm::Bbr(bbr) = &mut self.algorithm {
+            self.cwnd = bbr.on_delivery(delivery, self.cwnd);
+        }
+    }
+
+    /// The peer echoed an ECN mark; [`Congestion::on_congestion`] follows.
+    pub(crate) fn on_mark(&mut self) {
+        if let Algorithm::Bbr(bbr) = &mut self.algorithm {
+            bbr.on_mark();
         }
     }
 
     /// Changes the controller; window and threshold stay.
-    pub(crate) fn set_kind(&mut self, kind: CongestionKind) {
+    pub(crate) fn set_kind(&mut self, kind: CongestionKind, una: SeqNum) {
         self.algorithm = match kind {
             CongestionKind::NewReno => Algorithm::NewReno,
             CongestionKind::Cubic => Algorithm::Cubic(Cubic::new()),
+            CongestionKind::Bbr => Algorithm::Bbr(Bbr::new(self.cwnd, una)),
         };
     }
 
@@ -87,6 +142,9 @@ impl Congestion {
     /// New data was acknowledged outside of recovery, and the window was what limited the sender (RFC 7661 §4.1).
     #[inline]
     pub(crate) fn on_ack(&mut self, ack: &AckSample) {
+        if self.is_model() {
+            return;
+        }
         let mut acked = ack.acked;
         if self.in_slow_start() {
             acked = self.slow_start(ack);
@@ -104,6 +162,7 @@ impl Congestion {
                 }
                 Growth::PerWindow(bytes) => bytes,
             },
+            Algorithm::Bbr(_) => return,
         };
         self.credit += u64::from(grow) * u64::from(acked);
         let cwnd = u64::from(self.cwnd.max(1));
@@ -136,6 +195,7 @@ impl Congestion {
             // RFC 5681 §3.1 equation 4; what limited transmit added to the flight does not count (§3.2 step 2).
             Algorithm::NewReno => flight.min(self.cwnd) / 2,
             Algorithm::Cubic(cubic) => cubic.on_congestion(self.cwnd, flight),
+            Algorithm::Bbr(_) => SSTHRESH_NONE,
         }
         .max(2 * mss);
     }
@@ -144,8 +204,10 @@ impl Congestion {
     pub(crate) fn on_timeout(&mut self, mss: u32) {
         self.cwnd = mss;
         self.credit = 0;
-        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
-            cubic.restart();
+        match &mut self.algorithm {
+            Algorithm::Cubic(cubic) => cubic.restart(),
+            Algorithm::Bbr(bbr) => bbr.on_timeout(mss),
+            Algorithm::NewReno => {}
         }
     }
 
@@ -153,13 +215,18 @@ impl Congestion {
     pub(crate) fn undo(&mut self, cwnd: u32, ssthresh: u32) {
         self.cwnd = self.cwnd.max(cwnd);
         self.ssthresh = self.ssthresh.max(ssthresh);
-        if let Algorithm::Cubic(cubic) = &mut self.algorithm {
-            cubic.undo(self.cwnd);
+        match &mut self.algorithm {
+            Algorithm::Cubic(cubic) => cubic.undo(self.cwnd),
+            Algorithm::Bbr(bbr) => bbr.undo(self.cwnd),
+            Algorithm::NewReno => {}
         }
     }
 
     /// RFC 5681 §4.1: nothing was sent for `rtos` timeouts; halves the window for each, down to `restart`.
     pub(crate) fn on_idle(&mut self, now: Instant, idle: Duration, rtos: u64, restart: u32) {
+        if self.is_model() {
+            return; // It is paced: no burst follows.
+        }
         let kept = self.cwnd.checked_shr(rtos.min(31) as u32).unwrap_or(0);
         if self.cwnd > restart {
             self.ssthresh = if self.ssthresh == SSTHRESH_NONE {

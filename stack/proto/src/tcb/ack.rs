@@ -5,7 +5,7 @@ use super::arrives::Verdict;
 use super::recovery::AckFacts;
 use super::state::{Timer, Watch};
 use crate::actions::{Actions, DropReason, Events};
-use crate::congestion::AckSample;
+use crate::congestion::{AckSample, Delivery};
 use crate::half_open::{ts_before, ts_clock};
 use crate::info::{RecoveryState, State};
 use crate::scoreboard::{Delivered, Tick, ticks_to_nanos};
@@ -48,6 +48,7 @@ impl Tcb {
             facts.dsack = self.take_sacks(seg, ack, &mut delivered);
         }
         self.stats.delivered_bytes += u64::from(delivered.bytes);
+        let lost_before = self.board.lost();
         self.update_send_window(seg, ack);
         facts.ece = self.opt.ecn && seg.flags.any(Flags::ECE) && !seg.flags.any(Flags::SYN);
         let reducing = self.recovery.is_reducing();
@@ -65,6 +66,10 @@ impl Tcb {
                 _ => newly,
             };
             self.grow_window(now, acked, &delivered);
+        }
+        if self.cc.is_model() {
+            let lost = self.board.lost().saturating_sub(lost_before);
+            self.feed_model(now, &delivered, lost);
         }
         self.after_ack(now, facts.advanced > 0 || delivered.bytes > 0);
         self.on_fin_acked(now, out);
@@ -91,8 +96,32 @@ impl Tcb {
         self.sample_rtt(now, seg, &delivered);
         self.stats.delivered_bytes += u64::from(delivered.bytes);
         self.update_send_window(seg, ack);
-        self.grow_window(now, advanced, &delivered);
+        if self.cc.is_model() {
+            self.feed_model(now, &delivered, 0);
+        } else {
+            self.grow_window(now, advanced, &delivered);
+        }
         self.after_ack(now, true);
+    }
+
+    /// A controller that keeps a model of the path hears of every ACK.
+    #[cold]
+    fn feed_model(&mut self, now: Instant, delivered: &Delivered, lost: u32) {
+        let mss = u32::from(self.snd.mss);
+        let window = self.snd.nxt.span_to(self.snd.una + self.snd.wnd);
+        let rtt = delivered.newest_once.map(|t| Duration::from_nanos(ticks_to_nanos(Tick::at(now).since(t))));
+        self.cc.on_delivery(&Delivery {
+            now,
+            bytes: delivered.bytes,
+            lost,
+            flight: self.pipe(),
+            limited: !self.snd.nxt.before(self.snd.end) || window < mss,
+            mss,
+            srtt: self.rtt.smoothed,
+            rtt,
+            una: self.snd.una,
+            nxt: self.snd.nxt,
+        });
     }
 
     /// SND.UNA moves to `ack`: the engine forgets the bytes.

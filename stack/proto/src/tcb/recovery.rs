@@ -375,6 +375,7 @@ impl Tcb {
 
     /// RFC 3168 §6.1.2: the reaction to a mark is that to a loss, without anything to send again.
     pub(super) fn enter_cwr(&mut self, flight: u32) {
+        self.cc.on_mark();
         self.begin_reduction(flight);
         self.recovery.undo = None;
         self.recovery.state = RecoveryState::Cwr;

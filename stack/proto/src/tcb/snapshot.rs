@@ -60,7 +60,7 @@ impl Tcb {
             data_segs_in: stats.data_segs_in,
             notsent_bytes: snd.nxt.span_to(snd.end),
             delivery_rate: stats.rate,
-            pacing_rate: self.cfg.pacing_rate_max,
+            pacing_rate: self.pacing_rate(),
             delivered: (stats.delivered_bytes / u64::from(mss)) as u32,
             delivered_ce: stats.delivered_ce,
             dsack_dups: stats.dsack_dups,

@@ -11,6 +11,9 @@ use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::options_len;
 
+/// How much of the time a paced connection gathers before it sends, and how much it may make up for.
+const PACE_QUANTUM: Duration = Duration::from_millis(1);
+const PACE_CREDIT: Duration = Duration::from_millis(2);
 /// SEG.UP reaches no further (RFC 6093 §2).
 const URGENT_MAX: u32 = 65_535;
 
@@ -415,23 +418,35 @@ impl Tcb {
         }
     }
 
-    /// True while the pacing rate forbids to send; arms the timer for the moment when it no longer does.
+    /// Bytes per second at which segments may leave; `u64::MAX` for no limit.
+    #[inline]
+    pub(super) fn pacing_rate(&self) -> u64 {
+        self.cfg.pacing_rate_max.min(self.cc.pacing())
+    }
+
+    /// True while the pacing rate forbids to send; arms the timer for the moment when a millisecond's worth may leave, so
+    /// that a fast connection does not need a timer for each segment.
     #[inline]
     fn pace_holds(&mut self, now: Instant) -> bool {
-        if self.cfg.pacing_rate_max == u64::MAX || now >= self.snd.pace_next {
+        if now >= self.snd.pace_next || self.pacing_rate() == u64::MAX {
             return false;
         }
-        self.timers.set(Timer::Pace, self.snd.pace_next);
+        if !self.timers.is_armed(Timer::Pace) {
+            self.timers.set(Timer::Pace, self.snd.pace_next + PACE_QUANTUM);
+        }
         true
     }
 
     #[inline]
     fn pace(&mut self, now: Instant, payload: u32) {
-        if self.cfg.pacing_rate_max == u64::MAX {
+        let rate = self.pacing_rate();
+        if rate == u64::MAX {
             return;
         }
-        let ns = u64::from(payload).saturating_mul(1_000_000_000) / self.cfg.pacing_rate_max.max(1);
-        let from = if self.snd.pace_next > now { self.snd.pace_next } else { now };
+        let ns = u64::from(payload).saturating_mul(1_000_000_000) / rate.max(1);
+        // What was not sent in time may be made up for, but not what is older than the timer's own delay.
+        let credit = Instant::from_nanos(now.as_nanos().saturating_sub(PACE_CREDIT.as_nanos()));
+        let from = if self.snd.pace_next > credit { self.snd.pace_next } else { credit };
         self.snd.pace_next = from + Duration::from_nanos(ns);
     }
 }

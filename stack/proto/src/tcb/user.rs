@@ -150,7 +150,7 @@ impl Tcb {
             UserCall::SetUserTimeout(timeout) => self.cfg.user_timeout = timeout,
             UserCall::SetCongestion(kind) if kind != self.cc.kind() => {
                 self.cfg.congestion = kind;
-                self.cc.set_kind(kind);
+                self.cc.set_kind(kind, self.snd.una);
             }
             UserCall::SetFinTimeout(timeout) => self.cfg.fin_timeout = timeout,
             UserCall::SetMss(mss) => {

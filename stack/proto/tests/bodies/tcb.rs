@@ -27,7 +27,8 @@ pub fn steps(bytes: &[u8]) {
         timestamps: bits & 1 != 0,
         sack: bits & 2 != 0,
         nodelay: bits & 4 != 0,
-        congestion: if bits & 8 != 0 { CongestionKind::Cubic } else { CongestionKind::NewReno },
+        congestion: [CongestionKind::Cubic, CongestionKind::NewReno, CongestionKind::Bbr]
+            [usize::from(bits >> 5) % 3],
         recv_capacity: if bits & 16 != 0 { 3_000 } else { 65_536 },
         ..Config::DEFAULT
     };
