@@ -34,6 +34,8 @@ use crate::wire::{self, Received};
 const STACK: &str = "packetdrill";
 /// A stack that has not come to rest by then never will.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// What lies between two packets that arrive at once, µs.
+const PACKET_US: Us = 5;
 /// A tick of the timer wheel: timers fire at most so late.
 const TICK_NS: u64 = 1 << 16;
 
@@ -267,6 +269,8 @@ impl World {
     /// # Errors
     /// The stack does not come to rest, or the wire is full.
     pub fn inject(&mut self, packet: &[u8]) -> Result<(), String> {
+        // Nothing happens in no time: scripts were written where what they send at once arrives one after the other.
+        self.pass(self.now() + PACKET_US, |_| false)?;
         let (own, peer) = (self.port.caps().mac, self.port.caps().peer_mac.unwrap_or_default());
         self.port.tx_sync().map_err(|error| error.to_string())?;
         if !self.port.tx().push(&wire::frame(peer, own, packet)) {
