@@ -306,6 +306,7 @@ fn a_member_of_a_bridge_is_left_to_the_kernel() {
     let page = lab.run("curl").args(["-sS", "-m", "20", &url]).under(&bridge).ok();
     assert_eq!(page.text(), "hello\n");
     bridge.went_through(1);
+    assert!(bridge.log().contains("runs in generic mode"), "{}", bridge.log());
 }
 
 /// Link-local addresses name their interface.

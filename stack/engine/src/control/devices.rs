@@ -81,6 +81,16 @@ impl Device {
         }
         let caps = open.ports.first().map(|port| port.caps());
         let interface = caps.and_then(|caps| Some((caps.interface.clone()?, caps.ifindex?)));
+        if let Some(caps) = caps.filter(|caps| caps.mode.contains("generic")) {
+            tracing::warn!(
+                device = text,
+                "runs in generic mode ({}): frames that were joined (GRO, LRO, GSO of a local neighbour) are dropped \
+                 (rx_dropped) when they are longer than a packet of {} bytes; switch those off, or lower the MTU until \
+                 the driver takes the program",
+                caps.mode,
+                caps.mtu_max
+            );
+        }
         let client_ports = caps.map_or((0, 0), crate::shard::client_ports);
         let port_names = open.ports.iter().map(|port| port.caps().name.clone()).collect();
         let with_station = |port: Box<dyn utcp_netmap_io::Port>| {
@@ -109,12 +119,10 @@ impl Device {
         self.places.push((shard, place));
     }
 
-    /// Addresses of its interface, and those that are to come back.
+    /// Addresses of its interface.
     fn addresses(&self, host: &HostView) -> Vec<IpAddr> {
         let ifindex = self.interface.as_ref().map_or(0, |(_, ifindex)| *ifindex);
-        let mut all: Vec<IpAddr> = host.local_addresses_of(ifindex).collect();
-        all.extend(self.expected.iter().filter(|addr| !all.contains(addr)).copied().collect::<Vec<_>>());
-        all
+        host.local_addresses_of(ifindex).collect()
     }
 
     /// Registers the client ports of new addresses, and gives back those of addresses that are gone.
@@ -175,17 +183,18 @@ impl Device {
 
 /// The addresses whose frames are ours on each device: those of the interfaces of all devices, because packets to any
 /// address of the host may come by any interface, and answers may return by another way. A link-local one belongs to its
-/// link alone.
+/// link alone, and so does one that is expected back.
 pub(super) fn steered_addresses(devices: &[Device], host: &HostView) -> Vec<Vec<IpAddr>> {
-    let of: Vec<Vec<IpAddr>> = devices.iter().map(|device| device.addresses(host)).collect();
-    let mut everywhere: Vec<IpAddr> =
-        of.iter().flatten().filter(|a| !is_link_local_v6(**a)).copied().collect();
-    everywhere.sort_unstable();
-    everywhere.dedup();
-    let with_own = |own: Vec<IpAddr>| {
-        own.into_iter().filter(|addr| is_link_local_v6(*addr)).chain(everywhere.iter().copied()).collect()
+    let mut everywhere: Vec<IpAddr> = devices.iter().flat_map(|device| device.addresses(host)).collect();
+    everywhere.retain(|addr| !is_link_local_v6(*addr));
+    let of = |device: &Device| {
+        let own = device.addresses(host).into_iter().chain(device.expected.iter().copied());
+        let mut all: Vec<IpAddr> = own.chain(everywhere.iter().copied()).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     };
-    of.into_iter().map(with_own).collect()
+    devices.iter().map(of).collect()
 }
 
 impl Control {
