@@ -194,7 +194,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
         // The engine looks at what was taken whenever data comes. A peer that filled its window sends none until
         // it hears of more: so the engine must never be behind by more than a part of the stream.
         let behind = start.wrapping_add(len).wrapping_sub(sock.shared.rx_seen.load(Acquire));
-        if mode != Mode::Peek && behind >= seen.capacity / 4 {
+        if mode != Mode::Peek && behind >= sock.shared.taken_step(seen.capacity) {
             sock.kick();
         }
         return Ok(Some(len as usize));

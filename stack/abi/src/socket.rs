@@ -438,6 +438,17 @@ pub fn first_position(generation: u32) -> u64 {
 }
 
 impl Socket {
+    /// How many bytes a program may take before the engine must hear of it: a quarter of what the peer may have under way
+    /// at most, which is the stream of `capacity` bytes, or less by SO_RCVBUF. A peer that has filled the window sends nothing until then.
+    #[must_use]
+    pub fn taken_step(&self, capacity: u64) -> u64 {
+        let window = match self.options.rcvbuf.load(Ordering::Relaxed) {
+            0 => capacity,
+            bytes => capacity.min(u64::from(bytes) / 2),
+        };
+        (window / 4).max(1)
+    }
+
     /// Bytes that `recv` could take now.
     #[must_use]
     pub fn rx_available(&self) -> u64 {

@@ -219,7 +219,7 @@ impl Line {
                         .rx_head
                         .load(Ordering::Relaxed)
                         .wrapping_sub(socket.rx_seen.load(Ordering::Acquire));
-                    news |= behind >= buf.capacity() / 4;
+                    news |= behind >= socket.taken_step(buf.capacity());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_full = true;

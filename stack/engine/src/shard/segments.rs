@@ -54,7 +54,7 @@ impl Shard {
     /// A segment for a flow.
     pub(super) fn on_flow_segment(&mut self, index: u32, seg: &Segment, payload: Payload<'_>) {
         let now = self.now;
-        if seg.len > 0 {
+        if seg.len > 0 || self.flows.get(index).is_some_and(|flow| flow.tcb.is_probe(seg)) {
             self.take_consumed(index);
         }
         let Some(flow) = self.flows.get_mut(index) else { return };

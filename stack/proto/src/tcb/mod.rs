@@ -223,6 +223,12 @@ impl Tcb {
         })
     }
 
+    /// Whether `seg` asks only for our window: RFC 9293 §3.8.6.1, and keep-alive (§3.8.4) looks the same.
+    #[must_use]
+    pub fn is_probe(&self, seg: &Segment) -> bool {
+        seg.len == 0 && seg.seq.before(self.rcv.nxt)
+    }
+
     /// When [`Tcb::on_timer`] has to be called; `None` if no timer runs.
     #[inline]
     #[must_use]
