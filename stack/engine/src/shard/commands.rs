@@ -256,12 +256,17 @@ fn keepalive(options: &Options) -> Option<Keepalive> {
 }
 
 fn controller(options: &Options, default: CongestionKind, path: Path) -> CongestionKind {
-    match options.congestion.load(Ordering::Relaxed) {
+    let wanted = match options.congestion.load(Ordering::Relaxed) {
         congestion::RENO => CongestionKind::NewReno,
         congestion::CUBIC => CongestionKind::Cubic,
-        // Between two programs of one host there is nothing to model, and pacing would be all that it does.
-        congestion::BBR if matches!(path, Path::Device { .. }) => CongestionKind::Bbr,
+        congestion::BBR => CongestionKind::Bbr,
         _ => default,
+    };
+    match wanted {
+        // Between two programs of one host there is nothing to model, and pacing would be all that it does. The default may
+        // be BBR by the administrator's word.
+        CongestionKind::Bbr if !matches!(path, Path::Device { .. }) => CongestionKind::Cubic,
+        wanted => wanted,
     }
 }
 
@@ -282,5 +287,20 @@ fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant, d
     }
     if options.has(option::QUICKACK) || options.has(option::NO_QUICKACK) {
         let _ = flow.tcb.on_user(now, UserCall::SetQuickAck(options.has(option::QUICKACK)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pacing_within_a_host() {
+        let options = Options::default();
+        let device = Path::Device { port: 0, next_hop: [0; 6] };
+        let kind = |path| controller(&options, CongestionKind::Bbr, path);
+        assert_eq!((kind(Path::Local(0)), kind(device)), (CongestionKind::Cubic, CongestionKind::Bbr));
+        options.congestion.store(congestion::BBR, Ordering::Relaxed);
+        assert_eq!(kind(Path::Local(0)), CongestionKind::Cubic);
     }
 }
