@@ -1,11 +1,11 @@
 //! What operators do to servers while requests come: reload, upgrade, replicate. None of the requests may fail.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
 use utcp_tests::redis::Redis;
-use utcp_tests::{Engine, Lab, Running, WAIT, children, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::{Engine, Lab, Running, WAIT, children, is_root, not_run, on_kernel, signal_pid, wait_until};
 
 /// Whether `program` is installed; if not, the test says so.
 fn have(program: &str) -> bool {
@@ -45,6 +45,11 @@ impl Load {
         assert!(report.contains("Failed requests:        0\n"), "{report}{errors}");
         assert!(!report.contains("Non-2xx"), "{report}");
     }
+}
+
+/// The process id in a file, once it is there.
+fn pid_in(file: &Path) -> Option<u32> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// Without `idle-close-on-response` a worker that stops resets whoever has not sent a request yet, on the kernel, too.
@@ -102,6 +107,60 @@ fn haproxy_reload_hands_its_listeners_over() {
     }
     load.stop(&engine, 1000);
     engine.went_through(1000);
+}
+
+/// SIGUSR2 and SIGQUIT: a new master with the old one's listeners by exec, its workers beside the old ones, then the old
+/// ones go.
+#[test]
+fn nginx_binary_upgrade() {
+    let lab = Lab::new("nginx-upgrade");
+    let engine = Engine::start(&lab);
+    let port = lab.port();
+    let folder = lab.path("nginx");
+    std::fs::create_dir_all(folder.join("logs")).expect("a folder can be made");
+    let errors = lab.path("nginx-error.log");
+    let config = lab.file(
+        "nginx/nginx.conf",
+        format!(
+            "daemon off; {} worker_processes 2; pid {1}/nginx.pid; error_log {2} info;
+             events {{ worker_connections 1000; }}
+             http {{ access_log off; client_body_temp_path {1}/body; proxy_temp_path {1}/proxy;
+                 fastcgi_temp_path {1}/fastcgi; uwsgi_temp_path {1}/uwsgi; scgi_temp_path {1}/scgi;
+                 server {{ listen {port}; location = /hello {{ return 200 \"hello\\n\"; }} }} }}\n",
+            if is_root() { "user www-data;" } else { "" },
+            folder.display(),
+            errors.display(),
+        ),
+    );
+    // nginx refuses to upgrade as long as the process that started it is its parent.
+    let pid_file = folder.join("nginx.pid");
+    let script = format!(
+        "($(command -v nginx) -p {0} -c {1} -e {3} & until [ -s {2} ]; do sleep 0.05; done); exec sleep 600",
+        folder.display(),
+        config.display(),
+        pid_file.display(),
+        errors.display(),
+    );
+    let shell = lab.run("/bin/sh").arg("-c").arg(script).under(&engine).spawn();
+    let mut old = wait_until("nginx writes its process id", WAIT, || pid_in(&pid_file));
+    wait_until("nobody is its parent", WAIT, || children(shell.pid()).is_empty().then_some(()));
+    engine.wait_for_listener(port);
+    let ready = |pid: u32| (children(pid).len() == 2).then_some(());
+    wait_until("it has its workers", WAIT, || ready(old));
+    let load = Load::start(&lab, &engine, port, "hello");
+    for _ in 0..2 {
+        signal_pid(old, libc::SIGUSR2);
+        let new = wait_until("the new master is there", WAIT, || pid_in(&pid_file).filter(|&pid| pid != old));
+        wait_until("it has its workers", WAIT, || ready(new));
+        signal_pid(old, libc::SIGQUIT);
+        wait_until("the old master is gone", Duration::from_secs(30), || {
+            (!Path::new(&format!("/proc/{old}/exe")).exists()).then_some(())
+        });
+        old = new;
+    }
+    load.stop(&engine, 1000);
+    engine.went_through(1000);
+    drop(shell);
 }
 
 /// A replica takes over 20 000 keys while more are written, then follows.
@@ -244,4 +303,50 @@ fn postgresql() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
     let folders = versions.flatten().map(|version| version.path().join("bin"));
     folders.into_iter().find(|folder| folder.join("postgres").exists() && folder.join("pgbench").exists())
+}
+/// sshd executes itself with each connection it accepted.
+#[test]
+fn ssh_login() {
+    if !have("sshd") || !have("ssh") || !have("ssh-keygen") {
+        return;
+    }
+    if !is_root() {
+        return not_run("sshd lets others in only as root");
+    }
+    let lab = Lab::new("ssh");
+    let engine = Engine::start(&lab);
+    let port = lab.port();
+    for name in ["host", "user"] {
+        let _ = lab.run("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(lab.path(name)).ok();
+    }
+    std::fs::create_dir_all("/run/sshd").expect("root makes folders");
+    let config = lab.file(
+        "sshd_config",
+        format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nUsePAM no\n\
+             StrictModes no\nPermitRootLogin yes\n",
+            lab.path("host").display(),
+            lab.path("user.pub").display()
+        ),
+    );
+    let mut sshd = lab.run("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(config).under(&engine).spawn();
+    sshd.wait_for_listener(port);
+    engine.wait_for_listener(port);
+    for number in 0..5 {
+        let run = lab.run("ssh").args(["-F", "none", "-p", &port.to_string(), "-i"]).arg(lab.path("user"));
+        let run = run.args([
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "BatchMode=yes",
+        ]);
+        let run =
+            run.args(["root@127.0.0.1", &format!("echo login {number}; head -c 1000000 /dev/zero | wc -c")]);
+        assert_eq!(run.under(&engine).ok().text(), format!("login {number}\n1000000\n"));
+    }
+    if !on_kernel() {
+        engine.went_through(5);
+    }
 }

@@ -70,7 +70,6 @@ impl Shard {
         let now = self.now;
         let default = self.config.tcp.config.congestion;
         let Some(flow) = self.flows.get_mut(index) else { return };
-        let client = flow.client;
         if wants & intent::OWNED != 0 {
             flow.waiting = None;
         }
@@ -79,11 +78,29 @@ impl Shard {
             apply_options(flow, &socket.options, now, default);
             self.tell_rcvbuf(index);
         }
-        let Some(flow) = self.flows.get_mut(index) else { return };
+        if !self.catch_up(index, socket) {
+            return;
+        }
+        self.carry_out(index, socket, wants);
+        self.nudge(index);
+        if wants & intent::TX_FULL != 0 {
+            self.grow_tx(index);
+            self.offer_space(index);
+        }
+        self.list_transmit(index);
+    }
+
+    /// Takes over what the program put into the streams and took out of them since the last look. False: it wrote nonsense.
+    fn catch_up(&mut self, index: u32, socket: &Socket) -> bool {
+        let Some(flow) = self.flows.get_mut(index) else { return false };
+        let client = flow.client;
         let moved = flow.take_queued(socket).and_then(|added| Ok((added, flow.take_consumed(socket)?)));
         let (added, consumed) = match moved {
             Ok(moved) => moved,
-            Err(error) => return self.throw_out(client, error),
+            Err(error) => {
+                self.throw_out(client, error);
+                return false;
+            }
         };
         if added > 0 {
             // The bytes first: whoever queued them said before whether more would follow.
@@ -99,13 +116,7 @@ impl Shard {
         if consumed > 0 {
             self.user(index, UserCall::Received { n: consumed });
         }
-        self.carry_out(index, socket, wants);
-        self.nudge(index);
-        if wants & intent::TX_FULL != 0 {
-            self.grow_tx(index);
-            self.offer_space(index);
-        }
-        self.list_transmit(index);
+        true
     }
 
     /// Shutdown and close, each once.
@@ -138,11 +149,15 @@ impl Shard {
         let Some(flow) = self.flows.get_mut(index) else { return };
         flow.closed_by_program = true;
         flow.done |= intent::CLOSE;
-        let client = self.clients.get(flow.client);
-        let socket = client.and_then(|c| c.region.socket(flow.sock).map(|s| (c, s)));
-        let abort = socket.is_some_and(|(_, socket)| {
-            socket.options.has(option::LINGER) && socket.options.linger_s.load(Ordering::Relaxed) == 0
-        });
+        let (client, sock) = (flow.client, flow.sock);
+        let Some(region) = self.clients.get(client).map(|c| c.region) else { return };
+        let Some(socket) = region.socket(sock) else { return };
+        // A program that just ended has not said what it read.
+        if !self.catch_up(index, socket) {
+            return;
+        }
+        let abort =
+            socket.options.has(option::LINGER) && socket.options.linger_s.load(Ordering::Relaxed) == 0;
         if abort {
             // What was handed over by `send` went out before a `close` that came later; here both may have come in one look.
             let _ = self.transmit_flow(index);

@@ -485,9 +485,9 @@ impl Shard {
 
     fn on_detach(&mut self, number: u32) {
         let Some(&index) = self.by_number.get(&number) else { return };
-        // What they asked for before they ended: a connection that began later would have nobody to end it.
+        // What its programs did before they ended still counts, and goes out: a connection that began later would have nobody
+        // to end it. Then the region is given up.
         self.take_commands();
-        // What its programs queued before they ended still goes out; then the region is given up.
         let listeners: Vec<u32> =
             self.listeners.iter().filter(|(_, l)| l.client == index).map(|(i, _)| i).collect();
         for listener in listeners {

@@ -402,6 +402,37 @@ fn a_listener_that_goes_resets_what_waits() {
     assert_eq!(client.socket(sock).op_result.load(Ordering::Relaxed), RESULT_KERNEL);
 }
 
+/// A program that ends has not told the engine what it read and wrote last: its peer gets all of it, and no reset.
+#[test]
+fn the_end_of_a_program_is_an_orderly_close() {
+    for (ends, writes) in [(true, true), (true, false), (false, true), (false, false)] {
+        let mut world = World::new(2);
+        world.listen(1, 16);
+        let (server, client) = (world.program(1), world.program(2));
+        let a = world.connect(2);
+        let b = server.accept().expect("a connection waits");
+        server.socket(b).token.store(7, Ordering::Relaxed);
+        world.settle();
+        client.send(a, b"request");
+        world.settle();
+        assert_eq!(server.recv(b), b"request");
+        // `recv` tells the engine only now and then.
+        world.region(1).dirty(0).take_all(|_| {});
+        if writes {
+            server.send(b, b"answer");
+        }
+        world.shard.on_message(if ends {
+            ToShard::Detach(1)
+        } else {
+            ToShard::Hangup { client: 1, sock: b, token: 7 }
+        });
+        world.settle();
+        assert_eq!(client.recv(a), if writes { &b"answer"[..] } else { b"" });
+        assert!(client.socket(a).is(status::RX_FIN) && !client.socket(a).is(status::DEAD));
+        assert_eq!(client.socket(a).error.load(Ordering::Relaxed), 0);
+    }
+}
+
 /// Two programs with descriptors of one kernel socket: what waits at the one that goes (or closes its descriptor) is
 /// accepted by the other, with the bytes that came.
 #[test]
