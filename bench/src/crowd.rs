@@ -20,11 +20,12 @@ use crate::generator::{Generator, Route};
 use crate::load::Summary;
 use crate::net::{CLIENT_IP, Net};
 use crate::run::{PIPE_CLIENT, PIPE_SERVER, Pinning, RunFolder, Side, listens};
-use crate::{Error, cpu};
+use crate::{Error, cpu, interrupt};
 
 const PORT: u16 = 8080;
 const READY_PATIENCE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(90);
+const ACCEPT_PATIENCE: Duration = Duration::from_secs(5);
 /// Descriptors that a process needs besides those of connections: its pool, its own.
 const DESCRIPTORS_RESERVED: u64 = 1500;
 
@@ -163,12 +164,18 @@ impl Crowd {
     /// When they don't come up, or not all of them through the engines.
     pub fn hold(&mut self, connections: u32) -> Result<(), Error> {
         self.ask(connections, |share| format!("hold --connections {share}"))?;
-        let mut accepts = 0;
-        for engine in &self.engines {
-            accepts += engine.counters()?.get("accepts").copied().unwrap_or(0);
-        }
-        if !self.engines.is_empty() && accepts < connections.into() {
-            return Err(Error::FellBack { counter: "accepts", seen: accepts, wanted: connections.into() });
+        // A connection is up for the client before its last ACK is with the server.
+        let wanted = u64::from(connections);
+        let mut seen = 0;
+        interrupt::wait_for(ACCEPT_PATIENCE, || {
+            seen = 0;
+            for engine in &self.engines {
+                seen += engine.counters()?.get("accepts").copied().unwrap_or(0);
+            }
+            Ok(self.engines.is_empty() || seen >= wanted)
+        })?;
+        if !self.engines.is_empty() && seen < wanted {
+            return Err(Error::FellBack { counter: "accepts", seen, wanted });
         }
         Ok(())
     }

@@ -11,9 +11,30 @@ const ROUNDS: u64 = 2_000;
 /// it did when this was written.
 const BOUNDS: [(&str, u64); 4] = [("on_data", 175), ("on_ack", 420), ("poll_data", 570), ("poll_ack", 300)];
 
+/// The same for `bench/examples/paths.rs`; what a table costs varies with its random key.
+const PATHS: [(&str, u64); 7] = [
+    ("frame_build", 500),
+    ("frame_parse", 515),
+    ("flow_get", 125),
+    ("wheel_turn", 110),
+    ("bits_turn", 110),
+    ("ring_turn", 50),
+    ("pipe_turn", 1600),
+];
+
 #[test]
 fn of_a_segment_and_its_ack() {
-    let lab = Lab::new("instructions");
+    check("utcp-proto", "segments", &BOUNDS);
+}
+
+#[test]
+fn of_the_ways_through_the_engine() {
+    check("utcp-bench", "paths", &PATHS);
+}
+
+/// Counts the functions of an example, which prints each one's name and how often it was called.
+fn check(package: &str, example: &str, bounds: &[(&str, u64)]) {
+    let lab = Lab::new(&format!("instructions-{example}"));
     let there = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .any(|folder| folder.join("valgrind").exists());
     if !there {
@@ -22,16 +43,18 @@ fn of_a_segment_and_its_ack() {
     let target = release_file("utcp").parent().and_then(std::path::Path::parent).map(ToOwned::to_owned);
     let target = target.expect("release/utcp lies two folders deep");
     let build = std::process::Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "-p", "utcp-proto", "--example", "segments"])
+        .args(["build", "--quiet", "--release", "-p", package, "--example", example])
         .current_dir(repository())
         .env("CARGO_TARGET_DIR", &target)
         .status();
     assert!(build.expect("cargo runs").success(), "the example can be built");
-    let program = target.join("release/examples/segments");
-    for (function, bound) in BOUNDS {
+    let program = target.join("release/examples").join(example);
+    for &(function, bound) in bounds {
         let out = lab.path(function);
-        let run =
-            lab.run("valgrind").arg("--tool=callgrind").arg(format!("--toggle-collect=segments::{function}"));
+        let run = lab
+            .run("valgrind")
+            .arg("--tool=callgrind")
+            .arg(format!("--toggle-collect={example}::{function}"));
         let run =
             run.arg(format!("--callgrind-out-file={}", out.display())).arg(&program).arg(ROUNDS.to_string());
         let said = run.limit(Duration::from_secs(120)).ok().text();
