@@ -14,7 +14,7 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use libc::{sockaddr, socklen_t};
 use utcp_abi::message::{Kind as Ask, Message, STAND_MARK, relayed_addresses};
-use utcp_abi::socket::{Addr, file, intent, status};
+use utcp_abi::socket::{Addr, file, status};
 
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
@@ -128,11 +128,8 @@ pub fn notice(sock: &Sock) {
     tell_nonblock(sock);
     let cloexec = if sock.entry.cloexec() { libc::FD_CLOEXEC as usize } else { 0 };
     let _ = sys::fcntl(sock.fd, libc::F_SETFD, cloexec);
+    // The slot is the engine's to give back: other processes may hold the socket and have not noticed yet.
     epoll::hand_over(sock);
-    let another = fd_table::used().any(|(fd, entry)| fd != sock.fd && entry.same_object(sock.entry));
-    if !another {
-        sock.intend(intent::CLOSE); // The slot is free for another.
-    }
 }
 
 /// Whether the engine has moved `sock` away.

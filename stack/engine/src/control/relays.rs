@@ -4,6 +4,7 @@
 //! its client is gone and the descriptor is not (exec).
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use utcp_abi::message::{Kind, MESSAGE_LEN, Message, relay_name};
 use utcp_abi::socket::{file, intent};
 
 use super::Control;
-use crate::relay::{Line, Relay};
+use crate::relay::{Left, Line, Relay};
 use crate::shard::{Place, ToShard};
 use crate::sys::{self, Wait};
 
@@ -54,8 +55,12 @@ impl Control {
     fn relay(&mut self, token: u32, first: &[u8]) {
         let Some(from) = self.socket_of(token) else { return self.close_stand(token) };
         let Some(to) = self.relay_slot() else { return };
-        let Some(region) = self.clients.get(&from.client).map(|c| c.shared.region()) else { return };
-        let shard = region.socket(from.sock).map_or(0, |s| s.shard.load(Ordering::Relaxed)) as usize;
+        let Some(shared) = self.clients.get(&from.client).map(|c| c.shared.clone()) else { return };
+        let region = shared.region();
+        let Some(socket) = region.socket(from.sock) else { return };
+        let shard = socket.shard.load(Ordering::Relaxed) as usize;
+        let generation = socket.generation.load(Ordering::Acquire);
+        let left = Left { region: Arc::downgrade(&shared), sock: from.sock, generation };
         let (done, moved) = sync_channel(1);
         if let Some(inbox) = self.inboxes.get(shard).or(self.inboxes.first()) {
             inbox.send(ToShard::Move { from, token, to, done });
@@ -65,16 +70,14 @@ impl Control {
             return self.close_stand(token);
         }
         let Some((far_end, held)) = self.take_stand(token) else { return };
-        if let Some(socket) = region.socket(from.sock) {
-            let inet6 = socket.file.load(Ordering::Relaxed) & file::INET6 != 0;
-            let name = relay_name(socket.local.load(), socket.remote.load(), inet6, token);
-            if let Err(error) = sys::name_far_end(far_end.as_fd(), &name) {
-                tracing::warn!(%error, "a relayed socket gets no name: its holders can't tell its addresses");
-            }
+        let inet6 = socket.file.load(Ordering::Relaxed) & file::INET6 != 0;
+        let name = relay_name(socket.local.load(), socket.remote.load(), inet6, token);
+        if let Err(error) = sys::name_far_end(far_end.as_fd(), &name) {
+            tracing::warn!(%error, "a relayed socket gets no name: its holders can't tell its addresses");
         }
         tracing::info!(client = from.client, sock = from.sock, "a socket goes through the relay");
         if let Some(relay) = &self.relay {
-            relay.carry(Line::new(to.sock, far_end, held, first.to_vec()));
+            relay.carry(Line::new(to.sock, left, far_end, held, first.to_vec()));
         }
     }
 

@@ -2,22 +2,63 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Weak;
 use std::sync::atomic::{Ordering, fence};
 
 use utcp_abi::Region;
+use utcp_abi::layout::SHARDS_MAX;
 use utcp_abi::message::Message;
 use utcp_abi::socket::{BufRef, Socket, intent, status};
 use utcp_abi::stream::pieces;
 
+use crate::life::Life;
+use crate::shard::client::ClientRegion;
 use crate::sys::{self, Wait};
 
 /// Bytes carried one way before the other way has its turn.
 const TURN: u64 = 256 * 1024;
 
+/// The slot that a socket had before it became the relay's. Its holders, of several processes maybe, learn there that it was
+/// moved, so it stays until the last of them has let go.
+#[derive(Debug)]
+pub struct Left {
+    /// The region, unless its programs are gone.
+    pub region: Weak<ClientRegion>,
+    /// Slot.
+    pub sock: u32,
+    /// The slot's generation then.
+    pub generation: u32,
+}
+
+impl Left {
+    /// Gives the slot back to its client.
+    fn release(&self, life: &Life) {
+        let Some(shared) = self.region.upgrade() else { return };
+        let region = shared.region();
+        let Some(socket) = region.socket(self.sock) else { return };
+        if socket.generation.load(Ordering::Acquire) == self.generation {
+            socket.intent.fetch_or(intent::CLOSE, Ordering::AcqRel);
+            tell_shard(&shared, socket, self.sock, life);
+        }
+    }
+}
+
+/// Has the shard of `socket` look at it.
+pub fn tell_shard(shared: &ClientRegion, socket: &Socket, sock: u32, life: &Life) {
+    let shard = socket.shard.load(Ordering::Relaxed) % SHARDS_MAX as u32;
+    shared.region().dirty(shard).set(sock);
+    if life.page().sleeping(shard).is_some()
+        && let Some(door) = shared.doorbells().get(shard as usize)
+    {
+        sys::ring(door.as_fd());
+    }
+}
+
 /// A socket of the relay's.
 #[derive(Debug)]
 pub struct Line {
     sock: u32,
+    left: Left,
     far_end: OwnedFd,
     /// What the kernel must not forget as long as the connection lives: the bound socket of a client that chose its port.
     _held: Vec<OwnedFd>,
@@ -36,11 +77,12 @@ pub struct Line {
 }
 
 impl Line {
-    /// Carries between slot `sock` and `far_end`; `first` was read from there already.
+    /// Carries between slot `sock` and `far_end`; `first` was read from there already. The socket `left` its program.
     #[must_use]
-    pub fn new(sock: u32, far_end: OwnedFd, held: Vec<OwnedFd>, first: Vec<u8>) -> Self {
+    pub fn new(sock: u32, left: Left, far_end: OwnedFd, held: Vec<OwnedFd>, first: Vec<u8>) -> Self {
         Self {
             sock,
+            left,
             far_end,
             _held: held,
             first,
@@ -57,6 +99,11 @@ impl Line {
     #[must_use]
     pub fn sock(&self) -> u32 {
         self.sock
+    }
+
+    /// Ends it: nobody needs what it left behind any more.
+    pub fn end(self, life: &Life) {
+        self.left.release(life);
     }
 
     /// Our end of the pair.

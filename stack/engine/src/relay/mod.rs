@@ -15,14 +15,13 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::life::Life;
 use crate::shard::client::ClientRegion;
 use crate::sys;
 
-pub use line::Line;
+pub use line::{Left, Line};
 
 /// The relay's only set: what has news stands there.
 pub const SET: u32 = 0;
@@ -134,17 +133,13 @@ impl Carrier {
         }
         let news = line.carry(region, socket, &mut self.scratch);
         if news {
-            let shard = socket.shard.load(Ordering::Relaxed);
-            region.dirty(shard).set(sock);
-            if self.life.page().sleeping(shard).is_some()
-                && let Some(door) = self.shared.doorbells().get(shard as usize)
-            {
-                sys::ring(door.as_fd());
-            }
+            line::tell_shard(&self.shared, socket, sock, &self.life);
         }
         if line.is_over() {
             self.epoll.remove(line.far_end());
-            self.lines.remove(&sock);
+            if let Some(line) = self.lines.remove(&sock) {
+                line.end(&self.life);
+            }
         } else if line.interest() != before && !line.is_hung_up() {
             let _ = self.epoll.change(line.far_end(), line.interest(), u64::from(sock));
         }
