@@ -99,7 +99,14 @@ impl Shard {
             Ok(moved) => moved,
             Err(error) => {
                 let (tx, rx, state) = (flow.tx, flow.rx, flow.tcb.state());
-                tracing::warn!(sock = flow.sock, ?tx, ?rx, ?state, done = flow.done, "streams that don't fit");
+                tracing::warn!(
+                    sock = flow.sock,
+                    ?tx,
+                    ?rx,
+                    ?state,
+                    done = flow.done,
+                    "streams that don't fit"
+                );
                 self.throw_out(client, error);
                 return false;
             }
