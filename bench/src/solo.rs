@@ -72,7 +72,7 @@ pub fn run(connections: u32, bytes: u32, rounds: u32, least: u64) -> Result<Summ
     server.listen();
     let place = Place { local: CLIENT, server: SERVER, port: PORT, ports: PORTS };
     let link = Link::over(theirs, place).map_err(|error| Error::Missing(error.to_string()))?;
-    let mut generator = Generator::new(link).map_err(failed("making a generator"))?;
+    let mut generator = Generator::new(link);
     let of_server = clock.clone();
     generator.beside(Box::new(move || server.turn(&of_server)));
 

@@ -101,7 +101,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let Arguments { address, server, port, ports, .. } = *arguments;
     let place = Place { local: address, server, port, ports };
     let link = Link::open(&arguments.device, arguments.next_hop, place)?;
-    let mut generator = Generator::new(link)?;
+    let mut generator = Generator::new(link);
     let lines = input();
     println!("ready");
     loop {
