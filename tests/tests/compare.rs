@@ -170,13 +170,17 @@ fn an_interrupt_cleans_up() {
         let output = Command::new("ip").args(["netns", "pids", &namespace]).output().expect("ip");
         String::from_utf8_lossy(&output.stdout).lines().count()
     };
-    for _ in 0..1000 {
-        if pids() > 0 {
-            break;
-        }
+    // One look decides: what sets the namespace up comes and goes before the server does.
+    let came = (0..1000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
+        pids() > 0
+    });
+    if !came {
+        // It must not be killed as it is: nobody else would remove its namespaces.
+        compare.signal(libc::SIGINT);
+        compare.end_within(Duration::from_secs(20));
     }
-    assert!(pids() > 0, "no server came up: {}", compare.stderr());
+    assert!(came, "no server came up");
     compare.signal(libc::SIGINT);
     compare.end_within(Duration::from_secs(20));
     nothing_is_left();
