@@ -110,3 +110,42 @@ while True:
     let _ = running.finish();
     engine.went_through(1);
 }
+
+/// An inetd under load: the server goes on at once while its child hands the connection to another program, so both let go of it at
+/// the same moment. Every program finds its standard streams, and every byte comes back.
+#[test]
+fn connections_are_handed_to_programs() {
+    let lab = Lab::new("inetd");
+    let engine = Engine::start(&lab);
+    let program = "
+import os, signal, socket, threading
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+listener = socket.create_server(('127.0.0.1', 0), backlog=128)
+address, server = listener.getsockname(), os.fork()
+while server == 0:
+    connection, _ = listener.accept()
+    if os.fork() == 0:
+        os.dup2(connection.fileno(), 0)
+        os.dup2(connection.fileno(), 1)
+        os.execvp('cat', ['cat'])
+    connection.close()
+wrong = []
+def client():
+    for length in [10, 1000, 60_000] * 20:
+        data = os.urandom(length)
+        with socket.create_connection(address, timeout=20) as connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+            back = b''.join(iter(lambda: connection.recv(65536), b''))
+        if back != data:
+            wrong.append((length, len(back)))
+threads = [threading.Thread(target=client) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+os.kill(server, signal.SIGKILL)
+print('wrong:', wrong)
+";
+    let finished = lab.python(program).under(&engine).ok();
+    assert_eq!(finished.text().trim(), "wrong: []", "{}", finished.err);
+    engine.went_through(360);
+}
