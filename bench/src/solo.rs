@@ -18,6 +18,7 @@ use utcp_abi::Region;
 use utcp_abi::set::Member;
 use utcp_abi::socket::{Addr, BufRef, Socket, intent};
 use utcp_abi::stream::pieces;
+use utcp_abi::waiting;
 use utcp_engine::host::{HostMirror, TcpSettings};
 use utcp_engine::life::Life;
 use utcp_engine::shard::client::ClientRegion;
@@ -181,8 +182,13 @@ impl Echo {
         let region = self.region;
         for slot in 0..self.listeners {
             let Some(listener) = region.listener(slot) else { return };
-            while let Some(sock) = listener.queues[0].ring().pop() {
+            while let Some(entry) = listener.queues[0].ring().pop() {
+                let sock = waiting::slot_of(entry);
                 let Some(socket) = region.socket(sock) else { return };
+                // Nobody closes these: any token will do.
+                if waiting::take(socket, entry, waiting::TOKEN_MAX).is_none() {
+                    continue;
+                }
                 socket.intent.fetch_or(intent::OWNED, Ordering::Relaxed);
                 // The interest's number is the socket's: it need not be looked up.
                 let member =

@@ -2,10 +2,11 @@
 
 use core::ffi::c_int;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use libc::{sockaddr, socklen_t};
-use utcp_abi::socket::{file, intent};
+use utcp_abi::socket::{Socket, file, intent};
+use utcp_abi::waiting;
 
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
@@ -84,21 +85,14 @@ fn pop(listener: &Sock, flags: c_int) -> Sys<Option<Sock>> {
     }
     // First the descriptor: a connection that was popped could not be put back.
     let stand = listener.att.pool().take(listener.att)?;
-    let taken = next_connection(listener);
-    let Some(slot) = taken else {
-        put_back(listener, stand);
-        return Ok(None);
-    };
-    let Some(shared) = listener.att.region().socket(slot) else {
+    let Some((slot, shared, generation)) = next_connection(listener, stand.token) else {
         put_back(listener, stand);
         return Ok(None);
     };
     let cloexec = flags & libc::SOCK_CLOEXEC != 0;
-    let generation = shared.generation.load(Acquire);
     let entry = Entry::new(Kind::Socket, listener.att.index(), slot, generation).with_cloexec(cloexec);
     let family = listener.shared.file.load(Relaxed) & file::INET6;
     let nonblocking = if flags & libc::SOCK_NONBLOCK != 0 { file::NONBLOCK } else { 0 };
-    shared.token.store(stand.token, Relaxed);
     // The one option that Linux does not pass on.
     shared.options.priority.store(0, Relaxed);
     shared.file.store(family | nonblocking, Relaxed);
@@ -118,13 +112,20 @@ fn put_back(listener: &Sock, stand: Stand) {
     }
 }
 
-fn next_connection(listener: &Sock) -> Option<u32> {
+/// The next connection for the descriptor with `token`: slot, its words and its generation.
+fn next_connection(listener: &Sock, token: u32) -> Option<(u32, &'static Socket, u32)> {
     let queues = listener.queues()?;
     let shards = listener.att.shards().max(1);
     let first = if shards == 1 { 0 } else { NEXT.fetch_add(1, Relaxed) };
     (0..shards).find_map(|step| {
         let shard = first.wrapping_add(step) % shards;
-        queues.queues.get(shard as usize)?.ring().pop()
+        let ring = queues.queues.get(shard as usize)?.ring();
+        // An entry whose connection was taken back meanwhile counts for nothing.
+        core::iter::from_fn(|| ring.pop()).find_map(|entry| {
+            let slot = waiting::slot_of(entry);
+            let shared = listener.att.region().socket(slot)?;
+            waiting::take(shared, entry, token).map(|generation| (slot, shared, generation))
+        })
     })
 }
 

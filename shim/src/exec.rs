@@ -136,9 +136,10 @@ unsafe fn with(environment: Strings, exec: impl FnOnce(Strings) -> c_int) -> c_i
     let mut complete = Environment::new(environment);
     // SAFETY: the caller's promise.
     let environment = unsafe { complete.complete() };
+    // First of all: a socket whose connection is over may leave the table while the others are seen to.
+    tell_cloexec(true);
     relayed::before_exec();
     relayed::tell_all();
-    tell_cloexec(true);
     let result = exec(environment);
     tell_cloexec(false);
     result

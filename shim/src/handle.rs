@@ -69,8 +69,7 @@ fn resolve(fd: c_int, entry: Entry) -> Option<Sock> {
         return None;
     }
     if !sock.is_current() {
-        // Closed without our knowledge, and the number may long mean another file.
-        fd_table::replace(fd, entry, Entry::KERNEL);
+        relayed::let_go(fd, entry);
         return None;
     }
     Some(sock)

@@ -119,6 +119,15 @@ pub fn pass(fd: c_int) {
     let _ = handle::stream(fd); // It notices that it is not ours any more.
 }
 
+/// The slot that `entry` names is another socket's by now: `fd` was closed without our knowledge and may long mean another
+/// file, or its socket was moved away and has ended since. What stands there then is still the program's.
+#[cold]
+pub fn let_go(fd: c_int, entry: Entry) {
+    if fd_table::replace(fd, entry, Entry::KERNEL) && !entry.cloexec() && is_stand(fd) {
+        let _ = sys::fcntl(fd, libc::F_SETFD, 0);
+    }
+}
+
 /// The engine moved `sock` away: its number means the kernel's descriptor, in the sets of this process too.
 #[cold]
 pub fn notice(sock: &Sock) {

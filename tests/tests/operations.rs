@@ -164,7 +164,8 @@ fn nginx_binary_upgrade() {
         wait_until("it has its workers", WAIT, || ready(new));
         signal_pid(old, libc::SIGQUIT);
         wait_until("the old master is gone", Duration::from_secs(30), || {
-            (!Path::new(&format!("/proc/{old}/exe")).exists()).then_some(())
+            // Its memory goes before its children get another parent.
+            (!Path::new(&format!("/proc/{old}/exe")).exists() && children(old).is_empty()).then_some(())
         });
         old = new;
     }

@@ -39,6 +39,7 @@ pub mod set;
 pub mod socket;
 pub mod stream;
 mod sync;
+pub mod waiting;
 
 pub use layout::ABI_VERSION;
 pub use region::Region;

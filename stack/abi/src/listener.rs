@@ -7,7 +7,7 @@ use crate::sync::{AtomicU32, AtomicU64};
 /// Epoll interests in one listener: every worker of a large server has one.
 pub const LISTENER_MEMBERS: usize = 256;
 
-/// One shard's ring of established connections: socket slots.
+/// One shard's ring of established connections: entries of [`crate::waiting`].
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct AcceptQueue {
@@ -19,7 +19,7 @@ pub struct AcceptQueue {
     pub tail: AtomicU32,
     /// Line end.
     pub pad2: [AtomicU32; 15],
-    /// Socket slots.
+    /// Entries.
     pub slots: [AtomicU32; ACCEPT_RING],
 }
 

@@ -379,7 +379,7 @@ pub struct Socket {
     pub tx_arbiter: Arbiter,
     /// Bits of [`intent`].
     pub intent: AtomicU32,
-    /// Token of the descriptor that stands on this socket, 0 = none.
+    /// Token of the descriptor that stands on this socket, 0 = none; until it is accepted what [`crate::waiting`] says.
     pub token: AtomicU32,
     /// Bits of [`file`].
     pub file: AtomicU32,

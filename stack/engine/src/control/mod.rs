@@ -176,7 +176,7 @@ impl Control {
     /// A number that no client, channel or token has.
     fn number(&mut self) -> u32 {
         loop {
-            self.next_number = self.next_number.wrapping_add(1);
+            self.next_number = self.next_number.wrapping_add(1) & utcp_abi::waiting::TOKEN_MAX;
             let n = self.next_number;
             if n != 0
                 && !self.tokens.contains_key(&n)

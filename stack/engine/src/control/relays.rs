@@ -4,7 +4,6 @@
 //! its client is gone and the descriptor is not (exec).
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use utcp_abi::socket::{file, intent};
 
 use super::Control;
 use crate::relay::{Left, Line, Relay};
-use crate::shard::{Place, ToShard};
+use crate::shard::{Place, ToShard, stands_on};
 use crate::sys::{self, Wait};
 
 /// How long a shard may take to move a socket.
@@ -60,11 +59,10 @@ impl Control {
         let Some(socket) = region.socket(from.sock) else { return };
         let shard = socket.shard.load(Ordering::Relaxed) as usize;
         let generation = socket.generation.load(Ordering::Acquire);
-        let left = Left { region: Arc::downgrade(&shared), sock: from.sock, generation };
+        let Some(inbox) = self.inboxes.get(shard).or(self.inboxes.first()) else { return };
+        let left = Left { inbox: inbox.clone(), place: from, generation };
         let (done, moved) = sync_channel(1);
-        if let Some(inbox) = self.inboxes.get(shard).or(self.inboxes.first()) {
-            inbox.send(ToShard::Move { from, token, to, done });
-        }
+        inbox.send(ToShard::Move { from, token, to, done });
         if moved.recv_timeout(PATIENCE) != Ok(true) {
             self.give_slot_back(to.sock);
             return self.close_stand(token);
@@ -114,7 +112,7 @@ impl Control {
         let region = self.clients.get(&client)?.shared.region();
         let mut found = None;
         region.free_sockets().for_each_clear(|sock| {
-            if region.socket(sock).is_some_and(|s| s.token.load(Ordering::Acquire) == token) {
+            if region.socket(sock).is_some_and(|socket| stands_on(socket, token)) {
                 found = Some(Place { client, sock });
             }
         });

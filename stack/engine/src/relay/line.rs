@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Weak;
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use utcp_abi::Region;
@@ -13,6 +13,7 @@ use utcp_abi::stream::pieces;
 
 use crate::life::Life;
 use crate::shard::client::ClientRegion;
+use crate::shard::{Inbox, Place, ToShard};
 use crate::sys::{self, Wait};
 
 /// Bytes carried one way before the other way has its turn.
@@ -22,24 +23,19 @@ const TURN: u64 = 256 * 1024;
 /// moved, so it stays until the last of them has let go.
 #[derive(Debug)]
 pub struct Left {
-    /// The region, unless its programs are gone.
-    pub region: Weak<ClientRegion>,
-    /// Slot.
-    pub sock: u32,
+    /// The shard that gives it back.
+    pub inbox: Arc<Inbox>,
+    /// Where it is.
+    pub place: Place,
     /// The slot's generation then.
     pub generation: u32,
 }
 
 impl Left {
-    /// Gives the slot back to its client.
-    fn release(&self, life: &Life) {
-        let Some(shared) = self.region.upgrade() else { return };
-        let region = shared.region();
-        let Some(socket) = region.socket(self.sock) else { return };
-        if socket.generation.load(Ordering::Acquire) == self.generation {
-            socket.intent.fetch_or(intent::CLOSE, Ordering::AcqRel);
-            tell_shard(&shared, socket, self.sock, life);
-        }
+    /// Gives the slot back to its client. By the shard, which alone frees slots: whether it is still the same use of it can't
+    /// change there between the look and the deed.
+    fn release(self) {
+        self.inbox.send(ToShard::Left { place: self.place, generation: self.generation });
     }
 }
 
@@ -102,8 +98,8 @@ impl Line {
     }
 
     /// Ends it: nobody needs what it left behind any more.
-    pub fn end(self, life: &Life) {
-        self.left.release(life);
+    pub fn end(self) {
+        self.left.release();
     }
 
     /// Our end of the pair.

@@ -138,7 +138,7 @@ impl Carrier {
         if line.is_over() {
             self.epoll.remove(line.far_end());
             if let Some(line) = self.lines.remove(&sock) {
-                line.end(&self.life);
+                line.end();
             }
         } else if line.interest() != before && !line.is_hung_up() {
             let _ = self.epoll.change(line.far_end(), line.interest(), u64::from(sock));

@@ -78,6 +78,17 @@ pub enum SlotUse {
     Listener,
 }
 
+/// A connection that was popped from an accept queue and not taken: perhaps by a process that died.
+#[derive(Debug, Clone, Copy)]
+pub struct Suspect {
+    /// Socket slot.
+    pub sock: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// When it is closed if nobody takes it before, nanoseconds.
+    pub due_ns: u64,
+}
+
 /// A client as one shard keeps it.
 #[derive(Debug)]
 pub struct Client {
@@ -98,8 +109,8 @@ pub struct Client {
     pub buffers: Buffers,
     /// Flows of this client in this shard.
     pub flows: u32,
-    /// Flows that nobody owned when a process died, though they had left the accept queue.
-    pub suspects: Vec<u32>,
+    /// Connections that nobody had taken when a process died, though they had left the accept queue.
+    pub suspects: Vec<Suspect>,
     /// No process of it is left.
     pub gone: bool,
     /// It wrote nonsense: serve it no more.

@@ -208,11 +208,17 @@ impl Shard {
         let Some(client) = self.clients.get_mut(index) else { return };
         let region = client.region;
         let Some(socket) = region.socket(sock) else { return };
-        if socket.token.load(Ordering::Acquire) != token {
+        let stands = || socket.token.load(Ordering::Acquire) == token;
+        if !stands() {
             return;
         }
         // A `recv` sets no bit: bytes that were read must not count as unread, or the close would be a reset.
         self.on_dirty(index, sock);
+        // A socket that was closed before has left its descriptor to another: this is not about it, and the slot may be in
+        // use again.
+        if !stands() || socket.intent.load(Ordering::Acquire) & intent::CLOSE != 0 {
+            return;
+        }
         let Some(client) = self.clients.get_mut(index) else { return };
         match client.slot(sock) {
             SlotUse::Flow(flow) => self.close_flow(flow),

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use utcp_abi::layout::ACCEPT_RING;
 use utcp_abi::socket::{Addr, status};
+use utcp_abi::waiting;
 
 use super::Shard;
 use super::client::SlotUse;
@@ -93,7 +94,7 @@ impl Shard {
         let Some(shared) = client.region.listener(listener.slot) else { return Vec::new() };
         let ring = shared.queues[self.config.index as usize].ring();
         // Bounded by the ring's length: a lying index can't keep us here.
-        std::iter::from_fn(|| ring.pop()).take(ACCEPT_RING).collect()
+        std::iter::from_fn(|| ring.pop()).map(waiting::slot_of).take(ACCEPT_RING).collect()
     }
 
     fn pass_half_open(&mut self, half: u32, heir: u32) {

@@ -4,10 +4,11 @@ use std::sync::atomic::Ordering;
 
 use utcp_abi::layout::ACCEPT_RING;
 use utcp_abi::socket::{Addr, intent, status};
+use utcp_abi::waiting;
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{FourTuple, HalfOpen, Segment, State, Tcb, cookie};
 
-use super::client::SlotUse;
+use super::client::{SlotUse, Suspect};
 use super::commands::tcb_config;
 use super::fast_open::FastOpen;
 use super::flow::{Flow, News, Path};
@@ -18,6 +19,9 @@ use super::{ListenRequest, Shard, Timer};
 
 /// Half-open records of one shard; beyond them SYNs are answered by cookies.
 pub(super) const HALF_OPEN_MAX: usize = 1 << 16;
+
+/// How long a connection may be on its way from the accept queue to a descriptor when a process of its program has died.
+const SUSPECT_NS: u64 = 1_000_000_000;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -307,8 +311,12 @@ impl Shard {
         let Some(region) = self.clients.get(client_index).map(|c| c.region) else { return };
         let Some(listener) = self.listeners.get_mut(listener_index) else { return };
         let Some(shared) = region.listener(slot) else { return };
+        let Some(socket) = region.socket(sock) else { return };
         let ring = shared.queues[self.config.index as usize].ring();
-        match ring.push(&mut listener.tail, sock) {
+        let generation = socket.generation.load(Ordering::Relaxed);
+        // Release: whoever takes it sees the connection's words.
+        socket.token.store(waiting::untaken(generation), Ordering::Release);
+        match ring.push(&mut listener.tail, waiting::entry(sock, generation)) {
             Ok(_) => {
                 self.counters.accepts += 1;
                 if !listener.news {
@@ -320,34 +328,53 @@ impl Shard {
         }
     }
 
-    /// A process of a client died. It may have been setting a bit, or have taken a connection from an accept
-    /// queue without getting as far as owning it.
+    /// A process of a client died. It may have been setting a bit, or have popped a connection from an accept queue without
+    /// getting as far as taking it.
     pub(super) fn on_process_gone(&mut self, index: u32) {
-        let suspects = self.taken_and_not_owned(index);
+        // Another process may be in the middle of its own accept: a second from now it hardly is.
+        let due_ns = self.now.as_nanos() + SUSPECT_NS;
+        let popped = self.popped_and_untaken(index);
         let Some(client) = self.clients.get_mut(index) else { return };
         client.region.dirty(self.config.index).repair();
-        let another_look = !suspects.is_empty();
-        client.suspects = suspects;
+        let mut is_new = false;
+        for (sock, generation) in popped {
+            if !client.suspects.iter().any(|known| known.sock == sock && known.generation == generation) {
+                client.suspects.push(Suspect { sock, generation, due_ns });
+                is_new = true;
+            }
+        }
         self.nudge_all_of(index);
-        if another_look {
-            // Another process may be in the middle of its own accept: a second from now it is not.
-            let due = self.now.as_nanos() + 1_000_000_000;
-            self.wheel.insert(due, Timer::Sweep(index));
+        if is_new {
+            self.wheel.insert(due_ns, Timer::Sweep(index));
         }
     }
 
-    /// Closes the suspects that nobody has owned since.
+    /// Closes the suspects that nobody has taken for long enough.
     pub(super) fn sweep(&mut self, index: u32) {
-        let still = self.taken_and_not_owned(index);
+        let now = self.now.as_nanos();
         let Some(client) = self.clients.get_mut(index) else { return };
-        for flow in std::mem::take(&mut client.suspects) {
-            if still.contains(&flow) {
-                self.close_flow(flow);
+        let region = client.region;
+        let due: Vec<Suspect> = client.suspects.extract_if(.., |suspect| suspect.due_ns <= now).collect();
+        for Suspect { sock, generation, .. } in due {
+            let Some(socket) = region.socket(sock) else { continue };
+            // From here on a program that was only slow finds that it comes too late.
+            if !waiting::take_back(socket, generation) {
+                continue;
+            }
+            let Some(client) = self.clients.get_mut(index) else { return };
+            match client.slot(sock) {
+                SlotUse::Flow(flow) => self.close_flow(flow),
+                SlotUse::Ended(_) => {
+                    let end = client.free_slot(sock);
+                    self.release(end);
+                }
+                SlotUse::Unknown | SlotUse::Listener => {}
             }
         }
     }
 
-    fn taken_and_not_owned(&self, index: u32) -> Vec<u32> {
+    /// Connections of this shard that left their accept queue and that nobody has taken: slot and generation.
+    fn popped_and_untaken(&self, index: u32) -> Vec<(u32, u32)> {
         let Some(client) = self.clients.get(index) else { return Vec::new() };
         let mut queued = Vec::new();
         for (_, listener) in self.listeners.iter().filter(|(_, l)| l.client == index) {
@@ -356,20 +383,23 @@ impl Shard {
             let head = queue.head.load(Ordering::Acquire);
             let waiting = listener.tail.wrapping_sub(head).min(ACCEPT_RING as u32);
             for i in 0..waiting {
-                let slot = head.wrapping_add(i) as usize % ACCEPT_RING;
-                queued.push(queue.slots[slot].load(Ordering::Relaxed));
+                let place = head.wrapping_add(i) as usize % ACCEPT_RING;
+                queued.push(waiting::slot_of(queue.slots[place].load(Ordering::Relaxed)));
             }
         }
-        let unowned = |sock: u32| {
-            client.region.socket(sock).is_some_and(|s| s.intent.load(Ordering::Acquire) & intent::OWNED == 0)
-        };
-        self.flows
-            .iter()
-            .filter(|(_, f)| {
-                f.client == index && f.waiting.is_some() && !queued.contains(&f.sock) && unowned(f.sock)
-            })
-            .map(|(i, _)| i)
-            .collect()
+        queued.sort_unstable();
+        let mut popped = Vec::new();
+        client.region.free_sockets().for_each_clear(|sock| {
+            let Some(socket) = client.region.socket(sock) else { return };
+            let ours = matches!(client.slot(sock), SlotUse::Flow(_) | SlotUse::Ended(_));
+            if ours
+                && waiting::is_untaken(socket.token.load(Ordering::Acquire))
+                && queued.binary_search(&sock).is_err()
+            {
+                popped.push((sock, socket.generation.load(Ordering::Relaxed)));
+            }
+        });
+        popped
     }
 
     /// Makes a flow on socket slot `sock` with fresh streams.

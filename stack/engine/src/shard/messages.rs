@@ -61,6 +61,13 @@ pub enum ToShard {
         /// Told whether it was moved.
         done: SyncSender<bool>,
     },
+    /// The last descriptor of a socket that was moved away is gone: nobody looks at its old slot any more.
+    Left {
+        /// Where it was.
+        place: Place,
+        /// The slot's generation then.
+        generation: u32,
+    },
     /// A process died: repair what it may have left half done.
     ProcessGone(u32),
     /// The bell of an epoll set.

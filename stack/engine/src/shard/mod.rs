@@ -46,6 +46,8 @@ mod transmit;
 pub mod wheel;
 
 #[cfg(test)]
+mod taking_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
@@ -427,6 +429,7 @@ impl Shard {
             ToShard::Unlisten { client, sock } => self.on_unlisten(client, sock),
             ToShard::Yield { client, sock } => self.on_yield(client, sock),
             ToShard::Hangup { client, sock, token } => self.on_hangup(client, sock, token),
+            ToShard::Left { place, generation } => self.on_left(place, generation),
             ToShard::Move { from, token, to, done } => {
                 // Nobody may wait for it any more; the socket is moved all the same.
                 let _ = done.try_send(self.move_socket(from, token, to));
@@ -526,7 +529,7 @@ pub(crate) use device::client_ports;
 pub use device::{DEVICE_PORTS, DevicePort};
 pub use directory::Directory;
 pub use messages::{Inbox, ListenRequest, Outbox, PassedConnect, Report, ReportRequest, ToControl, ToShard};
-pub use moving::Place;
+pub use moving::{Place, stands_on};
 pub use pairs::PairRegion;
 pub use report::SocketLine;
 pub(crate) use report::endpoint;

@@ -23,6 +23,12 @@ pub struct Place {
     pub sock: u32,
 }
 
+/// Whether `socket` stands on the descriptor with `token`: one that was closed has left it to another.
+pub fn stands_on(socket: &Socket, token: u32) -> bool {
+    socket.token.load(Ordering::Acquire) == token
+        && socket.intent.load(Ordering::Acquire) & intent::CLOSE == 0
+}
+
 impl Shard {
     /// Moves the socket at `from`, whose descriptor has `token`, to the free slot at `to`; false if there is nothing to move.
     pub(super) fn move_socket(&mut self, from: Place, token: u32, to: Place) -> bool {
@@ -33,8 +39,7 @@ impl Shard {
         // What the program did until now comes first.
         self.take_commands();
         let Some(old_region) = self.clients.get(from_client).map(|c| c.region) else { return false };
-        let Some(old) = old_region.socket(from.sock).filter(|s| s.token.load(Ordering::Acquire) == token)
-        else {
+        let Some(old) = old_region.socket(from.sock).filter(|socket| stands_on(socket, token)) else {
             return false;
         };
         self.on_dirty(from_client, from.sock);
@@ -54,6 +59,19 @@ impl Shard {
             self.ring_touched();
         }
         moved
+    }
+
+    /// Frees the slot that a moved socket left behind.
+    pub(super) fn on_left(&mut self, place: Place, generation: u32) {
+        let Some(client) = self.by_number.get(&place.client).and_then(|&index| self.clients.get_mut(index))
+        else {
+            return;
+        };
+        let is_same = client.region.socket(place.sock).is_some_and(|old| generation_of(old) == generation);
+        if is_same && matches!(client.slot(place.sock), SlotUse::Ended(_)) {
+            let end = client.free_slot(place.sock);
+            self.release(end);
+        }
     }
 
     fn move_flow(&mut self, index: u32, old: &Socket, to_client: u32, to_sock: u32) -> bool {

@@ -8,6 +8,7 @@ use utcp_abi::layout::SOCKETS_MAX;
 use utcp_abi::set::Member;
 use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_KERNEL, Socket, intent, option, status};
 use utcp_abi::stream::pieces;
+use utcp_abi::waiting;
 use utcp_proto::isn::Secret;
 
 use super::client::ClientRegion;
@@ -18,6 +19,8 @@ use crate::host::HostMirror;
 use crate::life::Life;
 
 pub(in crate::shard) const PORT: u16 = 8080;
+/// Tokens of accepted sockets begin here.
+const TOKEN: u32 = 1000;
 
 pub(in crate::shard) fn loopback(port: u16) -> Addr {
     let mut ip = [0; 16];
@@ -159,10 +162,21 @@ impl Program {
     }
 
     pub(in crate::shard) fn accept(&self) -> Option<u32> {
-        let sock = self.0.listener(0).expect("listener").queues[0].ring().pop()?;
+        let sock = self.take(self.pop()?)?;
         self.socket(sock).intent.fetch_or(intent::OWNED, Ordering::Relaxed);
         self.kick(sock);
         Some(sock)
+    }
+
+    /// What `accept` does first.
+    pub(in crate::shard) fn pop(&self) -> Option<u32> {
+        self.0.listener(0).expect("listener").queues[0].ring().pop()
+    }
+
+    /// Stands a connection that was popped on a descriptor.
+    pub(in crate::shard) fn take(&self, entry: u32) -> Option<u32> {
+        let sock = waiting::slot_of(entry);
+        waiting::take(self.socket(sock), entry, TOKEN + sock).map(|_| sock)
     }
 
     pub(in crate::shard) fn send(&self, sock: u32, bytes: &[u8]) {
@@ -576,19 +590,4 @@ fn nothing_is_allocated_per_connection_or_segment() {
     }
     assert_eq!(crate::alloc_count::allocations() - before, 0);
     assert_eq!(world.shard.flows.len(), 0);
-}
-
-#[test]
-fn a_connection_that_a_dead_process_took_is_closed() {
-    let mut world = World::new(2);
-    world.listen(1, 16);
-    let a = world.connect(2);
-    // Killed between taking it out of the queue and owning it.
-    let server = world.region(1);
-    server.listener(0).expect("listener").queues[0].ring().pop().expect("a connection waits");
-    world.shard.on_message(ToShard::ProcessGone(1));
-    world.pass(500);
-    assert!(!world.program(2).socket(a).is(status::RX_FIN), "perhaps another process is in the middle of it");
-    world.pass(1_000);
-    assert!(world.program(2).socket(a).is(status::RX_FIN));
 }
