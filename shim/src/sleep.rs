@@ -7,7 +7,9 @@
 //! How long to spin is this module's business alone. A wake-up through the kernel costs 3 µs on one core and
 //! 20 µs across cores; spinning costs the core. So a thread spins only while that has paid lately:
 //! success doubles its budget up to the limit, failure halves it. With only one or two CPUs the
-//! engine needs the one that we would burn, so we yield between looks.
+//! engine needs the one that we would burn, so we yield between looks. A yield that comes back late went to somebody with work
+//! of his own, who keeps the processor for a slice each time, where a sleeper that is woken would get it at once: then we
+//! sleep without a spin for a while.
 
 use core::ffi::c_int;
 use core::sync::atomic::AtomicU32;
@@ -24,6 +26,10 @@ use crate::{config, death, tls};
 const SPIN_NS: u64 = 50_000;
 /// The budget never falls below this share of the limit, so that it can grow again.
 const SPIN_FLOOR: u64 = 16;
+/// A yield that takes longer has fed somebody who has work of his own …
+const CROWDED_NS: u64 = 250_000;
+/// … and for so long we don't spin.
+const CALM_NS: u64 = 50_000_000;
 /// How often the engine's life is looked at where we cannot sleep on it.
 const SLICE_NS: u64 = 100_000_000;
 
@@ -113,17 +119,27 @@ pub fn spin(ready: &mut impl FnMut() -> bool) -> bool {
     if limit == 0 {
         return false;
     }
+    let crowded = config::cpus() <= 2;
+    let start = sys::now_ns();
+    if crowded && start < tls::thread().crowded_until_ns.load(Relaxed) {
+        return false;
+    }
     let memory = &tls::thread().spin_ns;
     // 0 is a thread that has not waited yet.
     let budget = match u64::from(memory.load(Relaxed)) {
         0 => limit / 4,
         learned => learned.min(limit),
     };
-    let crowded = config::cpus() <= 2;
-    let start = sys::now_ns();
+    let mut before = start;
     loop {
         if crowded {
             sys::sched_yield();
+            let now = sys::now_ns();
+            if now.wrapping_sub(before) > CROWDED_NS {
+                tls::thread().crowded_until_ns.store(now.saturating_add(CALM_NS), Relaxed);
+                return ready();
+            }
+            before = now;
         } else {
             for _ in 0..16 {
                 core::hint::spin_loop();

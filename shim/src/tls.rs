@@ -6,8 +6,8 @@
 //! table, one addition, no call and no allocation, in signal handlers as well as elsewhere. All zero bytes are
 //! its valid first state.
 
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::sys;
 
@@ -21,6 +21,8 @@ pub struct Thread {
     vfork_pid: AtomicU32,
     /// Learned by [`crate::sleep`]: how long this thread spins before it sleeps.
     pub spin_ns: AtomicU32,
+    /// Until when (monotonic clock, nanoseconds) it does not spin at all: others want the processor.
+    pub crowded_until_ns: AtomicU64,
 }
 
 core::arch::global_asm!(

@@ -176,3 +176,31 @@ fn an_empty_server_sleeps() {
     // strace itself interrupts each worker's sleep twice; a poll of once in 100 ms would make 40.
     assert!(calls.total() <= 10, "{calls:?}");
 }
+
+/// Somebody else wants the processor all the time: a yield would hand him a time slice for every message, so nobody yields.
+#[test]
+fn nobody_yields_to_a_busy_neighbour() {
+    let _alone = alone();
+    let lab = Lab::new("crowded");
+    let engine = Engine::new(&lab).set("UTCP_CORES", "0").run();
+    let redis = Redis::start(&lab, &engine);
+    let server = redis.server.pid();
+    let on_one_core = |pid: u32| {
+        let _ = lab.run("taskset").args(["-a", "-c", "-p", "0", &pid.to_string()]).ok();
+    };
+    on_one_core(server);
+    let mut neighbour = lab.run("/bin/sh").args(["-c", "while :; do :; done"]).spawn();
+    on_one_core(neighbour.pid());
+    let port = redis.port.to_string();
+    let load = |n: &str| {
+        let benchmark = ["redis-benchmark", "-p", &port, "-q", "-n", n, "-c", "1", "-t", "get"];
+        lab.run("taskset").args(["-c", "0"]).args(benchmark).under(&engine).ok();
+    };
+    load("100"); // They learn.
+    let calls = strace::count(&lab, &[server], || load("1000"));
+    assert!(neighbour.is_alive());
+    engine.went_through(2);
+    let yields = calls.0.get("sched_yield").copied().unwrap_or(0);
+    measured(&format!("redis beside a busy neighbour: {yields} yields in 1000 GETs; at most 300"));
+    assert!(yields <= 300, "{calls:?}");
+}

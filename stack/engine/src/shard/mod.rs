@@ -73,6 +73,11 @@ use wheel::{Handle, Wheel};
 const TIME_WAIT_MAX: usize = 1 << 16;
 /// Room that is reserved up front, so that connections allocate nothing. Untouched, it costs no memory.
 const FLOWS_RESERVED: usize = 1 << 17;
+/// A yield that comes back later has fed somebody with work of his own, who keeps the core for a slice each time, where a sleeper that
+/// is rung gets it at once: …
+const CROWDED_NS: u64 = 250_000;
+/// … so for this long the shard sleeps without a spin.
+const CALM_NS: u64 = 50_000_000;
 /// Segments that one transmit phase sends at most before the loop looks around again.
 const TRANSMIT_BUDGET: u32 = 2048;
 
@@ -260,14 +265,21 @@ impl Shard {
             tracing::warn!(core, %error, "shard can't be pinned");
         }
         let mut idle_since = sys::now_ns();
+        let mut crowded_until = 0;
         loop {
             self.now = Instant::from_nanos(sys::now_ns());
             if self.round() {
                 self.counters.rounds += 1;
                 idle_since = self.now.as_nanos();
-            } else if self.now.as_nanos() - idle_since < self.config.spin_ns {
+            } else if self.now.as_nanos() - idle_since < self.config.spin_ns
+                && self.now.as_nanos() >= crowded_until
+            {
                 // Whoever waits for this core (the program that we serve, perhaps) goes first.
                 sys::yield_now();
+                let back = sys::now_ns();
+                if back - self.now.as_nanos() > CROWDED_NS {
+                    crowded_until = back + CALM_NS;
+                }
             } else {
                 self.sleep();
                 idle_since = sys::now_ns();
