@@ -19,9 +19,22 @@ pub(crate) struct SlotMemory {
 impl SlotMemory {
     /// Allocates everything and writes the slots.
     pub(crate) fn new(rx_slots: u32, tx_slots: u32, frame_size: u32) -> io::Result<Self> {
-        let count = rx_slots as usize + tx_slots as usize;
-        let slots = Mapping::anonymous(count * size_of::<Slot>())?;
-        let buffers = Mapping::anonymous(count * frame_size as usize)?;
+        let bytes = Self::bytes(rx_slots, tx_slots, frame_size);
+        Self::over(Mapping::anonymous(bytes)?, rx_slots, tx_slots, frame_size)
+    }
+
+    /// The same, but buffers take memory only as they are used: for long ones, of which most carry short frames.
+    pub(crate) fn on_demand(rx_slots: u32, tx_slots: u32, frame_size: u32) -> io::Result<Self> {
+        let bytes = Self::bytes(rx_slots, tx_slots, frame_size);
+        Self::over(Mapping::on_demand(bytes)?, rx_slots, tx_slots, frame_size)
+    }
+
+    fn bytes(rx_slots: u32, tx_slots: u32, frame_size: u32) -> usize {
+        (rx_slots as usize + tx_slots as usize) * frame_size as usize
+    }
+
+    fn over(buffers: Mapping, rx_slots: u32, tx_slots: u32, frame_size: u32) -> io::Result<Self> {
+        let slots = Mapping::anonymous((rx_slots as usize + tx_slots as usize) * size_of::<Slot>())?;
         let memory = Self { slots, buffers, rx_slots, tx_slots, frame_size };
         let (mut rx, mut tx) = memory.rings();
         for index in 0..rx_slots {

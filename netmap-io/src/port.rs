@@ -30,7 +30,7 @@ pub struct Caps {
     /// Slots of the tx ring. One of them is always the device's.
     pub tx_slots: u32,
     /// The frames never crossed a wire (veth, TAP, pipe), so that a peer with transmit checksum
-    /// offload may have left the TCP checksum partial.
+    /// offload may have left the TCP checksum partial; or the kernel may have joined them (generic XDP).
     pub local: bool,
     /// The device has verified the checksums of every frame that it delivers.
     pub rx_checksum: bool,

@@ -29,8 +29,9 @@ const BUDGET_BYTES: usize = 96 * 1024;
 const BURIED: usize = 32;
 /// Fragmented packets that are remembered.
 const FRAGMENTED_MAX: usize = 64;
-/// Slots of a pipe: a few round trips of a fast flow.
+/// Slots of a pipe: a few round trips of a fast flow; fewer where they are long.
 const PIPE_SLOTS: u32 = 1024;
+const PIPE_RING_BYTES: u32 = 16 << 20;
 /// How long to look for more work before sleeping.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long to sleep while a ring is full that nobody tells of.
@@ -270,10 +271,11 @@ impl Switch {
         }
         let guest = &mut self.guests[index];
         guest.owner = owner;
-        let frame_size = caps.frame_bytes_max.next_power_of_two().clamp(2048, 32_768);
+        let frame_size = caps.frame_bytes_max.next_power_of_two().clamp(2048, 65_536);
+        let slots = PIPE_SLOTS.min(PIPE_RING_BYTES / frame_size);
         let options = OpenOptions {
-            rx_slots: PIPE_SLOTS,
-            tx_slots: PIPE_SLOTS,
+            rx_slots: slots,
+            tx_slots: slots,
             frame_size: Some(frame_size),
             ..OpenOptions::default()
         };

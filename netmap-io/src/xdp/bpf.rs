@@ -29,6 +29,8 @@ const LINK_TYPE_XDP: u32 = 6;
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 /// Attach inside the driver.
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+/// The program copes with frames that are chains of buffers: it looks at the first alone (Linux 5.18).
+const XDP_HAS_FRAGS: u32 = 1 << 5;
 /// Bytes of a verifier log; a refused program of our size fills a fraction.
 const LOG_BYTES: u32 = 256 * 1024;
 
@@ -257,11 +259,17 @@ impl Program {
             license: address(c"Dual MIT/GPL"),
             name: object_name(name),
             expected_attach_type: ATTACH_TYPE_XDP,
+            prog_flags: XDP_HAS_FRAGS,
             ..ProgLoadArgs::default()
         };
         // SAFETY: instructions and licence live until the call returns.
-        let first = unsafe { bpf(PROG_LOAD, &mut args) };
-        let error = match first.and_then(own) {
+        if let Ok(fd) = unsafe { bpf(PROG_LOAD, &mut args) }.and_then(own) {
+            return Ok(Self { fd });
+        }
+        // An older kernel knows no flags.
+        args.prog_flags = 0;
+        // SAFETY: as above.
+        let error = match unsafe { bpf(PROG_LOAD, &mut args) }.and_then(own) {
             Ok(fd) => return Ok(Self { fd }),
             Err(error) => error,
         };

@@ -8,11 +8,14 @@
 //! ```
 //!
 //! The kernel's four descriptor rings are turned into netmap's two slot rings at each sync; frames
-//! themselves are not copied here. In copy mode the kernel copies between its socket buffers and our
-//! memory, in zero-copy mode the NIC writes into it.
+//! themselves are not copied here (`direct`). In copy mode the kernel copies between its socket buffers and our
+//! memory, in zero-copy mode the NIC writes into it. Frames that are longer than a buffer come and go in pieces
+//! (`joined`).
 
 mod asm;
 mod bpf;
+mod direct;
+mod joined;
 mod program;
 mod ring;
 mod steer;
@@ -27,15 +30,20 @@ use crate::memory::SlotMemory;
 use crate::ring::SlotRing;
 use crate::sys::{Interface, interface, raise_memlock};
 use crate::{
-    Caps, Counters, Device, OpenOptions, PollFd, PollFds, Port, PortError, RxRing, Slot, TxRing, ZeroCopy,
+    Caps, Counters, Device, OpenOptions, PollFd, PollFds, Port, PortError, RxRing, TxRing, ZeroCopy,
 };
+use direct::Direct;
+use joined::Joined;
 use steer::{XdpSteering, refused};
-use sys::{Desc, Kick, Rings, Sizes, Socket};
+use sys::{Kick, Rings, Sizes, Socket};
 
 /// Bytes that the kernel leaves free in front of every received frame.
 const XDP_HEADROOM: u32 = 256;
 /// Ethernet header and one VLAN tag.
 const LINK_HEADER: u32 = 18;
+/// Slots for jumbo frames, and for the longest IP packet.
+const JUMBO_FRAME: u32 = 16_384;
+const LONGEST_FRAME: u32 = 65_536;
 /// How long frames may wait in the tx ring after the kernel had no room for them.
 const TX_RETRY: Duration = Duration::from_millis(1);
 /// Calls per sync at most: on kernels that send 32 frames per call, this is 1024 frames.
@@ -56,14 +64,15 @@ pub(crate) fn open(name: &str, queue: Option<u32>, options: &OpenOptions) -> Res
     if let Some(queue) = queue.filter(|queue| *queue >= device.queues) {
         return Err(PortError::NoQueue { name: device.name, queue, queues: device.queues });
     }
-    let sizes = sizes(&device, options)?;
+    check_options(options)?;
     let mut steering = XdpSteering::load(device.queues, options.tuples_max)?;
     let native = steering.attach(&device.name, device.index, options.xdp_mode)?;
+    let form = form(&device, native, options);
     let steering = Arc::new(steering);
     let queues = queue.map_or(0..device.queues, |queue| queue..queue + 1);
     let mut ports: Vec<Box<dyn Port>> = Vec::new();
     for queue in queues {
-        let port = XdpPort::open(&device, queue, sizes, native, options, &steering)?;
+        let port = XdpPort::open(&device, queue, form, native, options, &steering)?;
         ports.push(Box::new(port));
     }
     Ok(Device { ports, steering: Some(steering) })
@@ -101,10 +110,8 @@ fn find(name: &str, queue: Option<u32>) -> Result<(Interface, Option<u32>), Port
     whole.map(|device| (device, None)).ok_or_else(|| PortError::NoInterface { name: name.into() })
 }
 
-fn sizes(device: &Interface, options: &OpenOptions) -> Result<Sizes, PortError> {
-    let fits_2048 = device.mtu + LINK_HEADER + XDP_HEADROOM <= 2048;
-    let frame_size = options.frame_size.unwrap_or(if fits_2048 { 2048 } else { 4096 });
-    if !matches!(frame_size, 2048 | 4096) {
+fn check_options(options: &OpenOptions) -> Result<(), PortError> {
+    if let Some(frame_size) = options.frame_size.filter(|size| !matches!(size, 2048 | 4096)) {
         return Err(PortError::Option {
             option: format!("frame_size {frame_size}"),
             reason: "AF_XDP has buffers of 2048 or 4096 bytes".into(),
@@ -118,7 +125,40 @@ fn sizes(device: &Interface, options: &OpenOptions) -> Result<Sizes, PortError> 
             });
         }
     }
-    Ok(Sizes { rx_slots: options.rx_slots, tx_slots: options.tx_slots, frame_size })
+    Ok(())
+}
+
+/// How frames stand in memory.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// Each in one of the kernel's buffers.
+    Direct(Sizes),
+    /// In slots of so many bytes, put together from pieces.
+    Joined(Sizes, u32),
+}
+
+impl Form {
+    /// The kernel's rings and buffers.
+    fn sizes(self) -> Sizes {
+        match self {
+            Self::Direct(sizes) | Self::Joined(sizes, _) => sizes,
+        }
+    }
+}
+
+/// Direct where every frame fits. In generic mode frames come that the kernel has joined (GRO, or a local neighbour's GSO).
+fn form(device: &Interface, native: bool, options: &OpenOptions) -> Form {
+    let room = |frame_size: u32| frame_size - XDP_HEADROOM - LINK_HEADER;
+    let fits = |frame_size: &u32| device.mtu <= room(*frame_size);
+    let fitting = [2048, joined::PIECE].into_iter().find(fits).filter(|_| native);
+    let sizes = |frame_size| Sizes { rx_slots: options.rx_slots, tx_slots: options.tx_slots, frame_size };
+    match options.frame_size.or(fitting) {
+        Some(frame_size) => Form::Direct(sizes(frame_size)),
+        None if native && device.mtu <= JUMBO_FRAME - LINK_HEADER => {
+            Form::Joined(sizes(joined::PIECE), JUMBO_FRAME)
+        }
+        None => Form::Joined(sizes(joined::PIECE), LONGEST_FRAME),
+    }
 }
 
 /// One AF_XDP socket on one queue.
@@ -129,27 +169,28 @@ struct XdpPort {
     rings: Rings,
     rx: SlotRing,
     tx: SlotRing,
-    /// First rx slot whose buffer was not given back to the kernel yet.
-    rx_returned: u32,
-    /// First tx slot that was not handed to the kernel yet.
-    tx_handed: u32,
+    exchange: Exchange,
     /// The kernel had no room for everything at the last kick.
     tx_stuck: bool,
     counters: Counters,
-    /// Bits of an address that are the offset in a buffer.
-    offset_mask: u64,
-    frame_shift: u32,
     /// Detaches the program with the last port.
     _steering: Arc<XdpSteering>,
     /// Slots and buffers of both rings; behind the socket, which is closed first.
     _memory: SlotMemory,
 }
 
+/// How frames get from the kernel's rings into ours and back.
+#[derive(Debug)]
+enum Exchange {
+    Direct(Direct),
+    Joined(Joined),
+}
+
 impl XdpPort {
     fn open(
         device: &Interface,
         queue: u32,
-        sizes: Sizes,
+        form: Form,
         native: bool,
         options: &OpenOptions,
         steering: &Arc<XdpSteering>,
@@ -161,15 +202,31 @@ impl XdpPort {
             },
             _ => refused("making an AF_XDP socket", error),
         })?;
-        let memory = SlotMemory::new(sizes.rx_slots, sizes.tx_slots, sizes.frame_size)
-            .map_err(|error| PortError::io("allocating packet memory", error))?;
-        let rings = set_up(&socket, &memory, sizes)?;
-        let (rx, tx) = memory.rings();
-        let zero_copy = bind(&socket, device, queue, native, options.zero_copy)?;
+        let no_memory = |error| PortError::io("allocating packet memory", error);
+        let sizes = form.sizes();
+        let kernel = SlotMemory::new(sizes.rx_slots, sizes.tx_slots, sizes.frame_size).map_err(no_memory)?;
+        let mut rings = set_up(&socket, &kernel, sizes)?;
+        let joins = matches!(form, Form::Joined(..));
+        let Bound { zero_copy, chains } = bind(&socket, device, queue, native, joins, options.zero_copy)?;
         steering.set_socket(queue, socket.as_fd())?;
-        let copy = if zero_copy { "zero-copy" } else { "copy" };
-        let mode = if native { "native" } else { "generic" };
-        let frame_room = sizes.frame_size - XDP_HEADROOM - LINK_HEADER;
+        prime(&mut rings, sizes);
+        let piece_room = sizes.frame_size - XDP_HEADROOM - LINK_HEADER;
+        let (exchange, memory, frame_room, frame_bytes_max) = match form {
+            Form::Direct(_) => {
+                (Exchange::Direct(Direct::new(sizes.frame_size)), kernel, piece_room, sizes.frame_size)
+            }
+            Form::Joined(_, frame) => {
+                let slots = |kernel: u32| kernel.min(joined::SLOTS_MAX);
+                let long = SlotMemory::on_demand(slots(sizes.rx_slots), slots(sizes.tx_slots), frame);
+                let exchange = Exchange::Joined(Joined::new(kernel, sizes.rx_slots, sizes.tx_slots));
+                // Kernels before 6.6 take and give no chains.
+                let room = if chains { frame - LINK_HEADER } else { piece_room };
+                (exchange, long.map_err(no_memory)?, room, if chains { frame } else { sizes.frame_size })
+            }
+        };
+        let (rx, mut tx) = memory.rings();
+        // All tx slots are free but the one that netmap's rings leave out to tell full from empty.
+        tx.tail = tx.num_slots() - 1;
         let caps = Caps {
             name: format!("xdp:{}-{queue}", device.name),
             interface: Some(device.name.clone()),
@@ -178,92 +235,51 @@ impl XdpPort {
             mac: device.mac,
             mtu: device.mtu.min(frame_room),
             mtu_max: frame_room,
-            frame_bytes_max: sizes.frame_size,
-            rx_slots: sizes.rx_slots,
-            tx_slots: sizes.tx_slots,
-            // A bridge joins what may be all of these.
-            local: matches!(device.driver.as_str(), "veth" | "tun" | "bridge"),
+            frame_bytes_max,
+            rx_slots: rx.num_slots(),
+            tx_slots: tx.num_slots(),
+            // A bridge joins what may be all of these. In generic mode the kernel joins segments first, and leaves the
+            // checksum of what it made partial (it has verified the parts).
+            local: !native || matches!(device.driver.as_str(), "veth" | "tun" | "bridge"),
             zero_copy,
-            mode: format!("AF_XDP, {copy}, {mode}"),
+            mode: mode_in_words(zero_copy, native, joins && chains),
             ..Caps::default()
         };
-        let mut port = Self {
+        Ok(Self {
             caps,
             socket,
             rings,
             rx,
             tx,
-            rx_returned: 0,
-            tx_handed: 0,
+            exchange,
             tx_stuck: false,
             counters: Counters::default(),
-            offset_mask: u64::from(sizes.frame_size - 1),
-            frame_shift: sizes.frame_size.trailing_zeros(),
             _steering: steering.clone(),
             _memory: memory,
-        };
-        port.prime(sizes);
-        Ok(port)
+        })
     }
 
-    /// Gives the kernel a buffer for every rx slot. Tx slots are all free but the one that netmap's
-    /// rings leave out to tell full from empty; they have their buffers already.
-    fn prime(&mut self, sizes: Sizes) {
-        for slot in 0..sizes.rx_slots {
-            let buf = self.rx.slot(slot).buf;
-            self.rings.fill.push(u64::from(buf) << self.frame_shift);
-        }
-        self.rings.fill.publish();
-        self.tx.tail = sizes.tx_slots - 1;
-    }
-
-    /// Buffers of the slots that were read go back to the kernel.
-    fn return_buffers(&mut self) -> u32 {
-        while self.rx_returned != self.rx.head {
-            let slot = self.rx.slot(self.rx_returned);
-            self.rings.fill.push(u64::from(slot.buf) << self.frame_shift);
-            self.rx_returned = self.rx.next(self.rx_returned);
-        }
-        self.rings.fill.publish()
-    }
-
-    /// Arrived frames become slots.
-    fn take_frames(&mut self) {
-        let room = self.rx.num_slots() - 1 - self.rx.available();
-        let frames = self.rings.rx.refresh().min(room);
-        if frames == 0 {
-            return;
-        }
-        let mut tail = self.rx.tail;
-        let mut bytes = 0;
-        for _ in 0..frames {
-            let Some(desc) = self.rings.rx.pop() else { break };
-            let buf = u32::try_from(desc.addr >> self.frame_shift).unwrap_or(u32::MAX);
-            let len = u16::try_from(desc.len).unwrap_or(u16::MAX);
-            self.rx.set_slot(tail, Slot { buf, len, flags: 0, ptr: desc.addr & self.offset_mask });
-            bytes += u64::from(desc.len);
-            tail = self.rx.next(tail);
-        }
-        self.rings.rx.release();
-        self.rx.tail = tail;
-        self.counters.rx_frames += u64::from(frames);
-        self.counters.rx_bytes += bytes;
-    }
-
-    /// Committed slots become descriptors. Returns their number.
+    /// Committed frames go to the kernel. Returns their number.
     fn hand_over(&mut self) -> u32 {
-        let mut bytes = 0;
-        while self.tx_handed != self.tx.head {
-            let slot = self.tx.slot(self.tx_handed);
-            let addr = u64::from(slot.buf) << self.frame_shift | slot.ptr & self.offset_mask;
-            self.rings.tx.push(Desc { addr, len: u32::from(slot.len), options: 0 });
-            bytes += u64::from(slot.len);
-            self.tx_handed = self.tx.next(self.tx_handed);
+        let Self { exchange, rings, tx, counters, .. } = self;
+        match exchange {
+            Exchange::Direct(direct) => direct.hand_over(rings, tx, counters),
+            Exchange::Joined(joined) => joined.hand_over(rings, tx, counters),
         }
-        let frames = self.rings.tx.publish();
-        self.counters.tx_frames += u64::from(frames);
-        self.counters.tx_bytes += bytes;
-        frames
+    }
+
+    /// What has left becomes room.
+    fn take_sent(&mut self) {
+        let Self { exchange, rings, tx, .. } = self;
+        match exchange {
+            Exchange::Direct(direct) => direct.take_sent(rings, tx),
+            Exchange::Joined(joined) => joined.take_sent(rings),
+        }
+    }
+
+    /// Committed frames wait for buffers.
+    fn waits(&self) -> bool {
+        matches!(&self.exchange, Exchange::Joined(joined) if joined.waits(&self.tx))
     }
 
     /// One call for the whole batch; more only on kernels with a smaller budget per call.
@@ -293,23 +309,20 @@ impl XdpPort {
             _ => PortError::io(format!("sending on {}", self.caps.name), error),
         }
     }
+}
 
-    /// Buffers whose frames have left become free slots.
-    fn take_sent(&mut self) {
-        let sent = self.rings.completion.refresh();
-        if sent == 0 {
-            return;
-        }
-        let mut tail = self.tx.tail;
-        for _ in 0..sent {
-            let Some(addr) = self.rings.completion.pop() else { break };
-            let buf = u32::try_from(addr >> self.frame_shift).unwrap_or(u32::MAX);
-            self.tx.set_slot(tail, Slot { buf, ..Slot::default() });
-            tail = self.tx.next(tail);
-        }
-        self.rings.completion.release();
-        self.tx.tail = tail;
+/// Gives the kernel a buffer for every descriptor of its rx ring.
+fn prime(rings: &mut Rings, sizes: Sizes) {
+    for buf in 0..sizes.rx_slots {
+        rings.fill.push(u64::from(buf) * u64::from(sizes.frame_size));
     }
+    rings.fill.publish();
+}
+
+fn mode_in_words(zero_copy: bool, native: bool, joins: bool) -> String {
+    let copy = if zero_copy { "zero-copy" } else { "copy" };
+    let mode = if native { "native" } else { "generic" };
+    format!("AF_XDP, {copy}, {mode}{}", if joins { ", long frames" } else { "" })
 }
 
 fn set_up(socket: &Socket, memory: &SlotMemory, sizes: Sizes) -> Result<Rings, PortError> {
@@ -327,28 +340,26 @@ fn set_up(socket: &Socket, memory: &SlotMemory, sizes: Sizes) -> Result<Rings, P
     })
 }
 
-/// Joins the socket to its queue; returns whether it is zero-copy.
+/// How a socket was joined to its queue.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    zero_copy: bool,
+    /// Frames may be chains of buffers.
+    chains: bool,
+}
+
+/// Joins the socket to its queue.
 fn bind(
     socket: &Socket,
     device: &Interface,
     queue: u32,
     native: bool,
+    chains: bool,
     zero_copy: ZeroCopy,
-) -> Result<bool, PortError> {
-    let flags = match zero_copy {
-        // A generic program runs behind the driver, where only copies are left.
-        ZeroCopy::Off => libc::XDP_COPY,
-        ZeroCopy::Auto if !native => libc::XDP_COPY,
-        ZeroCopy::Auto => 0,
-        ZeroCopy::Force => libc::XDP_ZEROCOPY,
-    };
+) -> Result<Bound, PortError> {
     let bind = |flags| bind_when_free(socket, device.index, queue, flags | libc::XDP_USE_NEED_WAKEUP);
-    let bound = match bind(flags) {
-        // Some drivers have the mode but refuse it for this queue or MTU.
-        Err(error) if flags == 0 && error.raw_os_error() != Some(libc::EBUSY) => bind(libc::XDP_COPY),
-        other => other,
-    };
-    bound.map_err(|error| match error.raw_os_error() {
+    let bound = first_that_binds(&ways_to_bind(native, chains, zero_copy), bind);
+    let flags = bound.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY) => PortError::InUse {
             what: format!("queue {queue} of {}", device.name),
             detail: "another AF_XDP socket is bound to it; stop that program or name another queue".into(),
@@ -362,7 +373,38 @@ fn bind(
         },
         _ => refused("binding an AF_XDP socket to its queue", error),
     })?;
-    Ok(socket.zero_copy())
+    Ok(Bound { zero_copy: socket.zero_copy(), chains: flags & libc::XDP_USE_SG != 0 })
+}
+
+/// Flags to try, the best first.
+fn ways_to_bind(native: bool, chains: bool, zero_copy: ZeroCopy) -> Vec<u16> {
+    let mut ways = match zero_copy {
+        // A generic program runs behind the driver, where only copies are left.
+        ZeroCopy::Off => vec![libc::XDP_COPY],
+        ZeroCopy::Auto if !native => vec![libc::XDP_COPY],
+        // Some drivers have zero-copy but refuse it for this queue or MTU.
+        ZeroCopy::Auto => vec![0, libc::XDP_COPY],
+        ZeroCopy::Force => vec![libc::XDP_ZEROCOPY],
+    };
+    if chains {
+        // Kernels before 6.6 refuse the flag, and so do drivers whose zero-copy has no chains.
+        let with = ways.iter().map(|way| way | libc::XDP_USE_SG);
+        ways = with.chain(ways.iter().copied()).collect();
+    }
+    ways
+}
+
+/// Binds with the first flags that are not refused; which they were. A busy queue is busy for all.
+fn first_that_binds(ways: &[u16], mut bind: impl FnMut(u16) -> io::Result<()>) -> io::Result<u16> {
+    let mut refusal = io::Error::from_raw_os_error(libc::EINVAL);
+    for &flags in ways {
+        match bind(flags) {
+            Ok(()) => return Ok(flags),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Err(error),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
 }
 
 /// The kernel frees the queue of a closed socket some time after the close, so an engine that is
@@ -383,8 +425,11 @@ impl Port for XdpPort {
     }
 
     fn rx_sync(&mut self) -> Result<u32, PortError> {
-        let returned = self.return_buffers();
-        self.take_frames();
+        let Self { exchange, rings, rx, counters, .. } = self;
+        let returned = match exchange {
+            Exchange::Direct(direct) => direct.take_frames(rings, rx, counters),
+            Exchange::Joined(joined) => joined.take_frames(rings, rx, counters),
+        };
         if returned > 0 && self.rings.fill.need_wakeup() {
             self.counters.rx_syscalls += 1;
             self.socket.kick_rx();
@@ -397,6 +442,10 @@ impl Port for XdpPort {
             self.kick()?;
         }
         self.take_sent();
+        if self.waits() && self.hand_over() > 0 {
+            self.kick()?;
+            self.take_sent();
+        }
         Ok(self.tx.available())
     }
 
@@ -418,7 +467,7 @@ impl Port for XdpPort {
     }
 
     fn resync_in(&self) -> Option<Duration> {
-        self.tx_stuck.then_some(TX_RETRY)
+        (self.tx_stuck || self.waits()).then_some(TX_RETRY)
     }
 
     fn counters(&self) -> Counters {
@@ -430,6 +479,9 @@ impl Port for XdpPort {
             counters.rx_dropped = kernel.rx_dropped;
             counters.rx_bad_slot += kernel.rx_invalid_descs;
             counters.tx_bad_slot += kernel.tx_invalid_descs;
+        }
+        if let Exchange::Joined(joined) = &self.exchange {
+            counters.rx_dropped += joined.dropped();
         }
         counters
     }

@@ -119,6 +119,11 @@ impl<T: Copy> Producer<T> {
         self.published.wrapping_sub(self.unread_from())
     }
 
+    /// Entries that can be written now.
+    pub(super) fn room(&self) -> u32 {
+        self.shared.mask + 1 - self.written.wrapping_sub(self.unread_from())
+    }
+
     fn unread_from(&self) -> u32 {
         // Acquire: what the other side read, it has done reading.
         self.shared.consumer().load(Ordering::Acquire)

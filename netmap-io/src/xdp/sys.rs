@@ -14,7 +14,7 @@ pub(super) struct Desc {
     pub(super) addr: u64,
     /// Bytes.
     pub(super) len: u32,
-    /// Flags; 0.
+    /// `XDP_PKT_CONTD`: the frame goes on in the next one.
     pub(super) options: u32,
 }
 const _: () = assert!(size_of::<Desc>() == size_of::<libc::xdp_desc>());

@@ -77,6 +77,42 @@ fn large_buffers_conform() {
     conforms(XdpMode::Native, 3000, 64);
 }
 
+/// Frames in pieces, in the driver and behind it; few buffers, so that they run out.
+#[test]
+fn jumbo_frames_conform() {
+    skip_without!(namespaces);
+    for mode in [XdpMode::Native, XdpMode::Generic] {
+        conforms(mode, 9000, 64);
+        conforms(mode, 9000, 1024);
+    }
+}
+
+#[test]
+fn the_kernel_may_know_no_chains() {
+    use super::{first_that_binds, ways_to_bind};
+    use crate::ZeroCopy;
+    const COPY: u16 = libc::XDP_COPY;
+    const CHAINS: u16 = libc::XDP_USE_SG;
+    let auto = ways_to_bind(true, true, ZeroCopy::Auto);
+    assert_eq!(auto, [CHAINS, COPY | CHAINS, 0, COPY]);
+    assert_eq!(ways_to_bind(true, false, ZeroCopy::Auto), [0, COPY]);
+    assert_eq!(ways_to_bind(false, true, ZeroCopy::Auto), [COPY | CHAINS, COPY]);
+    assert_eq!(ways_to_bind(true, false, ZeroCopy::Force), [libc::XDP_ZEROCOPY]);
+    let refuse = |code| Err(std::io::Error::from_raw_os_error(code));
+    let old_kernel = |flags| if flags & CHAINS == 0 { Ok(()) } else { refuse(libc::EINVAL) };
+    assert_eq!(first_that_binds(&auto, old_kernel).unwrap(), 0);
+    // A driver whose zero-copy does not work at this MTU, without saying so by falling back itself.
+    let copy_only = |flags| if flags & COPY != 0 { Ok(()) } else { refuse(libc::EOPNOTSUPP) };
+    assert_eq!(first_that_binds(&auto, copy_only).unwrap(), COPY | CHAINS);
+    let mut asked = 0;
+    let busy = |_| {
+        asked += 1;
+        refuse(libc::EBUSY)
+    };
+    let error = first_that_binds(&auto, busy).unwrap_err();
+    assert_eq!((error.raw_os_error(), asked), (Some(libc::EBUSY), 1), "a busy queue is busy for all");
+}
+
 /// The kernel of host `b` talks to host `a`, whose port 80 is ours.
 #[test]
 fn registered_tuples_reach_us_and_all_else_the_kernel() {

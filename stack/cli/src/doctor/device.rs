@@ -10,7 +10,7 @@ use utcp_engine::inspect::{self, Offload, RingSizes};
 
 use super::Finding;
 
-/// An AF_XDP buffer holds a packet of this length at most.
+/// An AF_XDP buffer holds a packet of this length at most; longer ones come in pieces.
 const XDP_MTU_MAX: u32 = 4096 - 256 - 18;
 
 /// Looks at the interface that a device string names.
@@ -184,8 +184,11 @@ fn xdp(interface: &Interface) -> Vec<Finding> {
         },
     });
     if *mtu > XDP_MTU_MAX {
-        let words = format!("{mtu} is more than {XDP_MTU_MAX}, the longest packet of an AF_XDP buffer");
-        all.push(Finding::bad("MTU", words));
+        let words = format!(
+            "{mtu} is more than {XDP_MTU_MAX}, the longest packet of an AF_XDP buffer: longer ones come in pieces and \
+             are put together by a copy (Linux 6.6 or later; before, they are cut to that length by the MSS)"
+        );
+        all.push(Finding::note("MTU", words));
     }
     all.extend(must_be_off(name, &[(Offload::Lro, "it joins segments before XDP sees them")]));
     if Offload::RxVlan.is_on(name).unwrap_or(false) {

@@ -84,11 +84,9 @@ impl Device {
         if let Some(caps) = caps.filter(|caps| caps.mode.contains("generic")) {
             tracing::warn!(
                 device = text,
-                "runs in generic mode ({}): frames that were joined (GRO, LRO, GSO of a local neighbour) are dropped \
-                 (rx_dropped) when they are longer than a packet of {} bytes; switch those off, or lower the MTU until \
-                 the driver takes the program",
-                caps.mode,
-                caps.mtu_max
+                "runs in generic mode ({}), because the driver takes no XDP program, or not at this MTU: every frame \
+                 costs more than in the driver",
+                caps.mode
             );
         }
         let client_ports = caps.map_or((0, 0), crate::shard::client_ports);
