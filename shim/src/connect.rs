@@ -14,7 +14,7 @@ use crate::handle::{self, Sock};
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, errno, listen, log, process, swap, tls, user};
+use crate::{bound, errno, fast_open, listen, log, process, swap, tls, user};
 
 /// `socket(2)`: TCP is ours if an engine serves us; everything else is the kernel's.
 ///
@@ -127,6 +127,9 @@ unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served
     if !is_served(sock.att, &addr) {
         return Ok(Served::ByKernel);
     }
+    if fast_open::is_wanted(sock) {
+        return fast_open::connect(sock, connect_args(addr));
+    }
     if sock.att.page().serves_loopback(&addr.ip, addr.port) {
         // Ours for certain: nobody waits for the engine's word, only (if at all) for the connection.
         sock.shared.status.fetch_or(status::CONNECTING, AcqRel);
@@ -175,7 +178,10 @@ fn dissolve(sock: &Sock) -> Sys<Served> {
 }
 
 /// A `connect` on a socket that has been through one: 0 once after it succeeded in the background.
-fn again(sock: &Sock, now: u32) -> Sys<Served> {
+pub fn again(sock: &Sock, now: u32) -> Sys<Served> {
+    if fast_open::is_deferred(sock) {
+        return Err(Errno(libc::EISCONN)); // As Linux has it, though no SYN has left.
+    }
     let reported = sock.shared.file.load(Acquire) & file::CONNECTING == 0;
     if now & status::DEAD != 0 {
         if let Some(error) = sock.take_error() {
@@ -204,7 +210,8 @@ fn again(sock: &Sock, now: u32) -> Sys<Served> {
     wait_connected(sock)
 }
 
-fn wait_connected(sock: &Sock) -> Sys<Served> {
+/// Waits for the end of a connect, as long as SO_SNDTIMEO allows.
+pub fn wait_connected(sock: &Sock) -> Sys<Served> {
     let deadline = sleep::deadline_us(sock.shared.options.sndtimeo_us.load(Relaxed));
     let over = status::CONNECTED | status::DEAD;
     let woken = sleep::until(sock.att, &sock.shared.tx_bell, deadline, || {
@@ -226,7 +233,8 @@ fn wait_connected(sock: &Sock) -> Sys<Served> {
     }
 }
 
-fn connect_args(addr: Addr) -> [u64; 6] {
+/// The words of a connect to `addr`, from wherever.
+pub fn connect_args(addr: Addr) -> [u64; 6] {
     let [high, low, port] = addr.to_words();
     [high, low, port, 0, 0, 0]
 }

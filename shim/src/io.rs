@@ -9,11 +9,12 @@ use core::sync::atomic::Ordering::AcqRel;
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 use utcp_abi::socket::file;
 
+use crate::fast_open::{self, Sent};
 use crate::fd_table::Kind;
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, connect, errno, listen, poll, recv, relayed, send, user};
+use crate::{bound, errno, listen, poll, recv, relayed, send, swap, user};
 
 /// Hands the call on `fd` to libc, untouched; a number that the program does not know of is no descriptor.
 macro_rules! foreign {
@@ -263,17 +264,38 @@ pub unsafe fn sendto(
     if handle::stream(fd).is_none() {
         return foreign!(fd, sendto(fd, buf, len, flags, to, to_len));
     }
-    if flags & libc::MSG_FASTOPEN != 0 && !to.is_null() {
-        // SAFETY: the program's own address.
-        if unsafe { connect::connect(fd, to, to_len) } != 0 {
-            return -1;
-        }
+    let Some(sock) = handle::stream(fd) else { return errno::fail(Errno(libc::EBADF)) };
+    if flags & libc::MSG_FASTOPEN == 0 {
+        return errno::into_libc(send::send(&sock, &user::buffer(buf, len), flags));
     }
-    match handle::stream(fd) {
-        // SAFETY: the program's own buffer.
-        None => unsafe { real::send(fd, buf, len, flags & !libc::MSG_FASTOPEN) },
-        Some(sock) => errno::into_libc(send::send(&sock, &user::buffer(buf, len), flags)),
+    // SAFETY: the program's own address.
+    let sent = unsafe { send_fast(&sock, to, to_len, &user::buffer(buf, len), flags) };
+    match sent {
+        Ok(Sent::Bytes(count)) => count as ssize_t,
+        // SAFETY: the program's own arguments; `fd` is the kernel's socket now.
+        Ok(Sent::ByKernel) => unsafe { real::sendto(fd, buf, len, flags, to, to_len) },
+        Err(error) => errno::fail(error),
     }
+}
+
+/// A send with MSG_FASTOPEN; one that the kernel shall do finds a socket of its own.
+///
+/// # Safety
+/// As `sendto`.
+unsafe fn send_fast(
+    sock: &Sock,
+    to: *const sockaddr,
+    len: socklen_t,
+    list: &[iovec],
+    flags: c_int,
+) -> Sys<Sent> {
+    let mut buffers = user::Buffers::new(list)?;
+    // SAFETY: the program's own address.
+    let sent = unsafe { fast_open::send_to(sock, to, len, &mut buffers, flags) }?;
+    if let Sent::ByKernel = sent {
+        swap::to_kernel(sock)?;
+    }
+    Ok(sent)
 }
 
 /// # Safety
@@ -282,12 +304,25 @@ unsafe fn send_message(sock: &Sock, header: *const msghdr, flags: c_int) -> Sys<
     if header.is_null() {
         return Err(Errno(libc::EFAULT));
     }
+    let whole = header;
     // SAFETY: the program's own header; not null.
     let header = unsafe { &*header };
     // SAFETY: the list that it names.
     let list = unsafe { user::vector(header.msg_iov, c_int::try_from(header.msg_iovlen).unwrap_or(-1)) }
         .map_err(|_| Errno(libc::EMSGSIZE))?;
-    send::send(sock, list, flags)
+    if flags & libc::MSG_FASTOPEN == 0 {
+        return send::send(sock, list, flags);
+    }
+    // SAFETY: the program's own address.
+    let sent = unsafe { send_fast(sock, header.msg_name.cast(), header.msg_namelen, list, flags) }?;
+    match sent {
+        Sent::Bytes(count) => Ok(count),
+        Sent::ByKernel => {
+            // SAFETY: the program's own header; the number is the kernel's socket's now.
+            let sent = unsafe { real::sendmsg(sock.fd, whole, flags) };
+            usize::try_from(sent).map_err(|_| errno::get())
+        }
+    }
 }
 
 /// `sendmsg(2)`.

@@ -47,6 +47,7 @@ mod epoll_wait;
 mod epolls;
 mod errno;
 mod exec;
+mod fast_open;
 mod fd_table;
 mod finder;
 mod fork;

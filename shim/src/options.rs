@@ -17,7 +17,7 @@ use crate::fd_table::Kind;
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{config, connect, errno, info, listen, log, relayed, swap};
+use crate::{config, connect, errno, fast_open, info, listen, log, relayed, swap};
 
 /// What SO_SNDBUF and SO_RCVBUF say before anybody set them.
 const SNDBUF: u32 = 16_384;
@@ -30,6 +30,8 @@ enum Meaning {
     Flag(u32),
     /// An int in a word, within bounds, with the value that an unset (0) word means.
     Int { word: fn(&Options) -> &AtomicU32, low: c_int, high: c_int, unset: c_int },
+    /// A bit of [`Options::flags`] about Fast Open, 0 or 1, to be set before the connection begins.
+    Early(u32),
     /// SO_SNDBUF and SO_RCVBUF: doubled and bounded.
     Buffer { word: fn(&Options) -> &AtomicU32, most: fn() -> u32, least: u32, unset: u32 },
     /// SO_RCVLOWAT: at most half of what the receive buffer can grow to.
@@ -76,7 +78,7 @@ macro_rules! lines {
 }
 
 /// The order is that of a replay.
-static TABLE: [Line; 42] = lines! {
+static TABLE: [Line; 44] = lines! {
     SOL_SOCKET SO_REUSEADDR => Meaning::Flag(option::REUSEADDR);
     SOL_SOCKET SO_REUSEPORT => Meaning::Flag(option::REUSEPORT);
     SOL_SOCKET SO_KEEPALIVE => Meaning::Flag(option::KEEPALIVE);
@@ -108,6 +110,8 @@ static TABLE: [Line; 42] = lines! {
     IPPROTO_TCP TCP_NOTSENT_LOWAT => int!(notsent_lowat, c_int::MIN, c_int::MAX, 0);
     IPPROTO_TCP TCP_CONGESTION => Meaning::Congestion;
     IPPROTO_TCP TCP_FASTOPEN => int!(fastopen, 0, 65535, 0);
+    IPPROTO_TCP TCP_FASTOPEN_CONNECT => Meaning::Early(option::FASTOPEN_CONNECT);
+    IPPROTO_TCP TCP_FASTOPEN_NO_COOKIE => Meaning::Early(option::FASTOPEN_NO_COOKIE);
     IPPROTO_TCP TCP_WINDOW_CLAMP => Meaning::WindowClamp;
     IPPROTO_IP IP_TOS => Meaning::TypeOfService(true);
     IPPROTO_IP IP_TTL => Meaning::HopLimit(true);
@@ -221,6 +225,12 @@ unsafe fn set(
         return Some(Err(Errno(libc::ENOPROTOOPT)));
     }
     let line = line(level, alias(level, name))?;
+    if matches!(line.meaning, Meaning::Early(_))
+        && sock.entry.kind() != Kind::Listener
+        && let Err(error) = may_be_early(sock, name)
+    {
+        return Some(Err(error));
+    }
     // SAFETY: the program's own value.
     let result = unsafe { store(&sock.shared.options, line.meaning, value, len) };
     if result.is_ok() && sock.shared.intent.fetch_or(intent::OPTIONS, AcqRel) & intent::OPTIONS == 0
@@ -232,6 +242,15 @@ unsafe fn set(
         }
     }
     Some(result)
+}
+
+/// Whether option `name` of Fast Open may be set now (Linux do_tcp_setsockopt).
+fn may_be_early(sock: &Sock, name: c_int) -> Sys<()> {
+    if name == libc::TCP_FASTOPEN_CONNECT && !fast_open::is_allowed(sock) {
+        return Err(Errno(libc::EOPNOTSUPP));
+    }
+    let begun = status::CONNECTING | status::CONNECTED | status::DEAD;
+    if sock.status() & begun != 0 { Err(Errno(libc::EINVAL)) } else { Ok(()) }
 }
 
 /// Other numbers of the same options.
@@ -286,6 +305,12 @@ unsafe fn store(options: &Options, meaning: Meaning, value: *const c_void, len: 
 fn store_int(options: &Options, meaning: Meaning, value: c_int) -> Sys<()> {
     match meaning {
         Meaning::Flag(bit) => put_flag(options, bit, value != 0),
+        Meaning::Early(bit) => {
+            if !(0..=1).contains(&value) {
+                return Err(Errno(libc::EINVAL));
+            }
+            put_flag(options, bit, value != 0);
+        }
         Meaning::Int { word, low, high, .. } => {
             if value < low || value > high {
                 return Err(Errno(libc::EINVAL));
@@ -551,7 +576,7 @@ unsafe fn load(sock: &Sock, options: &Options, meaning: Meaning, name: c_int, an
 fn load_int(options: &Options, meaning: Meaning) -> c_int {
     let or = |value: u32, unset: c_int| if value == 0 { unset } else { value as c_int };
     match meaning {
-        Meaning::Flag(bit) => c_int::from(options.has(bit)),
+        Meaning::Flag(bit) | Meaning::Early(bit) => c_int::from(options.has(bit)),
         Meaning::Int { word, unset, .. } => or(word(options).load(Relaxed), unset),
         Meaning::Buffer { word, unset, .. } => or(word(options).load(Relaxed), unset as c_int),
         Meaning::Privileged { word, .. } => word(options).load(Relaxed) as c_int,

@@ -6,7 +6,7 @@ use utcp_abi::socket::{intent, status};
 
 use crate::fd_table::Kind;
 use crate::handle::Sock;
-use crate::{pair, recv, send, urgent};
+use crate::{fast_open, pair, recv, send, urgent};
 
 /// EPOLLIN and its twin.
 pub const IN: u32 = 0x1 | 0x40;
@@ -37,7 +37,12 @@ pub fn of(sock: &Sock) -> u32 {
         return IN | OUT | RDHUP | HUP | error;
     }
     if now & status::CONNECTED == 0 {
-        return if now & status::CONNECTING != 0 { error } else { OUT | HUP | error };
+        return match now & status::CONNECTING != 0 {
+            // Its first `send` is what makes it connect.
+            true if fast_open::is_deferred(sock) => OUT | error,
+            true => error,
+            false => OUT | HUP | error,
+        };
     }
     let rx_over = now & status::RX_FIN != 0 || sock.intends(intent::SHUT_RD);
     let tx_over = now & status::TX_FIN != 0 || sock.intends(intent::SHUT_WR);

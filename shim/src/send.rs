@@ -8,6 +8,7 @@ use utcp_abi::pair::{STREAM_MAX, class_for};
 use utcp_abi::socket::{BufRef, intent, status};
 use utcp_abi::stream::pieces;
 
+use crate::fast_open;
 use crate::handle::Sock;
 use crate::pair::{self, End};
 use crate::relayed;
@@ -277,6 +278,9 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
                     announce(sock);
                 }
                 sent = sent.saturating_add(count);
+                if sent == 0 && fast_open::is_deferred(sock) {
+                    return fast_open::send_first(sock, source, flags);
+                }
                 if source.left() == 0 {
                     return Ok(sent);
                 }
@@ -342,6 +346,8 @@ pub fn send_some(sock: &Sock, source: &mut impl Source) -> Sys<usize> {
     let count = push(sock, source, 0)?;
     if count > 0 {
         announce(sock);
+    } else if fast_open::is_deferred(sock) {
+        return fast_open::send_first(sock, source, libc::MSG_DONTWAIT);
     }
     Ok(count)
 }

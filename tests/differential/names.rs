@@ -103,6 +103,8 @@ pub fn option(word: &str) -> (i32, i32) {
         "QUICKACK" => (tcp, libc::TCP_QUICKACK),
         "USER_TIMEOUT" => (tcp, libc::TCP_USER_TIMEOUT),
         "FASTOPEN" => (tcp, libc::TCP_FASTOPEN),
+        "FASTOPEN_CONNECT" => (tcp, libc::TCP_FASTOPEN_CONNECT),
+        "FASTOPEN_NO_COOKIE" => (tcp, libc::TCP_FASTOPEN_NO_COOKIE),
         "NOTSENT_LOWAT" => (tcp, libc::TCP_NOTSENT_LOWAT),
         "INFO" => (tcp, libc::TCP_INFO),
         "CONGESTION" => (tcp, libc::TCP_CONGESTION),

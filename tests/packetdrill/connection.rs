@@ -187,7 +187,8 @@ impl Connection {
         let v4 = self.local.is_ipv4();
         let (kind, code) = icmp_numbers(v4, &icmp.kind, &icmp.code)?;
         let word = icmp.mtu.unwrap_or(0);
-        let (seq, len) = icmp.quoted.ok_or("an ICMP message quotes [SEQ:END(LEN)]")?;
+        // One that does not say what it quotes is about the first segment.
+        let (seq, len) = icmp.quoted.unwrap_or((0, 0));
         let quoted = Tcp {
             seq: seq.wrapping_sub(self.local_offset(false)),
             len,

@@ -96,6 +96,19 @@ impl<'a> Lexer<'a> {
         &rest[..len]
     }
 
+    /// Takes hexadecimal digits, which need not be told from a number.
+    pub fn take_hex(&mut self) -> &'a str {
+        self.skip_space();
+        let rest = self.rest();
+        let len = rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len());
+        let digits = &rest[..len];
+        if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return "";
+        }
+        self.at += len;
+        digits
+    }
+
     /// Takes text up to `end`, which is taken, too.
     pub fn take_until(&mut self, end: char) -> Result<&'a str, String> {
         let rest = self.rest();

@@ -216,13 +216,17 @@ fn accurate_ecn(lexer: &mut Lexer<'_>) -> Result<TcpOption, String> {
 }
 
 fn hex(lexer: &mut Lexer<'_>) -> Result<Vec<u8>, String> {
-    let mut ahead = lexer.clone();
-    let text = match ahead.take()? {
-        Token::Word(word) if word != "nop" => word,
-        Token::Int(value) => value.to_string(),
-        _ => return Ok(Vec::new()),
-    };
-    *lexer = ahead;
+    let mut text = lexer.take_hex().to_owned();
+    if text.is_empty() {
+        // Perhaps a name for one.
+        let mut ahead = lexer.clone();
+        if let Token::Word(word) = ahead.take()?
+            && word != "nop"
+        {
+            *lexer = ahead;
+            text = word;
+        }
+    }
     if !text.len().is_multiple_of(2) {
         return Err(format!("{text} has half a byte too many"));
     }

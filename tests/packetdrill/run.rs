@@ -127,10 +127,19 @@ impl<'a> Run<'a> {
     /// What a call means for the connection under test.
     fn note(&mut self, call: &Call) -> Result<(), String> {
         let flag = |at: usize| call.args.get(at).map_or(Ok(0), crate::calls::number);
+        let known = match call.args.first().map(crate::calls::number) {
+            Some(Ok(fd)) => self.connection.is_some() && self.tested == self.program.fd(fd),
+            _ => false,
+        };
         let opens = match call.name.as_str() {
             "connect" => true,
-            "sendto" => flag(3)? & i64::from(libc::MSG_FASTOPEN) != 0,
-            "sendmsg" => flag(2)? & i64::from(libc::MSG_FASTOPEN) != 0,
+            // On a socket that has a connection it is a send as any other.
+            "sendto" => flag(3)? & i64::from(libc::MSG_FASTOPEN) != 0 && !known,
+            "sendmsg" => flag(2)? & i64::from(libc::MSG_FASTOPEN) != 0 && !known,
+            "close" if known => {
+                self.tested = -1;
+                false
+            }
             "listen" => {
                 self.listening = true;
                 false

@@ -28,8 +28,10 @@ pub struct EnginePage {
     /// Changes when an address, route or device of the engine changes: what a program learned about
     /// who serves a destination is stale then.
     pub route_epoch: AtomicU32,
+    /// `net.ipv4.tcp_fastopen` in the engine's network namespace.
+    pub fast_open: AtomicU32,
     /// Line end.
-    pub spare: [AtomicU32; 10],
+    pub spare: [AtomicU32; 9],
     /// Per shard: odd while it sleeps; changes with every sleep.
     pub asleep: [ShardSleep; crate::layout::SHARDS_MAX],
     /// One bit per TCP port: a utcp listener may be there.

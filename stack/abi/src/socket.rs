@@ -30,6 +30,8 @@ pub mod status {
     pub const HUP: u32 = 64;
     /// The connection was moved out of this region: its bytes go through the kernel's descriptor that stands under it.
     pub const MOVED: u32 = 128;
+    /// With [`CONNECTING`]: a fast open, whose SYN waits for what the first `send` puts into [`super::Socket::early_buf`].
+    pub const DEFERRED: u32 = 256;
 }
 
 /// Bits of [`Socket::intent`]: what the program wants, read by the engine when the dirty bit is set.
@@ -48,6 +50,10 @@ pub mod intent {
     pub const TX_FULL: u32 = 32;
     /// The last `send` had MSG_MORE: a partial segment waits.
     pub const MORE: u32 = 64;
+    /// What the SYN of a fast open shall bring is in the tx stream.
+    pub const START: u32 = 128;
+    /// With [`START`]: the call waits for the connection, and has more to send.
+    pub const START_MORE: u32 = 256;
 }
 
 /// What a program asks of the engine and waits for, one at a time per socket.
@@ -62,10 +68,14 @@ pub enum OpCode {
     /// As `Connect`, for a destination that [`crate::page::EnginePage::serves_loopback`]: nobody waits for the
     /// answer. The program sets [`status::CONNECTING`] itself; a failure shows in status and error.
     ConnectLoopback = 3,
+    /// As `Connect`, by Fast Open if it can be. One more result: [`RESULT_DEFERRED`].
+    ConnectFast = 4,
 }
 
 /// An [`OpCode::Connect`] that is the kernel's to serve.
 pub const RESULT_KERNEL: i32 = -1;
+/// An [`OpCode::ConnectFast`] whose SYN waits for the first `send`.
+pub const RESULT_DEFERRED: i32 = -2;
 
 /// An address and port in shared memory, written by one side while nobody reads.
 #[repr(C)]
@@ -279,6 +289,10 @@ pub mod option {
     pub const DONTROUTE: u32 = 1 << 14;
     /// SO_TIMESTAMP.
     pub const TIMESTAMP: u32 = 1 << 15;
+    /// TCP_FASTOPEN_CONNECT.
+    pub const FASTOPEN_CONNECT: u32 = 1 << 16;
+    /// TCP_FASTOPEN_NO_COOKIE.
+    pub const FASTOPEN_NO_COOKIE: u32 = 1 << 17;
 }
 
 /// Values of [`Options::congestion`].
@@ -427,8 +441,12 @@ pub struct Socket {
     pub options: Options,
 
     // Line 7.
+    /// [`BufRef`] of the tx stream while the connection is [`status::DEFERRED`]: `tx_buf` has it when there is a connection.
+    pub early_buf: AtomicU64,
+    /// Bytes that may go with the SYN then.
+    pub early_room: AtomicU32,
     /// Room for what is to come.
-    pub spare: [AtomicU32; 16],
+    pub spare: [AtomicU32; 13],
 }
 
 /// The first position of both streams of a slot in its `generation`-th use.

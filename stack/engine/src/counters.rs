@@ -36,6 +36,8 @@ counters! {
     connects_kernel,
     /// Connections that began with a Fast Open cookie, at a listener.
     fast_opens,
+    /// Connections of programs whose SYN could bring data.
+    fast_connects,
     /// Connections put into an accept queue.
     accepts,
     /// Connections that ended.

@@ -196,6 +196,11 @@ pub enum UserCall {
         /// How many.
         n: u32,
     },
+    /// A connection that was begun by [`crate::Tcb::connect_fast`]: what its SYN shall bring is in the transmit stream.
+    Start {
+        /// A call waits for the answer to send more: the ACK of the SYN-ACK may go with that.
+        more_waits: bool,
+    },
     /// `shutdown(SHUT_WR)`: FIN after the data queued so far.
     Shutdown,
     /// `shutdown(SHUT_RD)`: what arrives still is taken, as Linux does; after our FIN, it resets the connection.

@@ -22,7 +22,7 @@
 //! * A SYN for a listener: [`HalfOpen::on_syn`], send [`HalfOpen::syn_ack`], keep the record. Segments for the
 //!   same four-tuple go to [`HalfOpen::on_segment`]; at `Established` make a TCB by [`Tcb::from_half_open`]. When the
 //!   SYN queue is full, answer by [`cookie::encode`] and keep nothing; [`cookie::decode`] finds the record in the ACK.
-//! * Fast Open: [`Tcb::connect_fast`] for the client; a server whose SYN brings the cookie of
+//! * Fast Open: [`Tcb::connect_asking`] for a client without a cookie, [`Tcb::connect_fast`] with one; a server whose SYN brings the cookie of
 //!   [`isn::Secret::fast_open_cookie`] may go from [`HalfOpen::on_syn`] to [`Tcb::fast_open`] at once.
 //! * After `Events::TIME_WAIT` replace the TCB by the [`TimeWait`] of [`Tcb::time_wait`]; after `Events::CLOSED` drop it.
 //!   In both cases poll first: the last ACK or RST is still inside.

@@ -81,6 +81,9 @@ impl Shard {
         if !self.catch_up(index, socket) {
             return;
         }
+        if wants & intent::START != 0 {
+            self.start(index, socket, wants);
+        }
         self.carry_out(index, socket, wants);
         self.nudge(index);
         if wants & intent::TX_FULL != 0 {
@@ -244,7 +247,9 @@ impl Shard {
 
 fn is_connect(socket: &Socket) -> bool {
     let code = socket.op_code.load(Ordering::Relaxed);
-    code == OpCode::Connect as u32 || code == OpCode::ConnectLoopback as u32
+    [OpCode::Connect, OpCode::ConnectLoopback, OpCode::ConnectFast]
+        .iter()
+        .any(|&connect| code == connect as u32)
 }
 
 /// The TCB's settings that a socket's options stand for.
@@ -314,6 +319,9 @@ fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant, d
     for call in calls {
         // A connection that just ended refuses; its options matter to nobody then.
         let _ = flow.tcb.on_user(now, call);
+    }
+    if let retries @ 1..=255 = options.syncnt.load(Ordering::Relaxed) {
+        let _ = flow.tcb.on_user(now, UserCall::SetSynRetries(retries as u8));
     }
     if options.has(option::QUICKACK) || options.has(option::NO_QUICKACK) {
         let _ = flow.tcb.on_user(now, UserCall::SetQuickAck(options.has(option::QUICKACK)));

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_KERNEL, Socket, status};
+use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_DEFERRED, RESULT_KERNEL, Socket, status};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
 
@@ -18,6 +18,11 @@ pub(super) const LOCAL_PORTS: std::ops::Range<u32> = 32_768..61_000;
 pub(super) const LEFT_REMEMBERED: usize = 64;
 /// Largest segment between two programs of one host, as on the kernel's loopback device.
 const LOCAL_MSS: u16 = 65_483;
+
+/// Whether operation `code` may go from shard to shard.
+const fn is_passable(code: u32) -> bool {
+    code == OpCode::Connect as u32 || code == OpCode::ConnectFast as u32
+}
 
 impl Shard {
     /// The program asked to connect the fresh socket `sock`.
@@ -45,14 +50,14 @@ impl Shard {
     /// Counts and answers a connect.
     fn finish_connect(&mut self, client_index: u32, sock: u32, socket: &Socket, result: i32, waits: bool) {
         match result {
-            0 => self.counters.connects += 1,
+            0 | RESULT_DEFERRED => self.counters.connects += 1,
             RESULT_KERNEL => {
                 self.counters.connects_kernel += 1;
                 self.tell_why_kernel(client_index, socket);
             }
             _ => {}
         }
-        if result != 0 && !waits {
+        if result != 0 && !waits && result != RESULT_DEFERRED {
             self.fail_connect(
                 client_index,
                 sock,
@@ -86,7 +91,7 @@ impl Shard {
         let Some(socket) = region.socket(sock) else { return };
         // The program may have died meanwhile, and the slot may be another socket's.
         let same = socket.generation.load(Ordering::Acquire) == generation
-            && socket.op_code.load(Ordering::Relaxed) == OpCode::Connect as u32;
+            && is_passable(socket.op_code.load(Ordering::Relaxed));
         if !same || client.slot(sock) != SlotUse::Unknown || !client.take_op(sock, socket) {
             return;
         }
@@ -94,7 +99,7 @@ impl Shard {
         if result == RESULT_KERNEL && self.pass_connect_on(client_index, sock, socket, left - 1) {
             return;
         }
-        self.counters.connects_passed += u64::from(result == 0);
+        self.counters.connects_passed += u64::from(matches!(result, 0 | RESULT_DEFERRED));
         self.finish_connect(client_index, sock, socket, result, true);
     }
 
@@ -111,7 +116,7 @@ impl Shard {
         self.tell_socket(client_index, sock, u32::MAX);
     }
 
-    /// 0, [`RESULT_KERNEL`] or an errno.
+    /// 0, [`RESULT_DEFERRED`], [`RESULT_KERNEL`] or an errno.
     fn try_connect(&mut self, client_index: u32, sock: u32) -> i32 {
         let now = self.now;
         let Some(client) = self.clients.get(client_index) else { return libc::EINVAL };
@@ -141,13 +146,20 @@ impl Shard {
         };
         let config = tcb_config(&socket.options, self.base_config(path, &tuple), path);
         let iss = self.config.secret.isn(&tuple, now);
-        let tcb = Tcb::connect(&config, now, tuple, iss);
+        let fast = socket.op_code.load(Ordering::Relaxed) == OpCode::ConnectFast as u32;
+        let (tcb, room) = match fast {
+            true => self.open_as_client(&config, tuple, iss, &socket.options),
+            false => (Tcb::connect(&config, now, tuple, iss), None),
+        };
         socket.status.store(status::CONNECTING, Ordering::Release);
         let Some(flow) = self.add_flow(client_index, sock, tcb, tuple, path) else { return libc::ENOBUFS };
+        if let Some(room) = room {
+            self.defer(flow, socket, room);
+        }
         self.list_transmit(flow);
         self.refile(flow);
         self.expect_next_hop(flow);
-        0
+        if room.is_some() { RESULT_DEFERRED } else { 0 }
     }
 
     /// The way to `remote` and the address to come from; `None`: the kernel's business.

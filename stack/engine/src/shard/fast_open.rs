@@ -7,7 +7,7 @@
 
 use std::sync::atomic::Ordering;
 
-use utcp_abi::socket::status;
+use utcp_abi::socket::{option, status};
 use utcp_proto::{Config, FastOpenCookie, FourTuple, HalfOpen, Segment, Tcb, siphash};
 
 use super::Shard;
@@ -15,6 +15,8 @@ use super::flow::Path;
 use super::segments::Payload;
 
 /// Bits of `net.ipv4.tcp_fastopen`.
+pub(super) const CLIENT: u32 = 1;
+pub(super) const CLIENT_NO_COOKIE: u32 = 4;
 const SERVER: u32 = 2;
 const COOKIE_NOT_REQUIRED: u32 = 0x200;
 const EVERY_LISTENER: u32 = 0x400;
@@ -75,7 +77,8 @@ impl Shard {
         if listener.early >= most {
             return FastOpen::No;
         }
-        if settings.flags & COOKIE_NOT_REQUIRED != 0 {
+        let trusts = own.is_some_and(|socket| socket.options.has(option::FASTOPEN_NO_COOKIE));
+        if settings.flags & COOKIE_NOT_REQUIRED != 0 || trusts {
             return FastOpen::Accept;
         }
         let Some(asked) = asked else { return FastOpen::No };

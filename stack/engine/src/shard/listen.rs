@@ -428,7 +428,8 @@ impl Shard {
         let (rx_stream, tx_stream) = (stream(rx)?, stream(tx)?);
         socket.rx_buf.store(rx.0, Ordering::Relaxed);
         // A connection of this host may get a place in a pair region before it is connected: no byte may be queued here then.
-        let undecided = matches!(path, Path::Local(_)) && tcb.state() == State::SynSent;
+        // Nor do others take any: on Linux a `send` before the end of a `connect` waits for it.
+        let undecided = tcb.state() == State::SynSent;
         socket.tx_buf.store(if undecided { 0 } else { tx.0 }, Ordering::Relaxed);
         socket.shard.store(self.config.index, Ordering::Relaxed);
         // Linux tells the interface of a link-local address with it.

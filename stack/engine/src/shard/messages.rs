@@ -11,6 +11,7 @@ use utcp_netmap_io::Capture;
 
 use super::client::ClientRegion;
 use super::device::DevicePort;
+use super::fast_client::Lesson;
 use super::moving::Place;
 use super::pairs::PairRegion;
 use super::report::SocketLine;
@@ -90,6 +91,8 @@ pub enum ToShard {
     },
     /// A connection that led to no port of the shards before.
     Connect(PassedConnect),
+    /// What another shard has learned of a server's Fast Open, and how many shards don't know it yet.
+    Lesson(Lesson, u32),
     /// A device that was away is back: its new port, for the place of the old one.
     Port {
         /// Index of the old one in the shard's ports.

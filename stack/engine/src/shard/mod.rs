@@ -11,7 +11,7 @@
 //! | `commands`  | what programs ask for: bytes queued, bytes consumed, connect, shutdown, close, options |
 //! | `segments`  | what segments do: flows, half-open and TIME-WAIT records, resets |
 //! | `listen`, `fast_open` | listeners and their accept queues |
-//! | `connect`   | who serves a destination, and with which local port |
+//! | `connect`, `fast_client` | who serves a destination, and with which local port; data in SYNs |
 //! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
 //! | `device`, `frame`, `fragments` | frames in and out of ports |
 //! | `directory` | flows of other shards whose frames come to our queue |
@@ -27,6 +27,7 @@ mod commands;
 mod connect;
 mod device;
 mod directory;
+mod fast_client;
 pub mod fast_open;
 mod flow;
 mod fragments;
@@ -169,6 +170,7 @@ pub struct Shard {
     tid: u32,
     counters: Counters,
     challenges: ChallengeLimit,
+    cookies: fast_client::Cookies,
 }
 
 impl Shard {
@@ -233,6 +235,7 @@ impl Shard {
             tid: sys::gettid(),
             counters: Counters::default(),
             challenges: ChallengeLimit::default(),
+            cookies: fast_client::Cookies::default(),
         })
     }
 
@@ -310,6 +313,7 @@ impl Shard {
     /// Settings of the connections to come.
     pub fn set_tcp(&mut self, tcp: TcpSettings) {
         self.config.tcp = tcp;
+        self.life.page().fast_open.store(tcp.fast_open.flags, Ordering::Relaxed);
     }
 
     /// One turn of the loop; true if there was work.
@@ -462,6 +466,7 @@ impl Shard {
             ToShard::Host(host) => self.on_host(host),
             ToShard::Frame { interface, frame } => self.on_handed_frame(interface, &frame),
             ToShard::Connect(passed) => self.on_passed_connect(passed),
+            ToShard::Lesson(lesson, left) => self.on_lesson(lesson, left),
             ToShard::Port { place, port } => self.replace_port(place, *port),
             ToShard::Trace { capture, port } => self.trace(&capture, &port),
             ToShard::Untrace => self.untrace(),

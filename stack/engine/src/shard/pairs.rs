@@ -194,6 +194,9 @@ impl Shard {
         }
         let Some(listens) = self.listeners.get(listener).map(|l| l.client) else { return };
         let Some(flow) = self.flows.get(index) else { return };
+        if flow.tcb.is_fast_client() {
+            return; // Its first bytes come in segments already.
+        }
         let (connects, sock) = (flow.client, flow.sock);
         if let Some(end) = flow.pair {
             if self.pairs.get(end.pair).is_some_and(|pair| pair.clients == [connects, listens]) {

@@ -59,12 +59,23 @@ impl Shard {
         }
         let Some(flow) = self.flows.get_mut(index) else { return };
         let mut actions = flow.tcb.on_segment(now, seg);
+        if actions.events.any(Events::CHALLENGE.with(Events::CONNECTED)) {
+            self.before_act(index, seg, &mut actions);
+        }
+        self.act(index, &actions, payload);
+    }
+
+    /// What a TCB may not decide alone, and what is to be learned from the answer to a SYN.
+    #[cold]
+    fn before_act(&mut self, index: u32, seg: &Segment, actions: &mut Actions) {
+        if actions.events.any(Events::CONNECTED) {
+            self.learn_from_answer(index, seg, actions);
+        }
         if actions.events.any(Events::CHALLENGE) && !self.admit_challenge() {
             let Some(flow) = self.flows.get_mut(index) else { return };
             flow.tcb.withhold_challenge();
             actions.transmit = flow.tcb.has_output();
         }
-        self.act(index, &actions, payload);
     }
 
     /// RFC 5961 §7: whether another challenge ACK may leave, counted either way.
@@ -217,15 +228,20 @@ impl Shard {
         let over = events.any(Events::CLOSED) || events.any(Events::TIME_WAIT);
         if let Some(error) = actions.error.filter(|_| events.any(Events::CLOSED)) {
             let errno = errno(error);
+            let unborn = socket.status.load(Ordering::Relaxed) & status::CONNECTED == 0;
             socket.cause.store(errno, Ordering::Relaxed);
             socket.error.store(errno, Ordering::Release);
             socket.status.fetch_and(!status::CONNECTING, Ordering::AcqRel);
             socket.status.fetch_or(status::DEAD | status::HUP, Ordering::AcqRel);
             news |= libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP | libc::EPOLLRDHUP;
+            if unborn {
+                self.learn_from_silence(index, actions);
+            }
         } else if over {
             socket.status.fetch_or(status::HUP, Ordering::AcqRel);
             news |= libc::EPOLLHUP;
         }
+        let Some(flow) = self.flows.get_mut(index) else { return };
         if over {
             flow.finished = true;
             // Between two programs of one host nothing can be delayed or lost on its way, so there is no

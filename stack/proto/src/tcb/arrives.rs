@@ -102,6 +102,8 @@ impl Tcb {
         let stripped;
         let seg = if self.is_syn_ack_of_simultaneous_open(seg) {
             stripped = Segment { seq: seg.seq + 1, flags: seg.flags.without(Flags::SYN), ..*seg };
+            // The SYN in it is there for the second time; Linux says so.
+            self.note_duplicate(seg.seq, seg.seq + 1);
             &stripped
         } else {
             seg
@@ -136,7 +138,7 @@ impl Tcb {
             && seg.flags.all(Flags::SYN)
             && !seg.flags.any(Flags::RST)
             && seg.seq + 1 == self.rcv.nxt
-            && seg.ack == Some(self.snd.iss + 1)
+            && seg.ack.is_some_and(|ack| ack.after(self.snd.iss) && ack.before_or_eq(self.snd.nxt))
     }
 
     /// First: check the sequence number. RFC 7323 §5.3 puts PAWS before it.

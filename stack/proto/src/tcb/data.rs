@@ -60,7 +60,7 @@ impl Tcb {
 
     /// MUST-40: the ACK goes with data, or in less than half a second.
     #[inline]
-    fn delay_ack(&mut self, now: Instant) {
+    pub(super) fn delay_ack(&mut self, now: Instant) {
         self.ack.pending = true;
         if !self.timers.is_armed(Timer::DelayedAck) {
             self.timers.set(Timer::DelayedAck, now + self.ack.ato);

@@ -74,6 +74,11 @@ impl Tcb {
         self.update_mss();
         out.events.insert(Events::MSS_CHANGED);
         if matches!(self.state, State::SynSent | State::SynReceived) {
+            if core::mem::take(&mut self.opt.syn_data) {
+                // The data made the SYN too large: it goes again without, and not only after a timeout.
+                self.board.lose_all();
+                self.snd.syn_due = true;
+            }
             return;
         }
         self.board.lose_all();

@@ -100,25 +100,50 @@ impl Tcb {
         tcb
     }
 
-    /// OPEN with data in the SYN (RFC 7413 §4.2.1). With [`FastOpenCookie::REQUEST`] the SYN asks for a cookie, which the
-    /// engine finds in the options of the SYN-ACK; with a cookie from an earlier connection it carries the first of the
-    /// `queued` bytes that are in the transmit stream already, at most `data_max` (the MSS that was cached with the
-    /// cookie, or 536).
+    /// OPEN with a SYN that asks for a Fast Open cookie (RFC 7413 §4.1.1), which the engine finds in the options of the
+    /// SYN-ACK.
+    #[must_use]
+    pub fn connect_asking(cfg: &Config, now: Instant, tuple: FourTuple, iss: SeqNum) -> Self {
+        let mut tcb = Self::connect(cfg, now, tuple, iss);
+        tcb.opt.fast_open = Some(FastOpenCookie::REQUEST);
+        tcb
+    }
+
+    /// OPEN with data in the SYN (RFC 7413 §4.2.1). Nothing leaves before [`UserCall::Start`](crate::UserCall::Start): the SYN
+    /// brings `cookie` (`None`: the two sides have agreed to go without, §6.3.2) and the first of the bytes that are in the
+    /// transmit stream then, at most `data_max`. §4.2.1 bounds that by the MSS that was cached with the cookie.
     #[must_use]
     pub fn connect_fast(
         cfg: &Config,
         now: Instant,
         tuple: FourTuple,
         iss: SeqNum,
-        cookie: FastOpenCookie,
-        queued: u32,
+        cookie: Option<FastOpenCookie>,
         data_max: u16,
     ) -> Self {
         let mut tcb = Self::connect(cfg, now, tuple, iss);
-        tcb.opt.fast_open = Some(cookie);
-        tcb.opt.syn_data_max = if cookie == FastOpenCookie::REQUEST { 0 } else { data_max.min(cfg.mss) };
-        tcb.snd.end += queued;
+        tcb.snd.syn_due = false;
+        tcb.opt.fast_open = cookie;
+        tcb.opt.syn_data_max = data_max.min(cfg.mss);
         tcb
+    }
+
+    /// Whether this side opened fast, or asked for a cookie to do so next time: the SYN-ACK says what is worth keeping.
+    #[must_use]
+    pub const fn is_fast_client(&self) -> bool {
+        self.opt.fast_open.is_some() || self.opt.syn_data_max > 0
+    }
+
+    /// Whether our SYN had the Fast Open option: a cookie in answer to one that had not is nobody's (RFC 7413 §4.1.1).
+    #[must_use]
+    pub const fn has_asked_for_cookie(&self) -> bool {
+        self.opt.fast_open.is_some()
+    }
+
+    /// RFC 7413 §4.1.3.1: data went with our SYN, and a SYN without it had to be sent after all.
+    #[must_use]
+    pub const fn fast_open_was_lost(&self) -> bool {
+        self.opt.syn_data_max > 0 && self.recovery.syn_resent
     }
 
     /// The connection that grows out of a half-open record when [`crate::HalfOpenVerdict::Established`] was the

@@ -61,7 +61,11 @@ impl Tcb {
             notsent_bytes: snd.nxt.span_to(snd.end),
             delivery_rate: stats.rate,
             pacing_rate: self.pacing_rate(),
-            delivered: (stats.delivered_bytes / u64::from(mss)) as u32,
+            // The SYN, or SYN-ACK, is one of them.
+            delivered: match stats.delivered_bytes {
+                0 => 0,
+                bytes => 1 + ((bytes - 1).div_ceil(u64::from(mss))) as u32,
+            },
             delivered_ce: stats.delivered_ce,
             dsack_dups: stats.dsack_dups,
             rcv_ooopack: stats.out_of_order,

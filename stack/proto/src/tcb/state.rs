@@ -258,6 +258,9 @@ pub(super) struct Options {
     /// RFC 7413 §4.2.2: data flows in both directions although our SYN-ACK is not acknowledged.
     pub(super) early: bool,
     pub(super) syn_data_acked: bool,
+    /// Data went with our SYN; and somebody waits to send more as soon as it is answered.
+    pub(super) syn_data: bool,
+    pub(super) writer_waits: bool,
     /// RFC 3168 §6.1.2: the next new data carries CWR.
     pub(super) cwr_due: bool,
     /// TS.Recent and when it was set (RFC 7323 §4.3).

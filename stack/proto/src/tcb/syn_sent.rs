@@ -5,7 +5,7 @@ use super::arrives::Verdict;
 use super::state::Timer;
 use crate::actions::{Actions, DropReason, Events, SocketError};
 use crate::config::EcnMode;
-use crate::half_open::Agreed;
+use crate::half_open::{Agreed, ts_before, ts_clock};
 use crate::info::State;
 use crate::scoreboard::Delivered;
 use crate::segment::{Flags, Segment};
@@ -29,6 +29,15 @@ impl Tcb {
                 return Verdict::Done;
             }
             return Verdict::Drop(DropReason::RstNotExact);
+        }
+        // RFC 7323 §3.2: TSecr is one of ours, sent since the first SYN; else it answers somebody else's (as Linux: reset).
+        if let (true, Some(ts), Some(ack)) = (self.cfg.timestamps, seg.options.timestamps, seg.ack) {
+            let (first, last) = (self.recovery.waiting_since, now);
+            let clock = |at| ts_clock(at, self.cfg.ts_offset);
+            if ts.ecr != 0 && (ts_before(ts.ecr, clock(first)) || ts_before(clock(last), ts.ecr)) {
+                self.snd.rst_for = Some(ack);
+                return Verdict::Drop(DropReason::Paws);
+            }
         }
         // Fourth: check the SYN bit.
         if !seg.flags.any(Flags::SYN) {
@@ -71,14 +80,21 @@ impl Tcb {
         self.board.ack_to(ack, &mut delivered);
         self.sample_rtt(now, seg, &delivered);
         self.release(now, ack, out);
-        self.opt.syn_data_acked = out.released > 0;
+        self.stats.delivered_bytes += 1;
+        self.opt.syn_data_acked = out.released > 0 && self.snd.flight() == 0;
         self.establish(now, out);
         if self.snd.flight() > 0 {
             // RFC 7413 §4.2.1: the server did not take the data of the SYN; send it again, as if for the first time.
             self.board.lose_all();
             self.begin_repair(now);
         }
-        self.ack.now = true;
+        if core::mem::take(&mut self.opt.writer_waits) {
+            // Linux: "Save one ACK. Data will be ready after several ticks, if write_pending is set."
+            self.ack.interactive = true;
+            self.delay_ack(now);
+        } else {
+            self.ack.now = true;
+        }
         // RFC 9293 §3.10.7.3: "if there are other controls or text in the segment, then continue processing at the sixth
         // step"; what lies ahead of the SYN-ACK's window is left to the peer to repeat.
         if seg.len > 0 || seg.flags.any(Flags::FIN) {

@@ -91,8 +91,9 @@ impl Tcb {
         let mut len = 0;
         if first {
             // RFC 7413 §4.2.1: data goes with the first SYN only, if at all.
-            let room = u32::from(self.opt.syn_data_max).saturating_sub(options_len(&options) as u32);
+            let room = u32::from(self.opt.syn_data_max);
             len = if answer { 0 } else { room.min((self.snd.iss + 1).span_to(self.snd.end)) };
+            self.opt.syn_data = len > 0;
             self.snd.nxt = self.snd.iss + 1 + len;
             self.board.append(self.snd.nxt, Tick::at(now));
             self.recovery.waiting_since = now;
@@ -135,7 +136,8 @@ impl Tcb {
         let ts = offer(self.opt.timestamps, self.cfg.timestamps);
         let val = ts_clock(now, self.cfg.ts_offset);
         Options {
-            mss: Some(self.cfg.mss),
+            // RFC 9293 §3.7.1: what a router said of the path meanwhile holds for the way back as well, for all we know.
+            mss: Some(self.cfg.mss.min(self.snd.path_mss)),
             wscale: offer(self.opt.wscale, self.cfg.window_scaling).then(|| self.cfg.wscale()),
             sack_permitted: offer(self.opt.sack, self.cfg.sack),
             timestamps: ts.then_some(Timestamps { val, ecr: self.opt.ts_recent }),
@@ -313,7 +315,9 @@ impl Tcb {
             // RFC 9293 §3.9.1.2, MUST-61: PSH with the last data of a call, and SHLD-28: with nothing that more follows on.
             // Linux has it at the end of a burst, too, so that the receiver's NIC does not wait for the next segment.
             let pushed = self.snd.push_end.after(seq) && self.snd.push_end.before_or_eq(seq + payload);
-            if pushed || !again && self.ends_burst(now, payload, mss) {
+            // What went with the SYN was all there was then.
+            let early = again && self.opt.syn_data && seq == self.snd.iss + 1;
+            if pushed || early || !again && self.ends_burst(now, payload, mss) {
                 flags = flags.with(Flags::PSH);
             }
             if !again {

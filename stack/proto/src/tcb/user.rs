@@ -25,6 +25,7 @@ impl Tcb {
         match call {
             UserCall::Send { added, more, urgent } => self.on_send(added, more, urgent)?,
             UserCall::Received { n } => self.on_received(now, n, &mut out)?,
+            UserCall::Start { more_waits } => self.on_start(more_waits),
             UserCall::Shutdown => self.on_shutdown(&mut out),
             UserCall::ShutdownRead => self.read_shut = true,
             UserCall::Close => self.on_close(now, &mut out),
@@ -58,6 +59,14 @@ impl Tcb {
             self.snd.urgent = Some(self.snd.end);
         }
         Ok(())
+    }
+
+    /// RFC 7413 §4.2.1: what the SYN shall bring is in the transmit stream.
+    fn on_start(&mut self, more_waits: bool) {
+        if self.state == State::SynSent && self.snd.nxt == self.snd.iss {
+            self.snd.syn_due = true;
+            self.opt.writer_waits = more_waits;
+        }
     }
 
     /// RFC 9293 §3.10.3, RECEIVE: the program took bytes out of the stream.
