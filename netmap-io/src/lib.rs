@@ -39,6 +39,7 @@ mod netmap;
 pub mod pipe;
 mod port;
 mod ring;
+pub mod rss;
 mod spec;
 mod steering;
 pub mod switch;

@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::rss::Rss;
 use crate::{PortError, RxRing, Steering, TxRing};
 
 /// What a port is and can do; fixed while it is open.
@@ -46,6 +47,8 @@ pub struct Caps {
     pub peer_mac: Option<[u8; 6]>,
     /// TCP ports that connections from here may come from, first and last; `None`: the stack's own choice.
     pub client_ports: Option<(u16, u16)>,
+    /// How the device spreads frames over its queues, where that is known.
+    pub rss: Option<Arc<Rss>>,
     /// How it is driven, for people: `AF_XDP, copy, native`.
     pub mode: String,
 }

@@ -144,6 +144,59 @@ pub(crate) fn ring_sizes(name: &str) -> io::Result<(u32, u32, u32, u32)> {
     Ok((rings.rx, rings.tx, rings.rx_max, rings.tx_max))
 }
 
+/// How a NIC spreads frames over its queues, in ethtool's numbers.
+pub(crate) struct RssTold {
+    /// Bits of the hash functions in use.
+    pub(crate) function: u8,
+    /// What is done to the fields first.
+    pub(crate) transform: u8,
+    pub(crate) indirection: Vec<u32>,
+    pub(crate) key: Vec<u8>,
+}
+
+/// The head of `struct ethtool_rxfh`, in words: command, context, entries of the table, bytes of the key, function and
+/// transform in two bytes, reserved. Table and key follow.
+const RXFH_HEAD: usize = 6;
+
+/// Asks the driver of `name` for its hash.
+pub(crate) fn rss(name: &str) -> io::Result<RssTold> {
+    let socket = ioctl_socket()?;
+    let mut head = [0_u32; RXFH_HEAD];
+    head[0] = ETHTOOL_GRSSH;
+    // With sizes of 0 the driver tells the sizes alone.
+    ethtool(&socket, name, &mut head)?;
+    let (entries, key_len) = (head[2].min(RSS_MAX) as usize, head[3].min(RSS_MAX) as usize);
+    let mut all = vec![0_u32; RXFH_HEAD + entries + key_len.div_ceil(4)];
+    all[..4].copy_from_slice(&[ETHTOOL_GRSSH, 0, head[2].min(RSS_MAX), head[3].min(RSS_MAX)]);
+    let Some(first) = all.first_mut() else { return Err(io::ErrorKind::InvalidData.into()) };
+    // SAFETY: ETHTOOL_GRSSH reads and writes a head of six words and, behind it, as many entries and key bytes as the
+    // head says: exactly what `all` has room for.
+    unsafe { ethtool_raw(&socket, name, std::ptr::from_mut(first).cast()) }?;
+    let [function, transform, ..] = all[4].to_ne_bytes();
+    let key = all[RXFH_HEAD + entries..].iter().flat_map(|word| word.to_ne_bytes()).take(key_len).collect();
+    Ok(RssTold { function, transform, indirection: all[RXFH_HEAD..RXFH_HEAD + entries].to_vec(), key })
+}
+
+/// The fields of packets of a flow type that the hash covers, as bits.
+pub(crate) fn rss_fields(name: &str, flow_type: u32) -> io::Result<u64> {
+    let mut question = RxFields { cmd: ETHTOOL_GRXFH, flow_type, data: 0 };
+    ethtool(&ioctl_socket()?, name, &mut question)?;
+    Ok(question.data)
+}
+
+/// The first form of `struct ethtool_rxnfc`.
+#[repr(C)]
+struct RxFields {
+    cmd: u32,
+    flow_type: u32,
+    data: u64,
+}
+
+const ETHTOOL_GRSSH: u32 = 0x46;
+const ETHTOOL_GRXFH: u32 = 0x29;
+/// Entries and key bytes that are believed.
+const RSS_MAX: u32 = 4096;
+
 fn ioctl_socket() -> io::Result<OwnedFd> {
     // SAFETY: makes a descriptor, touches no memory.
     own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })
@@ -233,10 +286,17 @@ fn ifreq(socket: &OwnedFd, name: &str, command: libc::Ioctl) -> io::Result<libc:
 }
 
 fn ethtool<T>(socket: &OwnedFd, name: &str, command: &mut T) -> io::Result<()> {
-    let mut request = ifreq_named(name);
-    request.ifr_ifru.ifru_data = std::ptr::from_mut(command).cast();
     // SAFETY: the kernel reads and writes the structure that belongs to the command number in its
     // first word; every caller passes that structure at its full size.
+    unsafe { ethtool_raw(socket, name, std::ptr::from_mut(command).cast()) }
+}
+
+/// # Safety
+/// `command` points to the whole structure that belongs to the command number in its first word.
+unsafe fn ethtool_raw(socket: &OwnedFd, name: &str, command: *mut libc::c_char) -> io::Result<()> {
+    let mut request = ifreq_named(name);
+    request.ifr_ifru.ifru_data = command;
+    // SAFETY: by the caller's contract.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) })?;
     Ok(())
 }

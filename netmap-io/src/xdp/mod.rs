@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use crate::memory::SlotMemory;
 use crate::ring::SlotRing;
+use crate::rss::Rss;
 use crate::sys::{Interface, interface, raise_memlock};
 use crate::{
     Caps, Counters, Device, OpenOptions, PollFd, PollFds, Port, PortError, RxRing, TxRing, ZeroCopy,
@@ -69,10 +70,12 @@ pub(crate) fn open(name: &str, queue: Option<u32>, options: &OpenOptions) -> Res
     let native = steering.attach(&device.name, device.index, options.xdp_mode)?;
     let form = form(&device, native, options);
     let steering = Arc::new(steering);
+    let rss = Rss::of(&device.name).ok().flatten().map(Arc::new);
     let queues = queue.map_or(0..device.queues, |queue| queue..queue + 1);
     let mut ports: Vec<Box<dyn Port>> = Vec::new();
     for queue in queues {
-        let port = XdpPort::open(&device, queue, form, native, options, &steering)?;
+        let mut port = XdpPort::open(&device, queue, form, native, options, &steering)?;
+        port.caps.rss.clone_from(&rss);
         ports.push(Box::new(port));
     }
     Ok(Device { ports, steering: Some(steering) })

@@ -34,6 +34,8 @@ counters! {
     connects,
     /// Connections that programs asked for and the kernel serves.
     connects_kernel,
+    /// Of those that utcp serves: whose port was chosen so that the NIC's hash (RSS) brings replies to the shard's own queue.
+    connects_hashed,
     /// Connections that began with a Fast Open cookie, at a listener.
     fast_opens,
     /// Connections of programs whose SYN could bring data.

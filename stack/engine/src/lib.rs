@@ -25,7 +25,7 @@ pub mod sys;
 mod alloc_count;
 
 /// Facts about interfaces and drivers, the device strings, and the switch, for tools.
-pub use utcp_netmap_io::{DeviceSpec, OpenOptions, SpecError, inspect, open as open_device, switch};
+pub use utcp_netmap_io::{DeviceSpec, OpenOptions, SpecError, inspect, open as open_device, rss, switch};
 
 pub use config::Config;
 pub use control::{EngineError, run};

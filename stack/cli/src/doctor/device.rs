@@ -7,6 +7,7 @@ use std::process::Command;
 use utcp_engine::DeviceSpec;
 use utcp_engine::host::{HostMirror, HostView, Interface, Kind};
 use utcp_engine::inspect::{self, Offload, RingSizes};
+use utcp_engine::rss::Rss;
 
 use super::Finding;
 
@@ -130,6 +131,9 @@ fn driver(interface: &Interface) -> Vec<Finding> {
     let queues = facts.queues;
     let mut all =
         vec![Finding::good("driver", format!("{name}, {queues} queue(s): as many shards can serve it"))];
+    if queues > 1 {
+        all.push(spreading(&interface.name));
+    }
     if let Some(RingSizes { rx, tx, rx_max, tx_max }) = facts.ring_sizes {
         all.push(Finding::good("rings", format!("{rx} of {rx_max} rx slots, {tx} of {tx_max} tx slots")));
         if name == "ice" && (rx < 2048 || tx < 2048) {
@@ -139,6 +143,24 @@ fn driver(interface: &Interface) -> Vec<Finding> {
         }
     }
     all
+}
+
+/// How the NIC chooses a queue: it decides whether replies come to the shard that connects.
+fn spreading(name: &str) -> Finding {
+    match Rss::of(name) {
+        Ok(Some(rss)) => {
+            Finding::good("RSS", format!("{}: replies come to the shard that connects", rss.describe()))
+        }
+        Ok(None) => Finding::note(
+            "RSS",
+            "not a Toeplitz hash that could be computed: shards hand frames to each other (frames_handed_over); \
+             `ethtool -X IFACE hfunc toeplitz` may help",
+        ),
+        Err(error) => Finding::note(
+            "RSS",
+            format!("its key is not told ({error}): shards hand frames to each other (frames_handed_over)"),
+        ),
+    }
 }
 
 /// Which cores take the interface's interrupts.

@@ -1,8 +1,11 @@
 //! Who serves a destination: another program of this host, a device of ours, or the kernel.
 
+use std::net::Ipv6Addr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_DEFERRED, RESULT_KERNEL, Socket, status};
+use utcp_netmap_io::rss::Rss;
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
 
@@ -22,6 +25,29 @@ const LOCAL_MSS: u16 = 65_483;
 /// Whether operation `code` may go from shard to shard.
 const fn is_passable(code: u32) -> bool {
     code == OpCode::Connect as u32 || code == OpCode::ConnectFast as u32
+}
+
+/// Ports that are tried for one whose replies come to a queue of ours: enough for devices of hundreds of queues.
+const HASHED_TRIES: u32 = 2048;
+
+/// Which queue the replies to a connection come to.
+struct Replies {
+    rss: Arc<Rss>,
+    /// This shard's, as bits.
+    queues: u128,
+}
+
+impl Replies {
+    /// Whether they come to this shard; what is not known is not in the way.
+    fn come_here(&self, tuple: &FourTuple) -> bool {
+        let [from, to] = [tuple.remote, tuple.local].map(|end| (Ipv6Addr::from(end.addr.0), end.port));
+        self.rss.queue(from, to).is_none_or(|queue| self.queues & queue_bit(queue) != 0)
+    }
+}
+
+/// A queue's bit; the last one stands for all that have none of their own.
+fn queue_bit(queue: u32) -> u128 {
+    1 << queue.min(127)
 }
 
 impl Shard {
@@ -199,7 +225,8 @@ impl Shard {
     }
 
     /// A local port that makes the four-tuple unique (RFC 6056 §3.3.3, algorithm 3). None that somebody listens on, as in
-    /// Linux: with the listener's own port a program would connect to itself.
+    /// Linux: with the listener's own port a program would connect to itself. Over a NIC whose hash is known: one whose
+    /// replies come to a queue of this shard.
     pub(super) fn choose_port(
         &mut self,
         source: IpAddr,
@@ -215,16 +242,34 @@ impl Shard {
             Path::Local(_) => LOCAL_PORTS,
             Path::Device { port, .. } => self.device_ports(port),
         };
+        if let Some(replies) = self.replies(path) {
+            let tuple = self.free_port(&at(0), &range, HASHED_TRIES, |tuple| replies.come_here(tuple));
+            if tuple.is_some() {
+                self.counters.connects_hashed += 1;
+                return tuple;
+            }
+        }
+        self.free_port(&at(0), &range, u32::MAX, |_| true)
+    }
+
+    /// `tuple` with a port of ours that `fits`; tries so many at most.
+    fn free_port(
+        &mut self,
+        tuple: &FourTuple,
+        range: &std::ops::Range<u32>,
+        tries: u32,
+        fits: impl Fn(&FourTuple) -> bool,
+    ) -> Option<FourTuple> {
         // Each shard has its share of the ports: two would not know of the same four-tuple.
         let shards = self.config.count.max(1);
         let count = (range.end - range.start) / shards;
-        let offset = self.config.secret.port_offset(&at(0));
-        for _ in 0..count {
+        let offset = self.config.secret.port_offset(tuple);
+        for _ in 0..count.min(tries) {
             self.next_port = self.next_port.wrapping_add(1);
             let step = offset.wrapping_add(self.next_port) % count;
             let port = (range.start + step * shards + self.config.index) as u16;
-            let tuple = at(port);
-            if self.by_port.contains_key(&port) {
+            let tuple = FourTuple { local: Endpoint { port, ..tuple.local }, ..*tuple };
+            if self.by_port.contains_key(&port) || !fits(&tuple) {
                 continue;
             }
             match self.table.get(&tuple) {
@@ -242,6 +287,16 @@ impl Shard {
             }
         }
         None
+    }
+
+    /// How the device on `path` chooses a queue, where that is known and there are several.
+    fn replies(&self, path: Path) -> Option<Replies> {
+        let Path::Device { port, .. } = path else { return None };
+        let rss = self.ports.get(port as usize)?.rss.clone()?;
+        let interface = self.links.get(port as usize)?.interface;
+        let of_interface = self.ports.iter().filter(|device| device.link.interface == interface);
+        let queues = of_interface.fold(0, |queues, device| queues | queue_bit(device.queue));
+        Some(Replies { rss, queues })
     }
 
     /// The stack's own settings for a connection on `path`.

@@ -4,6 +4,9 @@
 //! straight into the flow's rx stream. Out: headers and payload are written straight into a slot of the
 //! tx ring. A port is driven by its shard alone; one sync per batch in each direction.
 
+use std::sync::Arc;
+
+use utcp_netmap_io::rss::Rss;
 use utcp_netmap_io::{Caps, Capture, Counters, PollFds, Port, PortError, Tracer};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::checksum::Verify;
@@ -37,6 +40,9 @@ pub struct DevicePort {
     pub(super) buried: bool,
     /// We are a host of our own there.
     station: Option<Station>,
+    /// Its queue of the device, and how that spreads frames.
+    pub(super) queue: u32,
+    pub(super) rss: Option<Arc<Rss>>,
     /// Writes down what passes, while somebody wants to see it.
     pub(super) tracer: Option<Tracer>,
 }
@@ -100,7 +106,8 @@ impl DevicePort {
             mtu_max,
             client_ports: client_ports(caps),
         };
-        Self { link, port, gone: false, buried: false, station, tracer: None }
+        let (queue, rss) = (caps.queue, caps.rss.clone());
+        Self { link, port, gone: false, buried: false, station, queue, rss, tracer: None }
     }
 
     /// Frames that can be read now.

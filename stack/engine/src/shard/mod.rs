@@ -47,6 +47,8 @@ mod transmit;
 pub mod wheel;
 
 #[cfg(test)]
+mod rss_tests;
+#[cfg(test)]
 mod taking_tests;
 #[cfg(test)]
 mod tests;
