@@ -20,7 +20,7 @@ use crate::fd_table::{self, Entry};
 use crate::notice::{self, Topic};
 use crate::pool::Pool;
 use crate::sys::{self, Sys};
-use crate::{config, death, finder, memory, process, tls};
+use crate::{config, death, finder, guard, memory, process, tls};
 
 /// Engines that one process may be attached to during its life.
 pub const ATTACHMENTS: usize = 16;
@@ -211,7 +211,10 @@ fn attach() -> Option<&'static Attachment> {
     }
     let outcome = find_and_greet();
     let result = match outcome {
-        Ok(attachment) => Some(attachment),
+        Ok(attachment) => {
+            guard::stand();
+            Some(attachment)
+        }
         Err(failure) => {
             FAILED_AT.store(sys::now_ns().max(1), Relaxed);
             let reason = failure.words().as_bytes();

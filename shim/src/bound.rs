@@ -44,6 +44,20 @@ pub fn settle(fd: c_int) {
     }
 }
 
+/// The program set an option (`why`, see [`Kind::Kept`]) on the kernel's socket `fd` that utcp can't serve: it stays the kernel's
+/// if it listens, too.
+pub fn keep(fd: c_int, why: u32) {
+    let entry = fd_table::get(fd);
+    if tls::thread().is_vfork_child() || !matches!(entry.kind(), Kind::Kernel | Kind::Bound) {
+        return;
+    }
+    let plain = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP);
+    if plain {
+        settle(fd);
+        fd_table::set(fd, Entry::new(Kind::Kept, 0, 0, why));
+    }
+}
+
 /// `connect` of the kernel's socket `fd`. `None`: it is the kernel's to do.
 ///
 /// # Safety

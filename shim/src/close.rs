@@ -35,7 +35,7 @@ pub fn close(fd: c_int) -> c_int {
     }
     match entry.kind() {
         Kind::Internal | Kind::Pool => errno::fail(Errno(libc::EBADF)),
-        Kind::Kernel | Kind::Bound | Kind::Stranger => {
+        Kind::Kernel | Kind::Bound | Kind::Stranger | Kind::Kept => {
             fd_table::replace(fd, entry, Entry::KERNEL);
             errno::into_libc(sys::close(fd).map(|()| 0))
         }
@@ -243,7 +243,7 @@ pub fn vacate(new: c_int) -> Sys<()> {
             close(new);
             Ok(())
         }
-        Kind::Listener | Kind::Epoll | Kind::Bound | Kind::Stranger => {
+        Kind::Listener | Kind::Epoll | Kind::Bound | Kind::Stranger | Kind::Kept => {
             close(new);
             Ok(())
         }

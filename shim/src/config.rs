@@ -217,6 +217,12 @@ pub fn rcvbuf_limit() -> u32 {
     limit(&FOUND, c"/proc/sys/net/ipv4/tcp_rmem")
 }
 
+/// The bound of every backlog.
+pub fn backlog_max() -> u32 {
+    static FOUND: Found = Found::new();
+    limit(&FOUND, c"/proc/sys/net/core/somaxconn")
+}
+
 /// A decimal number.
 pub fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() {

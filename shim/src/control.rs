@@ -9,7 +9,7 @@ use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{close, errno, recv, send, tls, urgent};
+use crate::{close, errno, recv, send, tls, urgent, user};
 
 /// SIOCINQ is FIONREAD; SIOCOUTQ is TIOCOUTQ.
 const SIOCOUTQ: c_ulong = libc::TIOCOUTQ;
@@ -73,6 +73,17 @@ pub fn keep_from_blocking(listener: &handle::Sock) {
     if let Ok(flags) = sys::fcntl(listener.fd, libc::F_GETFL, 0) {
         let _ = sys::fcntl(listener.fd, libc::F_SETFL, (flags | libc::O_NONBLOCK) as usize);
         listener.shared.file.fetch_or(file::KERNEL_NONBLOCK, AcqRel);
+    }
+}
+
+/// The opposite: the kernel half is all that is left.
+pub fn let_block(listener: &handle::Sock) {
+    let kept = listener.shared.file.load(Relaxed);
+    if kept & file::KERNEL_NONBLOCK == 0 || kept & file::NONBLOCK != 0 {
+        return;
+    }
+    if let Ok(flags) = sys::fcntl(listener.fd, libc::F_GETFL, 0) {
+        let _ = sys::fcntl(listener.fd, libc::F_SETFL, (flags & !libc::O_NONBLOCK) as usize);
     }
 }
 
@@ -145,11 +156,11 @@ unsafe fn answer(sock: &Sock, request: c_ulong, arg: usize) -> Option<Sys<()>> {
     let listens = sock.entry.kind() == Kind::Listener;
     match request {
         libc::FIONBIO | libc::FIOASYNC => {
-            if arg == 0 {
-                return Some(Err(Errno(libc::EFAULT)));
-            }
-            // SAFETY: the program's own int; not null.
-            let on = unsafe { (arg as *const c_int).read_unaligned() } != 0;
+            // SAFETY: the program's own int.
+            let on = match unsafe { user::fetch(arg as *const c_int) } {
+                Ok(value) => value != 0,
+                Err(error) => return Some(Err(error)),
+            };
             set_bit(sock, if request == libc::FIONBIO { file::NONBLOCK } else { file::ASYNC }, on);
             // A listener's kernel half keeps step, unless it is kept from blocking.
             let held = sock.shared.file.load(Relaxed) & file::KERNEL_NONBLOCK != 0;
@@ -173,10 +184,6 @@ unsafe fn answer(sock: &Sock, request: c_ulong, arg: usize) -> Option<Sys<()>> {
 /// # Safety
 /// `arg` is 0 or the address of an int.
 unsafe fn put(arg: usize, value: usize) -> Sys<()> {
-    if arg == 0 {
-        return Err(Errno(libc::EFAULT));
-    }
     // SAFETY: the caller's promise.
-    unsafe { (arg as *mut c_int).write_unaligned(value.min(c_int::MAX as usize) as c_int) };
-    Ok(())
+    unsafe { user::give(arg as *mut c_int, value.min(c_int::MAX as usize) as c_int) }
 }

@@ -203,7 +203,9 @@ fn change(epfd: c_int, sock: &Sock, wanted: Option<epoll_event>) -> Sys<()> {
 fn set_for(epfd: c_int, att: &'static Attachment) -> Sys<SetRef> {
     let entry = fd_table::get(epfd);
     match entry.kind() {
-        Kind::Socket | Kind::Listener | Kind::Bound | Kind::Stranger => return Err(Errno(libc::EINVAL)),
+        Kind::Socket | Kind::Listener | Kind::Bound | Kind::Stranger | Kind::Kept => {
+            return Err(Errno(libc::EINVAL));
+        }
         Kind::Internal | Kind::Pool => return Err(Errno(libc::EBADF)),
         Kind::Epoll | Kind::Kernel => {}
     }

@@ -38,6 +38,9 @@ pub enum Kind {
     Stranger,
     /// A TCP socket of the kernel's that was ours until it was bound, see [`crate::bound`].
     Bound,
+    /// A TCP socket of the kernel's that stays so, because of a socket option that utcp can't serve; its generation says
+    /// which ([`utcp_abi::region::LogCode::KernelOption`]).
+    Kept,
 }
 
 /// One word of the table.
@@ -61,6 +64,7 @@ impl Entry {
             Kind::Pool => 5,
             Kind::Bound => 6,
             Kind::Stranger => 7,
+            Kind::Kept => 8,
         };
         let (region, slot) = (u64::from(region & 15) << 8, u64::from(slot & 0xf_ffff) << 12);
         Self(kind | region | slot | u64::from(generation) << 32)
@@ -77,6 +81,7 @@ impl Entry {
             5 => Kind::Pool,
             6 => Kind::Bound,
             7 => Kind::Stranger,
+            8 => Kind::Kept,
             _ => Kind::Kernel,
         }
     }

@@ -87,6 +87,11 @@ pub fn snd_mss(sock: &Sock) -> c_int {
     word(sock, info::SND_MSS) as c_int
 }
 
+/// The path's MTU, as last asked.
+pub fn path_mtu(sock: &Sock) -> c_int {
+    word(sock, info::PMTU) as c_int
+}
+
 /// The structure, from what the engine wrote last; `now` is the socket's status.
 pub fn tcp_info(sock: &Sock, now: u32) -> TcpInfo {
     let of = |index| word(sock, index);

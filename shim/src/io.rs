@@ -7,14 +7,13 @@ use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering::AcqRel;
 
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
-use utcp_abi::socket::file;
+use utcp_abi::socket::{file, intent, option, status};
 
 use crate::fast_open::{self, Sent};
-use crate::fd_table::Kind;
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, errno, listen, poll, recv, relayed, send, swap, user};
+use crate::{bound, control_data, errno, listen, recv, relayed, send, swap, user};
 
 /// Hands the call on `fd` to libc, untouched; a number that the program does not know of is no descriptor.
 macro_rules! foreign {
@@ -34,7 +33,7 @@ macro_rules! pass {
         unsafe { real::$name($($arg),*) }
     };
 }
-pub(crate) use pass;
+pub(crate) use {foreign, pass};
 
 /// `read(2)`.
 ///
@@ -113,10 +112,11 @@ pub unsafe fn recvfrom(
         return foreign!(fd, recvfrom(fd, buf, len, flags, from, from_len));
     };
     let result = recv::recv(&sock, &user::buffer(buf, len), flags);
-    if result.is_ok() && !from.is_null() && !from_len.is_null() {
+    let result = result.and_then(|count| match from.is_null() {
+        true => Ok(count),
         // SAFETY: the program's own length.
-        unsafe { from_len.write_unaligned(0) };
-    }
+        false => unsafe { user::fetch(from_len).and_then(|_| user::give(from_len, 0)) }.map(|()| count),
+    });
     errno::into_libc(result)
 }
 
@@ -140,24 +140,49 @@ pub unsafe fn recvfrom_chk(
     unsafe { recvfrom(fd, buf, len, flags, from, from_len) }
 }
 
+/// The list of buffers that a header names.
+///
+/// # Safety
+/// The header is the program's own.
+unsafe fn buffers_of<'a>(header: &msghdr) -> Sys<&'a [iovec]> {
+    let count = c_int::try_from(header.msg_iovlen).unwrap_or(-1);
+    // SAFETY: the caller's promise.
+    unsafe { user::vector(header.msg_iov, count) }.map_err(|error| match error {
+        Errno(libc::EINVAL) => Errno(libc::EMSGSIZE),
+        other => other,
+    })
+}
+
 /// One message into the program's header.
 ///
 /// # Safety
 /// As `recvmsg`.
-unsafe fn receive_message(sock: &Sock, header: *mut msghdr, flags: c_int) -> Sys<usize> {
-    if header.is_null() {
-        return Err(Errno(libc::EFAULT));
-    }
-    // SAFETY: the program's own header; not null.
-    let header = unsafe { &mut *header };
+unsafe fn receive_message(sock: &Sock, place: *mut msghdr, flags: c_int) -> Sys<usize> {
+    // SAFETY: the program's own header.
+    let header = unsafe { user::fetch(place) }?;
     // SAFETY: the list that it names.
-    let list = unsafe { user::vector(header.msg_iov, c_int::try_from(header.msg_iovlen).unwrap_or(-1)) }
-        .map_err(|_| Errno(libc::EMSGSIZE))?;
+    let list = unsafe { buffers_of(&header) }?;
     let count = recv::recv(sock, list, flags)?;
-    header.msg_namelen = 0;
-    header.msg_controllen = 0;
-    header.msg_flags = flags & (libc::MSG_CMSG_CLOEXEC | libc::MSG_OOB);
+    let told = flags & (libc::MSG_CMSG_CLOEXEC | libc::MSG_OOB);
+    let (mut controls, told) = (control_data::Writer::new(&header), told);
+    if sock.shared.options.has(option::INQ) {
+        controls.put(libc::IPPROTO_TCP, libc::TCP_CM_INQ, inq(sock))?;
+    }
+    // SAFETY: the program's own header.
+    unsafe {
+        user::give(&raw mut (*place).msg_namelen, 0)?;
+        user::give(&raw mut (*place).msg_flags, told | controls.flags())?;
+        user::give(&raw mut (*place).msg_controllen, controls.written())?;
+    }
     Ok(count)
+}
+
+/// What TCP_CM_INQ says: bytes that wait behind those of this message; one more at the end of the stream, so that a program knows
+/// of it without another read.
+fn inq(sock: &Sock) -> c_int {
+    let waiting = recv::waiting(sock).min(c_int::MAX as usize) as c_int;
+    let over = sock.status() & status::RX_FIN != 0 || sock.intends(intent::SHUT_RD);
+    if waiting == 0 && over { 1 } else { waiting }
 }
 
 /// `recvmsg(2)`.
@@ -191,23 +216,89 @@ pub unsafe fn recvmmsg(
     let Some(sock) = handle::stream(fd) else {
         return foreign!(fd, recvmmsg(fd, headers, count, flags, timeout));
     };
+    let timeout = Timeout(timeout);
+    // SAFETY: the program's own list and timeout.
+    errno::into_libc(unsafe { receive_messages(&sock, headers, count.min(1024), flags, &timeout) })
+}
+
+/// The `timeout` of `recvmmsg`: how long it goes on after the first message. It is looked at after each.
+struct Timeout(*mut timespec);
+
+impl Timeout {
+    /// Nanoseconds, if there is one.
+    ///
+    /// # Safety
+    /// The program's own pointer.
+    unsafe fn span(&self) -> Sys<Option<u64>> {
+        if self.0.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: the caller's promise.
+        let time = unsafe { user::fetch(self.0) }?;
+        if time.tv_sec < 0 || !(0..1_000_000_000).contains(&time.tv_nsec) {
+            return Err(Errno(libc::EINVAL));
+        }
+        Ok(Some((time.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(time.tv_nsec as u64)))
+    }
+
+    /// Says what is left of it.
+    ///
+    /// # Safety
+    /// The program's own pointer.
+    unsafe fn leave(&self, left_ns: u64) -> Sys<()> {
+        // SAFETY: the caller's promise.
+        unsafe { user::give(self.0, sys::timespec(left_ns)) }
+    }
+}
+
+/// # Safety
+/// As `recvmmsg`.
+unsafe fn receive_messages(
+    sock: &Sock,
+    headers: *mut mmsghdr,
+    count: c_uint,
+    flags: c_int,
+    timeout: &Timeout,
+) -> Sys<usize> {
+    // SAFETY: the program's own pointer.
+    let span = unsafe { timeout.span() }?;
+    let end = span.map(|span| sys::now_ns().saturating_add(span));
+    // An error of before is told at once.
+    if let Some(error) = sock.take_error() {
+        return Err(error);
+    }
     let mut flags_now = flags & !libc::MSG_WAITFORONE;
     let mut done = 0usize;
-    for at in 0..count.min(1024) as usize {
+    while done < count as usize {
+        let one = headers.wrapping_add(done);
         // SAFETY: the program's list has `count` elements.
-        let one = unsafe { &mut *headers.add(at) };
-        // SAFETY: the program's own header.
-        match unsafe { receive_message(&sock, &raw mut one.msg_hdr, flags_now) } {
-            Ok(len) => one.msg_len = len as c_uint,
-            Err(error) if done == 0 => return errno::fail(error),
-            Err(_) => break,
+        let received = unsafe {
+            receive_message(sock, &raw mut (*one).msg_hdr, flags_now)
+                .and_then(|len| user::give(&raw mut (*one).msg_len, len as c_uint))
+        };
+        match received {
+            Ok(()) => done = done.wrapping_add(1),
+            Err(error) if done == 0 => return Err(error),
+            Err(Errno(libc::EAGAIN)) => break,
+            // The next call tells it.
+            Err(error) => {
+                recv::report_later(sock, error);
+                break;
+            }
         }
-        done += 1;
         if flags & libc::MSG_WAITFORONE != 0 {
             flags_now |= libc::MSG_DONTWAIT;
         }
+        if let Some(end) = end {
+            let left = end.saturating_sub(sys::now_ns());
+            // SAFETY: the program's own pointer.
+            unsafe { timeout.leave(left) }?;
+            if left == 0 {
+                break;
+            }
+        }
     }
-    done as c_int
+    Ok(done)
 }
 
 /// `write(2)`.
@@ -301,15 +392,12 @@ unsafe fn send_fast(
 /// # Safety
 /// As `sendmsg`.
 unsafe fn send_message(sock: &Sock, header: *const msghdr, flags: c_int) -> Sys<usize> {
-    if header.is_null() {
-        return Err(Errno(libc::EFAULT));
-    }
     let whole = header;
-    // SAFETY: the program's own header; not null.
-    let header = unsafe { &*header };
+    // SAFETY: the program's own header.
+    let header = unsafe { user::fetch(header) }?;
     // SAFETY: the list that it names.
-    let list = unsafe { user::vector(header.msg_iov, c_int::try_from(header.msg_iovlen).unwrap_or(-1)) }
-        .map_err(|_| Errno(libc::EMSGSIZE))?;
+    let list = unsafe { buffers_of(&header) }?;
+    control_data::check(&header)?;
     if flags & libc::MSG_FASTOPEN == 0 {
         return send::send(sock, list, flags);
     }
@@ -346,16 +434,18 @@ pub unsafe fn sendmsg(fd: c_int, header: *const msghdr, flags: c_int) -> ssize_t
 pub unsafe fn sendmmsg(fd: c_int, headers: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
     let Some(sock) = handle::stream(fd) else { return foreign!(fd, sendmmsg(fd, headers, count, flags)) };
     let mut done = 0usize;
-    for at in 0..count.min(1024) as usize {
+    while done < count.min(1024) as usize {
+        let one = headers.wrapping_add(done);
         // SAFETY: the program's list has `count` elements.
-        let one = unsafe { &mut *headers.add(at) };
-        // SAFETY: the program's own header.
-        match unsafe { send_message(&sock, &raw const one.msg_hdr, flags) } {
-            Ok(len) => one.msg_len = len as c_uint,
+        let sent = unsafe {
+            send_message(&sock, &raw const (*one).msg_hdr, flags)
+                .and_then(|len| user::give(&raw mut (*one).msg_len, len as c_uint))
+        };
+        match sent {
+            Ok(()) => done = done.wrapping_add(1),
             Err(error) if done == 0 => return errno::fail(error),
             Err(_) => break,
         }
-        done += 1;
     }
     done as c_int
 }
@@ -397,22 +487,39 @@ unsafe fn descriptor_at(list: *const u8, at: usize) -> c_int {
     fd
 }
 
-/// `preadv2(2)`: with offset -1 it is `readv` with flags; otherwise a socket has no offset.
+/// What `preadv2` and `pwritev2` may be told of a socket: no position but -1 ("where you are"). The flags of `recv` and
+/// `send` that theirs mean.
+fn positioned(offset: off_t, flags: c_int) -> Sys<c_int> {
+    const KNOWN: c_int = libc::RWF_HIPRI
+        | libc::RWF_DSYNC
+        | libc::RWF_SYNC
+        | libc::RWF_NOWAIT
+        | libc::RWF_APPEND
+        | RWF_NOAPPEND;
+    const RWF_NOAPPEND: c_int = 0x20;
+    let both = libc::RWF_APPEND | RWF_NOAPPEND;
+    match offset {
+        ..=-2 => Err(Errno(libc::EINVAL)),
+        0.. => Err(Errno(libc::ESPIPE)),
+        -1 if flags & !KNOWN != 0 => Err(Errno(libc::EOPNOTSUPP)),
+        -1 if flags & both == both => Err(Errno(libc::EINVAL)),
+        -1 if flags & libc::RWF_NOWAIT != 0 => Ok(libc::MSG_DONTWAIT),
+        -1 => Ok(0),
+    }
+}
+
+/// `preadv2(2)`.
 ///
 /// # Safety
 /// As `preadv2`.
 pub unsafe fn preadv2(fd: c_int, list: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t {
-    match handle::stream(fd) {
-        None => foreign!(fd, preadv2(fd, list, count, offset, flags)),
-        Some(_) if offset != -1 => errno::fail(Errno(libc::ESPIPE)),
-        Some(sock) => {
-            let wait = if flags & libc::RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
-            // SAFETY: the program's own list.
-            errno::into_libc(
-                unsafe { user::vector(list, count) }.and_then(|list| recv::recv(&sock, list, wait)),
-            )
-        }
-    }
+    let Some(sock) = handle::stream(fd) else {
+        return foreign!(fd, preadv2(fd, list, count, offset, flags));
+    };
+    errno::into_libc(positioned(offset, flags).and_then(|wait| {
+        // SAFETY: the program's own list.
+        unsafe { user::vector(list, count) }.and_then(|list| recv::recv(&sock, list, wait))
+    }))
 }
 
 /// `pwritev2(2)`.
@@ -420,173 +527,11 @@ pub unsafe fn preadv2(fd: c_int, list: *const iovec, count: c_int, offset: off_t
 /// # Safety
 /// As `pwritev2`.
 pub unsafe fn pwritev2(fd: c_int, list: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t {
-    match handle::stream(fd) {
-        None => foreign!(fd, pwritev2(fd, list, count, offset, flags)),
-        Some(_) if offset != -1 => errno::fail(Errno(libc::ESPIPE)),
-        Some(sock) => {
-            let wait = if flags & libc::RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
-            // SAFETY: the program's own list.
-            errno::into_libc(
-                unsafe { user::vector(list, count) }.and_then(|list| send::send(&sock, list, wait)),
-            )
-        }
-    }
-}
-
-/// Bytes of a file, for the tx stream.
-struct FromFile {
-    fd: c_int,
-    /// Position, or `None` to read from (and move) the file's own.
-    offset: Option<i64>,
-    left: usize,
-}
-
-impl send::Source for FromFile {
-    fn left(&self) -> usize {
-        self.left
-    }
-
-    unsafe fn put(&mut self, to: *mut u8, len: usize) -> Sys<usize> {
-        let len = len.min(self.left);
-        let count = match self.offset {
-            Some(offset) => sys::call!(libc::SYS_pread64, self.fd, to, len, offset),
-            None => sys::call!(libc::SYS_read, self.fd, to, len),
-        }?;
-        self.offset = self.offset.map(|offset| offset.wrapping_add(count as i64));
-        // The end of the file is the end of the source.
-        self.left = if count == 0 { 0 } else { self.left.saturating_sub(count) };
-        Ok(count)
-    }
-}
-
-/// `sendfile(2)`: file → tx stream without a buffer between.
-///
-/// # Safety
-/// As `sendfile`.
-pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t {
-    if let Some(sock) = handle::stream(from) {
-        // Out of a socket it goes into a pipe only, as `splice` does it.
-        let is_pipe = sys::mode(out).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFIFO);
-        if !is_pipe {
-            return errno::fail(Errno(libc::EINVAL));
-        }
-        return errno::into_libc(into_pipe(&sock, out, count, 0));
-    }
-    let Some(sock) = handle::stream(out) else { return foreign!(out, sendfile(out, from, offset, count)) };
-    // What has no pages (a socket, a pipe) is no source, as in the kernel.
-    match sys::mode(from) {
-        Ok(mode) if matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFBLK) => {}
-        Ok(_) => return errno::fail(Errno(libc::EINVAL)),
-        Err(error) => return errno::fail(error),
-    }
-    // SAFETY: the program's own offset.
-    let start = if offset.is_null() { None } else { Some(unsafe { offset.read_unaligned() }) };
-    let mut source = FromFile { fd: from, offset: start, left: count.min(0x7fff_f000) };
-    let result = send::send_from(&sock, &mut source, 0);
-    if let (Some(now), Ok(_)) = (source.offset, result) {
-        // SAFETY: as above.
-        unsafe { offset.write_unaligned(now) };
-    }
-    errno::into_libc(result)
-}
-
-/// Bytes that `splice` moves at a time.
-const BOUNCE: usize = 65536;
-
-/// `splice(2)` with one of our sockets at one end and a pipe at the other.
-///
-/// # Safety
-/// As `splice`.
-pub unsafe fn splice(
-    from: c_int,
-    from_offset: *mut off_t,
-    to: c_int,
-    to_offset: *mut off_t,
-    len: size_t,
-    flags: c_uint,
-) -> ssize_t {
-    let (source, sink) = (handle::stream(from), handle::stream(to));
-    if source.is_none() && sink.is_none() {
-        return pass!(splice(from, from_offset, to, to_offset, len, flags));
-    }
-    let pipe = if source.is_some() { to } else { from };
-    let is_pipe = sys::mode(pipe).map(|mode| mode & libc::S_IFMT == libc::S_IFIFO);
-    let result = match (source, sink, is_pipe) {
-        (_, _, Err(error)) => Err(error),
-        (Some(_), Some(_), _) | (_, _, Ok(false)) => Err(Errno(libc::EINVAL)),
-        _ if !from_offset.is_null() || !to_offset.is_null() => Err(Errno(libc::ESPIPE)),
-        (Some(sock), _, _) => into_pipe(&sock, to, len, flags),
-        (_, Some(sock), _) => out_of_pipe(from, &sock, len, flags),
-        (None, None, _) => Err(Errno(libc::EINVAL)),
+    let Some(sock) = handle::stream(fd) else {
+        return foreign!(fd, pwritev2(fd, list, count, offset, flags));
     };
-    errno::into_libc(result)
-}
-
-/// Whether a splice may not wait at its socket's end.
-fn splice_flags(flags: c_uint) -> c_int {
-    if flags & libc::SPLICE_F_NONBLOCK != 0 { libc::MSG_DONTWAIT } else { 0 }
-}
-
-fn into_pipe(sock: &Sock, pipe: c_int, len: usize, flags: c_uint) -> Sys<usize> {
-    let free = loop {
-        let room = sys::fcntl(pipe, libc::F_GETPIPE_SZ, 0)? as usize;
-        let mut used: c_int = 0;
-        sys::call!(libc::SYS_ioctl, pipe, libc::FIONREAD, sys::at_mut(&mut used))?;
-        let free = room.saturating_sub(used.max(0) as usize);
-        // A pipe counts pages, not bytes: keep a page of distance.
-        if free > 4096 || used == 0 {
-            break free;
-        }
-        if flags & libc::SPLICE_F_NONBLOCK != 0 {
-            return Err(Errno(libc::EAGAIN));
-        }
-        let mut list = [libc::pollfd { fd: pipe, events: libc::POLLOUT, revents: 0 }];
-        sys::poll(&mut list, 1000)?;
-    };
-    let mut bounce = [0u8; BOUNCE];
-    let part = len.min(free).min(BOUNCE);
-    let count = recv::recv(
-        sock,
-        &user::buffer(bounce.as_mut_ptr().cast(), part),
-        splice_flags(flags) | libc::MSG_PEEK,
-    )?;
-    let Some(bytes) = bounce.get(..count).filter(|bytes| !bytes.is_empty()) else { return Ok(0) };
-    let written = sys::write(pipe, bytes)?;
-    // What the pipe took is taken from the stream; the rest stays there.
-    recv::recv(sock, &user::buffer(bounce.as_mut_ptr().cast(), written), libc::MSG_TRUNC | libc::MSG_DONTWAIT)
-}
-
-fn out_of_pipe(pipe: c_int, sock: &Sock, len: usize, flags: c_uint) -> Sys<usize> {
-    let wait = splice_flags(flags);
-    // Space first: what was read from the pipe can't be put back.
-    loop {
-        if send::has_room(sock) || crate::ready::of(sock) & (crate::ready::ERR | crate::ready::HUP) != 0 {
-            break;
-        }
-        if wait != 0 || sock.is_nonblocking() {
-            crate::ready::watch(sock, crate::ready::OUT);
-            return Err(Errno(libc::EAGAIN));
-        }
-        let mut list = [libc::pollfd { fd: sock.fd, events: libc::POLLOUT, revents: 0 }];
-        poll::wait(&mut list, None, core::ptr::null())?;
-    }
-    if flags & libc::SPLICE_F_NONBLOCK != 0 {
-        let mut list = [libc::pollfd { fd: pipe, events: libc::POLLIN, revents: 0 }];
-        if sys::poll(&mut list, 0)? == 0 {
-            return Err(Errno(libc::EAGAIN));
-        }
-    }
-    let mut source = FromFile { fd: pipe, offset: None, left: len.min(BOUNCE) };
-    send::send_some(sock, &mut source)
-}
-
-/// `tee(2)` works on pipes alone.
-///
-/// # Safety
-/// None beyond C's.
-pub unsafe fn tee(from: c_int, to: c_int, len: size_t, flags: c_uint) -> ssize_t {
-    if handle::ours(from).or_else(|| handle::ours(to)).is_some_and(|sock| sock.entry.kind() == Kind::Socket) {
-        return errno::fail(Errno(libc::EINVAL));
-    }
-    pass!(tee(from, to, len, flags))
+    errno::into_libc(positioned(offset, flags).and_then(|wait| {
+        // SAFETY: the program's own list.
+        unsafe { user::vector(list, count) }.and_then(|list| send::send(&sock, list, wait))
+    }))
 }

@@ -13,7 +13,7 @@
 //!   [`sleep`]: waiting.
 //! - [`fork`], [`exec`], [`relayed`], [`process`], [`death`]: what happens to processes and engines.
 //!
-//! What a program does not get here: MSG_ZEROCOPY and SIGIO on utcp sockets; a pointer that leads nowhere is SIGSEGV, not EFAULT.
+//! What a program does not get here: MSG_ZEROCOPY and SIGIO on utcp sockets.
 //!
 //! Ground rules, each paid for by a program that broke (a library in someone else's process may not
 //! do what it likes): no allocation, no lock that a signal handler could meet, no thread-local with
@@ -41,6 +41,7 @@ mod close;
 mod config;
 mod connect;
 mod control;
+mod control_data;
 mod death;
 mod epoll;
 mod epoll_wait;
@@ -51,6 +52,7 @@ mod fast_open;
 mod fd_table;
 mod finder;
 mod fork;
+mod guard;
 mod handle;
 mod info;
 mod io;
@@ -78,6 +80,7 @@ mod send;
 mod set;
 mod signals;
 mod sleep;
+mod splice;
 mod swap;
 mod sys;
 mod table;

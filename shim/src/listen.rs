@@ -18,7 +18,7 @@ use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, connect, errno, log, options, process, swap, tls, user};
+use crate::{bound, connect, control, epoll, errno, log, options, process, swap, tls, user};
 
 /// `bind(2)`.
 ///
@@ -102,6 +102,10 @@ pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
         let _ = announce(&sock, backlog);
         return Ok(());
     }
+    if entry.kind() == Kind::Kept {
+        say_kept(fd, entry.generation());
+        return Ok(());
+    }
     if !matches!(entry.kind(), Kind::Kernel | Kind::Bound | Kind::Listener) || !fd_table::covers(fd) {
         return Ok(());
     }
@@ -142,7 +146,7 @@ pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
             }
         },
         Err(error) => {
-            log::record(att, LogCode::ListenRefused, error.0 as u32);
+            log::record_with(att, LogCode::ListenRefused, port_of(&sock), error.0 as u32);
             sock.intend(intent::CLOSE);
             Err(error)
         }
@@ -173,6 +177,10 @@ pub fn bound_address(fd: c_int, inet6: bool) -> Sys<Addr> {
     unsafe { user::address(ptr::from_ref(&storage).cast(), len, inet6) }
 }
 
+fn port_of(sock: &Sock) -> u32 {
+    bound_address(sock.fd, sock.is_inet6()).map_or(0, |local| u32::from(local.port))
+}
+
 /// Sends the listener to the engine.
 fn announce(sock: &Sock, backlog: c_int) -> Sys<Reply> {
     let inet6 = sock.is_inet6();
@@ -186,6 +194,30 @@ fn announce(sock: &Sock, backlog: c_int) -> Sys<Reply> {
         message.c |= if on { bit } else { 0 };
     }
     sock.att.channel().ask(&message, Some(sock.fd))
+}
+
+/// Tells the engine's log why a listener is the kernel's alone: the option `why` of [`Kind::Kept`].
+fn say_kept(fd: c_int, why: u32) {
+    let inet6 = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
+    if let (Some(att), Ok(local)) = (attach::current(), bound_address(fd, inet6)) {
+        log::record_with(att, LogCode::KeptListener, u32::from(local.port), why);
+    }
+}
+
+/// A listener got an option (`why`, see [`Kind::Kept`]) that utcp can't serve: from now on it is the kernel's alone.
+pub fn withdraw(sock: &Sock, why: u32) {
+    let mut message = Message::new(Ask::ListenCheck);
+    (message.a, message.b) = (u64::from(sock.slot()), 1);
+    let _ = sock.att.channel().ask(&message, None);
+    // In the kernel's sets it is already.
+    epoll::forget(sock);
+    control::let_block(sock);
+    for (number, found) in fd_table::used() {
+        if found.same_object(sock.entry) {
+            fd_table::replace(number, found, Entry::new(Kind::Kept, 0, 0, why));
+        }
+    }
+    say_kept(sock.fd, why);
 }
 
 /// A descriptor of a listener was closed: the engine shall look whether it was the last.

@@ -9,6 +9,11 @@ use crate::process;
 
 /// Writes one record. An old one that was not read yet may be lost; nobody waits.
 pub fn record(att: &'static Attachment, code: LogCode, subject: u32) {
+    record_with(att, code, subject, 0);
+}
+
+/// Writes one record with a first word of detail.
+pub fn record_with(att: &'static Attachment, code: LogCode, subject: u32, detail: u32) {
     let header = att.region().header();
     let ticket = header.log_next.fetch_add(1, Relaxed);
     let Some(record) = header.log.get(ticket as usize % LOG_RECORDS) else { return };
@@ -16,5 +21,7 @@ pub fn record(att: &'static Attachment, code: LogCode, subject: u32) {
     record.code.store(code as u32, Relaxed);
     record.pid.store(process::pid(), Relaxed);
     record.subject.store(subject, Relaxed);
+    let [first, ..] = &record.detail;
+    first.store(u64::from(detail), Relaxed);
     record.ready.store(ticket.wrapping_add(1), Release);
 }

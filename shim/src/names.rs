@@ -5,7 +5,8 @@ use core::ffi::c_int;
 use libc::{sockaddr, socklen_t};
 use utcp_abi::socket::status;
 
-use crate::sys::Errno;
+use crate::handle::Sock;
+use crate::sys::{Errno, Sys};
 use crate::table::real;
 use crate::{connect, errno, handle, listen, relayed, urgent, user};
 
@@ -23,7 +24,7 @@ pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
         // SAFETY: the program's own arguments.
         return unsafe { kernels(fd, false, to, len) };
     };
-    if to.is_null() || len.is_null() {
+    if to.is_null() {
         return errno::fail(Errno(libc::EFAULT));
     }
     if sock.status() & status::CONNECTING != 0 {
@@ -41,7 +42,7 @@ pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
 unsafe fn kernels(fd: c_int, remote: bool, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
     // SAFETY: the program's own arguments.
     unsafe {
-        let room = if len.is_null() { 0 } else { len.read_unaligned() };
+        let room = user::fetch(len).unwrap_or(0);
         let result = if remote { real::getpeername(fd, to, len) } else { real::getsockname(fd, to, len) };
         if result != 0 {
             return result;
@@ -66,12 +67,28 @@ pub unsafe fn getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
     if now & status::CONNECTED == 0 || now & status::DEAD != 0 {
         return errno::fail(Errno(libc::ENOTCONN));
     }
-    if to.is_null() || len.is_null() {
+    if to.is_null() {
         return errno::fail(Errno(libc::EFAULT));
     }
     // SAFETY: the program's own pointers.
     let given = unsafe { user::give_address(sock.shared.remote.load(), sock.is_inet6(), to, len) };
     errno::into_libc(given.map(|()| 0))
+}
+
+/// The peer's name in a place of our own, and its length.
+pub fn peer(sock: &Sock) -> Sys<(libc::sockaddr_storage, socklen_t)> {
+    let now = sock.status();
+    if now & status::CONNECTED == 0 || now & status::DEAD != 0 {
+        return Err(Errno(libc::ENOTCONN));
+    }
+    // SAFETY: zero bytes are a valid sockaddr_storage.
+    let mut name: libc::sockaddr_storage = unsafe { core::mem::zeroed() };
+    let mut len = size_of_val(&name) as socklen_t;
+    // SAFETY: a place of ours with its length.
+    unsafe {
+        user::give_address(sock.shared.remote.load(), sock.is_inet6(), (&raw mut name).cast(), &raw mut len)
+    }?;
+    Ok((name, len))
 }
 
 /// `isfdtype(3)`.

@@ -46,7 +46,9 @@ pub fn is_more(fd: c_int) -> bool {
     if entry.kind() == Kind::Stranger {
         return handle::ours(fd).is_some(); // It is being used.
     }
-    entry != Entry::KERNEL && entry.kind() != Kind::Bound && !nested::is_plain(fd, entry)
+    entry != Entry::KERNEL
+        && !matches!(entry.kind(), Kind::Bound | Kind::Kept)
+        && !nested::is_plain(fd, entry)
 }
 
 /// # Safety

@@ -164,7 +164,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
             let Some(base) = seen.base(sock) else { return Err(Errno(libc::EIO)) };
             for piece in pieces(seen.capacity, start, len) {
                 // SAFETY: a piece of the stream's buffer, which lies in the region.
-                unsafe { buffers.fill(base.wrapping_add(piece.offset), piece.len) };
+                unsafe { buffers.fill(base.wrapping_add(piece.offset), piece.len) }?;
             }
         } else {
             buffers.skip(len as usize);
@@ -249,7 +249,7 @@ fn end(sock: &Sock) -> Option<Sys<usize>> {
 }
 
 /// An error that was taken while there were bytes to return: the next call tells it.
-fn report_later(sock: &Sock, error: Errno) {
+pub fn report_later(sock: &Sock, error: Errno) {
     let _ = sock.shared.error.compare_exchange(0, error.0, AcqRel, Relaxed);
 }
 

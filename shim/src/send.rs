@@ -34,7 +34,7 @@ impl Source for Buffers<'_> {
 
     unsafe fn put(&mut self, to: *mut u8, len: usize) -> Sys<usize> {
         // SAFETY: the caller's promise; the program's buffers are readable by its own.
-        unsafe { self.drain(to, len) };
+        unsafe { self.drain(to, len) }?;
         Ok(len)
     }
 }

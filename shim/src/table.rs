@@ -22,8 +22,8 @@ use libc::{
 };
 
 use crate::{
-    accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, io, listen, memory, names,
-    options, poll, privilege, relayed, select,
+    accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, guard, io, listen, memory, names,
+    options, poll, privilege, relayed, select, splice,
 };
 
 /// Looks `name` up behind us.
@@ -163,9 +163,9 @@ hooks! {
     io::sendmsg: sendmsg(fd: c_int, header: *const msghdr, flags: c_int) -> ssize_t = SYS_sendmsg;
     io::sendmmsg: sendmmsg(fd: c_int, headers: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int [__sendmmsg] = SYS_sendmmsg;
     io::pwritev2: pwritev2(fd: c_int, list: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t [pwritev64v2];
-    io::sendfile: sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t [sendfile64] = SYS_sendfile;
-    io::splice: splice(from: c_int, from_offset: *mut off_t, to: c_int, to_offset: *mut off_t, len: size_t, flags: c_uint) -> ssize_t = SYS_splice;
-    io::tee: tee(from: c_int, to: c_int, len: size_t, flags: c_uint) -> ssize_t = SYS_tee;
+    splice::sendfile: sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t [sendfile64] = SYS_sendfile;
+    splice::splice: splice(from: c_int, from_offset: *mut off_t, to: c_int, to_offset: *mut off_t, len: size_t, flags: c_uint) -> ssize_t = SYS_splice;
+    splice::tee: tee(from: c_int, to: c_int, len: size_t, flags: c_uint) -> ssize_t = SYS_tee;
 
     // Sockets.
     connect::socket: socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int = SYS_socket;
@@ -229,6 +229,41 @@ hooks! {
     privilege::seteuid: seteuid(id: c_uint) -> c_int;
     privilege::setreuid: setreuid(id: c_uint, effective: c_uint) -> c_int = SYS_setreuid;
     privilege::setresuid: setresuid(id: c_uint, effective: c_uint, saved: c_uint) -> c_int = SYS_setresuid;
+    guard::sigaction: sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int [__sigaction];
+}
+
+/// `signal` returns a pointer, and under its other names means other flags.
+macro_rules! signals {
+    ($($name:ident $flags:expr, $masks_itself:expr;)*) => { $(
+        /// As `signal(2)`, with the flags of its name.
+        ///
+        /// # Safety
+        /// As `signal`.
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name(signal: c_int, handler: usize) -> usize {
+            type Function = unsafe extern "C" fn(c_int, usize) -> usize;
+            static LIBCS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+            if let Some(before) = guard::signal(signal, handler, $flags, $masks_itself) {
+                return before;
+            }
+            if LIBCS.load(Relaxed).is_null() {
+                LIBCS.store(find(concat_c!($name)), Relaxed);
+            }
+            match NonNull::new(LIBCS.load(Relaxed)) {
+                // SAFETY: libc's function of this name has this type; the program's own arguments.
+                Some(found) => unsafe { core::mem::transmute::<*mut (), Function>(found.as_ptr())(signal, handler) },
+                None => libc::SIG_ERR,
+            }
+        }
+    )* };
+}
+
+signals! {
+    signal libc::SA_RESTART, true;
+    bsd_signal libc::SA_RESTART, true;
+    ssignal libc::SA_RESTART, true;
+    sysv_signal libc::SA_RESETHAND | libc::SA_NODEFER, false;
+    __sysv_signal libc::SA_RESETHAND | libc::SA_NODEFER, false;
 }
 
 /// `fdopen` returns a pointer, so no line above fits it either. libc's stdio reads and writes by calls that can't be

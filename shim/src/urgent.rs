@@ -92,6 +92,6 @@ pub fn take(sock: &Sock, buffers: &mut Buffers<'_>, flags: c_int) -> Sys<usize> 
         return Ok(0);
     }
     // SAFETY: one byte of ours.
-    unsafe { buffers.fill(core::ptr::from_ref(&byte), 1) };
+    unsafe { buffers.fill(core::ptr::from_ref(&byte), 1) }?;
     Ok(1)
 }

@@ -1,6 +1,7 @@
 //! The program's own memory: buffers, vectors and addresses, as it hands them to us.
 //!
-//! A pointer that leads nowhere is SIGSEGV here where the kernel says EFAULT; null is still EFAULT.
+//! A pointer that leads nowhere is EFAULT, as in the kernel: everything is copied by [`guard`], or looked at
+//! by [`probe`] before it is used in place.
 
 use core::ffi::c_int;
 use core::mem::MaybeUninit;
@@ -9,6 +10,7 @@ use core::ptr;
 use libc::{iovec, sockaddr, socklen_t};
 use utcp_abi::socket::Addr;
 
+use crate::guard;
 use crate::sys::{Errno, Sys};
 
 /// The kernel's limit for one vector.
@@ -27,11 +29,11 @@ impl<'a> Buffers<'a> {
     /// Over `list`.
     ///
     /// # Errors
-    /// EINVAL if the lengths overflow, EFAULT for null with a length.
+    /// EINVAL if the lengths overflow, EFAULT for an address that no program can have.
     pub fn new(list: &'a [iovec]) -> Sys<Self> {
         let mut left = 0usize;
         for buffer in list {
-            if buffer.iov_base.is_null() && buffer.iov_len != 0 {
+            if buffer.iov_len != 0 && !guard::is_possible(buffer.iov_base as usize, buffer.iov_len) {
                 return Err(Errno(libc::EFAULT));
             }
             left = left.checked_add(buffer.iov_len).ok_or(Errno(libc::EINVAL))?;
@@ -48,49 +50,136 @@ impl<'a> Buffers<'a> {
     }
 
     /// Calls `copy` with the program's memory for the next `len` bytes, piece by piece.
-    fn walk(&mut self, mut len: usize, mut copy: impl FnMut(*mut u8, usize)) {
+    fn walk(&mut self, mut len: usize, mut copy: impl FnMut(*mut u8, usize) -> Sys<()>) -> Sys<()> {
         while len > 0 {
-            let Some((first, rest)) = self.rest.split_first() else { return };
+            let Some((first, rest)) = self.rest.split_first() else { return Ok(()) };
             let piece = first.iov_len.saturating_sub(self.done).min(len);
             if piece == 0 {
                 (self.rest, self.done) = (rest, 0);
                 continue;
             }
             // Inside the buffer: `done + piece <= iov_len`.
-            copy(first.iov_base.cast::<u8>().wrapping_add(self.done), piece);
+            copy(first.iov_base.cast::<u8>().wrapping_add(self.done), piece)?;
             self.done = self.done.wrapping_add(piece);
             self.left = self.left.saturating_sub(piece);
             len = len.wrapping_sub(piece);
         }
+        Ok(())
     }
 
     /// Copies `len` bytes from `from` into the buffers.
     ///
     /// # Safety
-    /// `from` must be readable for `len` bytes; the program promises that its buffers are writable.
-    pub unsafe fn fill(&mut self, mut from: *const u8, len: usize) {
+    /// `from` must be readable for `len` bytes; what can be written of the program's buffers is its own.
+    ///
+    /// # Errors
+    /// EFAULT; bytes up to there are in the buffers.
+    pub unsafe fn fill(&mut self, mut from: *const u8, len: usize) -> Sys<()> {
         self.walk(len, |to, piece| {
             // SAFETY: the program's buffer of at least `piece` bytes, and the caller's promise.
-            unsafe { ptr::copy_nonoverlapping(from, to, piece) };
+            unsafe { guard::copy(from, to, piece) }?;
             from = from.wrapping_add(piece);
-        });
+            Ok(())
+        })
     }
 
     /// Copies the next `len` bytes of the buffers to `to`.
     ///
     /// # Safety
-    /// `to` must be writable for `len` bytes; the program promises that its buffers are readable.
-    pub unsafe fn drain(&mut self, mut to: *mut u8, len: usize) {
+    /// `to` must be writable for `len` bytes; what can be read of the program's buffers is its own.
+    ///
+    /// # Errors
+    /// EFAULT; bytes up to there are at `to`.
+    pub unsafe fn drain(&mut self, mut to: *mut u8, len: usize) -> Sys<()> {
         self.walk(len, |from, piece| {
             // SAFETY: the program's buffer of at least `piece` bytes, and the caller's promise.
-            unsafe { ptr::copy_nonoverlapping(from, to, piece) };
+            unsafe { guard::copy(from, to, piece) }?;
             to = to.wrapping_add(piece);
-        });
+            Ok(())
+        })
     }
 
     /// Passes `len` bytes over without a copy.
     pub fn skip(&mut self, len: usize) {
-        self.walk(len, |_, _| {});
+        let _ = self.walk(len, |_, _| Ok(()));
+    }
+}
+
+/// Copies `len` bytes of the program to a place of ours.
+///
+/// # Safety
+/// `to` must be writable for `len` bytes; `from` is the program's.
+///
+/// # Errors
+/// EFAULT.
+pub unsafe fn copy_in(from: *const u8, to: *mut u8, len: usize) -> Sys<()> {
+    if len != 0 && !guard::is_possible(from as usize, len) {
+        return Err(Errno(libc::EFAULT));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { guard::copy(from, to, len) }
+}
+
+/// Copies `len` bytes of ours to a place of the program.
+///
+/// # Safety
+/// `from` must be readable for `len` bytes; `to` is the program's.
+///
+/// # Errors
+/// EFAULT.
+pub unsafe fn copy_out(from: *const u8, to: *mut u8, len: usize) -> Sys<()> {
+    if len != 0 && !guard::is_possible(to as usize, len) {
+        return Err(Errno(libc::EFAULT));
+    }
+    // SAFETY: the caller's promise.
+    unsafe { guard::copy(from, to, len) }
+}
+
+/// A value of the program, wherever it stands.
+///
+/// # Safety
+/// Every bit pattern of `T` is valid; `from` is the program's.
+///
+/// # Errors
+/// EFAULT.
+pub unsafe fn fetch<T: Copy>(from: *const T) -> Sys<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the value is as large as said, and any bytes make one.
+    unsafe {
+        copy_in(from.cast(), value.as_mut_ptr().cast(), size_of::<T>())?;
+        Ok(value.assume_init())
+    }
+}
+
+/// Writes a value where the program wants it.
+///
+/// # Safety
+/// `to` is the program's.
+///
+/// # Errors
+/// EFAULT.
+pub unsafe fn give<T: Copy>(to: *mut T, value: T) -> Sys<()> {
+    // SAFETY: the value is as large as said.
+    unsafe { copy_out(ptr::from_ref(&value).cast(), to.cast(), size_of::<T>()) }
+}
+
+/// Looks whether `len` bytes of the program can be read: for what is then used in place.
+///
+/// # Errors
+/// EFAULT.
+pub fn probe(from: *const u8, len: usize) -> Sys<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let (mut at, last) = (0usize, len.wrapping_sub(1));
+    loop {
+        let mut byte = 0u8;
+        // SAFETY: one byte of ours.
+        unsafe { copy_in(from.wrapping_add(at), &raw mut byte, 1) }?;
+        if at == last {
+            return Ok(());
+        }
+        at = at.saturating_add(4096).min(last);
     }
 }
 
@@ -105,9 +194,7 @@ pub unsafe fn vector<'a>(list: *const iovec, count: c_int) -> Sys<&'a [iovec]> {
     if count == 0 {
         return Ok(&[]);
     }
-    if list.is_null() {
-        return Err(Errno(libc::EFAULT));
-    }
+    probe(list.cast(), (count as usize).wrapping_mul(size_of::<iovec>()))?;
     // SAFETY: the caller's promise.
     Ok(unsafe { core::slice::from_raw_parts(list, count as usize) })
 }
@@ -136,14 +223,16 @@ pub fn unmapped(ip: &[u8; 16]) -> Option<[u8; 4]> {
 /// # Safety
 /// `address` has `len` readable bytes.
 pub unsafe fn family(address: *const sockaddr, len: socklen_t) -> Sys<c_int> {
-    if address.is_null() {
-        return Err(Errno(libc::EFAULT));
+    // The kernel copies all of it before it looks at anything.
+    if len as usize > size_of::<libc::sockaddr_storage>() {
+        return Err(Errno(libc::EINVAL));
     }
+    probe(address.cast(), len as usize)?;
     if (len as usize) < size_of::<libc::sa_family_t>() {
         return Err(Errno(libc::EINVAL));
     }
     // SAFETY: the length was checked; the program's structure may stand anywhere.
-    Ok(c_int::from(unsafe { address.cast::<libc::sa_family_t>().read_unaligned() }))
+    Ok(c_int::from(unsafe { fetch(address.cast::<libc::sa_family_t>()) }?))
 }
 
 /// Reads an address of the program, of the family that a socket has.
@@ -168,7 +257,7 @@ pub unsafe fn address(address: *const sockaddr, len: socklen_t, inet6: bool) -> 
         let wanted = (len as usize).min(size_of::<libc::sockaddr_in6>());
         // SAFETY: `wanted` bytes are readable and have room; zero bytes are valid for the rest.
         let full = unsafe {
-            ptr::copy_nonoverlapping(address.cast::<u8>(), full.as_mut_ptr().cast::<u8>(), wanted);
+            copy_in(address.cast::<u8>(), full.as_mut_ptr().cast::<u8>(), wanted)?;
             full.assume_init()
         };
         let scope = full.sin6_scope_id;
@@ -181,7 +270,11 @@ pub unsafe fn address(address: *const sockaddr, len: socklen_t, inet6: bool) -> 
         return Err(Errno(libc::EAFNOSUPPORT));
     }
     // SAFETY: the length was checked; the program's structure may stand anywhere.
-    let short = unsafe { address.cast::<libc::sockaddr_in>().read_unaligned() };
+    let short = unsafe {
+        let mut short = MaybeUninit::<libc::sockaddr_in>::uninit();
+        copy_in(address.cast(), short.as_mut_ptr().cast(), size_of::<libc::sockaddr_in>())?;
+        short.assume_init()
+    };
     let ip = mapped(short.sin_addr.s_addr.to_ne_bytes());
     Ok(Addr { ip, port: u16::from_be(short.sin_port), scope: 0 })
 }
@@ -197,11 +290,8 @@ pub unsafe fn give_address(addr: Addr, inet6: bool, to: *mut sockaddr, len: *mut
     if to.is_null() {
         return Ok(());
     }
-    if len.is_null() {
-        return Err(Errno(libc::EFAULT));
-    }
     // SAFETY: the program's own length.
-    let room = unsafe { len.read_unaligned() };
+    let room = unsafe { fetch(len) }?;
     if (room as c_int) < 0 {
         return Err(Errno(libc::EINVAL));
     }
@@ -222,10 +312,9 @@ pub unsafe fn give_address(addr: Addr, inet6: bool, to: *mut sockaddr, len: *mut
     };
     // SAFETY: at most `room` bytes of the program's buffer, and at most the structure.
     unsafe {
-        ptr::copy_nonoverlapping(from, to.cast::<u8>(), size.min(room as usize));
-        len.write_unaligned(size as socklen_t);
+        copy_out(from, to.cast::<u8>(), size.min(room as usize))?;
+        give(len, size as socklen_t)
     }
-    Ok(())
 }
 
 /// Whether `ip` is this host in any case: loopback, or "any", which means loopback to `connect`.
@@ -254,8 +343,8 @@ mod tests {
         let mut buffers = Buffers::new(&list).expect("valid");
         // SAFETY: all of it is this test's own memory.
         unsafe {
-            buffers.fill(b"abc".as_ptr(), 3);
-            buffers.fill(b"defg".as_ptr(), 4);
+            buffers.fill(b"abc".as_ptr(), 3).expect("mapped");
+            buffers.fill(b"defg".as_ptr(), 4).expect("mapped");
         }
         assert_eq!(buffers.left(), 3);
         assert_eq!((&a, &b), (b"abcd", b"efg___"));
@@ -263,13 +352,13 @@ mod tests {
         buffers.skip(2);
         let mut out = [0u8; 5];
         // SAFETY: as above.
-        unsafe { buffers.drain(out.as_mut_ptr(), 5) };
+        unsafe { buffers.drain(out.as_mut_ptr(), 5) }.expect("mapped");
         assert_eq!(&out, b"cdefg");
     }
 
     #[test]
     fn nonsense_is_refused() {
-        let list = [iovec { iov_base: ptr::null_mut(), iov_len: 1 }];
+        let list = [iovec { iov_base: ptr::without_provenance_mut(usize::MAX), iov_len: 1 }];
         assert_eq!(Buffers::new(&list).map(|_| ()), Err(Errno(libc::EFAULT)));
         // SAFETY: refused before it is looked at.
         unsafe {

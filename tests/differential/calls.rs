@@ -11,6 +11,7 @@ use std::ptr;
 use libc::{c_int, c_void};
 
 use crate::names::{self, message_flags};
+use crate::pointers;
 use crate::processes;
 use crate::stdio;
 use crate::words::{Words, bytes_of, shown};
@@ -47,10 +48,7 @@ pub fn descriptor(fds: &mut Fds, name: &str, fd: c_int) -> String {
 
 /// Runs one call and says what came of it.
 pub fn run(fds: &mut Fds, words: &Words) -> String {
-    let fd = |at: usize| match words.get(at) {
-        "bad" => 999,
-        name => *fds.get(name).unwrap_or_else(|| panic!("{name} is no descriptor in: {}", words.text())),
-    };
+    let fd = |at: usize| number(fds, words, at);
     match words.first() {
         "socket" => socket(fds, words),
         "pair" => pair(fds, words),
@@ -156,6 +154,29 @@ pub fn run(fds: &mut Fds, words: &Words) -> String {
             std::thread::sleep(std::time::Duration::from_millis(words.number(1).unsigned_abs()));
             "0".to_owned()
         }
+        _ => rarer(fds, words),
+    }
+}
+
+/// The descriptor that word `at` names.
+fn number(fds: &Fds, words: &Words, at: usize) -> c_int {
+    match words.get(at) {
+        "bad" => 999,
+        name => *fds.get(name).unwrap_or_else(|| panic!("{name} is no descriptor in: {}", words.text())),
+    }
+}
+
+/// Calls that few programs make.
+fn rarer(fds: &mut Fds, words: &Words) -> String {
+    let fd = |at: usize| number(fds, words, at);
+    match words.first() {
+        "tee" => tee([fd(1), fd(2)], words),
+        "vmsplice" => tee([fd(1), -1], words),
+        "preadv2" | "pwritev2" => positioned(fd(1), words),
+        "fault" => pointers::fault(fd(2), words),
+        "edge" => pointers::edge(fd(2), words),
+        "rawget" => raw_get(fd(1), words),
+        "rawset" => raw_set(fd(1), words),
         other => panic!("{other} is no call, in: {}", words.text()),
     }
 }
@@ -480,13 +501,44 @@ fn pipe(fds: &mut Fds, words: &Words) -> String {
     result(value as isize)
 }
 
-/// `splice FROM TO COUNT [nonblock]`
+/// `splice FROM TO COUNT [nonblock] [badflags] [offset-from] [offset-to]`
 fn splice(from: c_int, to: c_int, words: &Words) -> String {
-    let flags = if words.has("nonblock") { libc::SPLICE_F_NONBLOCK } else { 0 };
-    // SAFETY: no offsets.
+    let mut flags = if words.has("nonblock") { libc::SPLICE_F_NONBLOCK } else { 0 };
+    flags |= if words.has("badflags") { 1 << 9 } else { 0 };
+    let (mut first, mut second) = (0, 0);
+    let first = if words.has("offset-from") { &raw mut first } else { ptr::null_mut() };
+    let second = if words.has("offset-to") { &raw mut second } else { ptr::null_mut() };
+    // SAFETY: no offsets, or places for them.
+    result(unsafe { libc::splice(from, first, to, second, words.number(3) as usize, flags) })
+}
+
+/// `tee FROM TO COUNT`, `vmsplice PIPE`
+fn tee(fds: [c_int; 2], words: &Words) -> String {
+    let bytes = [b'v'; 64];
+    let list = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: bytes that are only read.
     result(unsafe {
-        libc::splice(from, ptr::null_mut(), to, ptr::null_mut(), words.number(3) as usize, flags)
+        match words.first() {
+            "tee" => libc::tee(fds[0], fds[1], words.number(3) as usize, libc::SPLICE_F_NONBLOCK),
+            _ => libc::vmsplice(fds[0], &raw const list, 1, libc::SPLICE_F_NONBLOCK),
+        }
     })
+}
+
+/// `preadv2 NAME COUNT OFFSET FLAGS`, `pwritev2 NAME DATA OFFSET FLAGS`
+fn positioned(fd: c_int, words: &Words) -> String {
+    let (offset, flags) = (words.number(3), words.number(4) as c_int);
+    if words.first() == "pwritev2" {
+        let bytes = words.bytes(2);
+        let list = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        // SAFETY: bytes that live until the call returns.
+        return result(unsafe { libc::pwritev2(fd, &raw const list, 1, offset, flags) });
+    }
+    let mut bytes = vec![0u8; words.number(2) as usize];
+    let list = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: as above.
+    let value = unsafe { libc::preadv2(fd, &raw const list, 1, offset, flags) };
+    result_with(value, |count| shown(&bytes[..count]))
 }
 
 /// `poll TIMEOUT NAME:events…`
@@ -633,6 +685,30 @@ fn set_option(fd: c_int, words: &Words) -> String {
         unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), value.len() as libc::socklen_t) }
             as isize,
     )
+}
+
+/// `rawget NAME OPTION ROOM`: the length and the bytes that came, of as much room (or length word) as said.
+fn raw_get(fd: c_int, words: &Words) -> String {
+    let (level, name) = names::option(words.get(2));
+    let mut value = [0xaau8; 256];
+    let mut len = words.number(3) as libc::socklen_t;
+    // SAFETY: scripts ask for less than the room, or for a number that must be refused.
+    let returned = unsafe { libc::getsockopt(fd, level, name, value.as_mut_ptr().cast(), &raw mut len) };
+    result_with(returned as isize, |_| {
+        let bytes = value.get(..(len as usize).min(32)).unwrap_or_default();
+        format!("{len}: {}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    })
+}
+
+/// `rawset NAME OPTION BYTE…`: in hexadecimal.
+fn raw_set(fd: c_int, words: &Words) -> String {
+    let (level, name) = names::option(words.get(2));
+    let digits = words.get(3);
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).expect("hexadecimal");
+    let value: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+    let len = value.len() as libc::socklen_t;
+    // SAFETY: bytes and their length.
+    result(unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), len) } as isize)
 }
 
 /// `name NAME`, `peer NAME`

@@ -15,6 +15,7 @@
 
 mod calls;
 mod names;
+mod pointers;
 mod processes;
 mod stdio;
 mod words;

@@ -128,8 +128,8 @@ macro_rules! areas {
 }
 
 areas! {
-    connect accept shutdown transfer epoll nested poll options descriptors handover waiting;
-    cut_through: connect accept shutdown transfer epoll nested poll options descriptors
+    connect accept shutdown transfer epoll nested poll options descriptors handover waiting pointers splice;
+    cut_through: connect accept shutdown transfer epoll nested poll options descriptors pointers splice
 }
 
 #[test]

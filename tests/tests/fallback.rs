@@ -340,3 +340,36 @@ fn a_system_engine_serves_another_user() {
     engine.signal(libc::SIGTERM);
     let _ = engine.end_within(WAIT).ok();
 }
+
+const SAVES_SYN: &str = "import signal, socket
+server = socket.socket(); server.bind(('127.0.0.1', 0))
+server.setsockopt(socket.IPPROTO_TCP, 27, 1)
+server.listen()
+print(server.getsockname()[1], flush=True)
+client = socket.create_connection(server.getsockname()); peer, _ = server.accept()
+client.sendall(b'abc'); assert peer.recv(10) == b'abc'
+assert len(peer.getsockopt(socket.IPPROTO_TCP, 28, 200)) > 40, 'no SYN'
+late = socket.create_server(('127.0.0.1', 0))
+print(late.getsockname()[1], flush=True)
+client = socket.create_connection(late.getsockname()); late.accept()
+late.setsockopt(socket.IPPROTO_TCP, 27, 1)
+client = socket.create_connection(late.getsockname()); peer, _ = late.accept()
+assert len(peer.getsockopt(socket.IPPROTO_TCP, 28, 200)) > 40, 'no SYN'
+print('ready', flush=True)
+signal.pause()";
+
+/// A listener with an option that utcp can't serve is the kernel's alone, and `utcp why` says so.
+#[test]
+fn a_listener_with_an_option_of_the_kernels() {
+    let lab = Lab::new("save-syn");
+    let engine = Engine::start(&lab);
+    let mut program = lab.python(SAVES_SYN).under(&engine).spawn();
+    program.wait_for_output("ready");
+    for port in program.stdout().lines().filter(|line| *line != "ready") {
+        wait_until(&format!("`utcp why {port}` names the option"), WAIT, || {
+            let why = engine.ask(&format!("why {port}")).unwrap_or_default();
+            (on_kernel() || why.contains("can't serve option 27 of level 6")).then_some(())
+        });
+    }
+    program.signal(libc::SIGTERM);
+}

@@ -62,7 +62,8 @@ pub enum Kind {
     /// Socket `a` listens at `addr` with backlog `b`; `c` = [`listen`] bits; descriptor: the kernel socket.
     /// Reply: errno, `a` = listener slot; `b` = slot + 1 of the socket by which this client has that listener already, or 0.
     Listen = 5,
-    /// A descriptor of listening socket `a` was closed: look whether the kernel still has it. Reply.
+    /// A descriptor of listening socket `a` was closed: look whether the kernel still has it; `b` = 1: it is the kernel's alone
+    /// from now on. Reply.
     ListenCheck = 6,
     /// Tools: a report. `a` = [`Report`], `b` = argument. Reply: `a` = bytes; the text follows in
     /// messages of up to 32 KiB, the last one empty.

@@ -39,6 +39,10 @@ pub enum LogCode {
     Exhausted = 3,
     /// An unknown socket option was refused. Subject: level << 16 | name.
     UnknownOption = 4,
+    /// A socket went to the kernel: utcp can't serve an option of it. Subject: level << 16 | name.
+    KernelOption = 5,
+    /// A listener is the kernel's alone for the same reason. Subject: port; detail 0: level << 16 | name.
+    KeptListener = 6,
 }
 
 /// The first page(s) of a region.

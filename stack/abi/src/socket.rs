@@ -194,10 +194,14 @@ pub struct Options {
     pub syncnt: AtomicU32,
     /// TCP_WINDOW_CLAMP.
     pub window_clamp: AtomicU32,
-    /// SO_MAX_PACING_RATE, bytes per second, 0 = none.
-    pub max_pacing: AtomicU32,
+    /// Bits of [`quiet`].
+    pub quiet: AtomicU32,
+    /// SO_MAX_PACING_RATE, bytes per second, every bit turned over: 0 = none.
+    pub max_pacing: AtomicU64,
+    /// IP_MTU_DISCOVER | IPV6_MTU_DISCOVER << 8, each plus one; 0 = default.
+    pub mtu_discover: AtomicU32,
     /// Room for options to come.
-    pub spare: [AtomicU32; 6],
+    pub spare: [AtomicU32; 3],
 }
 
 impl Options {
@@ -209,10 +213,11 @@ impl Options {
         }
         self.rcvtimeo_us.store(other.rcvtimeo_us.load(Ordering::Relaxed), Ordering::Relaxed);
         self.sndtimeo_us.store(other.sndtimeo_us.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.max_pacing.store(other.max_pacing.load(Ordering::Relaxed), Ordering::Relaxed);
         self.linger2_s.store(other.linger2_s.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    fn fields(&self) -> [&AtomicU32; 21] {
+    fn fields(&self) -> [&AtomicU32; 22] {
         [
             &self.flags,
             &self.sndbuf,
@@ -234,7 +239,8 @@ impl Options {
             &self.mark,
             &self.syncnt,
             &self.window_clamp,
-            &self.max_pacing,
+            &self.quiet,
+            &self.mtu_discover,
         ]
     }
 
@@ -245,6 +251,7 @@ impl Options {
         }
         self.rcvtimeo_us.store(0, Ordering::Relaxed);
         self.sndtimeo_us.store(0, Ordering::Relaxed);
+        self.max_pacing.store(0, Ordering::Relaxed);
         self.linger2_s.store(0, Ordering::Relaxed);
     }
 
@@ -287,12 +294,18 @@ pub mod option {
     pub const BROADCAST: u32 = 8192;
     /// SO_DONTROUTE.
     pub const DONTROUTE: u32 = 1 << 14;
-    /// SO_TIMESTAMP.
-    pub const TIMESTAMP: u32 = 1 << 15;
+    /// TCP_INQ.
+    pub const INQ: u32 = 1 << 15;
     /// TCP_FASTOPEN_CONNECT.
     pub const FASTOPEN_CONNECT: u32 = 1 << 16;
     /// TCP_FASTOPEN_NO_COOKIE.
     pub const FASTOPEN_NO_COOKIE: u32 = 1 << 17;
+}
+
+/// Bits of [`Options::quiet`]: options that change nothing about a TCP connection, kept for `getsockopt`.
+pub mod quiet {
+    /// SO_SELECT_ERR_QUEUE: what waits in the error queue is POLLPRI, too.
+    pub const SELECT_ERR_QUEUE: u32 = 1;
 }
 
 /// Values of [`Options::congestion`].

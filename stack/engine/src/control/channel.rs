@@ -98,7 +98,12 @@ impl Control {
                 self.on_pair_message(number, client, kind, message, fds.pop());
             }
             (Kind::ListenCheck, Some(client)) => {
-                self.on_listen_check(client, Some(message.a as u32));
+                let sock = message.a as u32;
+                if message.b == 1 {
+                    self.drop_listener(client, sock);
+                } else {
+                    self.on_listen_check(client, Some(sock));
+                }
                 self.reply(number, &Reply::default(), &[]);
             }
             _ => self.reply(number, &Reply { error: libc::EPROTO, ..Reply::default() }, &[]),

@@ -159,7 +159,7 @@ impl Control {
         }
     }
 
-    fn drop_listener(&mut self, client: u32, sock: u32) {
+    pub(super) fn drop_listener(&mut self, client: u32, sock: u32) {
         let Some(entry) = self.clients.get_mut(&client) else { return };
         let Some(at) = entry.listeners.iter().position(|l| l.sock == sock) else { return };
         let listener = entry.listeners.swap_remove(at);

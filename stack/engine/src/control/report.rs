@@ -307,6 +307,17 @@ impl Control {
                 c if c == LogCode::UnknownOption as u32 => {
                     format!("socket option {} of level {} was refused.", port & 0xffff, port >> 16)
                 }
+                c if c == LogCode::KernelOption as u32 => format!(
+                    "a socket runs on the kernel: utcp can't serve option {} of level {}, which the program set.",
+                    port & 0xffff,
+                    port >> 16
+                ),
+                c if c == LogCode::KeptListener as u32 => format!(
+                    "the listener on port {port} runs on the kernel alone: utcp can't serve option {} of level {}, which \
+                     the program set.",
+                    detail & 0xffff,
+                    detail >> 16 & 0xffff
+                ),
                 _ => continue,
             };
             self.note(LogLine { pid, port, text });

@@ -68,14 +68,14 @@ impl Shard {
 
     fn on_flow_command(&mut self, index: u32, socket: &Socket, wants: u32) {
         let now = self.now;
-        let default = self.config.tcp.config.congestion;
+        let default = self.config.tcp.config;
         let Some(flow) = self.flows.get_mut(index) else { return };
         if wants & intent::OWNED != 0 {
             flow.waiting = None;
         }
         if wants & intent::OPTIONS != 0 {
             socket.intent.fetch_and(!intent::OPTIONS, Ordering::AcqRel);
-            apply_options(flow, &socket.options, now, default);
+            apply_options(flow, &socket.options, now, &default);
             self.tell_rcvbuf(index);
         }
         if !self.catch_up(index, socket) {
@@ -272,10 +272,26 @@ pub(super) fn tcb_config(options: &Options, base: Config, path: Path) -> Config 
     if let retries @ 1..=255 = options.syncnt.load(Ordering::Relaxed) {
         config.syn_retries = retries as u8;
     }
-    if let seconds @ 1.. = options.linger2_s.load(Ordering::Relaxed) {
-        config.fin_timeout = Duration::from_secs(u64::from(seconds.unsigned_abs()).min(120));
-    }
+    config.fin_timeout = fin_timeout(options, base.fin_timeout);
+    config.pacing_rate_max = pacing_rate(options);
     config
+}
+
+/// TCP_LINGER2: how long the peer of an orphan may take to close. Below 0 Linux does not wait at all.
+fn fin_timeout(options: &Options, default: Duration) -> Duration {
+    match options.linger2_s.load(Ordering::Relaxed) {
+        0 => default,
+        ..0 => Duration::from_millis(1),
+        seconds => Duration::from_secs(u64::from(seconds.unsigned_abs()).min(120)),
+    }
+}
+
+/// SO_MAX_PACING_RATE in bytes per second. A rate of 0 would never send.
+fn pacing_rate(options: &Options) -> u64 {
+    match !options.max_pacing.load(Ordering::Relaxed) {
+        0 => u64::MAX,
+        rate => rate,
+    }
 }
 
 fn keepalive(options: &Options) -> Option<Keepalive> {
@@ -305,16 +321,16 @@ fn controller(options: &Options, default: CongestionKind, path: Path) -> Congest
     }
 }
 
-fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant, default: CongestionKind) {
+fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant, default: &Config) {
     let timeout = Duration::from_millis(u64::from(options.user_timeout_ms.load(Ordering::Relaxed)));
-    let rate = u64::from(options.max_pacing.load(Ordering::Relaxed));
     let calls = [
         UserCall::SetNoDelay(options.has(option::NODELAY)),
         UserCall::SetCork(options.has(option::CORK)),
         UserCall::SetKeepalive(keepalive(options)),
         UserCall::SetUserTimeout(timeout),
-        UserCall::SetCongestion(controller(options, default, flow.path)),
-        UserCall::SetPacingRate(if rate == 0 { u64::MAX } else { rate }),
+        UserCall::SetCongestion(controller(options, default.congestion, flow.path)),
+        UserCall::SetFinTimeout(fin_timeout(options, default.fin_timeout)),
+        UserCall::SetPacingRate(pacing_rate(options)),
     ];
     for call in calls {
         // A connection that just ended refuses; its options matter to nobody then.
