@@ -8,23 +8,16 @@ use crate::calls::{message, result};
 use crate::words::Words;
 
 /// Addresses at which nothing can be read or written.
-fn nowhere() -> [(&'static str, *mut c_void); 5] {
-    // SAFETY: a new mapping that nobody may touch, and one that is gone again.
-    unsafe {
-        let map = |protection| {
-            libc::mmap(ptr::null_mut(), 1 << 16, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
-        };
-        let closed = map(libc::PROT_NONE);
-        let gone = map(libc::PROT_READ);
-        libc::munmap(gone, 1 << 16);
-        [
-            ("null", ptr::null_mut()),
-            ("one", ptr::without_provenance_mut(1)),
-            ("highest", ptr::without_provenance_mut(usize::MAX)),
-            ("closed", closed),
-            ("gone", gone),
-        ]
-    }
+fn nowhere() -> [(&'static str, *mut c_void); 4] {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping, which nobody may touch.
+    let closed = unsafe { libc::mmap(ptr::null_mut(), 1 << 16, libc::PROT_NONE, flags, -1, 0) };
+    [
+        ("null", ptr::null_mut()),
+        ("one", ptr::without_provenance_mut(1)),
+        ("highest", ptr::without_provenance_mut(usize::MAX)),
+        ("closed", closed),
+    ]
 }
 
 /// `fault CALL NAME`: the call with each of the bad addresses.
