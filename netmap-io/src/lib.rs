@@ -32,12 +32,14 @@
 
 pub mod conformance;
 mod error;
+mod frame;
 pub mod inspect;
 mod layer;
 mod memory;
 mod netmap;
 pub mod pipe;
 mod port;
+pub mod provider;
 mod ring;
 pub mod rss;
 mod spec;
@@ -51,9 +53,11 @@ mod xdp;
 
 pub use error::PortError;
 pub use layer::{Capture, FaultError, FaultSpec, Tracer, capture, faults};
+pub use netmap::admin;
+pub use netmap::name::{Conf, Extmem, NetmapOptions, Offset, Rings};
 pub use port::{Caps, Counters, Device, OpenOptions, PollFd, PollFds, Port, XdpMode, ZeroCopy};
 pub use ring::{RxFrame, RxRing, Slot, SlotFlags, TxRing, TxSlot};
-pub use spec::{DeviceSpec, Rings, SpecError};
+pub use spec::{DeviceSpec, SpecError};
 pub use steering::{Flow, PeerVerdict, Proto, Steering, Tuple, mapped};
 
 /// Opens every queue that `device` names, in the order of their numbers.
@@ -70,7 +74,7 @@ pub fn open_spec(spec: &DeviceSpec, options: &OpenOptions) -> Result<Device, Por
         DeviceSpec::Xdp { interface, queue } => xdp::open(interface, *queue, options),
         DeviceSpec::Tap { name } => tap::open(name, options),
         DeviceSpec::Pipe { name } => pipe::open(name, options),
-        DeviceSpec::Netmap { name, rings } => netmap::open(name, *rings, options),
+        DeviceSpec::Netmap { .. } => netmap::open(spec, options),
         DeviceSpec::Switch { name } => switch::open(name, options),
     }
 }

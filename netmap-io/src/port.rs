@@ -80,6 +80,16 @@ pub struct Counters {
     pub tx_dropped: u64,
     /// Rings whose indices made no sense and were reset (netmap's prologue check).
     pub ring_resets: u64,
+    /// Frames that were not ours and went on to the kernel (netmap's host rings).
+    pub to_host: u64,
+    /// Those of them that waited in an extra buffer, because the kernel's ring was full.
+    pub to_host_waited: u64,
+    /// Those that were dropped, because there was no extra buffer either.
+    pub to_host_dropped: u64,
+    /// Frames of the kernel that went on to the device.
+    pub from_host: u64,
+    /// Times that frames of the kernel had to wait for room on the device.
+    pub from_host_waited: u64,
     /// Dropped by the fault layer: loss.
     pub fault_lost: u64,
     /// Dropped by the fault layer: its queue was full (rate, delay).
@@ -97,7 +107,7 @@ pub struct Counters {
 impl Counters {
     /// Every counter with its name, in the order of the struct.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u64); 18] {
+    pub fn named(&self) -> [(&'static str, u64); 23] {
         let Self {
             rx_frames,
             rx_bytes,
@@ -111,6 +121,11 @@ impl Counters {
             tx_bad_slot,
             tx_dropped,
             ring_resets,
+            to_host,
+            to_host_waited,
+            to_host_dropped,
+            from_host,
+            from_host_waited,
             fault_lost,
             fault_queue_full,
             fault_duplicated,
@@ -131,6 +146,11 @@ impl Counters {
             ("tx_bad_slot", tx_bad_slot),
             ("tx_dropped", tx_dropped),
             ("ring_resets", ring_resets),
+            ("to_host", to_host),
+            ("to_host_waited", to_host_waited),
+            ("to_host_dropped", to_host_dropped),
+            ("from_host", from_host),
+            ("from_host_waited", from_host_waited),
             ("fault_lost", fault_lost),
             ("fault_queue_full", fault_queue_full),
             ("fault_duplicated", fault_duplicated),
@@ -220,6 +240,11 @@ pub trait Port: Send {
     /// What to wait for in addition when the tx ring is full. `None`: [`Port::poll_fds`] wakes for room, too.
     fn tx_poll_fd(&self) -> Option<PollFd>;
 
+    /// When the device synced the rx ring the last time, since 1970, where it tells ([`OpenOptions::timestamps`]).
+    fn rx_time(&self) -> Option<Duration> {
+        None
+    }
+
     /// Within what time `rx_sync` and `tx_sync` have to be called although no descriptor will tell:
     /// frames that the device had no room for, or that a layer holds back (fault injection).
     fn resync_in(&self) -> Option<Duration> {
@@ -261,6 +286,10 @@ pub struct OpenOptions {
     pub vnet_header: bool,
     /// What the stack calls itself towards a switch.
     pub stack: String,
+    /// netmap: the module writes the time of each sync ([`Port::rx_time`]).
+    pub timestamps: bool,
+    /// netmap: the kernel goes on using the interface, through its host rings; [`Device::steering`] says what is ours.
+    pub beside_kernel: bool,
 }
 
 impl Default for OpenOptions {
@@ -275,6 +304,8 @@ impl Default for OpenOptions {
             pipe_wait: Duration::from_secs(5),
             vnet_header: false,
             stack: String::new(),
+            timestamps: false,
+            beside_kernel: false,
         }
     }
 }

@@ -46,10 +46,11 @@ impl SlotFlags {
     pub const MORE_FRAG: u16 = 0x0020;
 }
 
-/// The buffers of one memory: `count` of them, `stride` bytes each.
+/// The buffers of one memory: those from `first` up to `count`, `stride` bytes each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Buffers {
     base: NonNull<u8>,
+    first: u32,
     count: u32,
     stride: u32,
 }
@@ -58,12 +59,31 @@ impl Buffers {
     /// # Safety
     /// `base` points to `count * stride` readable and writable bytes that outlive every ring made with it.
     pub(crate) unsafe fn new(base: NonNull<u8>, count: u32, stride: u32) -> Self {
-        Self { base, count, stride }
+        Self { base, first: 0, count, stride }
     }
 
-    /// Whether buffer `index` exists.
+    /// The same without the buffers below `first`, which no slot may have.
+    pub(crate) fn from(self, first: u32) -> Self {
+        Self { first, ..self }
+    }
+
+    /// Whether a slot may have buffer `index`.
     pub(crate) fn contains(self, index: u32) -> bool {
-        index < self.count
+        (self.first..self.count).contains(&index)
+    }
+
+    /// The first word of a buffer, which links it to the next one of a chain; `None` if there is no such buffer.
+    pub(crate) fn link(self, index: u32) -> Option<u32> {
+        // SAFETY: the index was checked, and a buffer is longer than a word. Every bit pattern is a value.
+        self.contains(index).then(|| unsafe { self.at(index, 0).cast::<u32>().read_unaligned() })
+    }
+
+    /// Writes that word. The buffer stands in no slot, and the caller owns it.
+    pub(crate) fn set_link(self, index: u32, next: u32) {
+        if self.contains(index) {
+            // SAFETY: as in `link`.
+            unsafe { self.at(index, 0).cast::<u32>().write_unaligned(next) };
+        }
     }
 
     /// Where a checked piece of a buffer starts.
@@ -167,6 +187,46 @@ impl SlotRing {
             unsafe { std::slice::from_raw_parts_mut(self.bufs.at(slot.buf, offset).as_ptr(), len as usize) };
         room.copy_from_slice(bytes);
         true
+    }
+
+    /// The buffers that the slots refer to.
+    pub(crate) fn buffers(&self) -> Buffers {
+        self.bufs
+    }
+
+    /// Whether a buffer can change places with one of `other`.
+    pub(crate) fn shares_memory(&self, other: &Self) -> bool {
+        self.bufs.base == other.bufs.base
+            && self.bufs.stride == other.bufs.stride
+            && self.offset_mask == other.offset_mask
+    }
+
+    /// The frame in a slot leaves with its buffer, and `buf` comes for it. What stays is a slot of no bytes.
+    pub(crate) fn take(&mut self, index: u32, buf: u32) -> Slot {
+        let slot = self.slot(index);
+        self.set_slot(index, Slot { buf, len: 0, flags: SlotFlags::BUF_CHANGED, ptr: 0 });
+        slot
+    }
+
+    /// The buffer in the next slot that can be filled; `None`: there is none.
+    pub(crate) fn front_buffer(&mut self) -> Option<u32> {
+        if self.head == self.tail {
+            return None;
+        }
+        let buf = self.slot(self.head).buf;
+        if !self.bufs.contains(buf) {
+            self.bad_slots += 1;
+            return None;
+        }
+        Some(buf)
+    }
+
+    /// Commits a frame that was taken out of another ring. Its place is [`Self::front_buffer`]'s, which the caller has
+    /// given away.
+    pub(crate) fn put(&mut self, frame: Slot) {
+        let flags = frame.flags & SlotFlags::MORE_FRAG | SlotFlags::BUF_CHANGED;
+        self.set_slot(self.head, Slot { flags, ..frame });
+        self.head = self.next(self.head);
     }
 
     /// The whole buffer in `slot`; `None` if the slot lies.
@@ -275,9 +335,7 @@ impl<'a> RxRing<'a> {
     pub fn forward(&mut self, tx: &mut TxRing<'_>) -> bool {
         self.skip_bad();
         let (Some(from), Some(mut out)) = (self.front(), tx.slot()) else { return false };
-        let shared =
-            self.ring.bufs.base == out.ring.bufs.base && self.ring.offset_mask == out.ring.offset_mask;
-        if shared {
+        if self.ring.shares_memory(out.ring) {
             let index = out.ring.head;
             let to = out.ring.slot(index);
             let flags = from.flags & SlotFlags::MORE_FRAG | SlotFlags::BUF_CHANGED;
@@ -302,13 +360,14 @@ impl<'a> RxRing<'a> {
         (!self.is_empty()).then(|| self.ring.slot(self.ring.head))
     }
 
-    /// Moves head to the next slot that holds a frame.
+    /// Moves head to the next slot that holds a frame. One of no bytes never did: its frame went another way.
     fn skip_bad(&mut self) {
         while let Some(slot) = self.front() {
-            if self.ring.extent(slot).is_some() {
+            let good = self.ring.extent(slot).is_some();
+            if good && slot.len != 0 {
                 return;
             }
-            self.ring.bad_slots += 1;
+            self.ring.bad_slots += u64::from(!good);
             self.ring.head = self.ring.next(self.ring.head);
         }
     }
@@ -323,6 +382,9 @@ impl<'a> Iterator for RxRing<'a> {
             let slot = self.ring.slot(self.ring.head);
             self.ring.head = self.ring.next(self.ring.head);
             if let Some((offset, len)) = self.ring.extent(slot) {
+                if len == 0 {
+                    continue;
+                }
                 // SAFETY: `extent` checked that the piece is inside the buffers. It is borrowed for 'a,
                 // longer than `&mut self`: the slot is behind head now, so nothing of this view touches it
                 // again, and the device gets it back in a sync, which needs the port and so ends 'a.

@@ -3,29 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::netmap::name::{NetmapOptions, PortName, Rings};
+
 /// The longest interface name of Linux, without the terminating zero.
 const IFNAME_MAX: usize = 15;
 /// The longest name of a pipe: it becomes part of a socket address.
 const PIPE_NAME_MAX: usize = 80;
 /// More queues than any driver has.
 const QUEUE_MAX: u32 = 4095;
-
-/// Which rings of a netmap device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rings {
-    /// Every ring pair of the device.
-    All,
-    /// One ring pair.
-    One(u32),
-    /// The rings of the host stack (`^`).
-    Host,
-    /// The device's and the host's (`*`).
-    AllAndHost,
-    /// The side of a netmap pipe that made it (`{n`).
-    PipeMaster(u32),
-    /// The other side (`}n`).
-    PipeSlave(u32),
-}
 
 /// What a device string asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +21,8 @@ pub enum DeviceSpec {
         name: String,
         /// Which rings.
         rings: Rings,
+        /// What stands behind them.
+        options: Box<NetmapOptions>,
     },
     /// `xdp:eth0`, `xdp:eth0-3`.
     Xdp {
@@ -100,6 +87,16 @@ pub enum SpecError {
         /// Why it can't be one.
         reason: &'static str,
     },
+    /// Flags or an option that mean nothing.
+    #[error("{suffix:?} in {text:?}: {reason}")]
+    BadSuffix {
+        /// The whole string.
+        text: String,
+        /// What was not understood.
+        suffix: String,
+        /// What would be.
+        reason: &'static str,
+    },
     /// A number that is not one, or too large.
     #[error("{number:?} in {text:?} is not a {what} (0 to {max})")]
     BadNumber {
@@ -133,15 +130,8 @@ impl FromStr for DeviceSpec {
             "tap" => Ok(Self::Tap { name: interface_name(text, rest, "tap:utcp0")? }),
             "pipe" => Ok(Self::Pipe { name: pipe_name(text, rest)? }),
             "switch" => Ok(Self::Switch { name: pipe_name(text, rest)? }),
-            "netmap" => {
-                let (name, rings) = split_rings(text, rest)?;
-                Ok(Self::Netmap { name: interface_name(text, name, "netmap:eth0")?, rings })
-            }
-            vale if is_vale(vale) => {
-                let (name, rings) = split_rings(text, rest)?;
-                let port = interface_name(text, name, "vale0:a")?;
-                Ok(Self::Netmap { name: format!("{vale}:{port}"), rings })
-            }
+            "netmap" => Ok(netmap(PortName::parse(text, None, rest)?)),
+            vale if is_vale(vale) => Ok(netmap(PortName::parse(text, Some(vale), rest)?)),
             _ => Err(SpecError::UnknownKind { text: text.into(), kind: kind.into() }),
         }
     }
@@ -163,22 +153,8 @@ fn split_queue<'t>(text: &str, rest: &'t str) -> Result<(&'t str, Option<u32>), 
     }
 }
 
-/// Cuts netmap's ring suffix off the end.
-fn split_rings<'t>(text: &str, rest: &'t str) -> Result<(&'t str, Rings), SpecError> {
-    if let Some(name) = rest.strip_suffix('^') {
-        return Ok((name, Rings::Host));
-    }
-    if let Some(name) = rest.strip_suffix('*') {
-        return Ok((name, Rings::AllAndHost));
-    }
-    if let Some((name, id)) = rest.rsplit_once('{') {
-        return Ok((name, Rings::PipeMaster(number(text, id, "pipe number")?)));
-    }
-    if let Some((name, id)) = rest.rsplit_once('}') {
-        return Ok((name, Rings::PipeSlave(number(text, id, "pipe number")?)));
-    }
-    let (name, queue) = split_queue(text, rest)?;
-    Ok((name, queue.map_or(Rings::All, Rings::One)))
+fn netmap(PortName { name, rings, options }: PortName) -> DeviceSpec {
+    DeviceSpec::Netmap { name, rings, options: Box::new(options) }
 }
 
 fn number(text: &str, digits: &str, what: &'static str) -> Result<u32, SpecError> {
@@ -187,7 +163,7 @@ fn number(text: &str, digits: &str, what: &'static str) -> Result<u32, SpecError
 }
 
 /// The kernel's rule for interface names (`dev_valid_name`).
-fn interface_name(text: &str, name: &str, example: &'static str) -> Result<String, SpecError> {
+pub(crate) fn interface_name(text: &str, name: &str, example: &'static str) -> Result<String, SpecError> {
     let what = "interface name";
     let bad = |reason| SpecError::BadName {
         text: text.into(),
@@ -233,17 +209,9 @@ impl fmt::Display for DeviceSpec {
             Self::Tap { name } => write!(f, "tap:{name}"),
             Self::Pipe { name } => write!(f, "pipe:{name}"),
             Self::Switch { name } => write!(f, "switch:{name}"),
-            Self::Netmap { name, rings } => {
+            Self::Netmap { name, rings, options } => {
                 let kind = if name.starts_with("vale") && name.contains(':') { "" } else { "netmap:" };
-                write!(f, "{kind}{name}")?;
-                match rings {
-                    Rings::All => Ok(()),
-                    Rings::One(ring) => write!(f, "-{ring}"),
-                    Rings::Host => f.write_str("^"),
-                    Rings::AllAndHost => f.write_str("*"),
-                    Rings::PipeMaster(id) => write!(f, "{{{id}"),
-                    Rings::PipeSlave(id) => write!(f, "}}{id}"),
-                }
+                write!(f, "{kind}{name}{rings}{options}")
             }
         }
     }
@@ -252,6 +220,7 @@ impl fmt::Display for DeviceSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netmap::name::{Extmem, Offset};
 
     #[track_caller]
     fn check(text: &str, want: &DeviceSpec) {
@@ -276,15 +245,7 @@ mod tests {
         check("tap:utcp0", &DeviceSpec::Tap { name: "utcp0".into() });
         check("pipe:a.b-c_1", &DeviceSpec::Pipe { name: "a.b-c_1".into() });
         check("switch:eth0", &DeviceSpec::Switch { name: "eth0".into() });
-        let netmap = |name: &str, rings| DeviceSpec::Netmap { name: name.into(), rings };
-        check("netmap:eth0", &netmap("eth0", Rings::All));
-        check("netmap:eth0-3", &netmap("eth0", Rings::One(3)));
-        check("netmap:eth0^", &netmap("eth0", Rings::Host));
-        check("netmap:eth0*", &netmap("eth0", Rings::AllAndHost));
-        check("netmap:x{1", &netmap("x", Rings::PipeMaster(1)));
-        check("netmap:x}1", &netmap("x", Rings::PipeSlave(1)));
-        check("vale0:a", &netmap("vale0:a", Rings::All));
-        check("vale_x9:a-1", &netmap("vale_x9:a", Rings::One(1)));
+        check("netmap:eth0", &netmap("eth0", Rings::All, |_| {}));
     }
 
     #[test]
@@ -302,7 +263,119 @@ mod tests {
         check_error("tap:..", "reserved");
         check_error("pipe:", "names no name after the colon");
         check_error("pipe:a/b", "only letters, digits");
-        check_error("netmap:x{", "is not a pipe number");
-        check_error("netmap:x}y", "is not a pipe number");
+    }
+
+    fn netmap(name: &str, rings: Rings, set: impl FnOnce(&mut NetmapOptions)) -> DeviceSpec {
+        let mut options = Box::new(NetmapOptions::default());
+        set(&mut options);
+        DeviceSpec::Netmap { name: name.into(), rings, options }
+    }
+
+    /// What libnetmap makes of the same strings.
+    #[test]
+    fn names_of_netmap_ports_mean_what_they_mean_to_libnetmap() {
+        let plain = |text: &str, name: &str, rings| check(text, &netmap(name, rings, |_| {}));
+        plain("netmap:eth0", "eth0", Rings::All);
+        plain("netmap:eth0-3", "eth0", Rings::One(3));
+        plain("netmap:eth0-4094", "eth0", Rings::One(4094));
+        plain("netmap:eth0^", "eth0", Rings::Host);
+        plain("netmap:eth0^2", "eth0", Rings::OneHost(2));
+        plain("netmap:eth0*", "eth0", Rings::AllAndHost);
+        plain("netmap:x{1", "x{1", Rings::All);
+        plain("netmap:x}ab_2", "x}ab_2", Rings::All);
+        plain("netmap:eth0{1-0", "eth0{1", Rings::One(0));
+        plain("vale0:a", "vale0:a", Rings::All);
+        plain("vale:a", "vale:a", Rings::All);
+        plain("vale_x9:a-1", "vale_x9:a", Rings::One(1));
+        plain("vale0:a{3", "vale0:a{3", Rings::All);
+        plain("netmap:br-lan", "br-lan", Rings::All);
+        plain("netmap:br-12-0", "br-12", Rings::One(0));
+        let with = |text: &str, rings, set: fn(&mut NetmapOptions)| check(text, &netmap("eth0", rings, set));
+        with("netmap:eth0/x", Rings::All, |o| o.exclusive = true);
+        with("netmap:eth0-1/zR", Rings::One(1), |o| (o.zero_copy_monitor, o.rx_only) = (true, true));
+        with("netmap:eth0^/T", Rings::Host, |o| o.tx_only = true);
+        with("netmap:eth0/tr", Rings::All, |o| (o.monitor_tx, o.monitor_rx) = (true, true));
+        with("netmap:eth0@2", Rings::All, |o| o.mem_id = Some(2));
+        with("netmap:eth0*/x@7", Rings::AllAndHost, |o| (o.exclusive, o.mem_id) = (true, Some(7)));
+        with("netmap:eth0@share=netmap:eth1", Rings::All, |o| o.share = Some("netmap:eth1".into()));
+        with("netmap:eth0@conf:tx-rings=2,rx-slots=512", Rings::All, |o| {
+            (o.conf.tx_rings, o.conf.rx_slots) = (2, 512);
+        });
+        with("netmap:eth0@2@conf:host-tx-rings=4,host-rx-rings=4", Rings::All, |o| {
+            o.mem_id = Some(2);
+            (o.conf.host_tx_rings, o.conf.host_rx_rings) = (4, 4);
+        });
+        with("netmap:eth0@extmem:file=/dev/hugepages/nm,buf-num=4096", Rings::All, |o| {
+            let pools = [(0, 0), (0, 0), (4096, 0)];
+            o.extmem = Some(Extmem { file: "/dev/hugepages/nm".into(), pools });
+        });
+        with("netmap:eth0@offset:initial=16,bits=12", Rings::All, |o| {
+            o.offset = Some(Offset { initial: 16, bits: 12 });
+        });
+    }
+
+    /// The same port by another spelling, printed in one way.
+    #[test]
+    fn what_stands_for_both_directions_is_taken_apart() {
+        for (text, printed) in [
+            (
+                "netmap:eth0@conf:slots=256,rings=2",
+                "netmap:eth0@conf:tx-rings=2,rx-rings=2,tx-slots=256,rx-slots=256",
+            ),
+            ("netmap:eth0@conf:ring-slots=256", "netmap:eth0@conf:tx-slots=256,rx-slots=256"),
+            ("netmap:eth0@conf:rx_slots=64,slots=256", "netmap:eth0@conf:tx-slots=256,rx-slots=64"),
+            ("netmap:eth0@conf:host-rings=3", "netmap:eth0@conf:host-tx-rings=3,host-rx-rings=3"),
+            ("netmap:eth0@extmem=/f", "netmap:eth0@extmem:file=/f"),
+            ("netmap:eth0/@3", "netmap:eth0@3"),
+            ("netmap:eth0@3/x", "netmap:eth0/x@3"),
+            ("netmap:eth0-007", "netmap:eth0-7"),
+        ] {
+            assert_eq!(text.parse::<DeviceSpec>().unwrap().to_string(), printed, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_libnetmap_refuses_is_refused_with_a_reason() {
+        for (text, want) in [
+            ("netmap:", "names no interface name"),
+            ("netmap:-1", "names no interface name"),
+            ("netmap:^", "names no interface name"),
+            ("netmap:x{", "a pipe's end has a name"),
+            ("netmap:x}a.b", "a pipe's end has a name"),
+            ("netmap:{1", "a pipe stands on a name"),
+            ("netmap:eth0-", "is not a ring number (0 to 4094)"),
+            ("netmap:eth0-4095", "is not a ring number (0 to 4094)"),
+            ("netmap:eth0-99999999999", "is not a ring number"),
+            ("netmap:eth0^9999", "is not a ring number"),
+            ("netmap:eth0*1", "expected '/' and flags"),
+            ("netmap:eth0^x", "expected '/' and flags"),
+            ("netmap:eth0*^", "expected '/' and flags"),
+            ("netmap:eth0/", "expected flags behind '/'"),
+            ("netmap:eth0/q", "expected flags behind '/'"),
+            ("netmap:eth0/x/z", "expected flags behind '/'"),
+            ("netmap:eth0@", "an '@' without an option"),
+            ("netmap:eth0@0", "a memory has a number"),
+            ("netmap:eth0@70000", "a memory has a number"),
+            ("netmap:eth0@1@2", "the memory was named before"),
+            ("netmap:eth0@frob:x=1", "options are conf, share"),
+            ("netmap:eth0@conf", "expected ':' and key=value"),
+            ("netmap:eth0@conf=1", "expected ':' and key=value"),
+            ("netmap:eth0@conf:", "expected ':' and key=value"),
+            ("netmap:eth0@conf:rings", "expected key=value"),
+            ("netmap:eth0@conf:rings=x", "expected a number"),
+            ("netmap:eth0@conf:rings=70000", "expected a number"),
+            ("netmap:eth0@conf:rings=1,rings=2", "twice"),
+            ("netmap:eth0@conf:wings=1", "keys of conf are"),
+            ("netmap:eth0@share=", "expected a value"),
+            ("netmap:eth0@extmem:buf-num=1", "extmem needs a file"),
+            ("netmap:eth0@offset:bits=3", "offset needs initial"),
+            ("netmap:eth0@conf:rings=1@", "an '@' without an option"),
+            ("vale-x:a", "unknown kind of port"),
+            ("netmap:interfacename16c", "longer than 15 bytes"),
+        ] {
+            check_error(text, want);
+        }
+        let long = format!("netmap:{}{{1", "x".repeat(62));
+        check_error(&long, "longer than netmap's 63 bytes");
     }
 }

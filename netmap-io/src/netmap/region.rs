@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::layout::{DIR_RX, DIR_TX, NetmapIf, NetmapRing, SLOTS_OFFSET};
+use super::layout::{DIR_RX, DIR_TX, FIRST_BUF, NetmapIf, NetmapRing, SLOTS_OFFSET};
 use super::user::UserRing;
 use crate::ring::{Buffers, Slot};
 use crate::sys::Mapping;
@@ -19,7 +19,7 @@ pub(crate) enum Side {
 /// A mapped region and the interface in it.
 #[derive(Debug)]
 pub(crate) struct Region {
-    memory: Arc<Mapping>,
+    pub(crate) memory: Arc<Mapping>,
     interface: NetmapIf,
     offset: usize,
 }
@@ -37,6 +37,26 @@ impl Region {
         // SAFETY: in the mapping by the check above; every bit pattern is a value of the structure.
         let interface = unsafe { memory.at(offset).cast::<NetmapIf>().read_volatile() };
         Ok(Self { memory, interface, offset })
+    }
+
+    /// By the rules of API 11 and 12: there is one pair of host rings, and the interface says nothing of it.
+    pub(crate) fn with_one_host_pair(mut self) -> Self {
+        (self.interface.host_tx_rings, self.interface.host_rx_rings) = (1, 1);
+        self
+    }
+
+    /// First of the extra buffers; 0 for none.
+    pub(crate) fn bufs_head(&self) -> u32 {
+        self.interface.bufs_head
+    }
+
+    /// Gives a chain of extra buffers back: the module frees it when the handle is closed.
+    pub(crate) fn set_bufs_head(&self, head: u32) {
+        // SAFETY: `new` found the interface to be in the mapping; this word of it is the user's.
+        unsafe {
+            let interface = self.memory.at(self.offset).cast::<NetmapIf>().as_ptr();
+            (&raw mut (*interface).bufs_head).write_volatile(head);
+        }
     }
 
     /// Where the `index`-th entry of `ring_ofs` points.
@@ -91,7 +111,7 @@ impl Region {
         // SAFETY: slots and `count` buffers were found to be in the mapping, which outlives the ring in the
         // port that holds both. Registration made us the ring's only user.
         unsafe {
-            let buffers = Buffers::new(self.memory.at(start), count, header.buf_size);
+            let buffers = Buffers::new(self.memory.at(start), count, header.buf_size).from(FIRST_BUF);
             Ok(UserRing::new(self.memory.at(at).cast(), header.num_slots, buffers, header.offset_mask))
         }
     }

@@ -1,9 +1,12 @@
 //! The user's half of a netmap ring: the words of its header that a sync exchanges.
 
+use std::io;
 use std::ptr::NonNull;
 
+use super::abi::ring_flag;
 use super::layout::{NetmapRing, SLOTS_OFFSET};
 use crate::ring::{Buffers, SlotRing};
+use crate::sys::Mapping;
 
 /// What a sync changed.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +16,10 @@ pub(crate) struct Refreshed {
     /// The other side found our head wrong and set it back.
     pub(crate) reset: bool,
 }
+
+/// Bytes of [`UserRing::absent_memory`], and of the one buffer at its end.
+const ABSENT_BYTES: usize = 4096;
+const ABSENT_BUFFER: u32 = 2048;
 
 /// A ring in netmap's memory. `slots` has our copies of head and tail; the header changes in
 /// [`UserRing::publish`] alone.
@@ -47,6 +54,28 @@ impl UserRing {
         ring
     }
 
+    /// Memory for [`Self::absent`].
+    pub(crate) fn absent_memory() -> io::Result<Mapping> {
+        let memory = Mapping::anonymous(ABSENT_BYTES)?;
+        let header = memory.base().cast::<NetmapRing>();
+        // SAFETY: the memory is fresh, page-aligned, zero (a value of every field) and longer than the header.
+        unsafe {
+            (&raw mut (*header.as_ptr()).num_slots).write(2);
+            (&raw mut (*header.as_ptr()).buf_size).write(ABSENT_BUFFER);
+        }
+        Ok(memory)
+    }
+
+    /// A ring that is always empty, in the place of one that there is not. It goes with `memory`.
+    pub(crate) fn absent(memory: &Mapping) -> Self {
+        // SAFETY: `absent_memory` wrote a ring of two slots; it is in the memory, as is its one buffer, of which no
+        // slot is ever anybody's.
+        unsafe {
+            let buffers = Buffers::new(memory.at(ABSENT_BYTES - ABSENT_BUFFER as usize), 1, ABSENT_BUFFER);
+            Self::new(memory.base().cast(), 2, buffers, 0)
+        }
+    }
+
     /// A copy of the header.
     fn read(&self) -> NetmapRing {
         // SAFETY: `new` was promised a ring. Volatile: the other side of the sync may have written it.
@@ -60,6 +89,21 @@ impl UserRing {
             (&raw mut (*self.header.as_ptr()).head).write_volatile(self.slots.head);
             (&raw mut (*self.header.as_ptr()).cur).write_volatile(self.slots.head);
         }
+    }
+
+    /// Asks for the time of each sync (`NR_TIMESTAMP`), to be read by [`Self::synced_at`].
+    pub(crate) fn ask_for_time(&mut self) {
+        // SAFETY: `new` was promised a ring; its flags are the user's to set.
+        unsafe {
+            let flags = &raw mut (*self.header.as_ptr()).flags;
+            flags.write_volatile(flags.read_volatile() | ring_flag::TIMESTAMP);
+        }
+    }
+
+    /// When the module last synced the ring: microseconds since 1970. 0: it does not tell.
+    pub(crate) fn synced_at(&self) -> u64 {
+        let [seconds, micros] = self.read().time.map(|part| u64::try_from(part).unwrap_or(0));
+        seconds.saturating_mul(1_000_000).saturating_add(micros)
     }
 
     /// Bytes of a buffer.

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use crate::sys::{check, own};
 
 /// A file of `bytes` zeroes that nobody can shrink, so that no mapping of it can fault.
-pub(super) fn memory_file(bytes: usize) -> io::Result<OwnedFd> {
+pub(crate) fn memory_file(bytes: usize) -> io::Result<OwnedFd> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
     // SAFETY: reads the name, makes a descriptor.
     let file = own(unsafe { libc::memfd_create(c"utcp-pipe".as_ptr(), flags) })?;
@@ -36,7 +36,7 @@ pub(super) fn sealed_size(file: &OwnedFd) -> io::Result<Option<usize>> {
 }
 
 /// The two doorbells of a pipe.
-pub(super) fn doorbells() -> io::Result<[OwnedFd; 2]> {
+pub(crate) fn doorbells() -> io::Result<[OwnedFd; 2]> {
     let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
     // SAFETY: makes a descriptor, touches no memory.
     let bell = || own(unsafe { libc::eventfd(0, flags) });
@@ -44,7 +44,7 @@ pub(super) fn doorbells() -> io::Result<[OwnedFd; 2]> {
 }
 
 /// Wakes whoever sleeps on a doorbell.
-pub(super) fn ring(bell: &OwnedFd) {
+pub(crate) fn ring(bell: &OwnedFd) {
     ring_fd(bell.as_raw_fd());
 }
 
@@ -57,7 +57,7 @@ pub(super) fn ring_fd(bell: libc::c_int) {
 }
 
 /// Takes a ring back.
-pub(super) fn clear(bell: &OwnedFd) {
+pub(crate) fn clear(bell: &OwnedFd) {
     let mut count = 0_u64;
     // SAFETY: the kernel writes eight bytes to a value that lives until the call returns. It can fail only
     // when the doorbell was not rung.

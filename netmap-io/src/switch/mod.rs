@@ -13,7 +13,6 @@
 //! | file | what |
 //! |---|---|
 //! | `message` | what a stack and the switch say to each other |
-//! | `frame` | whose a frame is |
 //! | `table` | who registered what |
 //! | `server` | the switch: its loop |
 //! | `guest` | one stack's connection, seen from the switch |
@@ -27,7 +26,6 @@
 //! - No stack is waited for. One without room loses its own frames; one that floods has its turn and a budget like the
 //!   others; one that dies has its tuples freed, a few at a time.
 
-mod frame;
 mod guest;
 mod message;
 mod server;

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::STACKS_MAX;
-use super::frame::{Arriving, Fragmented, arriving, leaving};
 use super::guest::{Counts, Guest};
 use super::message::{LEN, Question, Welcome};
 use super::table::{NOBODY, Owner, Table};
+use crate::frame::{Arriving, Fragmented, arriving, leaving};
 use crate::pipe::{self, sys};
 use crate::{Caps, Device, Flow, OpenOptions, Port, PortError, Steering, Tuple};
 

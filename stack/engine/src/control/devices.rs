@@ -65,6 +65,8 @@ impl Device {
         let options = OpenOptions {
             vnet_header: true,
             stack: crate::config::stack_of(&config.name).to_owned(),
+            // netmap: without addresses of our own, we are behind the kernel's.
+            beside_kernel: station.is_none(),
             ..OpenOptions::default()
         };
         let mut open = open(&name, &options).map_err(failed)?;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr as StdAddr;
 
-use utcp_netmap_io::DeviceSpec;
+use utcp_netmap_io::{DeviceSpec, Rings};
 use utcp_proto::wire::IpAddr;
 
 use crate::host::Prefix;
@@ -93,12 +93,16 @@ impl DeviceConfig {
     /// [`DeviceConfigError`].
     pub fn parse(text: &str) -> Result<Self, DeviceConfigError> {
         let mut parts = text.split(',');
-        let device = parts.next().unwrap_or_default().to_owned();
-        let spec: DeviceSpec = device
-            .parse()
-            .map_err(|error: utcp_netmap_io::SpecError| DeviceConfigError::Device(error.to_string()))?;
+        let mut device = parts.next().unwrap_or_default().to_owned();
         let mut station = StationConfig::default();
         for option in parts {
+            // Keys of netmap's own options ('@conf:rings=2,slots=512') stand behind commas, too.
+            let own = option.starts_with("addr=") || option.starts_with("gw=");
+            if device.contains('@') && !own && station == StationConfig::default() {
+                device.push(',');
+                device.push_str(option);
+                continue;
+            }
             match option.split_once('=') {
                 Some(("addr", value)) => station.addresses.push(address(option, value)?),
                 Some(("gw", value)) => station.gateways.push(gateway(option, value)?),
@@ -108,6 +112,9 @@ impl DeviceConfig {
                 }
             }
         }
+        let spec: DeviceSpec = device
+            .parse()
+            .map_err(|error: utcp_netmap_io::SpecError| DeviceConfigError::Device(error.to_string()))?;
         let near = |gateway: &IpAddr| {
             let same = |(own, _): &&(IpAddr, u8)| own.is_v4() == gateway.is_v4();
             station.addresses.iter().filter(same).any(|&(own, len)| Prefix::new(own, len).contains(*gateway))
@@ -117,19 +124,24 @@ impl DeviceConfig {
         }
         let none = station.addresses.is_empty();
         match kernel_is_there(&spec) {
-            true if !none => Err(DeviceConfigError::NotOurs(device)),
-            false if none => Err(DeviceConfigError::NoAddress(device)),
+            Some(true) if !none => Err(DeviceConfigError::NotOurs(device)),
+            Some(false) if none => Err(DeviceConfigError::NoAddress(device)),
             _ => Ok(Self { device, station: (!none).then_some(station) }),
         }
     }
 }
 
-/// Whether the kernel keeps the interface, and answers for its addresses.
-fn kernel_is_there(spec: &DeviceSpec) -> bool {
+/// Whether the kernel keeps the interface, and answers for its addresses; `None`: as the user likes.
+fn kernel_is_there(spec: &DeviceSpec) -> Option<bool> {
     match spec {
-        DeviceSpec::Xdp { .. } | DeviceSpec::Switch { .. } => true,
-        // A NIC in netmap mode has left the kernel.
-        DeviceSpec::Tap { .. } | DeviceSpec::Pipe { .. } | DeviceSpec::Netmap { .. } => false,
+        DeviceSpec::Xdp { .. } | DeviceSpec::Switch { .. } => Some(true),
+        // A NIC in netmap mode has left the kernel, unless its host rings lead there.
+        DeviceSpec::Netmap { name, rings: Rings::All | Rings::One(_) | Rings::AllAndHost, .. }
+            if !name.contains([':', '{', '}']) =>
+        {
+            None
+        }
+        DeviceSpec::Tap { .. } | DeviceSpec::Pipe { .. } | DeviceSpec::Netmap { .. } => Some(false),
     }
 }
 
@@ -176,6 +188,13 @@ mod tests {
         assert_eq!((station.addresses[1].1, station.gateways.len()), (64, 1));
         assert_eq!(DeviceConfig::parse("xdp:eth0").unwrap().station, None);
         assert!(DeviceConfig::parse("netmap:eth0,addr=10.0.0.1/8").unwrap().station.is_some());
+        assert!(DeviceConfig::parse("netmap:eth0-1").unwrap().station.is_none(), "beside the kernel");
+        let list = "netmap:eth0@conf:rings=2,slots=512,addr=10.0.0.1/8,gw=10.0.0.2,xdp:eth1";
+        let devices = split_devices(list);
+        assert_eq!(devices.len(), 2);
+        let netmap = DeviceConfig::parse(&devices[0]).unwrap();
+        assert_eq!(netmap.device, "netmap:eth0@conf:rings=2,slots=512");
+        assert_eq!(netmap.station.unwrap().gateways.len(), 1);
     }
 
     #[test]
@@ -184,7 +203,9 @@ mod tests {
             ("tap:utcp0", "needs an address, as in tap:utcp0,addr=10.9.0.2/24"),
             ("pipe:a", "needs an address"),
             ("vale0:a", "needs an address"),
-            ("netmap:eth0", "needs an address"),
+            ("netmap:eth0^", "needs an address"),
+            ("netmap:x{1", "needs an address"),
+            ("netmap:eth0@conf:rings=2,wings=3", "keys of conf are"),
             ("xdp:eth0,addr=10.0.0.1/8", "leave addr= and gw= out"),
             ("tap:x,addr=10.0.0.1", "length of its link's prefix"),
             ("tap:x,addr=10.0.0.1/33", "length of its link's prefix"),

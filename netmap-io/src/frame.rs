@@ -15,7 +15,7 @@ const ICMP_HEADER: usize = 8;
 
 /// What names a TCP packet that comes in fragments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Fragmented {
+pub(crate) struct Fragmented {
     src: Ipv6Addr,
     dst: Ipv6Addr,
     ident: u32,
@@ -23,7 +23,7 @@ pub(super) struct Fragmented {
 
 /// What a frame that arrived says of its flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Arriving {
+pub(crate) enum Arriving {
     /// Its flow, seen from this host.
     Flow(Flow),
     /// The same; the rest of the packet will be [`Arriving::Rest`] of this name.
@@ -33,7 +33,7 @@ pub(super) enum Arriving {
 }
 
 /// Whose a frame that arrived is. `None`: nothing that a stack can have registered.
-pub(super) fn arriving(frame: &[u8]) -> Option<Arriving> {
+pub(crate) fn arriving(frame: &[u8]) -> Option<Arriving> {
     let packet = Packet::of_frame(frame)?;
     match (packet.fragment, packet.proto) {
         (Some((ident, 0)), TCP) => Some(Arriving::First(packet.flow(false)?, packet.named(ident))),
@@ -45,7 +45,7 @@ pub(super) fn arriving(frame: &[u8]) -> Option<Arriving> {
 }
 
 /// The flow of a frame that leaves, seen from this host. `None`: nothing that a stack may send.
-pub(super) fn leaving(frame: &[u8]) -> Option<Flow> {
+pub(crate) fn leaving(frame: &[u8]) -> Option<Flow> {
     let packet = Packet::of_frame(frame)?;
     (packet.fragment.is_none() && matches!(packet.proto, TCP | UDP)).then(|| packet.flow(true))?
 }

@@ -1,0 +1,468 @@
+//! From a port's name to its rings: registration, memory, and a port for each ring pair.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
+
+use super::NetmapPort;
+use super::abi::{Mode, OptExtmem, OptOffsets, PoolsInfo, PortInfo, Register, flag};
+use super::beside::{Beside, EXTRA_BUFFERS, ToHost};
+use super::control::{self, Dialect, Options};
+use super::name::{Conf, Extmem, NetmapOptions, Rings};
+use super::region::{Region, Side};
+use super::sides::{Memory, Sides};
+use super::steering::SoftSteering;
+use super::sys::{Handle, Module};
+use crate::sys::{Interface, Mapping, interface};
+use crate::{Caps, Device, DeviceSpec, OpenOptions, Port, PortError, Steering};
+
+/// IP packet size where no interface says another.
+const MTU: u32 = 1500;
+/// Ethernet header and one VLAN tag.
+const LINK_HEADER: u32 = 18;
+
+/// Opens the rings that `spec` names with `module`.
+pub(crate) fn open(
+    module: &dyn Module,
+    spec: &DeviceSpec,
+    options: &OpenOptions,
+) -> Result<Device, PortError> {
+    let DeviceSpec::Netmap { name, rings, options: wishes } = spec else {
+        let reason = "not a netmap port".to_owned();
+        return Err(PortError::Option { option: spec.to_string(), reason });
+    };
+    let mut opener =
+        Opener { module, name, wishes, options, dialect: Dialect::Today, memories: Vec::new(), extmem: None };
+    opener.dialect = opener.ask_dialect()?;
+    opener.open(*rings)
+}
+
+/// Which directions of a pair a handle is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ways {
+    Both,
+    Rx,
+    Tx,
+}
+
+/// What one handle is bound to.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    mode: Mode,
+    ring: u32,
+    side: Side,
+    ways: Ways,
+    extra_buffers: u32,
+}
+
+/// What is to be opened, and the memory that its ports share.
+struct Opener<'a> {
+    module: &'a dyn Module,
+    name: &'a str,
+    wishes: &'a NetmapOptions,
+    options: &'a OpenOptions,
+    dialect: Dialect,
+    /// By number of the allocator.
+    memories: Vec<(u16, Memory)>,
+    /// The file that the memory is to be in.
+    extmem: Option<Memory>,
+}
+
+impl Opener<'_> {
+    fn open(mut self, rings: Rings) -> Result<Device, PortError> {
+        if self.options.beside_kernel
+            && !self.is_virtual()
+            && !matches!(rings, Rings::Host | Rings::OneHost(_))
+        {
+            return self.open_beside(rings);
+        }
+        let mut ports = Vec::new();
+        if matches!(rings, Rings::All | Rings::AllAndHost) && self.is_virtual() {
+            ports.push(self.port(self.nic(Mode::AllNic, 0))?);
+        } else if matches!(rings, Rings::All | Rings::One(_) | Rings::AllAndHost) {
+            for ring in self.nic_rings(rings)? {
+                ports.push(self.port(self.nic(Mode::OneNic, ring))?);
+            }
+        }
+        match rings {
+            Rings::Host | Rings::AllAndHost => {
+                for ring in 0..self.host_pairs()? {
+                    ports.push(self.port(self.host(ring, Ways::Both))?);
+                }
+            }
+            Rings::OneHost(ring) => {
+                let pairs = self.host_pairs()?;
+                self.check_ring(ring, pairs)?;
+                ports.push(self.port(self.host(ring, Ways::Both))?);
+            }
+            Rings::All | Rings::One(_) => {}
+        }
+        let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
+        Ok(Device { ports, steering: None })
+    }
+
+    /// The NIC's rings with the kernel's behind them.
+    fn open_beside(&mut self, rings: Rings) -> Result<Device, PortError> {
+        let steering = Arc::new(SoftSteering::new(format!("netmap:{}", self.name)));
+        let nics = self.nic_rings(rings)?;
+        let mut nic_ports = Vec::new();
+        // First the NIC's: the kernel's rings get frames only while some of those are in netmap mode.
+        for &ring in &nics {
+            nic_ports.push(self.port(self.nic(Mode::OneNic, ring))?);
+        }
+        let pairs = self.host_pairs()?.max(1);
+        let mut ways: Vec<Arc<Mutex<ToHost>>> = Vec::new();
+        for ring in 0..pairs.min(u32::try_from(nics.len()).unwrap_or(1)) {
+            let wanted = Wanted { extra_buffers: EXTRA_BUFFERS, ..self.host(ring, Ways::Tx) };
+            let (sides, reply) = self.sides(wanted)?;
+            self.check_shared(&nic_ports[0].sides, &sides)?;
+            ways.push(Arc::new(Mutex::new(ToHost::new(sides, reply.extra_bufs))));
+        }
+        let mut ports: Vec<Box<dyn Port>> = Vec::new();
+        for (place, mut port) in nic_ports.into_iter().enumerate() {
+            // Every pair of the kernel's has an owner; with fewer rings of the NIC, some own several: not yet met.
+            let from_host = if place < ways.len() {
+                let ring = u32::try_from(place).unwrap_or(0);
+                Some(self.sides(self.host(ring, Ways::Rx))?.0)
+            } else {
+                None
+            };
+            let to_host = ways[place % ways.len()].clone();
+            port.beside = Some(Beside::new(steering.clone(), to_host, from_host));
+            port.caps.mode.push_str(", beside the kernel");
+            ports.push(Box::new(port));
+        }
+        Ok(Device { ports, steering: Some(steering as Arc<dyn Steering>) })
+    }
+
+    /// Buffers can change places only within one memory.
+    fn check_shared(&self, nic: &Sides, host: &Sides) -> Result<(), PortError> {
+        if nic.rx.slots.shares_memory(&host.tx.slots) {
+            return Ok(());
+        }
+        let reason =
+            "its rings and the host's are in two memories, so frames can't pass between them; leave @… out";
+        Err(PortError::Option { option: format!("netmap:{}", self.name), reason: reason.into() })
+    }
+
+    fn nic(&self, mode: Mode, ring: u32) -> Wanted {
+        Wanted { mode, ring, side: Side::Nic, ways: self.wished_ways(), extra_buffers: 0 }
+    }
+
+    fn host(&self, ring: u32, ways: Ways) -> Wanted {
+        let mode = if self.dialect == Dialect::Today { Mode::OneHost } else { Mode::Host };
+        let ways = if ways == Ways::Both { self.wished_ways() } else { ways };
+        Wanted { mode, ring, side: Side::Host, ways, extra_buffers: 0 }
+    }
+
+    fn wished_ways(&self) -> Ways {
+        let NetmapOptions { rx_only, tx_only, monitor_rx, monitor_tx, .. } = *self.wishes;
+        match (rx_only || monitor_rx || monitor_tx, tx_only) {
+            (true, _) => Ways::Rx,
+            (false, true) => Ways::Tx,
+            (false, false) => Ways::Both,
+        }
+    }
+
+    /// A port that the module makes, rather than an interface of the kernel.
+    fn is_virtual(&self) -> bool {
+        self.name.contains([':', '{', '}'])
+    }
+
+    fn info(&self) -> Result<PortInfo, PortError> {
+        let handle = self.handle()?;
+        control::port_info(&*handle, self.dialect, self.name)
+            .map_err(|error| self.refused("asking netmap", error))
+    }
+
+    /// Ring pairs of the device, as it will have them.
+    fn ring_pairs(&self) -> Result<u32, PortError> {
+        let info = self.info()?;
+        let Conf { tx_rings, rx_rings, .. } = self.wishes.conf;
+        let of = |wished: u16, now: u16| u32::from(if wished > 0 { wished } else { now });
+        Ok(of(tx_rings, info.tx_rings).min(of(rx_rings, info.rx_rings)).max(1))
+    }
+
+    /// Pairs of the host's rings; old modules have one, and don't say so.
+    fn host_pairs(&self) -> Result<u32, PortError> {
+        let info = self.info()?;
+        let Conf { host_tx_rings, host_rx_rings, .. } = self.wishes.conf;
+        let of = |wished: u16, now: u16| u32::from(if wished > 0 { wished } else { now });
+        Ok(of(host_tx_rings, info.host_tx_rings).min(of(host_rx_rings, info.host_rx_rings)).max(1))
+    }
+
+    fn nic_rings(&self, rings: Rings) -> Result<Vec<u32>, PortError> {
+        let pairs = self.ring_pairs()?;
+        match rings {
+            Rings::One(ring) => self.check_ring(ring, pairs).map(|()| vec![ring]),
+            _ => Ok((0..pairs).collect()),
+        }
+    }
+
+    fn check_ring(&self, queue: u32, queues: u32) -> Result<(), PortError> {
+        if queue < queues {
+            return Ok(());
+        }
+        Err(PortError::NoQueue { name: self.name.into(), queue, queues })
+    }
+
+    fn handle(&self) -> Result<Box<dyn Handle>, PortError> {
+        self.module.open().map_err(|error| self.refused("opening /dev/netmap", error))
+    }
+
+    fn ask_dialect(&self) -> Result<Dialect, PortError> {
+        control::dialect(&*self.handle()?).map_err(|error| self.refused("asking netmap", error))
+    }
+
+    fn port(&mut self, wanted: Wanted) -> Result<NetmapPort, PortError> {
+        let (mut sides, reply) = self.sides(wanted)?;
+        if self.options.timestamps {
+            sides.rx.ask_for_time();
+        }
+        let interface = if self.is_virtual() {
+            None
+        } else {
+            let asked = interface(self.name);
+            asked.map_err(|error| PortError::io(format!("asking for interface {}", self.name), error))?
+        };
+        let caps = self.caps(wanted, &sides, &reply, interface.as_ref());
+        Ok(NetmapPort { caps, sides, beside: None, armed: false })
+    }
+
+    /// Binds a handle and finds its rings.
+    fn sides(&mut self, wanted: Wanted) -> Result<(Sides, Register), PortError> {
+        let handle = self.handle()?;
+        let reply = self.register(&*handle, wanted)?;
+        let memory = self.memory(&*handle, &reply)?;
+        let bad = |what| {
+            PortError::io(
+                format!("netmap's memory for {}", self.name),
+                io::Error::new(io::ErrorKind::InvalidData, what),
+            )
+        };
+        let region = Region::new(memory, usize::try_from(reply.offset).unwrap_or(usize::MAX)).map_err(bad)?;
+        let region = if self.dialect == Dialect::Today { region } else { region.with_one_host_pair() };
+        let Wanted { ring, side, ways, .. } = wanted;
+        let find = |tx: bool, absent: Ways| {
+            (ways != absent).then(|| region.ring(tx, side, ring)).transpose().map_err(bad)
+        };
+        let (tx, rx) = (find(true, Ways::Rx)?, find(false, Ways::Tx)?);
+        let name = self.ring_name(wanted);
+        let sides = Sides::new(name, handle, region, rx, tx);
+        Ok((sides.map_err(|error| PortError::io("making a ring", error))?, reply))
+    }
+
+    fn register(&mut self, handle: &dyn Handle, wanted: Wanted) -> Result<Register, PortError> {
+        let Wanted { mode, ring, ways, extra_buffers, .. } = wanted;
+        let NetmapOptions { exclusive, zero_copy_monitor, monitor_tx, monitor_rx, .. } = *self.wishes;
+        let mut flags = flag::NO_TX_POLL;
+        for (set, bit) in [
+            (exclusive, flag::EXCLUSIVE),
+            (zero_copy_monitor, flag::ZCOPY_MON),
+            (monitor_tx, flag::MONITOR_TX),
+            (monitor_rx, flag::MONITOR_RX),
+            (ways == Ways::Rx && !monitor_rx && !monitor_tx, flag::RX_RINGS_ONLY),
+            (ways == Ways::Tx, flag::TX_RINGS_ONLY),
+        ] {
+            flags |= if set { bit } else { 0 };
+        }
+        let Conf { tx_rings, rx_rings, host_tx_rings, host_rx_rings, tx_slots, rx_slots } = self.wishes.conf;
+        let body = Register {
+            tx_slots,
+            rx_slots,
+            tx_rings,
+            rx_rings,
+            host_tx_rings,
+            host_rx_rings,
+            mem_id: self.mem_id()?,
+            ring_id: u16::try_from(ring).unwrap_or(u16::MAX),
+            mode: mode as u32,
+            extra_bufs: extra_buffers,
+            flags,
+            ..Register::default()
+        };
+        let mut extras = Options::default();
+        if let Some(offset) = self.wishes.offset {
+            extras.offsets = Some(OptOffsets {
+                offset_max: offset.initial.into(),
+                offset_initial: offset.initial.into(),
+                offset_bits: offset.bits,
+                ..OptOffsets::default()
+            });
+        }
+        extras.extmem = self.extmem_option()?;
+        let reply = control::register(handle, self.dialect, self.name, &body, &mut extras);
+        reply.map_err(|error| match extras.refused() {
+            Some((option, error)) => PortError::Option {
+                option: format!("{}@{option}", self.name),
+                reason: format!("the module refuses it: {error}"),
+            },
+            None => self.refused("registering with netmap", error),
+        })
+    }
+
+    /// The memory that is asked for by number, by another port's name, or because a ring before is in it.
+    fn mem_id(&self) -> Result<u16, PortError> {
+        if let Some(port) = &self.wishes.share {
+            let failed = |error| PortError::io(format!("asking netmap for the memory of {port}"), error);
+            let spec = port.parse::<DeviceSpec>()?;
+            let DeviceSpec::Netmap { name, .. } = spec else {
+                return Err(failed(io::Error::from_raw_os_error(libc::EINVAL)));
+            };
+            let handle = self.handle()?;
+            return Ok(control::port_info(&*handle, self.dialect, &name).map_err(failed)?.mem_id);
+        }
+        Ok(self.wishes.mem_id.unwrap_or(0))
+    }
+
+    fn extmem_option(&mut self) -> Result<Option<OptExtmem>, PortError> {
+        let Some(Extmem { file, pools: [interfaces, rings, buffers] }) = &self.wishes.extmem else {
+            return Ok(None);
+        };
+        let failed = |error| PortError::io(format!("mapping {file}"), error);
+        let memory = match &self.extmem {
+            Some(memory) => memory.clone(),
+            None => {
+                let opened = File::options().read(true).write(true).open(file).map_err(failed)?;
+                let bytes = usize::try_from(opened.metadata().map_err(failed)?.len()).unwrap_or(0);
+                let memory = Arc::new(Mapping::shared(opened.as_fd(), 0, bytes).map_err(failed)?);
+                self.extmem = Some(memory.clone());
+                memory
+            }
+        };
+        Ok(Some(OptExtmem {
+            memory: memory.base().addr().get() as u64,
+            pools: PoolsInfo {
+                mem_size: memory.len() as u64,
+                if_total: interfaces.0,
+                if_size: interfaces.1,
+                ring_total: rings.0,
+                ring_size: rings.1,
+                buf_total: buffers.0,
+                buf_size: buffers.1,
+                ..PoolsInfo::default()
+            },
+            ..OptExtmem::default()
+        }))
+    }
+
+    /// The region of the reply, mapped once for all ports of one allocator.
+    fn memory(&mut self, handle: &dyn Handle, reply: &Register) -> Result<Memory, PortError> {
+        if let Some(memory) = &self.extmem {
+            return Ok(memory.clone());
+        }
+        if let Some((_, memory)) = self.memories.iter().find(|(id, _)| *id == reply.mem_id) {
+            return Ok(memory.clone());
+        }
+        let bytes = usize::try_from(reply.mem_size).unwrap_or(usize::MAX);
+        let mapping = handle.map(bytes).map_err(|error| self.refused("mapping netmap's memory", error))?;
+        let memory = Arc::new(mapping);
+        self.memories.push((reply.mem_id, memory.clone()));
+        Ok(memory)
+    }
+
+    fn ring_name(&self, Wanted { mode, ring, side, .. }: Wanted) -> String {
+        let kind = if self.name.contains(':') { "" } else { "netmap:" };
+        let rings = match (side, mode) {
+            (Side::Host, _) if ring == 0 => Rings::Host,
+            (Side::Host, _) => Rings::OneHost(ring),
+            (Side::Nic, Mode::OneNic) => Rings::One(ring),
+            (Side::Nic, _) => Rings::All,
+        };
+        format!("{kind}{}{rings}", self.name)
+    }
+
+    fn caps(&self, wanted: Wanted, sides: &Sides, reply: &Register, interface: Option<&Interface>) -> Caps {
+        let name = self.ring_name(wanted);
+        let some = if sides.has_tx { &sides.tx } else { &sides.rx };
+        let buf_size = some.buf_size().min(u32::from(u16::MAX));
+        let mtu = interface.map_or(MTU, |interface| interface.mtu);
+        let old = if self.dialect == Dialect::Today { "" } else { " (old interface)" };
+        let slots =
+            |there: bool, ring: &super::user::UserRing| if there { ring.slots.num_slots() } else { 0 };
+        debug_assert!(reply.mem_size > 0, "a memory of no bytes was mapped");
+        Caps {
+            interface: interface.map(|interface| interface.name.clone()),
+            ifindex: interface.map(|interface| interface.index),
+            queue: wanted.ring,
+            mac: interface.map_or_else(|| station(&name), |interface| interface.mac),
+            mtu: mtu.min(self.options.frame_size.unwrap_or(buf_size).min(buf_size) - LINK_HEADER),
+            mtu_max: buf_size - LINK_HEADER,
+            frame_bytes_max: buf_size,
+            rx_slots: slots(sides.has_rx, &sides.rx),
+            tx_slots: slots(sides.has_tx, &sides.tx),
+            local: interface.is_none_or(|interface| interface.driver == "veth") || wanted.side == Side::Host,
+            zero_copy: true,
+            mode: format!("netmap{old}"),
+            name,
+            ..Caps::default()
+        }
+    }
+
+    fn refused(&self, what: &'static str, error: io::Error) -> PortError {
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV) if what.starts_with("opening") => PortError::Option {
+                option: format!("netmap:{}", self.name),
+                reason: "the netmap module is not loaded (no /dev/netmap); `modprobe netmap`, or use xdp:"
+                    .into(),
+            },
+            Some(libc::EPERM | libc::EACCES) => PortError::Privilege {
+                what,
+                need: "read and write access to /dev/netmap, and CAP_NET_ADMIN for interfaces",
+                setcap: "cap_net_admin",
+            },
+            Some(libc::ENXIO) => PortError::NoInterface { name: self.name.into() },
+            Some(libc::EBUSY) => PortError::InUse {
+                what: format!("netmap:{}", self.name),
+                detail: "another program has registered these rings; stop that one or name another ring"
+                    .into(),
+            },
+            Some(libc::EOPNOTSUPP) if self.dialect != Dialect::Today => PortError::Option {
+                option: format!("netmap:{}", self.name),
+                reason:
+                    "a module of API 11 or 12 has neither options (@…) nor single host rings; build today's"
+                        .into(),
+            },
+            Some(libc::EPROTONOSUPPORT) => PortError::Option {
+                option: format!("netmap:{}", self.name),
+                reason: "the netmap module speaks neither API 14, 15 nor 11, 12; build today's".into(),
+            },
+            _ => PortError::io(format!("{what} for {}", self.name), error),
+        }
+    }
+}
+
+/// A station address for a port without an interface: from its name, which no other port has.
+fn station(name: &str) -> [u8; 6] {
+    // FNV-1a: any hash would do.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let [a, b, c, d, e, ..] = hash.to_be_bytes();
+    [0x02, a, b, c, d, e]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_module_the_error_says_so() {
+        if std::path::Path::new("/dev/netmap").exists() {
+            eprintln!("SKIPPED {}: the module is loaded", module_path!());
+            return;
+        }
+        for device in ["netmap:eth0", "netmap:eth0-3", "netmap:eth0^", "vale0:a", "netmap:x{1"] {
+            let error = crate::open(device, &OpenOptions::default()).err().unwrap().to_string();
+            assert!(error.contains("the netmap module is not loaded"), "{device}: {error}");
+        }
+    }
+
+    #[test]
+    fn stations_are_local_unicast_and_differ() {
+        let (a, b) = (station("vale0:a"), station("vale0:b"));
+        assert_ne!(a, b);
+        assert_eq!((a[0], b[0]), (2, 2));
+    }
+}

@@ -1,0 +1,225 @@
+//! The netmap module's work, done in this process: what stands below the ioctl, for tests, `netmap-check` and machines
+//! without the module.
+//!
+//! ```text
+//!   port (netmap/…) ── ioctl, mmap, poll ──► Handle ─┬─ requests   register, port info, …, old and new
+//!                                                    └─ sync ─► kernel's half of each ring
+//!                                                                 │ NIC rings        │ host rings
+//!                                              cable to another NIC, or Wire     Wire: the kernel's side
+//! ```
+//!
+//! It gives nothing that the real one does not give, and takes nothing more: a ring's head and cur are checked at each
+//! sync and set back when they make no sense, while the sync succeeds; a slot whose buffer changed without saying so sends
+//! the buffer that the "hardware" knows, as a NIC would, and is noted ([`Provider::violations`]); descriptors without
+//! rings have ENXIO; a NIC that is removed leaves its descriptors in error.
+//!
+//! What it does not imitate: `epoll_wait` does no sync here, so a woken port makes a call of its own; VALE, and
+//! offsets, polling threads and loops of the kernel.
+
+mod handle;
+mod memory;
+mod nic;
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::netmap::open;
+use crate::netmap::sys::{Handle, Module};
+use crate::{Device, DeviceSpec, OpenOptions, PortError};
+use memory::Memory;
+use nic::Nic;
+
+/// Sizes of a NIC.
+#[derive(Clone, Copy, Debug)]
+pub struct NicShape {
+    /// Ring pairs.
+    pub rings: u16,
+    /// Pairs of host rings.
+    pub host_rings: u16,
+    /// Slots of each ring.
+    pub slots: u32,
+}
+
+impl Default for NicShape {
+    fn default() -> Self {
+        Self { rings: 1, host_rings: 1, slots: 64 }
+    }
+}
+
+/// Sizes of the memory, and the interface that is spoken.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Bytes of a buffer.
+    pub buf_size: u32,
+    /// Buffers of the whole memory.
+    pub buffers: u32,
+    /// Speaks API 11 and 12 alone, as modules of before 2019.
+    pub legacy: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { buf_size: 2048, buffers: 4096, legacy: false }
+    }
+}
+
+/// Which end of a NIC's rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The cable.
+    Nic,
+    /// The kernel's stack.
+    Host,
+}
+
+/// Everything, behind one lock: what is quick is the memory, and a lock keeps what it imitates honest.
+#[derive(Debug)]
+pub(crate) struct State {
+    shape: Shape,
+    memory: Memory,
+    nics: Vec<Nic>,
+    /// Things that no correct user does.
+    violations: Vec<String>,
+}
+
+/// A netmap of our own. Cheap to clone: it stays one.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    state: Arc<Mutex<State>>,
+}
+
+impl Provider {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// The kernel has no memory.
+    pub fn new(shape: Shape) -> io::Result<Self> {
+        let memory = Memory::new(shape)?;
+        let state = State { shape, memory, nics: Vec::new(), violations: Vec::new() };
+        Ok(Self { state: Arc::new(Mutex::new(state)) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A NIC of that name, without a cable: what it sends waits for [`Self::receive`].
+    ///
+    /// # Errors
+    /// The memory is used up, or the name taken.
+    pub fn add_nic(&self, name: &str, shape: NicShape) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.find(name).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let nic = Nic::new(name, shape, &mut state.memory)?;
+        state.nics.push(nic);
+        Ok(())
+    }
+
+    /// A cable between two NICs: ring `i` of one leads to ring `i` of the other, which pushes back when it is full.
+    pub fn join(&self, a: &str, b: &str) {
+        let mut state = self.lock();
+        if let (Some(a), Some(b)) = (state.find(a), state.find(b)) {
+            state.nics[a].cable = Some(b);
+            state.nics[b].cable = Some(a);
+        }
+    }
+
+    /// The NIC is pulled out.
+    pub fn remove(&self, name: &str) {
+        let mut state = self.lock();
+        if let Some(at) = state.find(name) {
+            let nic = &mut state.nics[at];
+            nic.present = false;
+            nic.wake_all();
+        }
+    }
+
+    /// Opens a port of it by a name as [`crate::open`] takes it.
+    ///
+    /// # Errors
+    /// As [`crate::open`].
+    pub fn open(&self, device: &str, options: &OpenOptions) -> Result<Device, PortError> {
+        let spec: DeviceSpec = device.parse()?;
+        open::open(self, &spec, options)
+    }
+
+    /// A frame arrives from the cable (`Nic`) or is sent by the kernel (`Host`); `false`: there is no room, and it is lost.
+    pub fn send(&self, name: &str, side: Side, ring: u16, frame: &[u8]) -> bool {
+        let mut state = self.lock();
+        let Some(at) = state.find(name) else { return false };
+        state.nics[at].arrive(side, ring, frame.to_vec())
+    }
+
+    /// What went out on the cable, or was passed on to the kernel, since the last time: ring and frame.
+    pub fn receive(&self, name: &str, side: Side) -> Vec<(u16, Vec<u8>)> {
+        let mut state = self.lock();
+        let Some(at) = state.find(name) else { return Vec::new() };
+        state.nics[at].out(side).drain(..).collect()
+    }
+
+    /// How many frames the cable, or the kernel, takes before [`Self::receive`] has to make room.
+    pub fn set_room(&self, name: &str, side: Side, frames: usize) {
+        let mut state = self.lock();
+        if let Some(at) = state.find(name) {
+            state.nics[at].set_room(side, frames);
+        }
+    }
+
+    /// The bits above the flags that a VALE switch writes into received slots.
+    pub fn set_high_flags(&self, name: &str, bits: u16) {
+        let mut state = self.lock();
+        if let Some(at) = state.find(name) {
+            state.nics[at].high_flags = bits;
+        }
+    }
+
+    /// The buffer in each slot of each ring: tx rings of the NIC and the host, then rx rings.
+    #[must_use]
+    pub fn slot_buffers(&self, name: &str) -> Vec<Vec<u32>> {
+        let state = self.lock();
+        let nic = state.find(name).map(|at| &state.nics[at]);
+        nic.map(|nic| nic.slot_buffers(&state.memory)).unwrap_or_default()
+    }
+
+    /// What users did wrong.
+    #[must_use]
+    pub fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    /// Checks that every buffer is in one place alone, of those that should be somewhere; what is wrong.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn check_buffers(&self) -> Result<(), String> {
+        let state = self.lock();
+        let mut seen = vec![0_u32; state.shape.buffers as usize];
+        let mut note = |buf: u32| match seen.get_mut(buf as usize) {
+            Some(count) => *count += 1,
+            None => seen[0] += 1,
+        };
+        state.memory.free_buffers().for_each(&mut note);
+        for nic in &state.nics {
+            nic.buffers(&state.memory).for_each(&mut note);
+        }
+        let wrong = |at: usize, count: u32| count != u32::from(at >= 2);
+        match seen.iter().enumerate().find(|(at, count)| wrong(*at, **count)) {
+            None => Ok(()),
+            Some((at, count)) => Err(format!("buffer {at} is in {count} places")),
+        }
+    }
+}
+
+impl State {
+    fn find(&self, name: &str) -> Option<usize> {
+        self.nics.iter().position(|nic| nic.name == name && nic.present)
+    }
+}
+
+impl Module for Provider {
+    fn open(&self) -> io::Result<Box<dyn Handle>> {
+        Ok(Box::new(handle::Open::new(self.clone())?))
+    }
+}
