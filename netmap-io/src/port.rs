@@ -279,6 +279,8 @@ pub struct OpenOptions {
     pub xdp_mode: XdpMode,
     /// Most tuples that can be registered at a time.
     pub tuples_max: u32,
+    /// TAP: queues to make; as many as there are shards.
+    pub queues: u32,
     /// How long to wait for the other end of a pipe.
     pub pipe_wait: Duration,
     /// TAP: a virtio-net header in front of every frame ([`Caps::vnet_header`]); rings are shorter then, buffers
@@ -301,6 +303,7 @@ impl Default for OpenOptions {
             zero_copy: ZeroCopy::Auto,
             xdp_mode: XdpMode::Auto,
             tuples_max: 262_144,
+            queues: 1,
             pipe_wait: Duration::from_secs(5),
             vnet_header: false,
             stack: String::new(),

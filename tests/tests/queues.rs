@@ -149,3 +149,29 @@ fn a_flow_that_changes_its_queue_goes_on() {
     assert!(now.since(&busy, "frames_handed_over") > 0, "no flow changed its queue");
     assert_eq!((now.since(&busy, "resets_sent"), now.get("handover_lost")), (0, 0));
 }
+
+/// A TAP device has a queue for each shard, and each shard is a station there: neighbours that one hears of, all know.
+#[test]
+fn a_tap_device_has_a_queue_for_each_shard() {
+    needs_utcp_root_and_two_cores!();
+    let (lab, net) = (Lab::new("queues-tap"), Net::new());
+    let host = &net.server;
+    let device = "tap:utcp0,addr=10.9.0.2/24,addr=fd00:9::2/64";
+    let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", device).set("UTCP_CORES", "0,1").run();
+    ip(&lab, host, "addr add 10.9.0.1/24 dev utcp0");
+    ip(&lab, host, "addr add fd00:9::1/64 dev utcp0 nodad");
+    let kernel = Nginx::start_on_kernel(&lab, Some(host));
+    for addr in ["10.9.0.1", "fd00:9::1"] {
+        assert_eq!(lab.python(&talk(addr, kernel.port)).under(&engine).ok().text(), "128\n");
+    }
+    let other_lab = Lab::new("queues-tap-server");
+    let ours = Nginx::start(&other_lab, &engine);
+    for addr in ["10.9.0.2", "fd00:9::2"] {
+        assert_eq!(lab.python(&talk(addr, ours.port)).inside(host).ok().text(), "128\n");
+    }
+    engine.went_through(256);
+    for queue in 0..2 {
+        let (got, sent) = (format!("tap:utcp0-{queue}.rx_frames"), format!("tap:utcp0-{queue}.tx_frames"));
+        assert!(engine.counters().get(&got) > 100 && engine.counters().get(&sent) > 100, "queue {queue}");
+    }
+}

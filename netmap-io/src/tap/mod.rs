@@ -3,6 +3,9 @@
 //! The port for kernels without AF_XDP, and the one with the kernel as peer on the same host. The kernel
 //! takes and gives one frame per system call, so a batch costs as many calls as frames, and only a call
 //! tells whether a frame is there.
+//!
+//! With several queues the kernel sends a flow's frames to the queue that sent its last one, so that they stay with
+//! their shard; what belongs to no flow comes to any.
 
 mod sys;
 
@@ -28,7 +31,7 @@ const READ_MAX: u32 = 256;
 /// Opens the TAP device `name`; makes it when it is not there.
 pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortError> {
     let vnet = options.vnet_header;
-    let (tap, device) = attach(name, vnet)?;
+    let (taps, device) = attach(name, vnet, options.queues.max(1))?;
     let fitting = if vnet { VNET_FRAME } else { (device.mtu + LINK_HEADER).next_power_of_two().max(2048) };
     let frame_size = options.frame_size.unwrap_or(fitting);
     if !frame_size.is_power_of_two() || !(128..=fitting.max(32_768)).contains(&frame_size) {
@@ -43,10 +46,7 @@ pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortErro
     }
     let slots_max = if vnet { VNET_SLOTS } else { u32::MAX };
     let (rx_slots, tx_slots) = (options.rx_slots.min(slots_max), options.tx_slots.min(slots_max));
-    let memory = SlotMemory::new(rx_slots, tx_slots, frame_size)
-        .map_err(|error| PortError::io("allocating packet memory", error))?;
-    let (rx, mut tx) = memory.rings();
-    tx.tail = tx_slots - 1;
+    let several = taps.len() > 1;
     let caps = Caps {
         name: format!("tap:{name}"),
         interface: Some(device.name.clone()),
@@ -63,8 +63,12 @@ pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortErro
         mode: "TAP, a system call per frame".into(),
         ..Caps::default()
     };
-    let port = TapPort { caps, tap, rx, tx, tx_written: 0, counters: Counters::default(), _memory: memory };
-    Ok(Device { ports: vec![Box::new(port)], steering: None })
+    let mut ports: Vec<Box<dyn Port>> = Vec::new();
+    for (tap, queue) in taps.into_iter().zip(0..) {
+        let name = if several { format!("tap:{name}-{queue}") } else { caps.name.clone() };
+        ports.push(Box::new(TapPort::new(tap, Caps { name, queue, ..caps.clone() })?));
+    }
+    Ok(Device { ports, steering: None })
 }
 
 /// Our station behind the device: the kernel's side has the address that `ip link` shows.
@@ -75,7 +79,8 @@ fn station(kernel: [u8; 6]) -> [u8; 6] {
     mac
 }
 
-fn attach(name: &str, vnet_header: bool) -> Result<(File, Interface), PortError> {
+/// The queues of a TAP device: one each for so many users, or one where the device has no more.
+fn attach(name: &str, vnet_header: bool, queues: u32) -> Result<(Vec<File>, Interface), PortError> {
     let refused = |what: &'static str, error: io::Error| match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => PortError::Privilege {
             what,
@@ -94,12 +99,30 @@ fn attach(name: &str, vnet_header: bool) -> Result<(File, Interface), PortError>
         },
         Some(libc::EINVAL) => PortError::Option {
             option: format!("tap:{name}"),
-            reason: "an interface of that name exists and is no TAP device of one queue".into(),
+            reason: "an interface of that name exists and is no TAP device".into(),
         },
         _ => PortError::io(what, error),
     };
-    let open = sys::open_tun().map_err(|error| refused("opening /dev/net/tun", error))?;
-    sys::attach(&open, name, vnet_header).map_err(|error| refused("attaching to a TAP device", error))?;
+    let attach_one = |several: bool| {
+        let open = sys::open_tun().map_err(|error| refused("opening /dev/net/tun", error))?;
+        match sys::attach(&open, name, vnet_header, several) {
+            Ok(()) => Ok(Some(open)),
+            // A device that the user made is of the other kind.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+            Err(error) => Err(refused("attaching to a TAP device", error)),
+        }
+    };
+    let mut several = queues > 1;
+    let mut first = attach_one(several)?;
+    if first.is_none() {
+        several = !several;
+        first = attach_one(several)?;
+    }
+    let none = || refused("attaching to a TAP device", io::Error::from_raw_os_error(libc::EINVAL));
+    let mut taps = vec![first.ok_or_else(none)?];
+    for _ in 1..if several { queues } else { 1 } {
+        taps.push(attach_one(true)?.ok_or_else(none)?);
+    }
     // A device of the user's own may be up already, and then this needs no privilege.
     let up = sys::set_up(name);
     let asked =
@@ -107,11 +130,11 @@ fn attach(name: &str, vnet_header: bool) -> Result<(File, Interface), PortError>
     let device = asked.ok_or_else(|| PortError::NoInterface { name: name.into() })?;
     match up {
         Err(error) if !device.up => Err(refused("setting a TAP device up", error)),
-        _ => Ok((open, device)),
+        _ => Ok((taps, device)),
     }
 }
 
-/// The one queue of a TAP device.
+/// A queue of a TAP device.
 #[derive(Debug)]
 struct TapPort {
     caps: Caps,
@@ -125,6 +148,14 @@ struct TapPort {
 }
 
 impl TapPort {
+    fn new(tap: File, caps: Caps) -> Result<Self, PortError> {
+        let memory = SlotMemory::on_demand(caps.rx_slots, caps.tx_slots, caps.frame_bytes_max)
+            .map_err(|error| PortError::io("allocating packet memory", error))?;
+        let (rx, mut tx) = memory.rings();
+        tx.tail = caps.tx_slots - 1;
+        Ok(Self { caps, tap, rx, tx, tx_written: 0, counters: Counters::default(), _memory: memory })
+    }
+
     fn gone(&self, error: &io::Error) -> PortError {
         PortError::Gone { device: self.caps.name.clone(), reason: error.to_string() }
     }

@@ -114,3 +114,44 @@ fn a_device_of_the_user_is_used_and_left_there() {
     drop(open_on(&host, "tap:nio-p").unwrap());
     host.ip("link show nio-p");
 }
+
+/// As many queues as are asked for, or the one that the user's device has; frames of a flow come back to the queue that sent.
+#[test]
+fn several_queues() {
+    skip_without!(namespaces);
+    let host = quiet_host();
+    let open = |device: &'static str, queues| {
+        let options = OpenOptions { rx_slots: 64, tx_slots: 64, queues, ..OpenOptions::default() };
+        let device = host.run(move || crate::open(device, &options)).unwrap();
+        let names = device.ports.iter().map(|port| (port.caps().name.clone(), port.caps().queue));
+        (names.collect::<Vec<_>>(), device.ports)
+    };
+    host.ip("tuntap add nio-one mode tap");
+    assert_eq!(open("tap:nio-one", 4).0, [("tap:nio-one".to_owned(), 0)]);
+    host.ip("tuntap add nio-many mode tap multi_queue");
+    assert_eq!(open("tap:nio-many", 1).0, [("tap:nio-many".to_owned(), 0)]);
+    let (names, mut ports) = open("tap:nio-t", 2);
+    assert_eq!(names, [("tap:nio-t-0".to_owned(), 0), ("tap:nio-t-1".to_owned(), 1)]);
+
+    host.ip("addr add 10.77.1.1/24 dev nio-t");
+    let mac = ports[0].caps().mac;
+    let station = mac.map(|byte| format!("{byte:02x}")).join(":");
+    host.ip(&format!("neigh replace 10.77.1.2 dev nio-t lladdr {station} nud permanent"));
+    let kernel = host.run(|| crate::sys::interface("nio-t").unwrap().unwrap().mac);
+    let socket = host.run(|| UdpSocket::bind("10.77.1.1:6000")).unwrap();
+    for queue in [0, 1, 0] {
+        let us = ([10, 77, 1, 2].into(), 5000 + u16::try_from(queue).unwrap());
+        let ask = Frame::new(Proto::UDP, us, ([10, 77, 1, 1].into(), 6000)).macs(kernel, mac).payload(b"ask");
+        assert!(ports[queue].tx().push(&ask.build()));
+        ports[queue].tx_sync().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        let (_, from) = socket.recv_from(&mut [0; 64]).unwrap();
+        socket.send_to(b"answer", from).unwrap();
+        let until = Instant::now() + Duration::from_secs(2);
+        while ports[queue].rx_sync().unwrap() == 0 {
+            assert!(Instant::now() < until, "no answer came to queue {queue}");
+        }
+        assert!(ports[queue].rx().next().unwrap().ends_with(b"answer"));
+        assert_eq!(ports[1 - queue].rx_sync().unwrap(), 0, "it came to the other queue");
+    }
+}

@@ -62,8 +62,10 @@ impl Device {
         let failed = |error| EngineError::Device { device: text.to_owned(), error };
         let DeviceConfig { device: name, station } =
             DeviceConfig::parse(text).map_err(|error| EngineError::Setting(error.to_string()))?;
+        let shards = u32::try_from(config.cores.len()).unwrap_or(1).max(1);
         let options = OpenOptions {
             vnet_header: true,
+            queues: shards,
             stack: crate::config::stack_of(&config.name).to_owned(),
             // netmap: without addresses of our own, we are behind the kernel's.
             beside_kernel: station.is_none(),
@@ -77,8 +79,12 @@ impl Device {
             tracing::warn!(device = text, faults, "faults are injected on purpose");
             open = open.with_faults(&spec).map_err(failed)?;
         }
-        if station.is_some() && open.ports.len() > 1 {
-            let words = "a host of its own has one ring: name one (netmap:eth0-0), and let the NIC use one";
+        // Each shard has a station of its own there, which hears of the others' neighbours.
+        if station.is_some() && open.ports.len() > shards as usize {
+            let words = format!(
+                "a host of its own has a ring for each shard, and there are {shards} shard(s): name one (netmap:eth0-0), \
+                 let the NIC use fewer, or give the engine more cores"
+            );
             return Err(EngineError::Setting(format!("{name}: {words}")));
         }
         let caps = open.ports.first().map(|port| port.caps());

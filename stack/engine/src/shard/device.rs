@@ -110,6 +110,11 @@ impl DevicePort {
         Self { link, port, gone: false, buried: false, station, queue, rss, tracer: None }
     }
 
+    /// Who we are there, if we are a host of our own.
+    pub(super) fn station_mut(&mut self) -> Option<&mut Station> {
+        self.station.as_mut()
+    }
+
     /// Frames that can be read now.
     fn rx_sync(&mut self) -> u32 {
         let result = match &mut self.tracer {
@@ -212,6 +217,10 @@ impl Shard {
             match station.as_mut().map(|station| station.on_frame(self.now, bytes, &mut tx)) {
                 None | Some(Verdict::Ours) => self.on_frame(index, verify, bytes),
                 Some(Verdict::Done) => self.counters.neighbour_frames += 1,
+                Some(Verdict::Neighbours) => {
+                    self.counters.neighbour_frames += 1;
+                    self.tell_others(index, bytes);
+                }
                 Some(Verdict::Foreign) => self.counters.dropped_frames += 1,
             }
         }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use utcp_proto::FourTuple;
 
 use super::{Inbox, Shard, ToShard};
+use crate::station::Verdict;
 
 /// Locks: many more than shards, so that two rarely meet.
 const STRIPES: usize = 64;
@@ -103,7 +104,17 @@ impl Shard {
         true
     }
 
-    /// A frame for a flow of ours came to another shard's queue.
+    /// What was said of link addresses came to our queue alone, and the other shards' stations want to know it.
+    pub(super) fn tell_others(&self, port: u32, frame: &[u8]) {
+        let Some(directory) = &self.directory else { return };
+        let interface = self.links.get(port as usize).and_then(|link| link.interface);
+        for shard in (0..self.config.count).filter(|shard| *shard != self.config.index) {
+            // Who does not keep up asks again.
+            let _ = directory.send(shard, interface, frame);
+        }
+    }
+
+    /// A frame for a flow of ours came to another shard's queue, or one about neighbours of all.
     pub(super) fn on_handed_frame(&mut self, interface: Option<u32>, frame: &[u8]) {
         if let Some(directory) = &self.directory {
             directory.arrived(self.config.index);
@@ -113,6 +124,16 @@ impl Shard {
             self.counters.handover_lost += 1;
             return;
         };
+        let now = self.now;
+        let station = self.ports.get_mut(port).and_then(|device| device.station_mut());
+        if let Some(station) = station
+            && station.hear(now, frame) != Verdict::Ours
+        {
+            if station.take_news() {
+                self.find_next_hops();
+            }
+            return;
+        }
         let verify = self.links[port].verify;
         self.on_frame(port as u32, verify, frame);
     }

@@ -41,8 +41,10 @@ const ALL_NODES: IpAddr = IpAddr([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 pub enum Verdict {
     /// TCP or an error about it, to one of our addresses: the shard goes on with it.
     Ours,
-    /// Done with: a question, an answer, an echo.
+    /// Done with: an echo.
     Done,
+    /// Done with: a question or an answer about link addresses. Stations of the same host on other queues should hear it.
+    Neighbours,
     /// Not for us, or nothing that we know.
     Foreign,
 }
@@ -54,6 +56,13 @@ pub struct Hop {
     pub source: IpAddr,
     /// Who takes the packet: the destination itself, or a gateway.
     pub next: IpAddr,
+}
+
+/// Where answers go.
+enum Out<'a, 'r> {
+    Ring(&'a mut TxRing<'r>),
+    /// Somebody else has answered.
+    Nowhere,
 }
 
 /// Addresses, gateways and neighbours of one port.
@@ -148,6 +157,7 @@ impl Station {
 
     /// Asks what is to be asked now. What finds no room is asked again later.
     pub fn poll(&mut self, now: Instant, tx: &mut TxRing<'_>) {
+        let tx = &mut Out::Ring(tx);
         if !self.announced {
             self.announced = true;
             self.announce(tx);
@@ -160,7 +170,7 @@ impl Station {
     }
 
     /// Whoever knows our addresses from before learns where they are now (RFC 5227 §2.3, RFC 4861 §7.2.6).
-    fn announce(&self, tx: &mut TxRing<'_>) {
+    fn announce(&self, tx: &mut Out<'_, '_>) {
         if self.peer.is_some() {
             return;
         }
@@ -190,7 +200,7 @@ impl Station {
         }
     }
 
-    fn ask(&self, source: IpAddr, target: IpAddr, known: Option<Mac>, tx: &mut TxRing<'_>) {
+    fn ask(&self, source: IpAddr, target: IpAddr, known: Option<Mac>, tx: &mut Out<'_, '_>) {
         if target.is_v4() {
             let request = arp::Repr {
                 operation: Operation::Request,
@@ -213,10 +223,15 @@ impl Station {
     /// A frame came; answers go to `tx` at once.
     pub fn on_frame(&mut self, now: Instant, frame: &[u8], tx: &mut TxRing<'_>) -> Verdict {
         // A malformed frame is as foreign as any other.
-        self.understand(now, frame, tx).unwrap_or(Verdict::Foreign)
+        self.understand(now, frame, &mut Out::Ring(tx)).unwrap_or(Verdict::Foreign)
     }
 
-    fn understand(&mut self, now: Instant, frame: &[u8], tx: &mut TxRing<'_>) -> Result<Verdict, WireError> {
+    /// A frame that came to another queue of this device, where it was answered.
+    pub fn hear(&mut self, now: Instant, frame: &[u8]) -> Verdict {
+        self.understand(now, frame, &mut Out::Nowhere).unwrap_or(Verdict::Foreign)
+    }
+
+    fn understand(&mut self, now: Instant, frame: &[u8], tx: &mut Out<'_, '_>) -> Result<Verdict, WireError> {
         let (link, at) = ethernet::parse(frame)?;
         let group = link.dst[0] & 1 == 1;
         if link.vlan.is_some() || !(group || link.dst == self.mac) || link.src == self.mac {
@@ -251,10 +266,10 @@ impl Station {
     }
 
     /// RFC 826, "Packet Reception".
-    fn on_arp(&mut self, now: Instant, arp: &arp::Repr, tx: &mut TxRing<'_>) -> Result<Verdict, WireError> {
+    fn on_arp(&mut self, now: Instant, arp: &arp::Repr, tx: &mut Out<'_, '_>) -> Result<Verdict, WireError> {
         if self.owns(arp.sender_ip) {
             self.conflict(arp.sender_ip, arp.sender_mac);
-            return Ok(Verdict::Done);
+            return Ok(Verdict::Neighbours);
         }
         let for_us = self.owns(arp.target_ip);
         let plausible = arp.sender_mac[0] & 1 == 0 && self.on_link(arp.sender_ip).is_some();
@@ -270,7 +285,7 @@ impl Station {
         if for_us && arp.operation == Operation::Request {
             self.send_arp(tx, arp.sender_mac, &arp.reply(self.mac));
         }
-        Ok(Verdict::Done)
+        Ok(Verdict::Neighbours)
     }
 
     fn on_icmp(
@@ -278,7 +293,7 @@ impl Station {
         ip: &ipv4::Repr,
         body: &[u8],
         asker: Mac,
-        tx: &mut TxRing<'_>,
+        tx: &mut Out<'_, '_>,
     ) -> Result<Verdict, WireError> {
         match icmpv4::parse(body)? {
             icmpv4::Message::EchoRequest { ident_seq, data } => {
@@ -297,12 +312,12 @@ impl Station {
         ip: &ipv6::Repr,
         body: &[u8],
         asker: Mac,
-        tx: &mut TxRing<'_>,
+        tx: &mut Out<'_, '_>,
     ) -> Result<Verdict, WireError> {
         match icmpv6::parse(ip, body)? {
             icmpv6::Message::Neighbor(message) => {
                 self.on_neighbor(now, ip, message, asker, tx);
-                Ok(Verdict::Done)
+                Ok(Verdict::Neighbours)
             }
             icmpv6::Message::EchoRequest { ident_seq, data } if self.owns(ip.dst) => {
                 let data = body.get(data).ok_or(WireError::Truncated)?;
@@ -324,7 +339,7 @@ impl Station {
         ip: &ipv6::Repr,
         message: Neighbor,
         asker: Mac,
-        tx: &mut TxRing<'_>,
+        tx: &mut Out<'_, '_>,
     ) {
         match message {
             Neighbor::Solicit { target, source } if self.owns(target) => {
@@ -369,7 +384,7 @@ impl Station {
         self.conflicts += 1;
     }
 
-    fn send_arp(&self, tx: &mut TxRing<'_>, dst: Mac, repr: &arp::Repr) {
+    fn send_arp(&self, tx: &mut Out<'_, '_>, dst: Mac, repr: &arp::Repr) {
         let link = ethernet::Repr { dst, src: self.mac, ethertype: ethernet::ARP, vlan: None };
         self.put(tx, |out| {
             let at = ethernet::emit(&link, out)?;
@@ -377,13 +392,13 @@ impl Station {
         });
     }
 
-    fn send_neighbor(&self, tx: &mut TxRing<'_>, mac: Mac, src: IpAddr, dst: IpAddr, message: &Neighbor) {
+    fn send_neighbor(&self, tx: &mut Out<'_, '_>, mac: Mac, src: IpAddr, dst: IpAddr, message: &Neighbor) {
         self.send_v6(tx, mac, src, dst, ND_HOP_LIMIT, |out| ndisc::emit(src, dst, message, out));
     }
 
     fn send_v4(
         &self,
-        tx: &mut TxRing<'_>,
+        tx: &mut Out<'_, '_>,
         mac: Mac,
         src: IpAddr,
         dst: IpAddr,
@@ -411,8 +426,9 @@ impl Station {
     }
 
     /// Writes a frame into the next slot, if there is one and it fits.
-    fn put(&self, tx: &mut TxRing<'_>, write: impl FnOnce(&mut [u8]) -> Result<usize, WireError>) {
-        if let Some(mut slot) = tx.slot()
+    fn put(&self, tx: &mut Out<'_, '_>, write: impl FnOnce(&mut [u8]) -> Result<usize, WireError>) {
+        if let Out::Ring(tx) = tx
+            && let Some(mut slot) = tx.slot()
             && let Some((front, out)) = slot.split_at_mut_checked(self.vnet)
             && let Ok(len) = write(out)
         {
@@ -423,7 +439,7 @@ impl Station {
 
     fn send_v6(
         &self,
-        tx: &mut TxRing<'_>,
+        tx: &mut Out<'_, '_>,
         mac: Mac,
         src: IpAddr,
         dst: IpAddr,

@@ -69,7 +69,7 @@ fn ask_arp(target_ip: IpAddr, sender_ip: IpAddr) -> Vec<u8> {
 #[test]
 fn arp_is_answered_and_learnt_from() {
     let mut bench = Bench::new();
-    assert_eq!(bench.give(&ask_arp(OWN, PEER)), Verdict::Done);
+    assert_eq!(bench.give(&ask_arp(OWN, PEER)), Verdict::Neighbours);
     let answers = bench.answers();
     let (header, at) = ethernet::parse(&answers[0]).unwrap();
     let reply = arp::parse(&answers[0][at..]).unwrap();
@@ -87,6 +87,16 @@ fn arp_is_answered_and_learnt_from() {
     assert_eq!((bench.answers().len(), bench.station.resolve(NOW, far)), (1, None));
 }
 
+/// On several queues, the one that a question came to answers it; the others learn.
+#[test]
+fn what_came_to_another_queue_is_heard_and_not_answered() {
+    let mut bench = Bench::new();
+    let ask = ask_arp(OWN, PEER);
+    assert_eq!(bench.station.hear(NOW, &ask), Verdict::Neighbours);
+    assert_eq!((bench.answers().len(), bench.station.resolve(NOW, PEER)), (0, Some(PEER_MAC)));
+    assert_eq!(bench.station.hear(NOW, &ask[..20]), Verdict::Foreign);
+}
+
 #[test]
 fn solicitations_are_answered_and_learnt_from() {
     let mut bench = Bench::new();
@@ -96,7 +106,7 @@ fn solicitations_are_answered_and_learnt_from() {
         let len = ndisc::emit(PEER_V6, group, &solicit, &mut out[40..]).unwrap();
         ipv6::emit(&ndisc::ip_header(PEER_V6, group, len), out).unwrap() + len
     });
-    assert_eq!(bench.give(&frame), Verdict::Done);
+    assert_eq!(bench.give(&frame), Verdict::Neighbours);
     let answers = bench.answers();
     let (ip, range) = ipv6::parse(&answers[0][14..]).unwrap();
     let message = icmpv6::parse(&ip, &answers[0][14..][range]).unwrap();
