@@ -84,6 +84,7 @@ fn close_socket(fd: c_int, entry: Entry) -> c_int {
     }
     epoll::forget(&sock);
     let token = sock.shared.token.load(Relaxed);
+    send::flush(&sock);
     // Nobody may be copying into the stream when the engine reuses it.
     let right = sock.take_tx();
     sock.shared.intent.fetch_or(intent::CLOSE, AcqRel);
@@ -106,6 +107,7 @@ fn linger(sock: &Sock) {
     if sock.status() & (status::CONNECTED | status::DEAD) != status::CONNECTED {
         return;
     }
+    send::flush(sock);
     sock.intend(intent::SHUT_WR | intent::TX_FULL);
     let deadline = sleep::deadline_us(u64::from(seconds).saturating_mul(1_000_000));
     let _ = sleep::until(sock.att, &sock.shared.tx_bell, deadline, || {
@@ -147,6 +149,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
     if now & status::CONNECTED == 0 || now & status::DEAD != 0 {
         return errno::fail(Errno(libc::ENOTCONN));
     }
+    send::flush(&sock);
     // Not while another thread is copying: its bytes belong before the FIN.
     let right = sock.take_tx();
     sock.shared.intent.fetch_or(bits, AcqRel);

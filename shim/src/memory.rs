@@ -39,6 +39,21 @@ pub fn map_shared(fd: c_int, len: usize, protection: c_int) -> Sys<*mut u8> {
     Ok(base)
 }
 
+/// As [`map_shared`], readable and writable, over what it gave for as many bytes before, at `old`; if that is null, anywhere.
+pub fn map_shared_over(old: *mut u8, fd: c_int, len: usize) -> Sys<*mut u8> {
+    let open = libc::PROT_READ | libc::PROT_WRITE;
+    if old.is_null() {
+        return map_shared(fd, len, open);
+    }
+    if !LOCKS_WHAT_COMES.load(Relaxed) {
+        return sys::map_shared_at(old, fd, len, open);
+    }
+    let base = sys::map_shared_at(old, fd, len, libc::PROT_NONE)?;
+    sys::call!(libc::SYS_munlock, base, len)
+        .and_then(|_| sys::call!(libc::SYS_mprotect, base, len, open))
+        .map(|_| base)
+}
+
 /// Unmaps what [`map_shared`] gave. Nothing may refer to it any more.
 pub fn unmap(base: *mut u8, len: usize) {
     sys::unmap(base, len);

@@ -19,7 +19,7 @@ use crate::channel::{self, Quiet, Word};
 use crate::fd_table::{self, Entry};
 use crate::handle::Sock;
 use crate::sys::{self, Errno, Sys};
-use crate::{lane, ready};
+use crate::{lane, memory, ready};
 
 /// Epoll sets of one peer whose bells are kept; further ones are rung by the engine.
 const BELLS: usize = 16;
@@ -75,7 +75,7 @@ fn map(att: &'static Attachment, number: u32, place: &'static Place) -> Sys<()> 
     }
     let fd = fetch(att, Kind::Pair, number, 0, 0)?;
     let old = place.base.load(Relaxed);
-    let mapped = sys::map_shared_at(old, fd, PAIR_LEN);
+    let mapped = memory::map_shared_over(old, fd, PAIR_LEN);
     let _ = sys::close(fd);
     let base = mapped?;
     sys::madvise(base, PAIR_LEN, libc::MADV_DONTDUMP);

@@ -9,13 +9,15 @@
 //! Nobody is excluded meanwhile. A second reader may copy the same bytes, but only one of them moves
 //! `rx_head`; the other starts anew. The engine may put the stream into a larger buffer: then what was copied
 //! may be stale, and is copied again. The slot may be closed and reused: the generation in the
-//! upper bits of `rx_head` makes the swap fail.
+//! upper bits of `rx_head` makes the swap fail. The engine may take the positions away ([`utcp_abi::freeze`]): for the moment there
+//! is nothing to read, and no end of file either.
 
 use core::ffi::c_int;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 use core::sync::atomic::{AtomicU64, fence};
 
 use libc::iovec;
+use utcp_abi::freeze::{FROZEN, advance};
 use utcp_abi::pair::{CLASSES, STREAM_MAX};
 use utcp_abi::socket::{BufRef, first_position, intent, status};
 use utcp_abi::stream::pieces;
@@ -41,6 +43,8 @@ struct View {
     capacity: u64,
     /// What the capacity can become.
     capacity_max: u64,
+    /// `rx_buf`, which names the place.
+    word: u64,
 }
 
 /// Where the bytes are.
@@ -53,6 +57,11 @@ enum Place {
 }
 
 impl View {
+    /// The bytes are on their way to another place.
+    fn is_frozen(&self) -> bool {
+        self.head == FROZEN
+    }
+
     /// The buffer's first byte.
     fn base(&self, sock: &Sock) -> Option<*mut u8> {
         match self.place {
@@ -79,12 +88,16 @@ impl View {
 }
 
 /// A look at a stream that the program at the other end writes. It may lie: what it says is cut to a buffer.
-fn view_pair(end: End) -> Sys<View> {
+fn view_pair(end: End, word: u64) -> Sys<View> {
     loop {
         let head = end.own().head.load(Acquire);
         let class = end.other().class.load(Acquire);
         let tail = end.other().tail.load(Acquire);
         let mark = end.other().urgent.load(Acquire);
+        let place = Place::Pair(end, class);
+        if head == FROZEN || tail == FROZEN {
+            return Ok(frozen(place, word));
+        }
         if head >> GENERATION_SHIFT != u64::from(end.at.generation) {
             return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
         }
@@ -94,15 +107,21 @@ fn view_pair(end: End) -> Sys<View> {
         let capacity = if CLASSES.contains(&class) { 1 << class } else { 0 };
         let available = tail.wrapping_sub(head);
         let available = if available > capacity { 0 } else { available };
-        let place = Place::Pair(end, class);
-        return Ok(View { head, available, mark, place, capacity, capacity_max: STREAM_MAX });
+        return Ok(View { head, available, mark, place, capacity, capacity_max: STREAM_MAX, word });
     }
+}
+
+/// A look at a stream that moves to another place just now.
+#[cold]
+fn frozen(place: Place, word: u64) -> View {
+    View { head: FROZEN, available: 0, mark: 0, place, capacity: 0, capacity_max: u64::MAX, word }
 }
 
 #[inline]
 fn view(sock: &Sock) -> Sys<View> {
-    if let Some(end) = pair::named(sock.att, sock.shared.rx_buf.load(Acquire)) {
-        return view_pair(end?);
+    let word = sock.shared.rx_buf.load(Acquire);
+    if let Some(end) = pair::named(sock.att, word) {
+        return view_pair(end?, word);
     }
     loop {
         let head = sock.shared.rx_head.load(Acquire);
@@ -110,19 +129,25 @@ fn view(sock: &Sock) -> Sys<View> {
         let tail = sock.shared.rx_tail.load(Acquire);
         let mark = sock.shared.rx_urgent.load(Acquire);
         let generation = first_position(sock.entry.generation()) >> GENERATION_SHIFT;
+        if head == FROZEN {
+            return Ok(frozen(Place::Region(BufRef(buf)), buf));
+        }
         if head >> GENERATION_SHIFT != generation {
             return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
         }
         if buf != sock.shared.rx_buf.load(Acquire) {
             continue;
         }
-        let buf = BufRef(buf);
+        if buf >> 63 != 0 {
+            return view(sock); // It has got a place in a pair region just now.
+        }
+        let (buf, word) = (BufRef(buf), buf);
         let capacity = buf.capacity();
         // Another reader may have moved on since: then the difference is nonsense, and is cut.
         let available = tail.wrapping_sub(head);
         let available = if available > capacity { 0 } else { available };
         let place = Place::Region(buf);
-        return Ok(View { head, available, mark, place, capacity, capacity_max: capacity });
+        return Ok(View { head, available, mark, place, capacity, capacity_max: capacity, word });
     }
 }
 
@@ -135,6 +160,8 @@ pub struct Marks {
     pub head: u64,
     /// Position behind the last byte that came.
     pub tail: u64,
+    /// What names the place: positions of another place mean other bytes.
+    pub place: u64,
 }
 
 /// What to do with the bytes.
@@ -146,18 +173,32 @@ enum Mode {
     Discard,
 }
 
-/// Moves what is there, at most what the buffers hold. `None`: nothing is there.
-fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>> {
+/// What [`grab`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grab {
+    /// So many bytes were moved.
+    Bytes(usize),
+    /// Nothing is there.
+    Nothing,
+    /// What is there moves to another place: whoever does that will tell.
+    Later,
+}
+
+/// Moves what is there, at most what the buffers hold.
+fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Grab> {
     loop {
         let seen = view(sock)?;
         let (hole, available) = up_to_mark(sock, &seen);
         let len = available.min(buffers.left() as u64);
         if len == 0 {
+            if seen.is_frozen() {
+                return Ok(Grab::Later);
+            }
             if hole > 0 && mode != Mode::Peek && buffers.left() > 0 {
                 let next = seen.head.wrapping_add(hole);
-                let _ = seen.head_cell(sock).compare_exchange(seen.head, next, AcqRel, Relaxed);
+                let _ = advance(seen.head_cell(sock), seen.head, next);
             }
-            return Ok(None);
+            return Ok(Grab::Nothing);
         }
         let (start, before) = (seen.head.wrapping_add(hole), *buffers);
         if mode != Mode::Discard {
@@ -176,10 +217,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
         let ours = match mode {
             _ if !same => false,
             Mode::Peek => head.load(Acquire) == seen.head,
-            Mode::Take | Mode::Discard => {
-                let next = start.wrapping_add(len);
-                head.compare_exchange(seen.head, next, AcqRel, Relaxed).is_ok()
-            }
+            Mode::Take | Mode::Discard => advance(head, seen.head, start.wrapping_add(len)),
         };
         if !ours {
             *buffers = before;
@@ -189,7 +227,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
             if mode != Mode::Peek {
                 end.tell_space(sock);
             }
-            return Ok(Some(len as usize));
+            return Ok(Grab::Bytes(len as usize));
         }
         // The engine looks at what was taken whenever data comes. A peer that filled its window sends none until
         // it hears of more: so the engine must never be behind by more than a part of the stream.
@@ -197,7 +235,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Option<usize>
         if mode != Mode::Peek && behind >= sock.shared.taken_step(seen.capacity) {
             sock.kick();
         }
-        return Ok(Some(len as usize));
+        return Ok(Grab::Bytes(len as usize));
     }
 }
 
@@ -212,10 +250,13 @@ fn up_to_mark(sock: &Sock, seen: &View) -> (u64, u64) {
     }
 }
 
-/// The byte at `position` of the rx stream, as it is now.
-pub fn byte_at(sock: &Sock, position: u64) -> Sys<u8> {
+/// The byte at `position` of the rx stream in `place`, as it is now.
+pub fn byte_at(sock: &Sock, position: u64, place: u64) -> Sys<u8> {
     loop {
         let seen = view(sock)?;
+        if seen.is_frozen() || (seen.word ^ place) >> 63 != 0 {
+            return Err(Errno(libc::EAGAIN));
+        }
         let Some(base) = seen.base(sock) else { return Err(Errno(libc::EIO)) };
         let [piece, _] = pieces(seen.capacity, position, 1);
         // SAFETY: a byte of the stream's buffer, which lies in the region.
@@ -277,7 +318,7 @@ pub fn recv(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
         _ => Mode::Take,
     };
     // The way of nearly every call.
-    if let Some(count) = grab(sock, &mut buffers, mode)? {
+    if let Grab::Bytes(count) = grab(sock, &mut buffers, mode)? {
         let enough = flags & libc::MSG_WAITALL == 0 || count == len;
         if enough {
             return Ok(count);
@@ -306,7 +347,7 @@ fn rest<'a>(
         if relayed::is_moved(sock) {
             return if got > 0 { Ok(got) } else { Err(Errno(libc::EINTR)) }; // The kernel's, from the next call on.
         }
-        let over = end(sock);
+        let mut over = end(sock);
         // Bytes that came before the end are delivered before it.
         if mode == Mode::Peek {
             buffers = Buffers::new(list)?;
@@ -315,8 +356,16 @@ fn rest<'a>(
         if got > 0 && urgent::at_mark(sock) {
             return Ok(got); // No read goes over the mark.
         }
-        if let Some(count) = grab(sock, &mut buffers, mode)? {
-            got = got.saturating_add(count);
+        match grab(sock, &mut buffers, mode)? {
+            Grab::Bytes(count) => got = got.saturating_add(count),
+            Grab::Nothing => {}
+            Grab::Later if sock.att.is_alive() => {
+                sock.kick(); // Who else could say so was not the engine, which finds that out.
+                if let Some(Err(error)) = over.take() {
+                    report_later(sock, error);
+                }
+            }
+            Grab::Later => {}
         }
         let anything = if len == 0 { readable(sock) > 0 } else { got >= want };
         if anything {
@@ -360,6 +409,9 @@ fn rest<'a>(
 fn is_ready(sock: &Sock, want: usize) -> bool {
     let ended = status::RX_FIN | status::DEAD | status::MOVED;
     let Ok(seen) = view(sock) else { return true };
+    if seen.is_frozen() {
+        return relayed::is_moved(sock) || !sock.att.is_alive();
+    }
     let (_, available) = up_to_mark(sock, &seen);
     // More than fits never comes: a full buffer must do. Nor does anything before a mark that was reached.
     available >= (want as u64).min(seen.capacity_max.max(1))
@@ -390,6 +442,7 @@ pub fn marks(sock: &Sock) -> Marks {
         mark: seen.mark,
         head: seen.head,
         tail: seen.head.wrapping_add(seen.available),
+        place: seen.word,
     })
 }
 

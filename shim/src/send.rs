@@ -1,12 +1,23 @@
 //! Putting bytes into a socket: a copy into the tx stream under its arbiter, and a bit for the engine.
+//!
+//! ```text
+//!   head            tail               held
+//!    ▼               ▼                  ▼
+//!  [ b b b b b b b b c c c c c c c c c c      free ]     c: accepted, but corked: the other end does not see them yet
+//! ```
+//!
+//! Between two programs of one host (a pair region) what TCP_CORK and MSG_MORE hold back is held here. The engine ends the wait
+//! after 200 ms. It may take the positions away at any time ([`utcp_abi::freeze`]): then nothing was sent.
 
 use core::ffi::c_int;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::fence;
 
 use libc::iovec;
+use utcp_abi::freeze::{FROZEN, accepted, advance};
 use utcp_abi::pair::{STREAM_MAX, class_for};
-use utcp_abi::socket::{BufRef, intent, status};
-use utcp_abi::stream::pieces;
+use utcp_abi::socket::{BufRef, intent, option, status};
+use utcp_abi::stream::{Piece, pieces};
 
 use crate::fast_open;
 use crate::handle::Sock;
@@ -14,7 +25,7 @@ use crate::pair::{self, End};
 use crate::relayed;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
-use crate::user::Buffers;
+use crate::user::{Buffers, buffer};
 
 /// Where the bytes of a stream come from.
 pub trait Source {
@@ -25,7 +36,12 @@ pub trait Source {
     /// # Safety
     /// `to` must be writable for `len` bytes.
     unsafe fn put(&mut self, to: *mut u8, len: usize) -> Sys<usize>;
+    /// The last `len` bytes that were put shall come again, before which `left` were left; false: that can't be.
+    fn put_back(&mut self, len: usize, left: usize) -> bool;
 }
+
+/// What TCP_CORK holds back at most, bytes: as a segment of the kernel's loopback.
+const HELD_MAX: u64 = 1 << 15;
 
 impl Source for Buffers<'_> {
     fn left(&self) -> usize {
@@ -37,12 +53,19 @@ impl Source for Buffers<'_> {
         unsafe { self.drain(to, len) }?;
         Ok(len)
     }
+
+    fn put_back(&mut self, _len: usize, left: usize) -> bool {
+        self.back_to(left)
+    }
 }
 
 /// One look at the tx stream, by whoever holds the right to write.
 #[derive(Debug, Clone, Copy)]
 struct Room {
+    /// Where the next byte goes.
     tail: u64,
+    /// Behind the last byte that the other end may see.
+    published: u64,
     /// Bytes that are not taken or acknowledged yet.
     queued: u64,
     /// Bytes that the stream can hold, grown if need be.
@@ -64,21 +87,29 @@ impl Room {
         let word = sock.shared.tx_buf.load(Acquire);
         if let Some(end) = pair::named(sock.att, word) {
             let end = end?;
-            let tail = end.own().tail.load(Relaxed);
+            let published = end.own().tail.load(Relaxed);
+            let tail = if sock.intends(intent::MORE) {
+                accepted(published, sock.shared.tx_held.load(Relaxed), STREAM_MAX)
+            } else {
+                published
+            };
             // What the other side says may be a lie: then there is no room, to its own harm.
-            let queued = tail.wrapping_sub(end.other().head.load(Acquire));
+            let head = end.other().head.load(Acquire);
+            let queued =
+                if published == FROZEN || head == FROZEN { u64::MAX } else { tail.wrapping_sub(head) };
             let capacity_max = bound(sock, &end);
-            return Ok(Self { tail, queued, capacity_max, place: Place::Pair(end) });
+            return Ok(Self { tail, published, queued, capacity_max, place: Place::Pair(end) });
         }
         let buf = BufRef(word);
         let tail = sock.shared.tx_tail.load(Relaxed);
-        let queued = tail.wrapping_sub(sock.shared.tx_head.load(Acquire));
+        let queued =
+            if tail == FROZEN { u64::MAX } else { tail.wrapping_sub(sock.shared.tx_head.load(Acquire)) };
         // SO_SNDBUF, if it was set.
         let capacity_max = match u64::from(sock.shared.options.sndbuf.load(Relaxed)) {
             0 => buf.capacity(),
             set => set.min(buf.capacity()),
         };
-        Ok(Self { tail, queued, capacity_max, place: Place::Region(buf) })
+        Ok(Self { tail, published: tail, queued, capacity_max, place: Place::Region(buf) })
     }
 
     fn free(&self) -> u64 {
@@ -103,10 +134,14 @@ pub fn is_writable(sock: &Sock) -> bool {
     Room::of(sock).map_or(true, |room| room.free() > 0 && room.free() >= room.queued / 2)
 }
 
-/// Bytes that the peer has not acknowledged (SIOCOUTQ). What stands in a pair region has arrived: it waits for the
-/// peer's program alone, as in a receive queue.
+/// Bytes that the peer has not acknowledged (SIOCOUTQ). What stands in a pair region has arrived, unless it is held back: it
+/// waits for the peer's program alone, as in a receive queue.
 pub fn queued(sock: &Sock) -> u64 {
-    if pair::of(sock).is_some() { 0 } else { sock.shared.tx_queued() }
+    if pair::of(sock).is_some() {
+        Room::of(sock).map_or(0, |room| room.tail.wrapping_sub(room.published))
+    } else {
+        sock.shared.tx_queued()
+    }
 }
 
 /// Whether nothing can be sent any more, or not yet.
@@ -170,39 +205,130 @@ fn target(sock: &Sock, room: &Room, wanted: u64) -> Option<(*mut u8, u64, u64)> 
     }
 }
 
+/// What became of bytes that were copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Published {
+    /// The other end can have them.
+    Yes,
+    /// They are accepted and held back.
+    Held,
+    /// The engine has taken the place away: they were not sent.
+    Gone,
+}
+
 /// The bytes before `end` are queued; `last`: they end what `flags` are about.
-fn publish(sock: &Sock, room: &Room, end: u64, flags: c_int, last: bool) {
+fn publish(sock: &Sock, room: &Room, end: u64, flags: c_int, last: bool) -> Published {
     let shared = sock.shared;
-    let (urgent, tail) = match room.place {
+    let urgent = match room.place {
         Place::Region(_) => {
             let more = flags & libc::MSG_MORE != 0;
             if more != sock.intends(intent::MORE) {
                 shared.intent.fetch_xor(intent::MORE, AcqRel);
             }
-            (&shared.tx_urgent, &shared.tx_tail)
+            &shared.tx_urgent
         }
-        Place::Pair(pair) => (&pair.own().urgent, &pair.own().tail),
+        Place::Pair(pair) => &pair.own().urgent,
     };
     if flags & libc::MSG_OOB != 0 && last {
         // The mark before the byte: nobody may read past it unawares.
         urgent.store(end, Release);
     }
-    // Release: the bytes before the index that announces them.
-    tail.store(end, Release);
+    let sent = match room.place {
+        Place::Region(_) => advance(&shared.tx_tail, room.tail, end),
+        Place::Pair(pair) => {
+            let may_hold = last && flags & libc::MSG_OOB == 0;
+            let wanted = flags & libc::MSG_MORE != 0 || shared.options.has(option::CORK);
+            if may_hold && wanted || sock.intends(intent::MORE) {
+                return publish_part(sock, &pair, room, end, may_hold && wanted);
+            }
+            advance(&pair.own().tail, room.tail, end)
+        }
+    };
+    if sent { Published::Yes } else { Published::Gone }
 }
 
-/// Copies what fits. 0: the stream is full.
-fn push(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usize> {
-    let _right = sock.take_tx()?;
+/// As [`publish`], where bytes are held back or shall be: all but the last segment's, if it is not full.
+#[cold]
+fn publish_part(sock: &Sock, pair: &End, room: &Room, end: u64, hold: bool) -> Published {
+    let shared = sock.shared;
+    let kept = if hold { end.wrapping_sub(room.published) % HELD_MAX } else { 0 };
+    let upto = end.wrapping_sub(kept);
+    let was_held = room.tail != room.published;
+    if kept > 0 {
+        shared.intent.fetch_or(intent::MORE, AcqRel);
+    }
+    if kept > 0 || was_held {
+        // First what is accepted, then what is seen: if the engine comes in between it has taken all that was accepted.
+        let before = shared.tx_held.load(Relaxed);
+        if before == FROZEN || !advance(&shared.tx_held, before, end) {
+            return Published::Gone;
+        }
+        let tail = &pair.own().tail;
+        let mut seen = room.published;
+        while seen != upto && seen != FROZEN && !advance(tail, seen, upto) {
+            seen = tail.load(Acquire);
+        }
+    } else if !advance(&pair.own().tail, room.tail, end) {
+        return Published::Gone;
+    }
+    if kept == 0 {
+        shared.intent.fetch_and(!intent::MORE, AcqRel);
+    } else {
+        // The engine lets go of what waits too long. Pairs with its fence: what is held before our look at whether it looks.
+        fence(SeqCst);
+        if shared.held_watched.load(Relaxed) == 0 {
+            sock.kick();
+        }
+    }
+    if upto == room.published { Published::Held } else { Published::Yes }
+}
+
+/// What is held back goes out now. The right to write is held; true: there was something.
+fn release_held(sock: &Sock, room: &Room) -> bool {
+    let Place::Pair(pair) = room.place else { return false };
+    if room.tail == room.published {
+        return false;
+    }
+    sock.shared.intent.fetch_and(!intent::MORE, AcqRel);
+    advance(&pair.own().tail, room.published, room.tail)
+}
+
+/// What is held back goes out now: it was uncorked, or no more will follow.
+pub fn flush(sock: &Sock) {
+    if !sock.intends(intent::MORE) || pair::of(sock).is_none() {
+        return;
+    }
+    let released = {
+        let right = sock.take_tx();
+        right.is_ok() && Room::of(sock).is_ok_and(|room| release_held(sock, &room))
+    };
+    if released {
+        announce(sock);
+    }
+}
+
+/// What became of the bytes of a source.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pushed {
+    count: usize,
+    /// The other end has something new to see.
+    news: bool,
+}
+
+/// Copies what fits. Nothing: the stream is full, or moves to another place just now.
+fn push(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<Pushed> {
+    let right = sock.take_tx()?;
     if sock.intends(intent::SHUT_WR) {
-        return Ok(0); // Shut down while we waited for the right: the caller finds out.
+        return Ok(Pushed::default()); // Shut down while we waited for the right: the caller finds out.
     }
     let room = Room::of(sock)?;
     let wanted = source.left() as u64;
     let Some((base, capacity, free)) = target(sock, &room, wanted) else { return Err(Errno(libc::EIO)) };
     let (tail, len) = (room.tail, free.min(wanted));
     if len == 0 {
-        return Ok(0);
+        // Who can't write more waits for a reader, who must see it all.
+        let news = wanted > 0 && room.queued != u64::MAX && release_held(sock, &room);
+        return Ok(Pushed { count: 0, news });
     }
     let mut done = 0usize;
     for piece in pieces(capacity, tail, len) {
@@ -222,8 +348,54 @@ fn push(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usize> {
             Err(_) => break,
         }
     }
-    publish(sock, &room, tail.wrapping_add(done as u64), flags, source.left() == 0);
-    Ok(done)
+    let what = publish(sock, &room, tail.wrapping_add(done as u64), flags, source.left() == 0);
+    if what == Published::Gone {
+        if source.put_back(done, wanted as usize) {
+            return Ok(Pushed::default());
+        }
+        drop(right);
+        return Ok(Pushed {
+            count: send_again(sock, base, pieces(capacity, tail, done as u64)),
+            news: false,
+        });
+    }
+    Ok(Pushed { count: done, news: what == Published::Yes })
+}
+
+/// Bytes of a pipe were copied to a place that the engine took away meanwhile. They can't go back into the pipe, so they are sent
+/// anew from where they stand: nobody else has that place before this socket is closed. How many were.
+#[cold]
+fn send_again(sock: &Sock, base: *mut u8, parts: [Piece; 2]) -> usize {
+    let mut sent = 0usize;
+    let mut bounce = [0u8; 4096];
+    for part in parts {
+        let mut at = 0usize;
+        while at < part.len {
+            let len = part.len.wrapping_sub(at).min(bounce.len());
+            let from = base.wrapping_add(part.offset).wrapping_add(at);
+            // SAFETY: a piece of the old stream's buffer, which stays mapped, and the bounce buffer.
+            unsafe { core::ptr::copy_nonoverlapping(from, bounce.as_mut_ptr(), len) };
+            let list = buffer(bounce.as_ptr().cast(), len);
+            let Ok(mut bytes) = Buffers::new(&list) else { return sent };
+            while bytes.left() > 0 {
+                if is_closed(sock) || !sock.is_current() || relayed::is_moved(sock) {
+                    return sent;
+                }
+                match push(sock, &mut bytes, 0) {
+                    Ok(pushed) if pushed.count > 0 => {
+                        sent = sent.saturating_add(pushed.count);
+                        announce(sock);
+                    }
+                    Ok(_) => {
+                        wait_for_room(sock, None);
+                    }
+                    Err(_) => return sent,
+                }
+            }
+            at = at.wrapping_add(len);
+        }
+    }
+    sent
 }
 
 /// Bytes were queued: whoever takes them hears of it.
@@ -273,8 +445,8 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
             return Err(error);
         }
         match push(sock, source, flags) {
-            Ok(count) => {
-                if count > 0 {
+            Ok(Pushed { count, news }) => {
+                if news {
                     announce(sock);
                 }
                 sent = sent.saturating_add(count);
@@ -343,11 +515,11 @@ pub fn send_some(sock: &Sock, source: &mut impl Source) -> Sys<usize> {
         }
         return Err(error);
     }
-    let count = push(sock, source, 0)?;
-    if count > 0 {
+    let pushed = push(sock, source, 0)?;
+    if pushed.news {
         announce(sock);
     } else if fast_open::is_deferred(sock) {
         return fast_open::send_first(sock, source, libc::MSG_DONTWAIT);
     }
-    Ok(count)
+    Ok(pushed.count)
 }

@@ -35,6 +35,20 @@ impl send::Source for FromFile {
         self.left = if count == 0 { 0 } else { self.left.saturating_sub(count) };
         Ok(count)
     }
+
+    fn put_back(&mut self, len: usize, _left: usize) -> bool {
+        let back = (len as i64).wrapping_neg();
+        let done = match self.offset {
+            Some(_) => true,
+            // A pipe has no position.
+            None => sys::call!(libc::SYS_lseek, self.fd, back, libc::SEEK_CUR).is_ok(),
+        };
+        if done {
+            self.offset = self.offset.map(|offset| offset.wrapping_add(back));
+            self.left = self.left.saturating_add(len);
+        }
+        done
+    }
 }
 
 /// `sendfile(2)`: file → tx stream without a buffer between.
@@ -145,7 +159,14 @@ fn into_pipe(sock: &Sock, pipe: c_int, len: usize, flags: c_uint) -> Sys<usize> 
     let Some(bytes) = bounce.get(..count).filter(|bytes| !bytes.is_empty()) else { return Ok(0) };
     let written = sys::write(pipe, bytes)?;
     // What the pipe took is taken from the stream; the rest stays there.
-    recv::recv(sock, &user::buffer(bounce.as_mut_ptr().cast(), written), libc::MSG_TRUNC | libc::MSG_DONTWAIT)
+    let list = user::buffer(bounce.as_ptr().cast(), written);
+    loop {
+        match recv::recv(sock, &list, libc::MSG_TRUNC | libc::MSG_DONTWAIT) {
+            // The stream moves to another place just now; it is not empty.
+            Err(Errno(libc::EAGAIN)) if sock.att.is_alive() && sock.is_current() => sys::sched_yield(),
+            result => return result,
+        }
+    }
 }
 
 fn out_of_pipe(pipe: c_int, sock: &Sock, len: usize, flags: c_uint) -> Sys<usize> {

@@ -297,11 +297,9 @@ pub fn map_shared(fd: c_int, len: usize, protection: c_int) -> Sys<*mut u8> {
     call!(libc::SYS_mmap, 0, len, protection, flags, fd, 0).map(|address| address as *mut u8)
 }
 
-/// As [`map_shared`], readable and writable, in the place of what is mapped at `old`, if that is not null.
-pub fn map_shared_at(old: *mut u8, fd: c_int, len: usize) -> Sys<*mut u8> {
-    let fixed = if old.is_null() { 0 } else { libc::MAP_FIXED };
-    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | fixed;
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
+/// As [`map_shared`], in the place of what is mapped at `old`.
+pub fn map_shared_at(old: *mut u8, fd: c_int, len: usize, protection: c_int) -> Sys<*mut u8> {
+    let flags = libc::MAP_SHARED | libc::MAP_NORESERVE | libc::MAP_FIXED;
     call!(libc::SYS_mmap, old, len, protection, flags, fd, 0).map(|address| address as *mut u8)
 }
 

@@ -77,7 +77,7 @@ pub fn take(sock: &Sock, buffers: &mut Buffers<'_>, flags: c_int) -> Sys<usize> 
         let over = now & (status::RX_FIN | status::DEAD) != 0 || sock.intends(intent::SHUT_RD);
         return if over { Ok(0) } else { Err(Errno(libc::EAGAIN)) };
     }
-    let byte = recv::byte_at(sock, position)?;
+    let byte = recv::byte_at(sock, position, at.place)?;
     if far(word, recv::marks(sock).head).is_none() {
         return Err(none); // A reader passed it meanwhile, and the byte may be another.
     }

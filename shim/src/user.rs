@@ -19,6 +19,9 @@ const IOV_MAX: c_int = 1024;
 /// A list of buffers and a place in it.
 #[derive(Debug, Clone, Copy)]
 pub struct Buffers<'a> {
+    list: &'a [iovec],
+    /// Bytes of all.
+    whole: usize,
     rest: &'a [iovec],
     /// Bytes of the first buffer that are done.
     done: usize,
@@ -41,7 +44,7 @@ impl<'a> Buffers<'a> {
                 return Err(Errno(libc::EINVAL));
             }
         }
-        Ok(Self { rest: list, done: 0, left })
+        Ok(Self { list, whole: left, rest: list, done: 0, left })
     }
 
     /// Bytes from here to the end.
@@ -97,6 +100,14 @@ impl<'a> Buffers<'a> {
             to = to.wrapping_add(piece);
             Ok(())
         })
+    }
+
+    /// Goes back to where `left` bytes were left; false if there never were as many.
+    pub fn back_to(&mut self, left: usize) -> bool {
+        let Some(before) = self.whole.checked_sub(left) else { return false };
+        *self = Self { rest: self.list, done: 0, left: self.whole, ..*self };
+        self.skip(before);
+        true
     }
 
     /// Passes `len` bytes over without a copy.

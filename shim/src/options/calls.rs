@@ -179,6 +179,13 @@ unsafe fn set(sock: &Sock, level: c_int, name: c_int, value: *const c_void, len:
             sock.kick();
         }
     }
+    let options = &sock.shared.options;
+    match line.meaning {
+        Meaning::Flag(option::CORK) if !options.has(option::CORK) => send::flush(sock),
+        // Pushes what is there even through a cork (tcp(7)).
+        Meaning::Flag(option::NODELAY) if options.has(option::NODELAY) => send::flush(sock),
+        _ => {}
+    }
     Ok(())
 }
 

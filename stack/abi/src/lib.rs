@@ -27,6 +27,7 @@
 pub mod arbiter;
 pub mod bell;
 pub mod bits;
+pub mod freeze;
 pub mod info;
 pub mod layout;
 pub mod listener;

@@ -48,7 +48,7 @@ pub mod intent {
     pub const OPTIONS: u32 = 16;
     /// The program met a full tx stream: tell it when there is space (EPOLLOUT's edge).
     pub const TX_FULL: u32 = 32;
-    /// The last `send` had MSG_MORE: a partial segment waits.
+    /// The last `send` had MSG_MORE: a partial segment waits. Where a pair region is used: bytes are held back.
     pub const MORE: u32 = 64;
     /// What the SYN of a fast open shall bring is in the tx stream.
     pub const START: u32 = 128;
@@ -456,10 +456,15 @@ pub struct Socket {
     // Line 7.
     /// [`BufRef`] of the tx stream while the connection is [`status::DEFERRED`]: `tx_buf` has it when there is a connection.
     pub early_buf: AtomicU64,
-    /// Bytes that may go with the SYN then.
+    /// Position behind the last byte that `send` has accepted and holds back from the other end of a pair region; valid if
+    /// ahead of that side's tail (see [`crate::freeze`]).
+    pub tx_held: AtomicU64,
+    /// Bytes that may go with the SYN of a deferred connection.
     pub early_room: AtomicU32,
+    /// 1: the engine looks after what is held back, written by it.
+    pub held_watched: AtomicU32,
     /// Room for what is to come.
-    pub spare: [AtomicU32; 13],
+    pub spare: [AtomicU32; 10],
 }
 
 /// The first position of both streams of a slot in its `generation`-th use.

@@ -52,6 +52,8 @@ counters! {
     cut_through,
     /// Bytes of such connections, counted at their end.
     cut_through_bytes,
+    /// Such connections that went on by segments, because one of their sockets became another program's.
+    uncut,
     /// Frames received from devices.
     rx_frames,
     /// Frames given to devices.

@@ -52,6 +52,26 @@ pub fn punch(fd: &OwnedFd, offset: usize, len: usize) {
     unsafe { libc::fallocate(fd.as_raw_fd(), mode, offset as libc::off_t, len as libc::off_t) };
 }
 
+/// Reads all of `into` from a file at `offset`.
+///
+/// # Errors
+/// The system's, or that the file is shorter.
+pub fn read_at(fd: &OwnedFd, into: &mut [u8], offset: usize) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        // SAFETY: `rest` is writable for its length.
+        let count = unsafe {
+            libc::pread(fd.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), (offset + done) as libc::off_t)
+        };
+        match usize::try_from(count) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => done += count,
+            Err(_) => return Err(io::Error::last_os_error()),
+        }
+    }
+    Ok(())
+}
+
 /// A shared mapping, unmapped when dropped.
 #[derive(Debug)]
 pub struct Mapping {

@@ -4,8 +4,9 @@
 //! its client is gone and the descriptor is not (exec).
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use utcp_abi::message::{Kind, MESSAGE_LEN, Message, relay_name};
@@ -16,7 +17,7 @@ use crate::relay::{Left, Line, Relay};
 use crate::shard::{Place, ToShard, stands_on};
 use crate::sys::{self, Wait};
 
-/// How long a shard may take to move a socket.
+/// How long a shard may take before it begins to move a socket.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Control {
@@ -62,8 +63,16 @@ impl Control {
         let Some(inbox) = self.inboxes.get(shard).or(self.inboxes.first()) else { return };
         let left = Left { inbox: inbox.clone(), place: from, generation };
         let (done, moved) = sync_channel(1);
-        inbox.send(ToShard::Move { from, token, to, done });
-        if moved.recv_timeout(PATIENCE) != Ok(true) {
+        let decided = Arc::new(AtomicBool::new(false));
+        inbox.send(ToShard::Move { from, token, to, decided: decided.clone(), done });
+        let moved = match moved.recv_timeout(PATIENCE) {
+            // It has begun: the end is near, and without it nobody could say whose the slot is.
+            Err(RecvTimeoutError::Timeout) if decided.swap(true, Ordering::AcqRel) => {
+                moved.recv().unwrap_or(false)
+            }
+            answer => answer.unwrap_or(false),
+        };
+        if !moved {
             self.give_slot_back(to.sock);
             return self.close_stand(token);
         }

@@ -238,9 +238,10 @@ impl Client {
         socket.options.reset();
         socket.local.store(Addr::default());
         socket.remote.store(Addr::default());
-        for word in [&socket.tx_urgent, &socket.rx_urgent, &socket.rx_urgent_taken] {
+        for word in [&socket.tx_urgent, &socket.rx_urgent, &socket.rx_urgent_taken, &socket.tx_held] {
             word.store(0, Ordering::Relaxed);
         }
+        socket.held_watched.store(0, Ordering::Relaxed);
         let first = first_position(generation);
         for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.rx_seen, &socket.tx_tail]
         {

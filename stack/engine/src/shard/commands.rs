@@ -84,6 +84,9 @@ impl Shard {
         if wants & intent::START != 0 {
             self.start(index, socket, wants);
         }
+        if wants & intent::MORE != 0 {
+            self.watch_held(index);
+        }
         self.carry_out(index, socket, wants);
         self.nudge(index);
         if wants & intent::TX_FULL != 0 {
@@ -95,9 +98,16 @@ impl Shard {
 
     /// Takes over what the program put into the streams and took out of them since the last look. False: it wrote nonsense.
     fn catch_up(&mut self, index: u32, socket: &Socket) -> bool {
+        let positions = [socket.tx_tail.load(Ordering::Acquire), socket.rx_head.load(Ordering::Acquire)];
+        self.catch_up_to(index, socket, positions)
+    }
+
+    /// As [`Self::catch_up`], up to these positions in the tx and the rx stream.
+    pub(super) fn catch_up_to(&mut self, index: u32, socket: &Socket, [tail, head]: [u64; 2]) -> bool {
         let Some(flow) = self.flows.get_mut(index) else { return false };
         let client = flow.client;
-        let moved = flow.take_queued(socket).and_then(|added| Ok((added, flow.take_consumed(socket)?)));
+        let moved =
+            flow.take_queued(tail).and_then(|added| Ok((added, flow.take_consumed_to(socket, head)?)));
         let (added, consumed) = match moved {
             Ok(moved) => moved,
             Err(error) => {
@@ -174,7 +184,8 @@ impl Shard {
             // What was handed over by `send` went out before a `close` that came later; here both may have come in one look.
             let _ = self.transmit_flow(index);
         }
-        let unread = self.close_side(index);
+        self.release_held(index);
+        let unread = self.close_side(index) || self.flows.get(index).is_some_and(|flow| flow.uncounted > 0);
         self.user(index, if abort || unread { UserCall::Abort } else { UserCall::Close });
         self.list_transmit(index);
     }

@@ -151,15 +151,22 @@ pub struct Flow {
     pub deaf_at: Option<u64>,
     /// The program's urgent mark as last seen.
     pub tx_urgent: u64,
+    /// It has no place in a pair region and never gets one (again).
+    pub by_segments: bool,
+    /// First bytes of the rx stream that came by a pair region: the TCB does not know of them.
+    pub uncounted: u64,
+    /// Bytes sent and received by a pair region before.
+    pub carried: [u64; 2],
+    /// Bytes are held back in a pair region: the peer's end of the stream as last seen, and when to look again, ns.
+    pub held: Option<(u64, u64)>,
 }
 
 impl Flow {
-    /// Takes what the program queued since the last look: bytes added.
+    /// Takes what the program queued since the last look, up to `tail`: bytes added.
     ///
     /// # Errors
     /// [`PeerCorrupt`].
-    pub fn take_queued(&mut self, socket: &Socket) -> Result<u32, PeerCorrupt> {
-        let tail = socket.tx_tail.load(Ordering::Acquire);
+    pub fn take_queued(&mut self, tail: u64) -> Result<u32, PeerCorrupt> {
         let added = check_tail(self.tx.tail, tail, self.tx.head, self.tx.capacity)?;
         self.tx.tail = tail;
         Ok(added as u32)
@@ -183,9 +190,19 @@ impl Flow {
     /// [`PeerCorrupt`].
     pub fn take_consumed(&mut self, socket: &Socket) -> Result<u32, PeerCorrupt> {
         let head = socket.rx_head.load(Ordering::Acquire);
+        self.take_consumed_to(socket, head)
+    }
+
+    /// As [`Self::take_consumed`], up to `head`.
+    ///
+    /// # Errors
+    /// [`PeerCorrupt`].
+    pub fn take_consumed_to(&mut self, socket: &Socket, head: u64) -> Result<u32, PeerCorrupt> {
         let freed = check_head(self.rx.head, head, self.rx.tail)?;
         self.rx.head = head;
         socket.rx_seen.store(head, Ordering::Release);
-        Ok(freed as u32)
+        let uncounted = freed.min(self.uncounted);
+        self.uncounted -= uncounted;
+        Ok((freed - uncounted) as u32)
     }
 }

@@ -108,8 +108,7 @@ impl Shard {
         }
     }
 
-    /// Moves a flow that nobody has accepted into the region and the queue of listener `heir`. `None`: there is no room, or its
-    /// bytes are in memory that only the old program shares with the peer.
+    /// Moves a flow that nobody has accepted into the region and the queue of listener `heir`. `None`: there is no room.
     fn rehome(&mut self, index: u32, heir: u32) -> Option<()> {
         let listener = self.listeners.get(heir)?;
         let (to, parent, slot) = (listener.client, listener.sock, listener.slot);
@@ -117,7 +116,10 @@ impl Shard {
             self.counters.listen_overflows += 1;
             return None;
         }
-        let flow = self.flows.get(index).filter(|flow| !flow.finished && flow.pair.is_none())?;
+        if let Some(end) = self.flows.get(index).and_then(|flow| flow.pair) {
+            self.uncut(end); // Its bytes are in memory that only the old program shares with the peer.
+        }
+        let flow = self.flows.get(index).filter(|flow| !flow.finished)?;
         let (from, old_sock, path, tuple) = (flow.client, flow.sock, flow.path, flow.tuple);
         let (old_rx, old_tx, rx_fin) = (flow.rx, flow.tx, flow.rx_fin);
         let mark = self.clients.get(from)?.region.socket(old_sock)?.rx_urgent.load(Ordering::Relaxed);

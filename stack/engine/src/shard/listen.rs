@@ -280,10 +280,7 @@ impl Shard {
             self.counters.listen_overflows += 1;
             return;
         }
-        if !self.may_join(path, client_index) {
-            self.drop_half_open(index);
-            return self.refuse(&tuple, seg, path);
-        }
+        let may_join = self.may_join(path, client_index);
         let Some(client) = self.clients.get_mut(client_index) else { return };
         let Some(sock) = client.claim_slot() else {
             self.counters.out_of_sockets += 1;
@@ -300,7 +297,10 @@ impl Shard {
         if let Some(flow) = self.flows.get_mut(flow) {
             flow.waiting = Some(listener_index);
         }
-        self.join(flow, path);
+        match path {
+            Path::Local(connected) if !may_join => self.uncut_into(connected, flow),
+            _ => self.join(flow, path),
+        }
         socket.status.store(status::CONNECTED, Ordering::Release);
         self.act(flow, &actions, payload);
         self.queue_accepted(listener_index, client_index, slot, sock);
@@ -459,6 +459,10 @@ impl Shard {
             early: None,
             deaf_at: None,
             tx_urgent: 0,
+            by_segments: false,
+            uncounted: 0,
+            carried: [0; 2],
+            held: None,
             rx_fin: false,
         });
         if let Some(client) = self.clients.get_mut(client_index) {

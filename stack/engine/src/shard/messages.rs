@@ -59,6 +59,8 @@ pub enum ToShard {
         token: u32,
         /// Where it shall be.
         to: Place,
+        /// Whether it happens: false until the shard begins, or whoever asked has waited for too long.
+        decided: Arc<AtomicBool>,
         /// Told whether it was moved.
         done: SyncSender<bool>,
     },

@@ -17,7 +17,7 @@
 //! | `directory` | flows of other shards whose frames come to our queue |
 //! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
-//! | `pairs`     | cut-through: connections of this host whose bytes don't pass here |
+//! | `pairs`, `held`, `uncut` | cut-through: connections of this host whose bytes don't pass here |
 //! | `notify`    | readiness bits and bells, once per batch |
 //! | `messages`  | what it and the control thread tell each other |
 //! | `flow`, `client`, `table`, `wheel` | what the others keep |
@@ -33,6 +33,7 @@ mod flow;
 mod fragments;
 pub mod frame;
 mod handover;
+mod held;
 mod links;
 mod listen;
 mod messages;
@@ -44,6 +45,7 @@ mod segments;
 pub mod streams;
 pub mod table;
 mod transmit;
+mod uncut;
 pub mod wheel;
 
 #[cfg(test)]
@@ -92,6 +94,8 @@ enum Timer {
     TimeWait(u32),
     /// Look for connections of this client that a dead process took and never owned.
     Sweep(u32),
+    /// Bytes of this flow are held back in a pair region.
+    Held(u32),
 }
 
 /// A TIME-WAIT record and its timer.
@@ -353,6 +357,7 @@ impl Shard {
                 Timer::HalfOpen(index) => self.on_half_open_timer(index),
                 Timer::TimeWait(index) => self.end_time_wait(index),
                 Timer::Sweep(client) => self.sweep(client),
+                Timer::Held(index) => self.on_held_timer(index),
             }
         }
         self.fired_scratch = fired;
@@ -448,9 +453,11 @@ impl Shard {
             ToShard::Yield { client, sock } => self.on_yield(client, sock),
             ToShard::Hangup { client, sock, token } => self.on_hangup(client, sock, token),
             ToShard::Left { place, generation } => self.on_left(place, generation),
-            ToShard::Move { from, token, to, done } => {
-                // Nobody may wait for it any more; the socket is moved all the same.
-                let _ = done.try_send(self.move_socket(from, token, to));
+            ToShard::Move { from, token, to, decided, done } => {
+                // The slot at `to` is the relay's no longer if nobody waits.
+                if !decided.swap(true, Ordering::AcqRel) {
+                    let _ = done.try_send(self.move_socket(from, token, to));
+                }
             }
             ToShard::ProcessGone(number) => {
                 if let Some(&index) = self.by_number.get(&number) {

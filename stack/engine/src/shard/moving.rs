@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use utcp_abi::Region;
+use utcp_abi::freeze::{FROZEN, advance, freeze};
 use utcp_abi::set::Member;
 use utcp_abi::socket::{BufRef, Socket, first_position, intent, option, status};
 
@@ -43,21 +44,30 @@ impl Shard {
             return false;
         };
         self.on_dirty(from_client, from.sock);
-        if self.clients.get(from_client).is_some_and(|client| client.end(from.sock).is_some()) {
-            return false; // The relay can't reach what is cut through yet.
+        if let Some(end) = self.clients.get(from_client).and_then(|client| client.end(from.sock)) {
+            self.uncut(end); // The relay can't reach what is cut through.
         }
         let Some(used) = self.clients.get(from_client).map(|c| c.slot(from.sock)) else { return false };
+        // Programs that hold it may be reading and writing: from here on nothing of that counts.
+        let positions = [freeze(&old.tx_tail), freeze(&old.rx_head)];
         let moved = match used {
-            SlotUse::Flow(flow) => self.move_flow(flow, old, to_client, to.sock),
-            SlotUse::Ended(rx) => self.move_rest(from_client, from.sock, rx, old, to_client, to.sock),
+            SlotUse::Flow(flow) => {
+                self.catch_up_to(flow, old, positions) && self.move_flow(flow, old, to_client, to.sock)
+            }
+            SlotUse::Ended(rx) => {
+                self.move_rest((from_client, from.sock, positions[1]), rx, old, to_client, to.sock)
+            }
             SlotUse::Unknown | SlotUse::Listener => false,
         };
         if moved {
             // Programs that still hold it find the kernel's descriptor in its place.
             old.status.fetch_or(status::MOVED, Ordering::AcqRel);
-            self.tell_socket(from_client, from.sock, u32::MAX);
-            self.ring_touched();
+        } else {
+            let _ = advance(&old.tx_tail, FROZEN, positions[0]);
+            let _ = advance(&old.rx_head, FROZEN, positions[1]);
         }
+        self.tell_socket(from_client, from.sock, u32::MAX);
+        self.ring_touched();
         moved
     }
 
@@ -96,7 +106,7 @@ impl Shard {
         client.set_slot(to_sock, SlotUse::Flow(index));
         if let Some(flow) = self.flows.get_mut(index) {
             (flow.client, flow.sock, flow.rx, flow.tx, flow.tx_urgent) = (to_client, to_sock, rx, tx, 0);
-            flow.waiting = None;
+            (flow.waiting, flow.by_segments) = (None, true);
         }
         if let Some(client) = self.clients.get_mut(from_client) {
             client.flows -= 1;
@@ -109,8 +119,7 @@ impl Shard {
     /// The connection is over, but the program has not read all.
     fn move_rest(
         &mut self,
-        from_client: u32,
-        from_sock: u32,
+        (from_client, from_sock, head): (u32, u32, u64),
         buf: BufRef,
         old: &Socket,
         to_client: u32,
@@ -119,7 +128,7 @@ impl Shard {
         let Some(region) = self.clients.get(from_client).map(|c| c.region) else { return false };
         let buf = if buf == BufRef::NONE { own_buffers(from_sock).0 } else { buf };
         let Some(base) = region.stream(buf) else { return false };
-        let (head, tail) = (old.rx_head.load(Ordering::Acquire), old.rx_tail.load(Ordering::Acquire));
+        let tail = old.rx_tail.load(Ordering::Acquire);
         if tail.wrapping_sub(head) > buf.capacity() {
             return false; // Nonsense of the program's: it gets nothing moved.
         }

@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use utcp_abi::freeze::FROZEN;
 use utcp_abi::layout::SHARDS_MAX;
 use utcp_abi::pair::{
     CLASSES, HEAD_LEN, PAIR_LEN, PAIRS_MAX, PairRef, PairView, SLOTS_MAX, STREAM_MAX, Side, Slot, large_range,
@@ -100,6 +101,19 @@ impl End {
     }
 }
 
+/// What a slot is used for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Use {
+    /// Which use this is.
+    generation: u16,
+    /// Bit per side that holds it.
+    held: u8,
+    /// No bytes pass here any more.
+    uncut: bool,
+    /// Socket slots of both sides.
+    socks: [u32; 2],
+}
+
 /// A pair region as one shard keeps it.
 #[derive(Debug)]
 pub(super) struct Pair {
@@ -108,8 +122,7 @@ pub(super) struct Pair {
     /// Clients, by their index in the shard: connects, listens.
     clients: [u32; 2],
     free: Vec<u32>,
-    /// Per slot: which use this is, and which sides hold it.
-    uses: Vec<(u16, u8)>,
+    uses: Vec<Use>,
     /// One of the clients is gone: no new connections.
     dead: bool,
 }
@@ -117,16 +130,15 @@ pub(super) struct Pair {
 impl Pair {
     fn new(region: Arc<PairRegion>, clients: [u32; 2]) -> Self {
         let (view, free) = (region.view(), (0..SLOTS_MAX).rev().collect());
-        Self { region, view, clients, free, uses: vec![(0, 0); SLOTS_MAX as usize], dead: false }
+        Self { region, view, clients, free, uses: vec![Use::default(); SLOTS_MAX as usize], dead: false }
     }
 
     /// A slot for side 0, ready for use.
     fn claim(&mut self) -> Option<u32> {
         let slot = self.free.pop()?;
-        let (generation, held) = self.uses.get_mut(slot as usize)?;
-        *generation = generation.wrapping_add(1);
-        *held = 1;
-        self.view.slot(slot)?.wipe(u32::from(*generation));
+        let used = self.uses.get_mut(slot as usize)?;
+        *used = Use { generation: used.generation.wrapping_add(1), held: 1, ..Use::default() };
+        self.view.slot(slot)?.wipe(u32::from(used.generation));
         // Only the engine writes it; programs that do hurt each other.
         let slots = &self.view.header().slots;
         if slots.load(Ordering::Relaxed) <= slot {
@@ -136,9 +148,27 @@ impl Pair {
     }
 
     fn reference(&self, end: End) -> PairRef {
-        let generation = self.uses.get(end.slot as usize).map_or(0, |(generation, _)| u32::from(*generation));
+        let generation = self.uses.get(end.slot as usize).map_or(0, |used| u32::from(used.generation));
         let number = self.region.number;
         PairRef { side: end.side, generation, turn: number >> 12, index: number & 0xfff, slot: end.slot }
+    }
+
+    /// The sockets at both sides of a slot: client, by its index in the shard, and socket slot.
+    pub(super) fn holders(&self, slot: u32) -> [Option<(u32, u32)>; 2] {
+        let used = self.uses.get(slot as usize).copied().unwrap_or_default();
+        [0, 1].map(|side| (used.held & 1 << side != 0).then_some((self.clients[side], used.socks[side])))
+    }
+
+    /// Notes that no bytes pass by this slot any more; `None`: that was known.
+    pub(super) fn uncut(&mut self, slot: u32) -> Option<&'static Slot> {
+        let used = self.uses.get_mut(slot as usize).filter(|used| used.held != 0 && !used.uncut)?;
+        used.uncut = true;
+        self.view.slot(slot)
+    }
+
+    /// The memory.
+    pub(super) fn region(&self) -> Arc<PairRegion> {
+        self.region.clone()
     }
 
     fn is_unused(&self) -> bool {
@@ -194,8 +224,8 @@ impl Shard {
         }
         let Some(listens) = self.listeners.get(listener).map(|l| l.client) else { return };
         let Some(flow) = self.flows.get(index) else { return };
-        if flow.tcb.is_fast_client() {
-            return; // Its first bytes come in segments already.
+        if flow.by_segments || flow.tcb.is_fast_client() {
+            return; // Fast Open: its first bytes come in segments already.
         }
         let (connects, sock) = (flow.client, flow.sock);
         if let Some(end) = flow.pair {
@@ -224,16 +254,19 @@ impl Shard {
         let Some(end) = self.flows.get(connected).and_then(|flow| flow.pair) else { return };
         let Some(flow) = self.flows.get(index) else { return };
         let (client, sock) = (flow.client, flow.sock);
-        if let Some((_, held)) = self.pairs.get_mut(end.pair).and_then(|p| p.uses.get_mut(end.slot as usize))
-        {
-            *held = BOTH;
+        if let Some(used) = self.pairs.get_mut(end.pair).and_then(|p| p.uses.get_mut(end.slot as usize)) {
+            used.held = BOTH;
             self.enter(index, client, sock, End { side: 1, ..end });
         }
     }
 
     /// Flow `index` is at `end` from now on; its program learns it before it learns that it is connected.
     fn enter(&mut self, index: u32, client: u32, sock: u32, end: End) {
-        let Some(word) = self.pairs.get(end.pair).map(|pair| pair.reference(end).pack()) else { return };
+        let Some(pair) = self.pairs.get_mut(end.pair) else { return };
+        let word = pair.reference(end).pack();
+        if let Some(used) = pair.uses.get_mut(end.slot as usize) {
+            used.socks[end.side as usize & 1] = sock;
+        }
         let Some(client) = self.clients.get_mut(client) else { return };
         client.set_end(sock, Some(end));
         if let Some(socket) = client.region.socket(sock) {
@@ -300,17 +333,18 @@ impl Shard {
     pub(super) fn release(&mut self, end: Option<End>) {
         let Some(end) = end else { return };
         let Some(pair) = self.pairs.get_mut(end.pair) else { return };
-        let Some((_, held)) = pair.uses.get_mut(end.slot as usize) else { return };
-        let before = *held;
-        *held &= !(1 << end.side);
-        if before == 0 || *held != 0 {
+        let Some(used) = pair.uses.get_mut(end.slot as usize) else { return };
+        let before = used.held;
+        used.held &= !(1 << end.side);
+        if before == 0 || used.held != 0 {
             return;
         }
         if let Some(slot) = pair.view.slot(end.slot) {
             let mut grown = false;
             for side in &slot.sides {
                 // Counters alone rest on these words, and a hole in the liar's own memory.
-                let bytes = side.tail.load(Ordering::Relaxed) & ((1 << 44) - 1);
+                let tail = side.tail.load(Ordering::Relaxed);
+                let bytes = if tail == FROZEN { 0 } else { tail & ((1 << 44) - 1) };
                 self.counters.cut_through_bytes = self.counters.cut_through_bytes.wrapping_add(bytes);
                 grown |= side.class.load(Ordering::Relaxed) > CLASSES[1];
             }
@@ -374,6 +408,13 @@ impl Shard {
         let Some(flow) = self.flows.get(index) else { return };
         let (Some(end), tuple) = (flow.pair, flow.tuple.reversed()) else { return };
         let Some(slot) = self.slot_of(end) else { return };
+        if slot
+            .sides
+            .iter()
+            .any(|side| [&side.tail, &side.head].map(|p| p.load(Ordering::Relaxed)).contains(&FROZEN))
+        {
+            return self.uncut(end); // Not by us: the programs of this connection get what they asked for.
+        }
         let other = 1 - end.side;
         let waiting = slot.waiting(other);
         match self.peer_of(index) {

@@ -50,6 +50,9 @@ impl Shard {
     /// A flow's figures; what it sent and received is in the slot, if it is cut through.
     pub(super) fn info_of(&self, flow: &Flow) -> TcpInfo {
         let mut info = flow.tcb.info(self.now);
+        let [sent, received] = flow.carried;
+        info.bytes_acked = info.bytes_acked.saturating_add(sent);
+        info.bytes_received = info.bytes_received.saturating_add(received);
         if let Some((end, slot)) = flow.pair.and_then(|end| Some((end, self.slot_of(end)?))) {
             let [own, other] = slot.from(end.side);
             let bytes = |tail: &AtomicU64| tail.load(Ordering::Relaxed) & ((1 << 44) - 1);

@@ -149,7 +149,10 @@ impl Client {
 impl Shard {
     /// The window limits the peer: a larger rx stream, if there is one.
     pub(super) fn grow_rx(&mut self, index: u32) {
-        let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.pair.is_none()) else { return };
+        let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.pair.is_none() && flow.uncounted == 0)
+        else {
+            return;
+        };
         let most = flow.tcb.config().recv_capacity_max;
         let wanted = u64::from(flow.tcb.recv_capacity_wanted()).max(flow.rx.capacity() * 2);
         let Some(client) = self.clients.get_mut(flow.client) else { return };

@@ -82,7 +82,7 @@ impl World {
         self.listen_as(client, port, backlog, u64::from(client))
     }
 
-    fn listen_as(&mut self, client: u32, port: u16, backlog: u32, inode: u64) -> u32 {
+    pub(in crate::shard) fn listen_as(&mut self, client: u32, port: u16, backlog: u32, inode: u64) -> u32 {
         let sock = self.program(client).claim();
         self.shard.on_message(ToShard::Listen(ListenRequest {
             client,

@@ -1,5 +1,7 @@
 //! Cut-through connections, driven by hand: the test is both programs, who move their bytes themselves.
 
+mod uncut;
+
 use std::sync::atomic::Ordering;
 
 use utcp_abi::pair::{CLASSES, Notify, PAIR_LEN, PairRef, PairView, SLOTS_MAX, Side};
