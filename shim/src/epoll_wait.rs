@@ -31,7 +31,11 @@ pub type Timeout = Option<u64>;
 pub unsafe fn epoll_wait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout_ms: c_int) -> c_int {
     let Some(set) = usable(epfd) else {
         // SAFETY: the program's own arguments.
-        return kernels(|| unsafe { real::epoll_wait(epfd, events, max, timeout_ms) });
+        let wait_there = || unsafe { real::epoll_wait(epfd, events, max, timeout_ms) };
+        // SAFETY: as above.
+        return unsafe {
+            kernels(epfd, events, max, milliseconds(timeout_ms), core::ptr::null(), wait_there)
+        };
     };
     // SAFETY: the program's own arguments.
     unsafe { wait(epfd, &set, events, max, milliseconds(timeout_ms), core::ptr::null()) }
@@ -50,7 +54,9 @@ pub unsafe fn epoll_pwait(
 ) -> c_int {
     let Some(set) = usable(epfd) else {
         // SAFETY: the program's own arguments.
-        return kernels(|| unsafe { real::epoll_pwait(epfd, events, max, timeout_ms, mask) });
+        let wait_there = || unsafe { real::epoll_pwait(epfd, events, max, timeout_ms, mask) };
+        // SAFETY: as above.
+        return unsafe { kernels(epfd, events, max, milliseconds(timeout_ms), mask, wait_there) };
     };
     // SAFETY: the program's own arguments.
     unsafe { wait(epfd, &set, events, max, milliseconds(timeout_ms), mask) }
@@ -67,10 +73,6 @@ pub unsafe fn epoll_pwait2(
     timeout: *const libc::timespec,
     mask: *const sigset_t,
 ) -> c_int {
-    let Some(set) = usable(epfd) else {
-        // SAFETY: the program's own arguments.
-        return kernels(|| unsafe { real::epoll_pwait2(epfd, events, max, timeout, mask) });
-    };
     let limit = if timeout.is_null() {
         None
     } else {
@@ -80,19 +82,47 @@ pub unsafe fn epoll_pwait2(
             Err(error) => return errno::fail(error),
         }
     };
+    let Some(set) = usable(epfd) else {
+        // SAFETY: the program's own arguments.
+        let wait_there = || unsafe { real::epoll_pwait2(epfd, events, max, timeout, mask) };
+        // SAFETY: as above.
+        return unsafe { kernels(epfd, events, max, limit, mask, wait_there) };
+    };
     // SAFETY: the program's own arguments.
     unsafe { wait(epfd, &set, events, max, limit, mask) }
 }
 
-/// The wait of a set without utcp members, which may have sets with some among its members.
+/// The wait of a set without utcp members, which may have sets with some among its members. Another thread may give it its first
+/// one meanwhile: the bell, rung then, ends this sleep, and is nothing that the program knows.
+///
+/// # Safety
+/// As `epoll_pwait`.
 #[inline]
-fn kernels(wait: impl FnOnce() -> c_int) -> c_int {
+unsafe fn kernels(
+    epfd: c_int,
+    events: *mut epoll_event,
+    max: c_int,
+    timeout: Timeout,
+    mask: *const sigset_t,
+    wait_there: impl FnOnce() -> c_int,
+) -> c_int {
     nested::settle(false);
-    let count = wait();
-    if count > 0 {
-        nested::settle(true);
+    let deadline = timeout.filter(|ns| *ns > 0).map(|ns| sys::now_ns().saturating_add(ns));
+    let count = wait_there();
+    if count <= 0 {
+        return count;
     }
-    count
+    nested::settle(true);
+    let Some(set) = usable(epfd) else { return count };
+    // SAFETY: the kernel filled as many; they are plain data.
+    let filled = unsafe { core::slice::from_raw_parts_mut(events, count as usize) };
+    let kept = keep_foreign(&set, filled, count as usize);
+    if kept > 0 {
+        return kept as c_int;
+    }
+    let left = timeout.map(|_| deadline.map_or(0, |deadline| deadline.saturating_sub(sys::now_ns())));
+    // SAFETY: the caller's promise.
+    unsafe { wait(epfd, &set, events, max, left, mask) }
 }
 
 fn usable(epfd: c_int) -> Option<SetRef> {

@@ -165,3 +165,33 @@ print('same')";
     engine.went_through(300);
     engine.wait_until_empty(utcp_tests::WAIT);
 }
+
+/// The Erlang machine's way: a thread sleeps in epoll_wait when another one adds the set's first socket, each time for one event.
+#[test]
+fn a_sleeping_set_gets_its_first_socket() {
+    let lab = Lab::new("python-first");
+    let engine = Engine::start(&lab);
+    let script = "import os, select, socket, threading
+ids, seen = [], []
+with select.epoll() as set:
+    pipe, _ = os.pipe()
+    set.register(pipe, select.EPOLLIN)
+    def wait():
+        ids.append(threading.get_native_id())
+        for timeout in (None, 10):
+            seen.append(set.poll(timeout))
+    thread = threading.Thread(target=wait)
+    thread.start()
+    # Asleep in the kernel's call, on the kernel's members alone.
+    while not ids or open(f'/proc/self/task/{ids[0]}/syscall').read().split()[0] not in ('232', '22', '281', '441'): pass
+    listener = socket.create_server(('127.0.0.1', 0))
+    set.register(listener, select.EPOLLIN | select.EPOLLONESHOT)
+    first = socket.create_connection(listener.getsockname())
+    while not seen: pass
+    set.modify(listener, select.EPOLLIN | select.EPOLLONESHOT)
+    thread.join()
+    assert seen == [[(listener.fileno(), select.EPOLLIN)]] * 2, seen
+    print('same')";
+    assert_eq!(lab.python(script).under(&engine).ok().text(), "same\n");
+    engine.went_through(1);
+}
