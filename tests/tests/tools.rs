@@ -100,3 +100,32 @@ fn tools_say_when_there_is_no_engine() {
         assert!(!end.status.success() && end.err.contains("No engine runs"), "{what}: {}", end.err);
     }
 }
+
+#[test]
+fn top_shows_who_is_busy() {
+    if on_kernel() {
+        return;
+    }
+    let lab = Lab::new("top");
+    let engine = Engine::start(&lab);
+    let nginx = Nginx::start(&lab, &engine);
+    let url = nginx.url("hello");
+    let mut load = lab
+        .run("ab")
+        .args(["-q", "-k", "-t", "20", "-n", "10000000", "-c", "4", &url])
+        .under(&engine)
+        .spawn();
+    wait_until("the load runs", WAIT, || (engine.counters().get("accepts") >= 4).then_some(()));
+    let page = engine.ask("top --interval 0.3 --count 1").expect("utcp top answers");
+    assert!(load.is_alive());
+    let row = |name: &str| -> Vec<String> {
+        let line = page
+            .lines()
+            .filter(|line| line.starts_with(name))
+            .max_by_key(|line| line.split_whitespace().nth(1).and_then(|count| count.parse::<u32>().ok()));
+        line.unwrap_or_else(|| panic!("{name}: {page}")).split_whitespace().map(str::to_owned).collect()
+    };
+    let (server, client) = (row("nginx/"), row("ab/"));
+    assert_eq!(client[1], "4", "{page}");
+    assert!(server[3] != "0" && server[4] != "0" && client[3] != "0" && client[4] != "0", "{page}");
+}

@@ -6,6 +6,7 @@ mod find;
 mod run;
 mod switch;
 mod tools;
+mod top;
 mod trace;
 
 use std::process::ExitCode;
@@ -29,6 +30,8 @@ enum Command {
     Switch(switch::Switch),
     /// Show the sockets that the engine serves.
     Ss(tools::Where),
+    /// Show what the engine does, look after look.
+    Top(top::Top),
     /// Say whether a port or process is accelerated, and why (not).
     Why(tools::Why),
     /// Show the engine's counters.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Engine(engine) => engine::main(engine),
         Command::Switch(switch) => switch::main(&switch),
         Command::Ss(at) => tools::report(&at, utcp_abi::message::Report::Sockets, 0, 0),
+        Command::Top(top) => top::main(&top),
         Command::Why(why) => tools::why(&why),
         Command::Metrics(at) => tools::report(&at, utcp_abi::message::Report::Counters, 0, 0),
         Command::Clients(at) => tools::report(&at, utcp_abi::message::Report::Clients, 0, 0),

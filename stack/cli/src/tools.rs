@@ -39,7 +39,7 @@ pub fn why(why: &Why) -> Result<(), String> {
     };
     let number: u64 = number.parse().map_err(|_| format!("{number}: expected a port or a process id"))?;
     match connect(&why.at) {
-        Ok(engine) => print(&engine, Report::Why, number, kind),
+        Ok(engine) => ask(&engine, Report::Why, number, kind, &mut io::stdout().lock()),
         Err(reason) => {
             println!("{number}: not accelerated. {reason}");
             Ok(())
@@ -49,7 +49,7 @@ pub fn why(why: &Why) -> Result<(), String> {
 
 /// Prints a report.
 pub fn report(at: &Where, report: Report, b: u64, c: u64) -> Result<(), String> {
-    print(&connect(at)?, report, b, c)
+    ask(&connect(at)?, report, b, c, &mut io::stdout().lock())
 }
 
 /// The engine that a program of this user would find.
@@ -70,7 +70,8 @@ pub fn connect(at: &Where) -> Result<OwnedFd, String> {
     })
 }
 
-fn print(engine: &OwnedFd, report: Report, b: u64, c: u64) -> Result<(), String> {
+/// Writes the engine's answer to `out`.
+pub fn ask(engine: &OwnedFd, report: Report, b: u64, c: u64, out: &mut impl Write) -> Result<(), String> {
     let mut message = Message::new(Kind::Report);
     (message.a, message.b, message.c) = (report as u64, b, c);
     let failed = |error: io::Error| format!("the engine does not answer: {error}");
@@ -79,7 +80,6 @@ fn print(engine: &OwnedFd, report: Report, b: u64, c: u64) -> Result<(), String>
     let len = sys::receive(engine.as_fd(), &mut bytes, &mut Vec::new(), Wait::Sleep).map_err(failed)?;
     let reply = Reply::from_bytes(&bytes[..len]).ok_or("the engine is of another version")?;
     let mut left = reply.a;
-    let mut out = io::stdout().lock();
     while left > 0 {
         let len = sys::receive(engine.as_fd(), &mut bytes, &mut Vec::new(), Wait::Sleep).map_err(failed)?;
         if len == 0 {
