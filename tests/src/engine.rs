@@ -22,6 +22,7 @@ pub struct Engine<'a> {
     process: RefCell<Option<Running>>,
     preload: Option<PathBuf>,
     folder: Option<PathBuf>,
+    served_by: Option<PathBuf>,
     counted: RefCell<Counters>,
 }
 
@@ -83,6 +84,7 @@ impl<'a> Engine<'a> {
             process: RefCell::new(None),
             preload: None,
             folder: None,
+            served_by: None,
             counted: RefCell::default(),
         }
     }
@@ -133,6 +135,13 @@ impl<'a> Engine<'a> {
         self.folder.as_ref().map_or_else(|| release_file(name), |folder| folder.join(name))
     }
 
+    /// Served by another program than `utcp engine`, which takes the same variables.
+    #[must_use]
+    pub fn by(mut self, program: PathBuf) -> Self {
+        self.served_by = Some(program);
+        self
+    }
+
     /// With a library in front of the engine's own calls.
     #[must_use]
     pub fn preload(mut self, library: PathBuf) -> Self {
@@ -150,7 +159,8 @@ impl<'a> Engine<'a> {
         if on_kernel() {
             return self;
         }
-        let mut run = self.lab.run(self.program("utcp")).arg("engine").env("UTCP_STACK", &self.stack);
+        let program = self.served_by.clone().unwrap_or_else(|| self.program("utcp"));
+        let mut run = self.lab.run(program).arg("engine").env("UTCP_STACK", &self.stack);
         run = run.env("UTCP_LOG", "debug");
         for (name, value) in &self.settings {
             run = run.env(name, value);

@@ -14,6 +14,7 @@ use super::region::{Region, Side};
 use super::sides::{Memory, Sides};
 use super::steering::SoftSteering;
 use super::sys::{Handle, Module};
+use crate::rss::Rss;
 use crate::sys::{Interface, Mapping, interface};
 use crate::{Caps, Device, DeviceSpec, OpenOptions, Port, PortError, Steering};
 
@@ -382,6 +383,8 @@ impl Opener<'_> {
         let slots =
             |there: bool, ring: &super::user::UserRing| if there { ring.slots.num_slots() } else { 0 };
         debug_assert!(reply.mem_size > 0, "a memory of no bytes was mapped");
+        let told =
+            interface.filter(|_| wanted.side == Side::Nic).and_then(|i| Rss::of(&i.name).ok().flatten());
         Caps {
             interface: interface.map(|interface| interface.name.clone()),
             ifindex: interface.map(|interface| interface.index),
@@ -394,6 +397,7 @@ impl Opener<'_> {
             tx_slots: slots(sides.has_tx, &sides.tx),
             local: interface.is_none_or(|interface| interface.driver == "veth") || wanted.side == Side::Host,
             zero_copy: true,
+            rss: told.map(Arc::new),
             mode: format!("netmap{old}"),
             name,
             ..Caps::default()

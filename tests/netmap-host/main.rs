@@ -1,0 +1,89 @@
+//! An engine on a NIC in netmap mode, where there is neither: the provider of netmap-io stands for the module and the
+//! NIC, TAP devices for what is on both sides of it.
+//!
+//! ```text
+//!  kernel of this host ── TAP nm0 ──┐            ┌── TAP wire0 ── kernel of another host
+//!                          host rings            NIC rings
+//!                                   └─ provider ─┘
+//!                                         │ netmap:nm0
+//!                                      engine ── programs
+//! ```
+//!
+//! Takes the variables of `utcp engine`, and `NETMAP_HOST_CABLE` (the TAP device at the cable's end), `NETMAP_HOST_RINGS`
+//! (pairs of the NIC). Frames come to a ring by their last byte, so that a flow comes to all of them.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use utcp_engine::Config;
+use utcp_engine::control::{Surroundings, run_in};
+use utcp_netmap_io::provider::{NicShape, Provider, Shape, Side};
+use utcp_netmap_io::{Device, OpenOptions, Port, PortError};
+
+/// Name of the NIC, and of the kernel's device.
+const NIC: &str = "nm0";
+
+fn main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("utcp-netmap-host: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn serve() -> Result<(), String> {
+    let cable =
+        variable("NETMAP_HOST_CABLE").ok_or("NETMAP_HOST_CABLE names the device at the cable's end")?;
+    let rings = variable("NETMAP_HOST_RINGS").and_then(|text| text.parse().ok()).unwrap_or(1);
+    let provider =
+        Provider::new(Shape { buffers: 16_384, ..Shape::default() }).map_err(|error| error.to_string())?;
+    let shape = NicShape { rings, host_rings: 1, slots: 512 };
+    provider.add_nic(NIC, shape).map_err(|error| error.to_string())?;
+    for (name, side) in [(NIC, Side::Host), (cable.as_str(), Side::Nic)] {
+        let mut tap = tap(name).map_err(|error| error.to_string())?;
+        let (provider, rings) = (provider.clone(), if side == Side::Nic { rings } else { 1 });
+        std::thread::spawn(move || {
+            while let Ok(moved) = pump(&provider, side, rings, &mut *tap) {
+                if !moved {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+            }
+        });
+    }
+    let config = Config::from_variables(variable).map_err(|error| error.to_string())?;
+    let open = move |device: &str, options: &OpenOptions| -> Result<Device, PortError> {
+        provider.open(device, options)
+    };
+    run_in(config, Surroundings { open: Box::new(open), ..Surroundings::default() })
+        .map_err(|error| error.to_string())
+}
+
+/// The device as the kernel has it: checksums are whole, segments short.
+fn tap(name: &str) -> Result<Box<dyn Port>, PortError> {
+    let options = OpenOptions { vnet_header: false, ..OpenOptions::default() };
+    Ok(utcp_netmap_io::open(&format!("tap:{name}"), &options)?.ports.swap_remove(0))
+}
+
+/// Moves frames between a TAP device and one side of the NIC; whether there were any.
+fn pump(provider: &Provider, side: Side, rings: u16, tap: &mut dyn Port) -> Result<bool, PortError> {
+    let mut moved = tap.rx_sync()? > 0;
+    for frame in tap.rx() {
+        let ring = u16::from(frame.last().copied().unwrap_or(0)) % rings;
+        // A full ring drops, as a NIC does.
+        provider.send(NIC, side, ring, frame.bytes());
+    }
+    for (_, frame) in provider.receive(NIC, side) {
+        moved = true;
+        while !tap.tx().push(&frame) {
+            tap.tx_sync()?;
+        }
+    }
+    tap.tx_sync()?;
+    Ok(moved)
+}

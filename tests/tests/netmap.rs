@@ -1,0 +1,170 @@
+//! The engine on a NIC in netmap mode, with the kernel behind its host rings: `utcp-netmap-host` stands for module and
+//! NIC.
+
+use utcp_tests::nginx::Nginx;
+use utcp_tests::{Engine, Host, Lab, Net, Run, Running, WAIT, is_root, not_run, on_kernel, release_file};
+
+/// Our host's addresses on the NIC, and the other one's at the end of the cable.
+const OURS: [&str; 2] = ["10.88.0.1", "fd00:88::1"];
+const THEIRS: [&str; 2] = ["10.88.0.2", "fd00:88::2"];
+
+macro_rules! needs_utcp_and_root {
+    () => {
+        if on_kernel() {
+            return not_run("the kernel has no such devices");
+        }
+        if !is_root() {
+            return not_run("needs root for network namespaces");
+        }
+    };
+}
+
+fn ip(lab: &Lab, host: &Host, words: &str) {
+    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
+}
+
+/// An engine on `netmap:nm0` of the server, joined to `wire0` of the client.
+fn engine<'l>(lab: &'l Lab, net: &Net, rings: u32) -> Engine<'l> {
+    let cores = if rings > 1 { "0-1" } else { "0" };
+    // The devices are there before the engine, as a NIC would be.
+    for device in ["nm0", "wire0"] {
+        ip(lab, &net.server, &format!("tuntap add dev {device} mode tap"));
+    }
+    for addr in OURS {
+        let len = if addr.contains(':') { "64 nodad" } else { "24" };
+        let (len, nodad) = len.split_once(' ').unwrap_or((len, ""));
+        ip(lab, &net.server, format!("addr add {addr}/{len} dev nm0 {nodad}").trim_end());
+    }
+    ip(lab, &net.server, "link set nm0 up");
+    let engine = Engine::new(lab)
+        .inside(&net.server)
+        .by(release_file("utcp-netmap-host"))
+        .set("UTCP_DEVICE", "netmap:nm0")
+        .set("NETMAP_HOST_CABLE", "wire0")
+        .set("NETMAP_HOST_RINGS", rings.to_string())
+        .set("UTCP_CORES", cores)
+        .run();
+    ip(lab, &net.server, &format!("link set wire0 netns {}", net.client.namespace()));
+    for addr in THEIRS {
+        let len = if addr.contains(':') { "64" } else { "24" };
+        let nodad = if addr.contains(':') { " nodad" } else { "" };
+        ip(lab, &net.client, &format!("addr add {addr}/{len} dev wire0{nodad}"));
+    }
+    ip(lab, &net.client, "link set wire0 up");
+    engine
+}
+
+/// Five echoes, one after the other.
+fn ping(lab: &Lab, from: &Host, to: &str) {
+    let script = format!(
+        "import socket, struct
+to = '{to}'
+v6 = ':' in to
+def checksum(data):
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16: total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+s = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_RAW, 58 if v6 else 1)
+s.settimeout(5)
+for n in range(5):
+    ask = struct.pack('!BBHHH', 128 if v6 else 8, 0, 0, 77, n) + b'utcp' * 10
+    if not v6: ask = ask[:2] + struct.pack('!H', checksum(ask)) + ask[4:]
+    s.sendto(ask, (to, 0))
+    while True:
+        got = s.recv(200)
+        answer = got if v6 else got[20:]
+        if answer[0] == (129 if v6 else 0) and answer[4:] == ask[4:]: break
+print('answered')"
+    );
+    assert_eq!(lab.python(&script).inside(from).ok().text(), "answered\n", "{to}");
+}
+
+fn curl<'l>(lab: &'l Lab, host: &Host, url: &str) -> Run<'l> {
+    lab.run("curl").args(["-sS", "-g", "-m", "30", url]).inside(host)
+}
+
+fn sum(lab: &Lab, path: &std::path::Path) -> String {
+    lab.run("sha256sum").arg(path).ok().text()[..64].to_owned()
+}
+
+/// A server of the kernel's, for the files of `lab`'s `www`.
+fn http_server<'l>(lab: &'l Lab, host: &Host) -> (u16, Running) {
+    let port = lab.port();
+    let script = format!(
+        "import functools, http.server, socket
+class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory='{}')
+server = Server(('::', {port}), handler)
+print('listens')
+server.serve_forever()",
+        lab.path("www").display()
+    );
+    let mut server = lab.python(&script).inside(host).spawn();
+    server.wait_for_output("listens");
+    (port, server)
+}
+
+fn bracketed(addr: &str) -> String {
+    if addr.contains(':') { format!("[{addr}]") } else { addr.to_owned() }
+}
+
+/// Programs of utcp and of the kernel, servers and clients, on one address at once.
+fn everybody_is_served(lab: &Lab, net: &Net, engine: &Engine<'_>, rings: u32) {
+    for (ours, theirs) in OURS.into_iter().zip(THEIRS) {
+        ping(lab, &net.client, ours);
+        ping(lab, &net.server, theirs);
+    }
+    let before = engine.counters();
+    // What an administrator's ssh would be: a server that utcp has nothing to do with.
+    let kernels = http_server(lab, &net.server);
+    let nginx = Nginx::start(lab, engine);
+    let file = lab.random_file("www/big", 3_000_000);
+    let got = lab.path("got");
+    for addr in OURS {
+        for port in [nginx.port, kernels.0] {
+            let url = format!("http://{}:{port}/big", bracketed(addr));
+            let _ = curl(lab, &net.client, &url).arg("-o").arg(&got).ok();
+            assert_eq!(sum(lab, &got), sum(lab, &file), "{url}");
+        }
+    }
+    engine.went_through(2);
+    let other = http_server(lab, &net.client);
+    for addr in THEIRS {
+        let url = format!("http://{}:{}/big", bracketed(addr), other.0);
+        let _ = curl(lab, &net.server, &url).arg("-o").arg(&got).under(engine).ok();
+        assert_eq!(sum(lab, &got), sum(lab, &file), "{url}, from utcp");
+        let _ = curl(lab, &net.server, &url).arg("-o").arg(&got).ok();
+        assert_eq!(sum(lab, &got), sum(lab, &file), "{url}, from the kernel");
+    }
+    engine.went_through(2);
+    for addr in OURS {
+        ping(lab, &net.client, addr);
+    }
+    let after = engine.counters();
+    // Two transfers of the kernel's each way, of at least 2000 segments each.
+    for counter in ["to_host", "from_host"] {
+        let of = |ring: u32| after.since(&before, &format!("netmap:nm0-{ring}.{counter}"));
+        let all: Vec<u64> = (0..rings).map(of).collect();
+        assert!(all.iter().sum::<u64>() > 4000, "{counter}: {all:?}");
+        assert!(counter == "from_host" || all.iter().all(|ring| *ring > 500), "{counter}: {all:?}");
+    }
+    assert_eq!(after.get("netmap:nm0-0.ring_resets"), 0);
+    engine.wait_until_empty(WAIT);
+}
+
+#[test]
+fn the_kernel_goes_on_using_a_nic_in_netmap_mode() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("netmap"), Net::new());
+    let engine = engine(&lab, &net, 1);
+    everybody_is_served(&lab, &net, &engine, 1);
+}
+
+#[test]
+fn two_rings_are_two_shards_and_one_kernel() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("netmap-rings"), Net::new());
+    let engine = engine(&lab, &net, 2);
+    everybody_is_served(&lab, &net, &engine, 2);
+}
