@@ -88,7 +88,7 @@ fn sum(lab: &Lab, path: &std::path::Path) -> String {
 }
 
 /// A server of the kernel's, for the files of `lab`'s `www`.
-fn http_server<'l>(lab: &'l Lab, host: &Host) -> (u16, Running) {
+fn http_server(lab: &Lab, host: &Host) -> (u16, Running) {
     let port = lab.port();
     let script = format!(
         "import functools, http.server, socket
