@@ -93,8 +93,9 @@ fn pop(listener: &Sock, flags: c_int) -> Sys<Option<Sock>> {
     let entry = Entry::new(Kind::Socket, listener.att.index(), slot, generation).with_cloexec(cloexec);
     let family = listener.shared.file.load(Relaxed) & file::INET6;
     let nonblocking = if flags & libc::SOCK_NONBLOCK != 0 { file::NONBLOCK } else { 0 };
-    // The one option that Linux does not pass on.
+    // The options that Linux does not pass on.
     shared.options.priority.store(0, Relaxed);
+    shared.options.defer_accept_s.store(0, Relaxed);
     shared.file.store(family | nonblocking, Relaxed);
     shared.epoch.store(listener.att.region().header().fork_epoch.load(Relaxed), Relaxed);
     shared.owner_pid.store(process::pid(), Relaxed);

@@ -18,6 +18,7 @@ use crate::connect::{self, Served};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::Sock;
 use crate::pool::Stand;
+use crate::sigio::Signals;
 use crate::sys::{self, Errno, Sys};
 use crate::{channel, listen, options, process, tls, user};
 
@@ -131,6 +132,7 @@ fn begin(
 fn take_place(fd: c_int, entry: Entry, sock: &Sock) -> Sys<Sock> {
     channel::send(sock.fd, &Message::new(Ask::Hold), Some(fd))?;
     let cloexec = sys::fcntl(fd, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
+    let signals = Signals::of_kernel(fd);
     let new = sock.entry.with_cloexec(cloexec);
     if !fd_table::replace(fd, entry, new) {
         return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
@@ -141,7 +143,11 @@ fn take_place(fd: c_int, entry: Entry, sock: &Sock) -> Sys<Sock> {
     }
     fd_table::set(sock.fd, Entry::KERNEL);
     let _ = sys::close(sock.fd);
-    Ok(Sock { fd, entry: new, ..*sock })
+    let sock = Sock { fd, entry: new, ..*sock };
+    if let Some(signals) = signals {
+        signals.put_on(&sock);
+    }
+    Ok(sock)
 }
 
 /// The socket is not needed after all; whether its descriptor is as it was.

@@ -9,11 +9,13 @@ use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{close, errno, recv, send, tls, urgent, user};
+use crate::{close, errno, recv, send, sigio, tls, urgent, user};
 
 /// SIOCINQ is FIONREAD; SIOCOUTQ is TIOCOUTQ.
 const SIOCOUTQ: c_ulong = libc::TIOCOUTQ;
 const SIOCATMARK: c_ulong = 0x8905;
+const FIOSETOWN: c_ulong = 0x8901;
+const SIOCSPGRP: c_ulong = 0x8902;
 const SIOCOUTQNSD: c_ulong = 0x894B;
 
 /// `fcntl(2)`, its third argument whatever it is.
@@ -48,6 +50,14 @@ pub unsafe fn fcntl(fd: c_int, command: c_int, arg: usize) -> c_int {
             }
         }
         libc::F_GETFL | libc::F_SETFL => flags(fd, command, arg),
+        _ if sigio::is_about(command) => {
+            // SAFETY: the program's own arguments.
+            let result = unsafe { real::fcntl(fd, command, arg) };
+            if let Some(sock) = handle::stream(fd).filter(|_| result == 0) {
+                sigio::claim(&sock);
+            }
+            result
+        }
         // SAFETY: the program's own arguments.
         _ => unsafe { real::fcntl(fd, command, arg) },
     }
@@ -116,7 +126,12 @@ fn flags(fd: c_int, command: c_int, arg: usize) -> c_int {
         }
     }
     set_bit(&sock, file::NONBLOCK, arg & libc::O_NONBLOCK as usize != 0);
-    set_bit(&sock, file::ASYNC, arg & libc::O_ASYNC as usize != 0);
+    let asynchronous = arg & libc::O_ASYNC as usize != 0;
+    if listens {
+        sigio::set_listener(&sock, asynchronous);
+    } else {
+        sigio::set(&sock, asynchronous);
+    }
     0
 }
 
@@ -161,7 +176,15 @@ unsafe fn answer(sock: &Sock, request: c_ulong, arg: usize) -> Option<Sys<()>> {
                 Ok(value) => value != 0,
                 Err(error) => return Some(Err(error)),
             };
-            set_bit(sock, if request == libc::FIONBIO { file::NONBLOCK } else { file::ASYNC }, on);
+            if request == libc::FIOASYNC {
+                if listens {
+                    sigio::set_listener(sock, on);
+                    return None;
+                }
+                sigio::set(sock, on);
+                return Some(Ok(()));
+            }
+            set_bit(sock, file::NONBLOCK, on);
             // A listener's kernel half keeps step, unless it is kept from blocking.
             let held = sock.shared.file.load(Relaxed) & file::KERNEL_NONBLOCK != 0;
             if listens && !held { None } else { Some(Ok(())) }
@@ -169,6 +192,12 @@ unsafe fn answer(sock: &Sock, request: c_ulong, arg: usize) -> Option<Sys<()>> {
         libc::FIOCLEX | libc::FIONCLEX => {
             set_cloexec(sock.fd, sock.entry, request == libc::FIOCLEX);
             Some(Ok(()))
+        }
+        FIOSETOWN | SIOCSPGRP => {
+            if !listens {
+                sigio::claim(sock);
+            }
+            None
         }
         _ if listens => None,
         // SAFETY: the program's own int.

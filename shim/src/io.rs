@@ -13,7 +13,7 @@ use crate::fast_open::{self, Sent};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, control_data, errno, listen, recv, relayed, send, swap, user};
+use crate::{bound, control_data, errno, listen, recv, relayed, send, swap, user, zerocopy};
 
 /// Hands the call on `fd` to libc, untouched; a number that the program does not know of is no descriptor.
 macro_rules! foreign {
@@ -162,10 +162,16 @@ unsafe fn receive_message(sock: &Sock, place: *mut msghdr, flags: c_int) -> Sys<
     let header = unsafe { user::fetch(place) }?;
     // SAFETY: the list that it names.
     let list = unsafe { buffers_of(&header) }?;
-    let count = recv::recv(sock, list, flags)?;
-    let told = flags & (libc::MSG_CMSG_CLOEXEC | libc::MSG_OOB);
-    let (mut controls, told) = (control_data::Writer::new(&header), told);
-    if sock.shared.options.has(option::INQ) {
+    let mut controls = control_data::Writer::new(&header);
+    let mut told = flags & (libc::MSG_CMSG_CLOEXEC | libc::MSG_OOB);
+    let count = if flags & libc::MSG_ERRQUEUE != 0 {
+        zerocopy::take_message(sock, &mut controls)?;
+        told |= libc::MSG_ERRQUEUE;
+        0
+    } else {
+        recv::recv(sock, list, flags)?
+    };
+    if flags & libc::MSG_ERRQUEUE == 0 && sock.shared.options.has(option::INQ) {
         controls.put(libc::IPPROTO_TCP, libc::TCP_CM_INQ, inq(sock))?;
     }
     // SAFETY: the program's own header.

@@ -16,6 +16,7 @@ use utcp_abi::layout::SETS_MAX;
 use utcp_abi::message::{Kind, Message};
 use utcp_abi::pair::{Lane, Notify, PairView};
 use utcp_abi::set::{LANES, Member};
+use utcp_abi::socket::file;
 
 use crate::attach::ATTACHMENTS;
 use crate::channel::{self, Quiet, Word};
@@ -132,6 +133,7 @@ pub fn refresh(sock: &Sock) {
 fn best(sock: &Sock, end: &End) -> Notify {
     let mut list = set::members(sock).filter_map(|cell| Member::unpack(cell.load(SeqCst)));
     match (list.next(), list.next()) {
+        _ if sock.shared.file.load(SeqCst) & file::ASYNC != 0 => Notify::Engine,
         (None, _) => Notify::None,
         (Some(member), None) if !member.exclusive && is_open(sock, end, member.set) => Notify::Lane(member),
         _ => Notify::Engine,

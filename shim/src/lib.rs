@@ -13,8 +13,6 @@
 //!   [`sleep`]: waiting.
 //! - [`fork`], [`exec`], [`relayed`], [`process`], [`death`]: what happens to processes and engines.
 //!
-//! What a program does not get here: MSG_ZEROCOPY and SIGIO on utcp sockets.
-//!
 //! Ground rules, each paid for by a program that broke (a library in someone else's process may not
 //! do what it likes): no allocation, no lock that a signal handler could meet, no thread-local with
 //! a destructor, no panic, no text log, no call of ours through a name that we intercept. A
@@ -78,6 +76,7 @@ mod relayed;
 mod select;
 mod send;
 mod set;
+mod sigio;
 mod signals;
 mod sleep;
 mod splice;
@@ -88,6 +87,7 @@ mod text;
 mod tls;
 mod urgent;
 mod user;
+mod zerocopy;
 
 /// What must be looked at before the program can change it. Nothing here is needed for a call to work: other
 /// libraries' constructors may run, and call through us, before this does.

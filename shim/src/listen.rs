@@ -204,6 +204,9 @@ fn say_kept(fd: c_int, why: u32) {
     }
 }
 
+/// In place of an option, see [`withdraw`]: it has O_ASYNC.
+pub const SIGNALS: u32 = 0;
+
 /// A listener got an option (`why`, see [`Kind::Kept`]) that utcp can't serve: from now on it is the kernel's alone.
 pub fn withdraw(sock: &Sock, why: u32) {
     let mut message = Message::new(Ask::ListenCheck);

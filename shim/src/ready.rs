@@ -6,7 +6,7 @@ use utcp_abi::socket::{intent, status};
 
 use crate::fd_table::Kind;
 use crate::handle::Sock;
-use crate::{fast_open, pair, recv, send, urgent};
+use crate::{fast_open, pair, recv, send, urgent, zerocopy};
 
 /// EPOLLIN and its twin.
 pub const IN: u32 = 0x1 | 0x40;
@@ -32,7 +32,8 @@ pub fn of(sock: &Sock) -> u32 {
         return if accept_waits(sock) { IN } else { 0 };
     }
     let now = sock.status();
-    let error = if sock.shared.error.load(Acquire) != 0 { ERR } else { 0 };
+    let failed = sock.shared.error.load(Acquire) != 0 || zerocopy::waits(sock);
+    let error = if failed { ERR } else { 0 };
     if now & status::DEAD != 0 {
         return IN | OUT | RDHUP | HUP | error;
     }

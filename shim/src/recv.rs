@@ -27,7 +27,7 @@ use crate::pair::{self, End};
 use crate::sleep::{self, Woken};
 use crate::sys::{Errno, Sys};
 use crate::user::Buffers;
-use crate::{relayed, urgent};
+use crate::{relayed, sigio, urgent, zerocopy};
 
 /// How far a position may be from the first of its generation.
 const GENERATION_SHIFT: u32 = 44;
@@ -305,8 +305,9 @@ fn target(sock: &Sock, flags: c_int, len: usize) -> usize {
 /// `recv` into `list`.
 pub fn recv(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
     if flags & libc::MSG_ERRQUEUE != 0 {
-        return Err(Errno(libc::EAGAIN));
+        return zerocopy::take(sock).map(|_| 0);
     }
+    sigio::hear(sock);
     let mut buffers = Buffers::new(list)?;
     if flags & libc::MSG_OOB != 0 {
         return urgent::take(sock, &mut buffers, flags);

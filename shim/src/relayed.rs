@@ -19,7 +19,7 @@ use utcp_abi::socket::{Addr, file, status};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Sys};
-use crate::{channel, epoll, swap, tls, user};
+use crate::{channel, epoll, sigio, swap, tls, user};
 
 /// Highest inherited number that is looked at.
 const INHERITED_MAX: c_int = 255;
@@ -49,6 +49,7 @@ fn request(fd: c_int) {
     if addresses(fd).is_some() {
         return;
     }
+    sigio::drain_inherited(fd);
     let Ok(token) = sys::eventfd(libc::EFD_CLOEXEC) else { return };
     let sent = channel::send(fd, &Message::new(Ask::Relay), Some(token));
     let _ = sys::close(token);
@@ -60,10 +61,11 @@ fn request(fd: c_int) {
     }
 }
 
-/// O_NONBLOCK as the program has it, which a relayed socket has in the kernel.
+/// O_NONBLOCK as the program has it, which a relayed socket has in the kernel. (O_ASYNC is there in any case.)
 fn tell_nonblock(sock: &Sock) {
     let nonblocking = if sock.is_nonblocking() { libc::O_NONBLOCK } else { 0 };
-    let _ = sys::fcntl(sock.fd, libc::F_SETFL, (libc::O_RDWR | nonblocking) as usize);
+    let kept = sys::fcntl(sock.fd, libc::F_GETFL, 0).unwrap_or(0) & libc::O_ASYNC;
+    let _ = sys::fcntl(sock.fd, libc::F_SETFL, (libc::O_RDWR | nonblocking | kept) as usize);
 }
 
 /// Before an exec: standard streams that are sockets of ours will be read and written by whatever program it is. In the child of a
@@ -73,6 +75,7 @@ pub fn before_exec() {
         if is_stand(fd) {
             if let Some(sock) = handle::stream(fd) {
                 tell_nonblock(&sock);
+                sigio::stop(&sock);
             }
             request(fd);
         }
@@ -115,6 +118,7 @@ pub fn pass(fd: c_int) {
         return;
     }
     tell_nonblock(&sock);
+    sigio::stop(&sock);
     request(fd);
     let _ = handle::stream(fd); // It notices that it is not ours any more.
 }

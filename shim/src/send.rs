@@ -26,6 +26,7 @@ use crate::relayed;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::user::{Buffers, buffer};
+use crate::zerocopy;
 
 /// Where the bytes of a stream come from.
 pub trait Source {
@@ -70,8 +71,13 @@ struct Room {
     queued: u64,
     /// Bytes that the stream can hold, grown if need be.
     capacity_max: u64,
+    /// Bytes that may come before those that were never sent are too many (TCP_NOTSENT_LOWAT).
+    unsent_room: u64,
     place: Place,
 }
+
+/// What Linux takes beyond TCP_NOTSENT_LOWAT, if there is any room below it: a segment as long as it makes them.
+const LOWAT_EXCESS: u64 = 65_536;
 
 /// Where bytes go.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +104,8 @@ impl Room {
             let queued =
                 if published == FROZEN || head == FROZEN { u64::MAX } else { tail.wrapping_sub(head) };
             let capacity_max = bound(sock, &end);
-            return Ok(Self { tail, published, queued, capacity_max, place: Place::Pair(end) });
+            let unsent_room = u64::MAX; // What stands there has arrived.
+            return Ok(Self { tail, published, queued, capacity_max, unsent_room, place: Place::Pair(end) });
         }
         let buf = BufRef(word);
         let tail = sock.shared.tx_tail.load(Relaxed);
@@ -109,12 +116,31 @@ impl Room {
             0 => buf.capacity(),
             set => set.min(buf.capacity()),
         };
-        Ok(Self { tail, published: tail, queued, capacity_max, place: Place::Region(buf) })
+        let unsent_room = unsent_room(sock, tail);
+        Ok(Self { tail, published: tail, queued, capacity_max, unsent_room, place: Place::Region(buf) })
     }
 
     fn free(&self) -> u64 {
-        self.capacity_max.saturating_sub(self.queued)
+        self.capacity_max.saturating_sub(self.queued).min(self.unsent_room)
     }
+}
+
+/// How many bytes TCP_NOTSENT_LOWAT lets follow `tail` (Linux tcp_stream_memory_free).
+#[inline]
+fn unsent_room(sock: &Sock, tail: u64) -> u64 {
+    let lowat = match sock.shared.options.notsent_lowat.load(Relaxed) {
+        0 => sock.att.page().notsent_lowat.load(Relaxed),
+        set => set,
+    };
+    if lowat == u32::MAX { u64::MAX } else { below_lowat(sock, tail, lowat) }
+}
+
+#[cold]
+fn below_lowat(sock: &Sock, tail: u64, lowat: u32) -> u64 {
+    let sent = sock.shared.tx_sent.load(Acquire);
+    // The engine has not been told yet, or just took the slot for this connection.
+    let unsent = if sent == 0 { 0 } else { tail.wrapping_sub(sent) };
+    if unsent < u64::from(lowat) { LOWAT_EXCESS } else { 0 }
 }
 
 /// Bytes that may be on their way to the program at the other end: what SO_SNDBUF here and SO_RCVBUF there allow together.
@@ -131,7 +157,10 @@ pub fn has_room(sock: &Sock) -> bool {
 
 /// Whether poll says "writable": Linux's rule, free space at least half of what is queued.
 pub fn is_writable(sock: &Sock) -> bool {
-    Room::of(sock).map_or(true, |room| room.free() > 0 && room.free() >= room.queued / 2)
+    Room::of(sock).map_or(true, |room| {
+        let free = room.capacity_max.saturating_sub(room.queued);
+        free > 0 && free >= room.queued / 2 && room.unsent_room > 0
+    })
 }
 
 /// Bytes that the peer has not acknowledged (SIOCOUTQ). What stands in a pair region has arrived, unless it is held back: it
@@ -421,7 +450,9 @@ fn wish_for_room(sock: &Sock) {
 /// `send` of `list`.
 pub fn send(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
     let mut buffers = Buffers::new(list)?;
-    send_from(sock, &mut buffers, flags)
+    let count = send_from(sock, &mut buffers, flags)?;
+    zerocopy::note(sock, flags, count);
+    Ok(count)
 }
 
 /// Sends all of `source`, or as much as a socket that does not block takes.

@@ -10,6 +10,7 @@ use utcp_abi::socket::{file, intent, option};
 
 use crate::fd_table::{self, Entry};
 use crate::handle::Sock;
+use crate::sigio::Signals;
 use crate::sys::{self, Errno, Sys};
 use crate::{epoll, options};
 
@@ -32,6 +33,7 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
     }
     // With the last reference to the pair's end the engine frees the slot, and it may be another socket's before we have
     // done with it. A socket that is ours alone is taken from the hang-up beforehand; others are held until the end.
+    let signals = Signals::of(sock);
     let private = !sock.is_shared();
     let token = sock.shared.token.load(Relaxed);
     let mut held = None;
@@ -43,6 +45,9 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
     let swapped = sys::dup3(kernel, sock.fd, cloexec);
     match swapped {
         Ok(_) => {
+            if let Some(signals) = signals {
+                signals.put(sock.fd);
+            }
             epoll::hand_over(sock);
             if private {
                 sock.intend(intent::CLOSE);
@@ -66,6 +71,7 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
 pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
     new.shared.options.copy_from(&sock.shared.options);
     new.shared.error.store(error, Relaxed);
+    let signals = Signals::of(sock);
     let entry = new.entry.with_cloexec(sock.entry.cloexec());
     let private = !sock.is_shared();
     if !fd_table::replace(sock.fd, sock.entry, entry) {
@@ -80,6 +86,9 @@ pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
         sock.intend(intent::CLOSE);
     }
     let placed = sys::dup3(new.fd, sock.fd, libc::O_CLOEXEC);
+    if let Some(signals) = signals.filter(|_| placed.is_ok()) {
+        signals.put_on(&Sock { fd: sock.fd, ..*new });
+    }
     fd_table::set(new.fd, Entry::KERNEL);
     let _ = sys::close(new.fd);
     new.kick();

@@ -10,9 +10,11 @@ use std::ptr;
 
 use libc::{c_int, c_void};
 
+use crate::messages;
 use crate::names::{self, message_flags};
 use crate::pointers;
 use crate::processes;
+use crate::signals;
 use crate::stdio;
 use crate::words::{Words, bytes_of, shown};
 use crate::{Fds, count_signal};
@@ -175,6 +177,11 @@ fn rarer(fds: &mut Fds, words: &Words) -> String {
         "preadv2" | "pwritev2" => positioned(fd(1), words),
         "fault" => pointers::fault(fd(2), words),
         "edge" => pointers::edge(fd(2), words),
+        "message" => messages::receive(fd(1), words),
+        "recvmmsg" => messages::receive_many(fd(1), words),
+        "sendmmsg" => messages::send_many(fd(1), words),
+        "sendcmsg" => messages::send_control(fd(1), words),
+        "owner" | "fioasync" | "async" | "getown" | "setsig" | "signals" => signals::run(fds, words),
         "rawget" => raw_get(fd(1), words),
         "rawset" => raw_set(fd(1), words),
         other => panic!("{other} is no call, in: {}", words.text()),

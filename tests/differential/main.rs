@@ -14,9 +14,11 @@
 //! on the kernel's loopback that is so at once, and no program may rely on it.
 
 mod calls;
+mod messages;
 mod names;
 mod pointers;
 mod processes;
+mod signals;
 mod stdio;
 mod words;
 

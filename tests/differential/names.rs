@@ -26,6 +26,8 @@ const MSG: &[(&str, i32)] = &[
     ("nosignal", libc::MSG_NOSIGNAL),
     ("oob", libc::MSG_OOB),
     ("errqueue", libc::MSG_ERRQUEUE),
+    ("zerocopy", libc::MSG_ZEROCOPY),
+    ("waitforone", libc::MSG_WAITFORONE),
 ];
 
 const EVENTS: &[(&str, u32)] = &[

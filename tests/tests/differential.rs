@@ -128,7 +128,8 @@ macro_rules! areas {
 }
 
 areas! {
-    connect accept shutdown transfer epoll nested poll options descriptors handover waiting pointers splice
+    connect accept shutdown transfer epoll nested poll options descriptors handover waiting pointers splice messages
+    signals lowat
 }
 
 #[test]

@@ -30,8 +30,10 @@ pub struct EnginePage {
     pub route_epoch: AtomicU32,
     /// `net.ipv4.tcp_fastopen` in the engine's network namespace.
     pub fast_open: AtomicU32,
+    /// `net.ipv4.tcp_notsent_lowat` there.
+    pub notsent_lowat: AtomicU32,
     /// Line end.
-    pub spare: [AtomicU32; 9],
+    pub spare: [AtomicU32; 8],
     /// Per shard: odd while it sleeps; changes with every sleep.
     pub asleep: [ShardSleep; crate::layout::SHARDS_MAX],
     /// One bit per TCP port: a utcp listener may be there.

@@ -41,7 +41,7 @@ pub enum LogCode {
     UnknownOption = 4,
     /// A socket went to the kernel: utcp can't serve an option of it. Subject: level << 16 | name.
     KernelOption = 5,
-    /// A listener is the kernel's alone for the same reason. Subject: port; detail 0: level << 16 | name.
+    /// A listener is the kernel's alone for the same reason. Subject: port; detail 0: level << 16 | name, or 0 for O_ASYNC.
     KeptListener = 6,
 }
 

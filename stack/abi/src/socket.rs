@@ -332,6 +332,8 @@ pub mod file {
     pub const SHARED: u32 = 8;
     /// A `connect` was begun and no call has reported its end yet: the next one returns 0 or the error.
     pub const CONNECTING: u32 = 16;
+    /// A program said who gets signals of it, or which (F_SETOWN, F_SETSIG): the descriptor is used for this socket alone.
+    pub const SIGNALS: u32 = 128;
     /// What a socket keeps when its connection is dissolved.
     pub const KEPT: u32 = NONBLOCK | ASYNC | INET6;
     /// A listener that blocks, as its program sees it, has a kernel half that does not: a thread asleep in the
@@ -459,12 +461,18 @@ pub struct Socket {
     /// Position behind the last byte that `send` has accepted and holds back from the other end of a pair region; valid if
     /// ahead of that side's tail (see [`crate::freeze`]).
     pub tx_held: AtomicU64,
+    /// Position of the first byte of the tx stream that was never sent, while TCP_NOTSENT_LOWAT bounds those: the engine's word.
+    pub tx_sent: AtomicU64,
     /// Bytes that may go with the SYN of a deferred connection.
     pub early_room: AtomicU32,
     /// 1: the engine looks after what is held back, written by it.
     pub held_watched: AtomicU32,
+    /// How many sends with MSG_ZEROCOPY there were: the program's word.
+    pub zerocopy_sent: AtomicU32,
+    /// How many of them the program knows the completion of, by its error queue.
+    pub zerocopy_told: AtomicU32,
     /// Room for what is to come.
-    pub spare: [AtomicU32; 10],
+    pub spare: [AtomicU32; 6],
 }
 
 /// The first position of both streams of a slot in its `generation`-th use.

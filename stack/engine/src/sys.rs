@@ -307,6 +307,13 @@ fn unix_address(name: &UnixName) -> io::Result<(libc::sockaddr_un, libc::socklen
     Ok((address, len as libc::socklen_t))
 }
 
+/// What the other end of a socket pair has not read, in whatever unit; 0: nothing.
+pub fn unread(fd: BorrowedFd<'_>) -> u32 {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one int.
+    if unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) } < 0 { 0 } else { count as u32 }
+}
+
 /// A SOCK_SEQPACKET socket that listens at `name`.
 pub fn listen_seqpacket(name: &UnixName) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;

@@ -177,6 +177,8 @@ pub enum DropReason {
     TimeWaitRst,
     /// The ICMP error does not belong to anything in flight.
     IcmpNotInFlight,
+    /// `TCP_DEFER_ACCEPT`: the handshake's ACK brought no data.
+    Deferred,
 }
 
 /// A call of the program on a socket, as the TCB sees it.

@@ -106,6 +106,8 @@ pub struct Config {
     pub syn_retries: u8,
     /// SYN-ACK retransmissions before a half-open connection is dropped (`tcp_synack_retries`).
     pub synack_retries: u8,
+    /// For how many time-outs of the SYN-ACK an ACK without data does not complete a handshake (`TCP_DEFER_ACCEPT`).
+    pub defer_accept: u8,
     /// Retransmissions before an established connection is given up (`tcp_retries2`).
     pub retries: u8,
     /// The same for a connection that no program owns any more (`tcp_orphan_retries`).
@@ -150,6 +152,7 @@ impl Config {
         delayed_ack: Duration::from_millis(40),
         syn_retries: 6,
         synack_retries: 5,
+        defer_accept: 0,
         retries: 15,
         orphan_retries: 8,
         fin_timeout: Duration::from_secs(60),

@@ -76,6 +76,12 @@ pub struct HalfOpen {
     pub(crate) snd_wnd: u16,
     /// SYN-ACKs sent after the first.
     pub(crate) resent: u8,
+    /// Time-outs of the SYN-ACK so far, whether it was sent again or not.
+    timeouts: u8,
+    /// `TCP_DEFER_ACCEPT`, in such time-outs.
+    defer: u8,
+    /// An ACK has come, but no data.
+    acked: bool,
     /// The Fast Open cookie that the SYN-ACK hands out.
     fast_open: Option<FastOpenCookie>,
     /// Made from a cookie: the time of the SYN-ACK is not known, so it gives no RTT sample.
@@ -135,6 +141,9 @@ impl HalfOpen {
             mss: cfg.mss,
             snd_wnd: seg.wnd,
             resent: 0,
+            timeouts: 0,
+            defer: cfg.defer_accept,
+            acked: false,
             cookie: false,
             fast_open: None,
             resent_max: cfg.synack_retries,
@@ -159,6 +168,8 @@ impl HalfOpen {
         half.agreed = agreed;
         half.snd_wnd = seg.wnd;
         half.cookie = true;
+        // Nothing was kept that could wait.
+        half.defer = 0;
         half
     }
 
@@ -236,6 +247,11 @@ impl HalfOpen {
         // Fifth: SND.UNA < SEG.ACK =< SND.NXT, which leaves one number.
         match seg.ack {
             None => HalfOpenVerdict::Drop(DropReason::AckMissing),
+            // Linux tcp_check_req: while TCP_DEFER_ACCEPT is active, a bare ACK is dropped.
+            Some(ack) if ack == self.iss + 1 && self.is_deferred(seg) => {
+                self.acked = true;
+                HalfOpenVerdict::Drop(DropReason::Deferred)
+            }
             Some(ack) if ack == self.iss + 1 => HalfOpenVerdict::Established,
             Some(ack) => HalfOpenVerdict::Reset(
                 Transmit { seq: ack, flags: Flags::RST, ..Transmit::default() },
@@ -244,18 +260,29 @@ impl HalfOpen {
         }
     }
 
-    /// The SYN-ACK's retransmission timer: backs off and says what to do.
+    /// Whether `seg`, which acknowledges our SYN, does not complete the handshake yet.
+    fn is_deferred(&self, seg: &Segment) -> bool {
+        self.timeouts < self.defer && seg.len == 0 && !seg.flags.any(Flags::FIN)
+    }
+
+    /// The SYN-ACK's retransmission timer: backs off and says what to do. One that was acknowledged, while data is waited for
+    /// (`TCP_DEFER_ACCEPT`), is sent again at the end of that time alone: its next ACK will do (Linux syn_ack_recalc).
     #[must_use]
     pub fn on_timer(&mut self, now: Instant) -> HalfOpenTimer {
         if now < self.deadline {
             return HalfOpenTimer::Wait;
         }
-        if self.resent >= self.resent_max {
+        if self.timeouts >= self.resent_max && !(self.acked && self.timeouts < self.defer) {
             return HalfOpenTimer::GiveUp;
         }
-        self.resent += 1;
+        let resend = !self.acked || self.timeouts.saturating_add(1) >= self.defer;
+        self.timeouts += 1;
         self.rto = self.rto.times(2).min(self.rto_max);
         self.deadline = now + self.rto;
+        if !resend {
+            return HalfOpenTimer::Wait;
+        }
+        self.resent = self.resent.saturating_add(1);
         HalfOpenTimer::Resend
     }
 

@@ -215,7 +215,7 @@ impl Control {
             {
                 break;
             }
-            self.tokens.insert(token, Token { client, far_end: far, held: Vec::new() });
+            self.tokens.insert(token, Token { client, far_end: far, held: Vec::new(), signalled: false });
             *slot = token;
             near_ends.push(near);
         }

@@ -145,6 +145,8 @@ struct Token {
     far_end: OwnedFd,
     /// What lives as long as it: the kernel's socket of a client that was bound.
     held: Vec<OwnedFd>,
+    /// Bytes were sent over it that mean nothing, see [`Control::signal`].
+    signalled: bool,
 }
 
 /// The control thread's state.
@@ -285,6 +287,7 @@ impl Control {
                 ToControl::Resolve { ifindex, next_hop } => self.mirror.resolve(ifindex, next_hop),
                 ToControl::PairMade(region) => self.on_pair_made(region),
                 ToControl::PairGone(number) => self.on_pair_gone(number),
+                ToControl::Signal(place) => self.signal(place),
                 ToControl::PortGone { name } => self.on_port_gone(&name),
                 ToControl::Touch { ifindex, next_hop } => self.mirror.touch(ifindex, next_hop),
                 ToControl::LeftToKernel { pid, to, scope } => self.note_left_to_kernel(pid, to, scope),

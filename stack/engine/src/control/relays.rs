@@ -51,13 +51,41 @@ impl Control {
         }
     }
 
+    /// Something happened to a socket with O_ASYNC. A byte comes over its descriptor, and the kernel signals whoever the program
+    /// said: it judges who may signal whom, and this engine signals nobody.
+    pub(super) fn signal(&mut self, place: Place) {
+        let Some(client) = self.clients.get(&place.client) else { return };
+        let region = client.shared.region();
+        let Some(socket) = region.socket(place.sock) else { return };
+        // Asked again: once the program has taken it back, no byte comes any more.
+        if socket.file.load(Ordering::Acquire) & file::ASYNC == 0 {
+            return;
+        }
+        let Some(entry) = self.tokens.get_mut(&socket.token.load(Ordering::Acquire)) else { return };
+        if entry.client == place.client {
+            entry.signalled = true;
+            // A program that never looks has been signalled often enough.
+            let _ = sys::send(entry.far_end.as_fd(), &[0], &[]);
+        }
+    }
+
     /// Moves the socket above `token` to the relay. `first` came over the descriptor already.
     fn relay(&mut self, token: u32, first: &[u8]) {
         let Some(from) = self.socket_of(token) else { return self.close_stand(token) };
+        let stray = |entry: &super::Token| entry.signalled && sys::unread(entry.far_end.as_fd()) != 0;
+        if self.tokens.get(&token).is_some_and(stray) {
+            tracing::warn!(
+                client = from.client,
+                "a socket with O_ASYNC can't be relayed before its signals were heard"
+            );
+            return self.close_stand(token);
+        }
         let Some(to) = self.relay_slot() else { return };
         let Some(shared) = self.clients.get(&from.client).map(|c| c.shared.clone()) else { return };
         let region = shared.region();
         let Some(socket) = region.socket(from.sock) else { return };
+        // Bytes that come over the descriptor from now on are the connection's.
+        socket.file.fetch_and(!file::ASYNC, Ordering::AcqRel);
         let shard = socket.shard.load(Ordering::Relaxed) as usize;
         let generation = socket.generation.load(Ordering::Acquire);
         let Some(inbox) = self.inboxes.get(shard).or(self.inboxes.first()) else { return };

@@ -312,6 +312,11 @@ impl Control {
                     port & 0xffff,
                     port >> 16
                 ),
+                c if c == LogCode::KeptListener as u32 && detail == 0 => {
+                    format!(
+                        "the listener on port {port} runs on the kernel alone: its program wants signals of it (O_ASYNC)."
+                    )
+                }
                 c if c == LogCode::KeptListener as u32 => format!(
                     "the listener on port {port} runs on the kernel alone: utcp can't serve option {} of level {}, which \
                      the program set.",

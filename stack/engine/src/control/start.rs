@@ -70,6 +70,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
     let mut opened = open_devices(&config, &host, shard_count, &mut *surroundings.open)?;
     let tcp = crate::host::tcp_settings();
     life.page().fast_open.store(tcp.fast_open.flags, std::sync::atomic::Ordering::Relaxed);
+    life.page().notsent_lowat.store(tcp.notsent_lowat, std::sync::atomic::Ordering::Relaxed);
     let random = sys::random::<16>().map_err(system("reading random bytes"))?;
     let (k0, k1) = random.split_at(8);
     let word = |bytes: &[u8]| bytes.iter().fold(0u64, |n, &b| n << 8 | u64::from(b));

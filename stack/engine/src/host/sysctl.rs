@@ -15,6 +15,8 @@ pub struct TcpSettings {
     pub send_capacity: u32,
     /// Fast Open.
     pub fast_open: FastOpenSettings,
+    /// Bytes not sent yet from which on a socket is not writable (`tcp_notsent_lowat`).
+    pub notsent_lowat: u32,
 }
 
 impl TcpSettings {
@@ -23,6 +25,7 @@ impl TcpSettings {
         config: Config { recv_capacity: 1 << STREAM_LOG2, ..Config::DEFAULT },
         send_capacity: 1 << STREAM_LOG2,
         fast_open: FastOpenSettings { flags: 1, key: None },
+        notsent_lowat: u32::MAX,
     };
 }
 
@@ -96,7 +99,12 @@ fn settings(read: Read<'_>) -> TcpSettings {
         flags: number("tcp_fastopen").map_or(1, |flags| flags as u32),
         key: read("tcp_fastopen_key").and_then(|text| key(&text)),
     };
-    TcpSettings { config, send_capacity: second("tcp_wmem").map_or(1 << STREAM_LOG2, bounded), fast_open }
+    TcpSettings {
+        config,
+        send_capacity: second("tcp_wmem").map_or(1 << STREAM_LOG2, bounded),
+        fast_open,
+        notsent_lowat: number("tcp_notsent_lowat").map_or(u32::MAX, |bytes| bytes as u32),
+    }
 }
 
 /// `tcp_fastopen_key`: four numbers in hexadecimal; perhaps a second, older key behind a comma. Zeros are none.

@@ -76,6 +76,8 @@ impl Shard {
         if wants & intent::OPTIONS != 0 {
             socket.intent.fetch_and(!intent::OPTIONS, Ordering::AcqRel);
             apply_options(flow, &socket.options, now, &default);
+            flow.lowat = lowat_of(&socket.options, self.config.tcp.notsent_lowat);
+            self.tell_unsent(index);
             self.tell_rcvbuf(index);
         }
         if !self.catch_up(index, socket) {
@@ -285,7 +287,27 @@ pub(super) fn tcb_config(options: &Options, base: Config, path: Path) -> Config 
     }
     config.fin_timeout = fin_timeout(options, base.fin_timeout);
     config.pacing_rate_max = pacing_rate(options);
+    config.defer_accept = deferrals(options.defer_accept_s.load(Ordering::Relaxed));
     config
+}
+
+/// TCP_NOTSENT_LOWAT of a socket.
+pub(super) fn lowat_of(options: &Options, default: u32) -> u32 {
+    match options.notsent_lowat.load(Ordering::Relaxed) {
+        0 => default,
+        set => set,
+    }
+}
+
+/// TCP_DEFER_ACCEPT: how many time-outs of a SYN-ACK so many seconds are, as Linux counts (secs_to_retrans).
+fn deferrals(seconds: u32) -> u8 {
+    let (mut period, mut timeout, mut count) = (1, 1, u8::from(seconds > 0));
+    while seconds > period && count < u8::MAX {
+        count += 1;
+        timeout = (timeout * 2).min(120);
+        period += timeout;
+    }
+    count
 }
 
 /// TCP_LINGER2: how long the peer of an orphan may take to close. Below 0 Linux does not wait at all.
@@ -358,6 +380,12 @@ fn apply_options(flow: &mut Flow, options: &Options, now: utcp_proto::Instant, d
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seconds_of_deferral_in_time_outs() {
+        let counts = [0, 1, 3, 7, 31, 63, 127, 247, 29_887, u32::MAX].map(deferrals);
+        assert_eq!(counts, [0, 1, 2, 3, 5, 6, 7, 8, 255, 255]);
+    }
 
     #[test]
     fn no_pacing_within_a_host() {

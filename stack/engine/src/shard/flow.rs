@@ -159,6 +159,8 @@ pub struct Flow {
     pub carried: [u64; 2],
     /// Bytes are held back in a pair region: the peer's end of the stream as last seen, and when to look again, ns.
     pub held: Option<(u64, u64)>,
+    /// TCP_NOTSENT_LOWAT, bytes.
+    pub lowat: u32,
 }
 
 impl Flow {

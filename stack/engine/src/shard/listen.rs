@@ -9,6 +9,7 @@ use utcp_proto::wire::IpAddr;
 use utcp_proto::{FourTuple, HalfOpen, Segment, State, Tcb, cookie};
 
 use super::client::{SlotUse, Suspect};
+use super::commands::lowat_of;
 use super::commands::tcb_config;
 use super::fast_open::FastOpen;
 use super::flow::{Flow, News, Path};
@@ -463,6 +464,7 @@ impl Shard {
             uncounted: 0,
             carried: [0; 2],
             held: None,
+            lowat: lowat_of(&socket.options, self.config.tcp.notsent_lowat),
             rx_fin: false,
         });
         if let Some(client) = self.clients.get_mut(client_index) {

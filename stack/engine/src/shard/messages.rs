@@ -238,6 +238,8 @@ pub enum ToControl {
     PairMade(Arc<PairRegion>),
     /// Nobody uses it any more.
     PairGone(u32),
+    /// Something happened to a socket whose program asked for signals (O_ASYNC).
+    Signal(Place),
     /// A port passes no frames any more: its device went away.
     PortGone {
         /// Its name.

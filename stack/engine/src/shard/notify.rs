@@ -6,8 +6,9 @@ use utcp_abi::Region;
 use utcp_abi::bell::Bell;
 use utcp_abi::listener::Listener as SharedListener;
 use utcp_abi::set::Member;
+use utcp_abi::socket::file;
 
-use super::Shard;
+use super::{Place, Shard, ToControl};
 use crate::sys;
 
 /// A set in which a bit was set.
@@ -53,6 +54,9 @@ impl Shard {
     pub(super) fn tell_socket(&mut self, client_index: u32, sock: u32, events: u32) {
         let Some(region) = self.clients.get(client_index).map(|c| c.region) else { return };
         let Some(socket) = region.socket(sock) else { return };
+        if socket.file.load(std::sync::atomic::Ordering::Relaxed) & file::ASYNC != 0 && events != 0 {
+            self.tell_by_signal(client_index, sock);
+        }
         for member in &socket.members {
             self.mark(client_index, region, member.load(std::sync::atomic::Ordering::SeqCst), events);
         }
@@ -60,6 +64,12 @@ impl Shard {
         if let Some(side) = self.side_of(client_index, sock) {
             self.wake_sleepers(&side.rx_bell, &side.tx_bell, events);
         }
+    }
+
+    #[cold]
+    fn tell_by_signal(&mut self, client_index: u32, sock: u32) {
+        let Some(client) = self.clients.get(client_index).map(|c| c.shared.id) else { return };
+        self.outbox.send(ToControl::Signal(Place { client, sock }));
     }
 
     fn wake_sleepers(&mut self, rx_bell: &Bell, tx_bell: &Bell, events: u32) {

@@ -222,7 +222,13 @@ impl Shard {
         if !self.config.cut_through {
             return;
         }
-        let Some(listens) = self.listeners.get(listener).map(|l| l.client) else { return };
+        let Some((listens, parent)) = self.listeners.get(listener).map(|l| (l.client, l.sock)) else {
+            return;
+        };
+        let parent = self.clients.get(listens).and_then(|client| client.region.socket(parent));
+        if parent.is_none_or(|socket| socket.options.defer_accept_s.load(Ordering::Relaxed) != 0) {
+            return; // TCP_DEFER_ACCEPT waits for data in segments.
+        }
         let Some(flow) = self.flows.get(index) else { return };
         if flow.by_segments || flow.tcb.is_fast_client() {
             return; // Fast Open: its first bytes come in segments already.

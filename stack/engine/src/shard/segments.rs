@@ -188,7 +188,9 @@ impl Shard {
         }
         let limit = send_limit(&socket.options).map_or(flow.tx.capacity(), |set| set.min(flow.tx.capacity()));
         let free = limit.saturating_sub(flow.tx.len());
-        if free * 3 >= limit {
+        // Linux tcp_stream_memory_free, when it is about waking a writer.
+        let sent_enough = flow.lowat == u32::MAX || u64::from(flow.tcb.unsent()) * 2 < u64::from(flow.lowat);
+        if free * 3 >= limit && sent_enough {
             socket.intent.fetch_and(!intent::TX_FULL, Ordering::SeqCst);
             self.news(index, libc::EPOLLOUT | libc::EPOLLWRNORM);
         }

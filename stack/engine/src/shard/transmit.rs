@@ -81,15 +81,29 @@ impl Shard {
             }
             sent += 1;
             if sent >= FLOW_BUDGET {
+                self.tell_unsent(index);
                 self.list_transmit(index);
                 return Some(sent);
             }
+        }
+        if sent > 0 {
+            self.tell_unsent(index);
         }
         self.refile(index);
         if self.flows.get(index).is_some_and(|f| f.finished && !f.transmit_listed) {
             self.end_flow(index);
         }
         Some(sent)
+    }
+
+    /// TCP_NOTSENT_LOWAT: the program learns where the bytes begin that were never sent.
+    pub(super) fn tell_unsent(&mut self, index: u32) {
+        let Some(flow) = self.flows.get(index).filter(|flow| flow.lowat != u32::MAX) else { return };
+        let Some(region) = self.clients.get(flow.client).map(|c| c.region) else { return };
+        let Some(socket) = region.socket(flow.sock) else { return };
+        let first = flow.tx.tail.wrapping_sub(u64::from(flow.tcb.unsent()));
+        socket.tx_sent.store(first, std::sync::atomic::Ordering::Release);
+        self.offer_space(index);
     }
 
     /// Hands a segment of flow `index` to its peer on this host.

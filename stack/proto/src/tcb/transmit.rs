@@ -33,6 +33,12 @@ impl Tcb {
         Some(tx)
     }
 
+    /// Bytes of the transmit stream that were never sent.
+    #[must_use]
+    pub fn unsent(&self) -> u32 {
+        self.snd.nxt.span_to(self.snd.end)
+    }
+
     /// False if there is certainly nothing to send.
     #[inline]
     #[must_use]
