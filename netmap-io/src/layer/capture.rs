@@ -1,7 +1,7 @@
 //! Writes every frame of a port to a pcapng file, as Wireshark and tcpdump read it.
 //!
 //! ```text
-//!  section header │ interface 0 │ interface 1 │ packet │ packet │ …
+//!  section header │ interface 0 │ interface 1 │ packet │ packet │ … │ statistics of 0 │ packet │ …
 //! ```
 //!
 //! Frames are read in place: received ones when they become visible, sent ones just before they leave. One
@@ -16,6 +16,7 @@ use crate::{Caps, Counters, PollFd, PollFds, Port, PortError, RxRing, TxRing};
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
+const INTERFACE_STATISTICS: u32 = 5;
 const ENHANCED_PACKET: u32 = 6;
 const BYTE_ORDER_MAGIC: u32 = 0x1a2b_3c4d;
 const LINKTYPE_ETHERNET: u16 = 1;
@@ -26,6 +27,12 @@ const IF_NAME: u16 = 2;
 const IF_MACADDR: u16 = 6;
 const IF_TSRESOL: u16 = 9;
 const EPB_FLAGS: u16 = 2;
+/// Frames that came, and those of them that the device dropped, since the port was opened; frames that are missing here.
+const ISB_IFRECV: u16 = 4;
+const ISB_IFDROP: u16 = 5;
+const ISB_OSDROP: u16 = 7;
+/// How far apart statistics stand, while frames pass.
+const STATISTICS_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of comments that wait for a packet.
 const COMMENT_MAX: usize = 4096;
 
@@ -103,6 +110,25 @@ fn pad(out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
+/// The upper and the lower half of a time in nanoseconds.
+fn timestamp(out: &mut Vec<u8>, time: Duration) {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    out.extend(u32::try_from(nanos >> 32).unwrap_or(0).to_ne_bytes());
+    out.extend(u32::try_from(nanos & 0xffff_ffff).unwrap_or(0).to_ne_bytes());
+}
+
+fn statistics(out: &mut Vec<u8>, interface: u32, time: Duration, counters: &Counters, lost: u64) {
+    block(out, INTERFACE_STATISTICS, |out| {
+        out.extend(interface.to_ne_bytes());
+        timestamp(out, time);
+        let dropped = counters.rx_ring_full + counters.rx_dropped + counters.rx_bad_slot;
+        option(out, ISB_IFRECV, &(counters.rx_frames + dropped).to_ne_bytes());
+        option(out, ISB_IFDROP, &dropped.to_ne_bytes());
+        option(out, ISB_OSDROP, &lost.to_ne_bytes());
+        end_of_options(out);
+    });
+}
+
 fn packet(
     out: &mut Vec<u8>,
     interface: u32,
@@ -111,12 +137,10 @@ fn packet(
     bytes: &[u8],
     comment: Option<&str>,
 ) {
-    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_ne_bytes();
     block(out, ENHANCED_PACKET, |out| {
         out.extend(interface.to_ne_bytes());
-        out.extend(u32::try_from(nanos >> 32).unwrap_or(0).to_ne_bytes());
-        out.extend(u32::try_from(nanos & 0xffff_ffff).unwrap_or(0).to_ne_bytes());
+        timestamp(out, time);
         out.extend(length);
         out.extend(length);
         out.extend(bytes);
@@ -204,7 +228,8 @@ impl Capture {
             })
         };
         let tx_space = port.tx().space();
-        Tracer { capture: self.clone(), interface, frame_at, tx_space, lost: 0, batch: out }
+        let capture = self.clone();
+        Tracer { capture, interface, frame_at, tx_space, lost: 0, statistics_due: Duration::ZERO, batch: out }
     }
 
     fn lock(&self) -> MutexGuard<'_, File> {
@@ -222,6 +247,8 @@ pub struct Tracer {
     /// Free tx slots after the last sync: what is missing now was committed since.
     tx_space: u32,
     lost: u64,
+    /// When statistics are due again.
+    statistics_due: Duration,
     /// Blocks of one batch.
     batch: Vec<u8>,
 }
@@ -282,6 +309,23 @@ impl Tracer {
         if self.interface.is_none() || !file.write(&self.batch) {
             self.lost += frames;
         }
+        drop(file);
+        if time >= self.statistics_due {
+            self.statistics_due = time + STATISTICS_EVERY;
+            self.count(port, time);
+        }
+    }
+
+    /// The last words: what the port has counted until now.
+    pub fn finish(mut self, port: &dyn Port) {
+        self.count(port, SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    }
+
+    fn count(&mut self, port: &dyn Port, time: Duration) {
+        let Some(interface) = self.interface else { return };
+        self.batch.clear();
+        statistics(&mut self.batch, interface, time, &port.counters(), self.lost);
+        self.capture.lock().write(&self.batch);
     }
 }
 

@@ -161,3 +161,36 @@ fn sample() {
         b.rx_sync().unwrap();
     }
 }
+
+/// What the device dropped, and what is missing in the file, stands in it: soon after the first packet, and at the end.
+#[test]
+fn drops_are_told_in_the_file() {
+    let sink = Sink::new(usize::MAX);
+    let capture = Capture::new(sink.clone()).unwrap();
+    let options = OpenOptions { rx_slots: 16, tx_slots: 16, ..OpenOptions::default() };
+    let [mut a, mut b] = crate::pipe::pair("counted", &options).unwrap();
+    let mut tracer = capture.tracer(&mut *b);
+    tracer.lost = 7;
+    for _ in 0..3 {
+        assert!(a.tx().push(&[0; 60]));
+        a.tx_sync().unwrap();
+        tracer.rx_sync(&mut *b).unwrap();
+        b.rx().for_each(drop);
+    }
+    tracer.finish(&*b);
+    let blocks = sink.blocks();
+    let kinds: Vec<u32> = blocks.iter().map(|(kind, _)| *kind).collect();
+    let [packet, told] = [ENHANCED_PACKET, INTERFACE_STATISTICS];
+    assert_eq!((&kinds[2..5], kinds.last()), (&[packet, told, packet][..], Some(&told)));
+    let option = |body: &[u8], code: u16| {
+        let mut rest = &body[12..];
+        while u16::from_ne_bytes([rest[0], rest[1]]) != code {
+            rest = &rest[4 + usize::from(u16::from_ne_bytes([rest[2], rest[3]])).next_multiple_of(4)..];
+        }
+        u64::from_ne_bytes(rest[4..12].try_into().unwrap())
+    };
+    for ((_, body), received) in [(&blocks[3], 1), (&blocks[blocks.len() - 1], 3)] {
+        let all = [ISB_IFRECV, ISB_IFDROP, ISB_OSDROP].map(|code| option(body, code));
+        assert_eq!((body[..4].to_vec(), all), (vec![0; 4], [received, 0, 7]));
+    }
+}

@@ -280,8 +280,10 @@ impl Shard {
 
     pub(super) fn untrace(&mut self) {
         self.traced = None;
-        for device in &mut self.ports {
-            device.tracer = None;
+        for DevicePort { tracer, port, .. } in &mut self.ports {
+            if let Some(tracer) = tracer.take() {
+                tracer.finish(&**port);
+            }
         }
     }
 
