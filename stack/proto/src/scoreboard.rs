@@ -74,6 +74,8 @@ pub(crate) struct Delivered {
     pub(crate) newest_once: Option<Tick>,
     /// The most recently sent of all: time, end of its bytes, and whether it was sent more than once.
     pub(crate) newest: Option<(Tick, SeqNum, bool)>,
+    /// The one that was looked at last: when it was sent, and whether it was sent more than once.
+    pub(crate) last: Option<(Tick, bool)>,
     /// Lowest sequence number that was delivered here for the first time and had been sent once only.
     pub(crate) lowest_once: Option<SeqNum>,
     /// Bytes were delivered that had been sent once although all was held for lost (RFC 5682: a spurious timeout).
@@ -84,6 +86,7 @@ impl Delivered {
     fn note(&mut self, record: &Record, start: SeqNum, bytes: u32) {
         self.bytes += bytes;
         let ambiguous = record.is(AMBIGUOUS);
+        self.last = Some((record.sent_at, ambiguous));
         if !ambiguous {
             // Lost records merge, which blurs their times: no sample from those.
             if !record.is(LOST) {
@@ -323,6 +326,7 @@ impl Scoreboard {
         delivered.oldest_once = (!ambiguous).then_some(first.sent_at);
         delivered.newest_once = (!ambiguous).then_some(last.sent_at);
         delivered.newest = Some((last.sent_at, last.end.earlier(ack), last.flags != 0));
+        delivered.last = Some((last.sent_at, last.flags != 0));
         delivered.lowest_once = Some(self.start);
         self.start = ack;
     }

@@ -91,15 +91,14 @@ impl Cubic {
     }
 
     /// §4.6 and §4.7: the new threshold; remembers where the loss was.
-    pub(super) fn on_congestion(&mut self, cwnd: u32, flight: u32) -> u32 {
+    pub(super) fn on_congestion(&mut self, cwnd: u32) -> u32 {
         self.w_max_before = self.w_max;
         self.epoch = Instant::NEVER;
         // §4.7, fast convergence: a window that shrinks from loss to loss makes room for others.
         self.w_max =
             if cwnd < self.w_max { (u64::from(cwnd) * (10 + BETA_TENTHS) / 20) as u32 } else { cwnd };
-        // §4.6 allows flight or cwnd; the smaller is right for a sender that did not fill its window.
-        let base = cwnd.min(flight.max(cwnd / 2));
-        (u64::from(base) * BETA_TENTHS / 10) as u32
+        // §4.6 allows cwnd instead of the flight where a window that is not used does not grow (RFC 7661), as here and in Linux.
+        (u64::from(cwnd) * BETA_TENTHS / 10) as u32
     }
 
     /// The next congestion avoidance starts a new epoch.
@@ -156,7 +155,7 @@ mod tests {
     #[test]
     fn curve_meets_its_anchors() {
         let mut cubic = Cubic::new();
-        let ssthresh = cubic.on_congestion(1_000_000, 1_000_000);
+        let ssthresh = cubic.on_congestion(1_000_000);
         assert_eq!(ssthresh, 700_000);
         let ack = AckSample {
             now: Instant::from_millis(50),
@@ -178,8 +177,8 @@ mod tests {
     #[test]
     fn fast_convergence_gives_way() {
         let mut cubic = Cubic::new();
-        cubic.on_congestion(100_000, 100_000);
-        cubic.on_congestion(80_000, 80_000);
+        cubic.on_congestion(100_000);
+        cubic.on_congestion(80_000);
         assert_eq!(cubic.w_max, 68_000);
     }
 }

@@ -194,7 +194,7 @@ impl Congestion {
         self.ssthresh = match &mut self.algorithm {
             // RFC 5681 §3.1 equation 4; what limited transmit added to the flight does not count (§3.2 step 2).
             Algorithm::NewReno => flight.min(self.cwnd) / 2,
-            Algorithm::Cubic(cubic) => cubic.on_congestion(self.cwnd, flight),
+            Algorithm::Cubic(cubic) => cubic.on_congestion(self.cwnd),
             Algorithm::Bbr(_) => SSTHRESH_NONE,
         }
         .max(2 * mss);

@@ -171,6 +171,8 @@ impl Tcb {
         let mut tcb = Self::passive(half, cfg, now);
         tcb.opt.early = true;
         tcb.snd.syn_due = true;
+        // Our SYN-ACK is not acknowledged yet, and takes nothing of the window that the peer's SYN offered for data.
+        tcb.snd.wnd += 1;
         // The SYN-ACK is in flight, too, but takes nothing of the window of data.
         tcb.cc.cwnd = u32::from(cfg.initial_cwnd.max(1)) * u32::from(tcb.snd.mss) + 1;
         tcb.rcv.adv = tcb.rcv.nxt + u32::from(half.rcv_wnd);

@@ -188,6 +188,8 @@ impl Tcb {
     pub(super) fn take_sacks(&mut self, seg: &Segment, ack: SeqNum, delivered: &mut Delivered) -> u32 {
         let blocks = seg.options.sack.as_slice();
         let mut dsack = 0;
+        // Linux looks at the blocks first, and then at what is acknowledged as a whole; its SYN-ACK is not among that.
+        let last = delivered.last.filter(|_| ack != self.snd.iss + 1);
         for (i, block) in blocks.iter().enumerate() {
             if !block.start.before(block.end) || block.end.after(self.snd.nxt) {
                 continue;
@@ -203,6 +205,7 @@ impl Tcb {
             }
             self.board.sack(block.start, block.end, delivered);
         }
+        delivered.last = last.or(delivered.last);
         dsack
     }
 
@@ -250,23 +253,19 @@ impl Tcb {
 
     /// RFC 8985 §6.2, steps 1 to 5. Returns the bytes that are held for lost now.
     fn rack(&mut self, now: Instant, seg: &Segment, delivered: &Delivered) -> u32 {
-        let tick = Tick::at(now);
-        let r = &mut self.recovery;
-        // Steps 1 and 2: the most recently sent segment that was delivered. A repeated one counts only if it can't be the
-        // original that was acknowledged: by time, or by the echoed timestamp.
-        if let Some((sent_at, end, ambiguous)) = delivered.newest {
-            let rtt = tick.since(sent_at);
-            let clock_then =
-                ts_clock(now, self.cfg.ts_offset).wrapping_sub((ticks_to_nanos(rtt) / 1_000_000) as u32 + 1);
-            let echo_older = seg.options.timestamps.is_some_and(|ts| ts_before(ts.ecr, clock_then));
-            let too_fast = ticks_to_nanos(rtt) < self.rtt.min.as_nanos() && self.rtt.min != Duration::MAX;
-            if !ambiguous || !(echo_older || too_fast) {
-                r.rtt = rtt;
-                if r.newest.is_none_or(|newest| sent_after((sent_at, end), newest)) {
-                    r.newest = Some((sent_at, end));
-                }
-            }
+        // Step 2: RACK.rtt is that of the last segment that was looked at, RACK.xmit_ts that of the most recently sent one.
+        if let Some((sent_at, ambiguous)) = delivered.last
+            && self.tells_rtt(now, seg, sent_at, ambiguous)
+        {
+            self.recovery.rtt = Tick::at(now).since(sent_at);
         }
+        if let Some((sent_at, end, ambiguous)) = delivered.newest
+            && self.tells_rtt(now, seg, sent_at, ambiguous)
+            && self.recovery.newest.is_none_or(|newest| sent_after((sent_at, end), newest))
+        {
+            self.recovery.newest = Some((sent_at, end));
+        }
+        let r = &mut self.recovery;
         // Step 3: a segment that was sent once and is delivered below one that was delivered before: reordering.
         if let Some(start) = delivered.lowest_once.filter(|start| start.before(r.fack)) {
             r.reordering_seen = true;
@@ -277,6 +276,19 @@ impl Tcb {
         let top = self.board.highest_sacked().unwrap_or(self.snd.una).later(self.snd.una);
         r.fack = r.fack.later(top);
         self.rack_detect(now)
+    }
+
+    /// RFC 8985 §6.2, step 2: whether the time since a delivered segment was sent is a round trip. For a repeated one it is
+    /// only if it can't be the original that was acknowledged: by time, or by the echoed timestamp.
+    fn tells_rtt(&self, now: Instant, seg: &Segment, sent_at: Tick, ambiguous: bool) -> bool {
+        if !ambiguous {
+            return true;
+        }
+        let rtt = ticks_to_nanos(Tick::at(now).since(sent_at));
+        let clock_then = ts_clock(now, self.cfg.ts_offset).wrapping_sub((rtt / 1_000_000) as u32 + 1);
+        let echo_older = seg.options.timestamps.is_some_and(|ts| ts_before(ts.ecr, clock_then));
+        let too_fast = rtt < self.rtt.min.as_nanos() && self.rtt.min != Duration::MAX;
+        !(echo_older || too_fast)
     }
 
     /// RFC 8985 §6.2, steps 4 and 5; also when the reordering timer fires.

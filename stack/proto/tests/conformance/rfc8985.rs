@@ -148,3 +148,22 @@ fn undo_by_dsack() {
     assert_eq!(info.recovery, RecoveryState::Open);
     assert!(info.snd_cwnd >= 10, "{info:?}");
 }
+
+/// §6.2 step 2: RACK.rtt is that of the last segment that an ACK tells of, also where it tells of one that was sent later (a
+/// retransmission). Taken from the latter it would be too short, and what is only late would be lost.
+#[test]
+fn section_6_2_rtt_of_the_last_segment() {
+    let mut lab = Lab::passive(&with_sack());
+    lab.send(10_000);
+    assert_eq!(lab.drain().len(), 10);
+    lab.wait_ms(10);
+    lab.get(seg(1, 0).ack(1).sack(1_001, 2_001));
+    lab.get(seg(1, 0).ack(1).sack(1_001, 3_001));
+    lab.get(seg(1, 0).ack(1).sack(8_001, 9_001).sack(1_001, 3_001));
+    lab.expect_data(1, 1_000);
+    lab.drain();
+    lab.wait_ms(12);
+    // The retransmission after 12 ms, and the original of 3001 after 22: the segment behind 9001 may still be on its way.
+    lab.get(seg(1, 0).ack(4_001).sack(8_001, 9_001));
+    assert_eq!(lab.tcb.info(lab.now).lost, 4, "4001 to 8001");
+}
