@@ -14,6 +14,7 @@ mod tick;
 
 use crate::seq::SeqNum;
 
+use tick::Span;
 pub(crate) use tick::{Tick, ticks_to_nanos};
 
 /// Records on the board; a power of two. A sender that overruns a queue loses every other segment for a while: with 64
@@ -37,12 +38,27 @@ struct Record {
     end: SeqNum,
     /// When the first of the bytes was last sent.
     sent_at: Tick,
+    /// Until the last of them was.
+    late: Span,
     flags: u8,
 }
 
 impl Record {
     const fn is(&self, flags: u8) -> bool {
         self.flags & flags != 0
+    }
+
+    /// When the last of the bytes was last sent. What was sent after that was sent after all of them.
+    fn sent_by(&self) -> Tick {
+        Tick(self.sent_at.0.wrapping_add(self.late.ticks()))
+    }
+
+    /// Bytes that were sent at `at` join it.
+    fn cover(&mut self, at: Tick) {
+        let (late, ticks) = (self.late, at.since(self.sent_at));
+        if ticks > late.ticks() {
+            self.late = Span::covering(ticks);
+        }
     }
 }
 
@@ -64,6 +80,24 @@ pub(crate) struct Scoreboard {
     records: [Record; RECORDS_MAX],
 }
 
+/// A run of bytes that was delivered: the end of it, and how it had been sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sent {
+    /// When the last of the bytes was, as far as it is known.
+    pub(crate) by: Tick,
+    /// When the first of them was.
+    pub(crate) first: Tick,
+    pub(crate) end: SeqNum,
+    /// More than once.
+    pub(crate) ambiguous: bool,
+}
+
+impl Sent {
+    fn of(record: &Record, end: SeqNum) -> Self {
+        Self { by: record.sent_by(), first: record.sent_at, end, ambiguous: record.is(AMBIGUOUS) }
+    }
+}
+
 /// What an acknowledgement, cumulative or selective, told about segments delivered just now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Delivered {
@@ -72,10 +106,10 @@ pub(crate) struct Delivered {
     /// When those that were sent once were sent: the first, and the last.
     pub(crate) oldest_once: Option<Tick>,
     pub(crate) newest_once: Option<Tick>,
-    /// The most recently sent of all: time, end of its bytes, and whether it was sent more than once.
-    pub(crate) newest: Option<(Tick, SeqNum, bool)>,
-    /// The one that was looked at last: when it was sent, and whether it was sent more than once.
-    pub(crate) last: Option<(Tick, bool)>,
+    /// The most recently sent of all.
+    pub(crate) newest: Option<Sent>,
+    /// The one that was looked at last.
+    pub(crate) last: Option<Sent>,
     /// Lowest sequence number that was delivered here for the first time and had been sent once only.
     pub(crate) lowest_once: Option<SeqNum>,
     /// Bytes were delivered that had been sent once although all was held for lost (RFC 5682: a spurious timeout).
@@ -86,7 +120,8 @@ impl Delivered {
     fn note(&mut self, record: &Record, start: SeqNum, bytes: u32) {
         self.bytes += bytes;
         let ambiguous = record.is(AMBIGUOUS);
-        self.last = Some((record.sent_at, ambiguous));
+        let sent = Sent::of(record, record.end);
+        self.last = Some(sent);
         if !ambiguous {
             // Lost records merge, which blurs their times: no sample from those.
             if !record.is(LOST) {
@@ -102,9 +137,8 @@ impl Delivered {
             }
             self.original |= record.is(LOST);
         }
-        let newer = self.newest.is_none_or(|(t, end, _)| sent_after((record.sent_at, record.end), (t, end)));
-        if newer {
-            self.newest = Some((record.sent_at, record.end, ambiguous));
+        if self.newest.is_none_or(|newest| sent_after((sent.by, sent.end), (newest.by, newest.end))) {
+            self.newest = Some(sent);
         }
     }
 }
@@ -116,7 +150,7 @@ pub(crate) fn sent_after(a: (Tick, SeqNum), b: (Tick, SeqNum)) -> bool {
 
 impl Scoreboard {
     pub(crate) const fn new(una: SeqNum) -> Self {
-        const EMPTY: Record = Record { end: SeqNum::new(0), sent_at: Tick(0), flags: 0 };
+        const EMPTY: Record = Record { end: SeqNum::new(0), sent_at: Tick(0), late: Span::NONE, flags: 0 };
         Self {
             start: una,
             head: 0,
@@ -201,6 +235,7 @@ impl Scoreboard {
             let last = self.get_mut(len - 1);
             if last.flags == 0 && now.since(last.sent_at) <= grain {
                 last.end = end;
+                last.cover(now);
                 return;
             }
         }
@@ -208,7 +243,7 @@ impl Scoreboard {
             self.append_to_full(end, now);
             return;
         }
-        *self.get_mut(len) = Record { end, sent_at: now, flags: 0 };
+        *self.get_mut(len) = Record { end, sent_at: now, late: Span::NONE, flags: 0 };
         self.len += 1;
     }
 
@@ -217,7 +252,7 @@ impl Scoreboard {
         self.thin_out();
         let len = usize::from(self.len);
         if len < RECORDS_MAX {
-            *self.get_mut(len) = Record { end, sent_at: now, flags: 0 };
+            *self.get_mut(len) = Record { end, sent_at: now, late: Span::NONE, flags: 0 };
             self.len += 1;
             return;
         }
@@ -227,7 +262,8 @@ impl Scoreboard {
         let old = *self.get(len - 1);
         self.account(&old, false, self.start_of(len - 1).distance_to(old.end));
         let flags = if old.flags == 0 { 0 } else { LOST | AMBIGUOUS };
-        let merged = Record { end, sent_at: old.sent_at, flags };
+        let mut merged = Record { end, flags, ..old };
+        merged.cover(now);
         *self.get_mut(len - 1) = merged;
         self.account(&merged, true, self.start_of(len - 1).distance_to(end));
         debug_assert!(grown > 0);
@@ -253,7 +289,9 @@ impl Scoreboard {
             let next = *self.get(i);
             let last = *self.get(kept);
             if may(&last, &next, fresh) {
-                self.get_mut(kept).end = next.end;
+                let grown = self.get_mut(kept);
+                grown.end = next.end;
+                grown.cover(next.sent_by());
                 fresh = false;
             } else {
                 kept += 1;
@@ -325,8 +363,8 @@ impl Scoreboard {
         delivered.bytes = self.start.distance_to(ack);
         delivered.oldest_once = (!ambiguous).then_some(first.sent_at);
         delivered.newest_once = (!ambiguous).then_some(last.sent_at);
-        delivered.newest = Some((last.sent_at, last.end.earlier(ack), last.flags != 0));
-        delivered.last = Some((last.sent_at, last.flags != 0));
+        delivered.newest = Some(Sent::of(&last, last.end.earlier(ack)));
+        delivered.last = delivered.newest;
         delivered.lowest_once = Some(self.start);
         self.start = ack;
     }
@@ -416,10 +454,10 @@ impl Scoreboard {
         for i in 0..usize::from(self.len) {
             let record = *self.get(i);
             let waits = record.is(LOST) && !record.is(RESENT);
-            if record.is(SACKED) || waits || !sent_after(newest, (record.sent_at, record.end)) {
+            if record.is(SACKED) || waits || !sent_after(newest, (record.sent_by(), record.end)) {
                 continue;
             }
-            let age = now.since(record.sent_at);
+            let age = now.since(record.sent_by());
             if age >= wait_ticks {
                 marked += self.mark_lost(i);
             } else {
@@ -555,7 +593,7 @@ impl Scoreboard {
             let bytes = from.distance_to(record.end);
             self.account(&record, false, bytes);
             let resent_flag = if record.is(LOST) { LOST | RESENT } else { record.flags & SACKED };
-            let again = Record { sent_at: now, flags: resent_flag | AMBIGUOUS, ..record };
+            let again = Record { sent_at: now, late: Span::NONE, flags: resent_flag | AMBIGUOUS, ..record };
             *self.get_mut(i) = again;
             self.account(&again, true, bytes);
             break;
@@ -573,6 +611,7 @@ impl Scoreboard {
             return;
         }
         self.get_mut(i - 1).end = b.end;
+        self.get_mut(i - 1).cover(b.sent_by());
         for j in i + 1..usize::from(self.len) {
             let moved = *self.get(j);
             *self.get_mut(j - 1) = moved;

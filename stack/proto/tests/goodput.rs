@@ -2,7 +2,8 @@
 //! `goodput.txt` and reviewed when it changes.
 //!
 //! The bound is the smaller of the link's rate and the window that Reno can hold at that loss (Mathis et al. 1997:
-//! MSS/RTT · 1.22/√p). Time is virtual and the link seeded, so the table is exact. `UTCP_BLESS=1` writes it anew.
+//! MSS/RTT · 1.22/√p). Time is virtual and the link seeded, so the table is exact. `UTCP_BLESS=1` writes it anew;
+//! `UTCP_GOODPUT="bbr 200"` prints the lines of one controller (and round trip) only.
 
 mod common;
 
@@ -58,6 +59,7 @@ fn mathis(rtt_ms: u64, loss_ppm: u32) -> f64 {
 
 #[test]
 fn table_of_goodput() {
+    let only = std::env::var("UTCP_GOODPUT").unwrap_or_default();
     let mut table = String::from("controller  rtt ms  loss %  goodput kB/s  of the bound\n");
     for (name, kind, sack) in [
         ("cubic", CongestionKind::Cubic, true),
@@ -66,6 +68,9 @@ fn table_of_goodput() {
         ("no-sack", CongestionKind::NewReno, false),
     ] {
         for rtt_ms in RTT_MS {
+            if !format!("{name} {rtt_ms} ").starts_with(&only) {
+                continue;
+            }
             for loss_ppm in LOSS_PPM {
                 let sum: f64 = (0..SEEDS).map(|seed| goodput(seed, rtt_ms, loss_ppm, kind, sack)).sum();
                 let mean = sum / SEEDS as f64;
@@ -81,6 +86,9 @@ fn table_of_goodput() {
         }
     }
     println!("{table}");
+    if !only.is_empty() {
+        return;
+    }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goodput.txt");
     if std::env::var_os("UTCP_BLESS").is_some() {
         std::fs::write(path, &table).expect("the table is written");

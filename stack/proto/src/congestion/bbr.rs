@@ -25,8 +25,11 @@ const UP_WINDOW: u64 = 225;
 /// §5.2: paced below the estimate, so that queues drain; by three percent rather than one, because a rate that is measured
 /// in whole ACKs is some percent too high at its maximum.
 const PACING_MARGIN: u64 = 97;
-/// §2.5: a round with more loss than one in fifty is too much; what it leaves of a bound is 7/10.
+/// §2.5: a round with more loss than one in fifty is too much; what it leaves of a bound is 7/10. That is for a queue that
+/// overflows. Where no packet has waited in one, a path loses by itself: then one in eight, for queues that are too short to
+/// be seen.
 const LOSS_THRESH: u64 = 50;
+const LOSS_THRESH_QUIET: u64 = 8;
 const BETA_TENTHS: u64 = 7;
 /// §4.3.1.3: fewer segments lost say nothing.
 const STARTUP_LOSSES: u32 = 6;
@@ -66,8 +69,9 @@ struct Round {
     begun: Instant,
     delivered: u32,
     lost: u32,
-    /// The shortest round trip that was measured in it.
+    /// The shortest and the longest round trip that were measured in it.
     rtt: Duration,
+    rtt_max: Duration,
     /// An ECN mark was echoed.
     marked: bool,
     /// The program or the peer's window held the sender back at some time.
@@ -99,6 +103,8 @@ pub(super) struct Bbr {
     full_rounds: u8,
     /// When ProbeRtt may end.
     probe_end: Instant,
+    /// Losses of what was sent before this are those of Startup: they say nothing new.
+    forgiven: SeqNum,
     window: u32,
     /// The window before it was made small.
     window_before: u32,
@@ -113,6 +119,7 @@ impl Bbr {
             delivered: 0,
             lost: 0,
             rtt: Duration::MAX,
+            rtt_max: Duration::ZERO,
             marked: false,
             limited: false,
         };
@@ -133,6 +140,7 @@ impl Bbr {
             full_rate: 0,
             full_rounds: 0,
             probe_end: Instant::NEVER,
+            forgiven: una,
             window: cwnd,
             window_before: 0,
             pacing: u64::MAX,
@@ -159,6 +167,7 @@ impl Bbr {
             self.on_round(d);
             self.begin_round(d);
         }
+        self.notice_queue(d);
         self.advance(d);
         self.set_window(d);
         self.set_pacing(d);
@@ -190,6 +199,7 @@ impl Bbr {
             delivered: 0,
             lost: 0,
             rtt: Duration::MAX,
+            rtt_max: Duration::ZERO,
             marked: false,
             limited: d.limited,
         };
@@ -204,6 +214,7 @@ impl Bbr {
         self.recent_rtt = self.recent_rtt.min(rtt);
         self.quiet |= d.limited && d.flight <= self.bdp(75);
         self.round.rtt = self.round.rtt.min(rtt);
+        self.round.rtt_max = self.round.rtt_max.max(rtt);
     }
 
     fn rate_max(&self) -> u64 {
@@ -220,6 +231,24 @@ impl Bbr {
         (bytes.saturating_mul(percent) / 100).min(1 << 30) as u32
     }
 
+    /// The pipe is full for certain when the last round trip was one and a half times the base. The rate is what has arrived
+    /// since the round began: the round before was slower by far.
+    fn notice_queue(&mut self, d: &Delivery) {
+        let full = self.min_rtt + self.min_rtt.over(2).max(QUEUE_MIN);
+        let begun_for = d.now - self.round.begun;
+        if self.phase != Phase::Startup
+            || d.rtt.is_none_or(|rtt| rtt < full)
+            || begun_for < self.min_rtt.over(2)
+        {
+            return;
+        }
+        let rate = u64::from(self.round.delivered) * 1_000_000 / begun_for.as_micros().max(1);
+        self.rates[0] = self.rates[0].max(rate);
+        self.full = true;
+        self.forgiven = d.nxt;
+        self.enter(Phase::Drain, d.now);
+    }
+
     /// A round trip is over: what it says of the path.
     fn on_round(&mut self, d: &Delivery) {
         let Round { begun, delivered, limited, .. } = self.round;
@@ -229,7 +258,8 @@ impl Bbr {
         if !limited || rate > self.rate_max() {
             self.rates[0] = self.rates[0].max(rate);
         }
-        let too_much = self.round.marked || self.too_much_lost(d.mss);
+        let old = self.full && d.una.before_or_eq(self.forgiven);
+        let too_much = self.round.marked || self.too_much_lost(d.mss) && !old;
         match self.phase {
             Phase::Startup => self.judge_startup(rate, limited, too_much, d),
             Phase::Refill | Phase::Up if too_much => {
@@ -250,10 +280,17 @@ impl Bbr {
         }
     }
 
+    /// A wait that tells of a queue.
+    fn queue(&self) -> Duration {
+        self.min_rtt.over(4).max(QUEUE_MIN)
+    }
+
     /// §2.5: more of this round was lost than a path loses by itself.
     fn too_much_lost(&self, mss: u32) -> bool {
         let (lost, delivered) = (u64::from(self.round.lost), u64::from(self.round.delivered));
-        lost > u64::from(STARTUP_LOSSES * mss) && lost * LOSS_THRESH > lost + delivered
+        let waited = self.min_rtt != Duration::MAX && self.round.rtt_max > self.min_rtt + self.queue();
+        let thresh = if waited { LOSS_THRESH } else { LOSS_THRESH_QUIET };
+        lost > u64::from(STARTUP_LOSSES * mss) && lost * thresh > lost + delivered
     }
 
     /// §4.3.1.2 and §4.3.1.3: the pipe is full when the rate stops to grow, or the queue overflows; or when there is a queue
@@ -268,10 +305,10 @@ impl Bbr {
         if too_much {
             self.flight_high = self.bdp(100).max(self.round.delivered);
         }
-        let queue = self.min_rtt.over(4).max(QUEUE_MIN);
-        let queued = self.round.rtt != Duration::MAX && self.round.rtt > self.min_rtt + queue;
+        let queued = self.round.rtt != Duration::MAX && self.round.rtt > self.min_rtt + self.queue();
         if too_much || queued || self.full_rounds >= FULL_ROUNDS {
             self.full = true;
+            self.forgiven = d.nxt;
             self.enter(Phase::Drain, d.now);
         }
     }

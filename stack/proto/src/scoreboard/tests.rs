@@ -83,7 +83,8 @@ fn a_repeated_segment_gives_no_sample() {
     b.resend(UNA, 100, tick(50));
     let d = ack(&mut b, 200);
     assert_eq!((d.oldest_once, d.newest_once), (None, None), "what was held for lost is no measure either");
-    assert_eq!(d.newest, Some((tick(50), UNA + 100, true)));
+    let again = Sent { by: tick(50), first: tick(50), end: UNA + 100, ambiguous: true };
+    assert_eq!(d.newest, Some(again));
     assert!(d.original, "the second was held for lost and never sent again");
 }
 
@@ -191,4 +192,20 @@ proptest! {
             prop_assert!(b.sacked() <= truly, "sacked {} of {}", b.sacked(), truly);
         }
     }
+}
+
+/// Bytes that share a record were not all sent at its first moment: what a SACK leaves of it may have been sent after a
+/// retransmission that was delivered since.
+#[test]
+fn the_rest_of_a_record_is_as_young_as_its_last_byte() {
+    let mut b = Scoreboard::new(UNA);
+    b.set_grain(1 << 20);
+    b.append(UNA + 100, tick(10));
+    b.append(UNA + 200, tick(50));
+    assert_eq!(b.len, 1, "one record");
+    let mut d = Delivered::default();
+    b.sack(UNA, UNA + 100, &mut d);
+    // Something else was sent at 40 and has arrived: the second hundred was sent later.
+    assert_eq!(b.detect_lost(tick(100), (tick(40), UNA - 100), 1), (0, None));
+    assert_eq!(b.detect_lost(tick(100), (tick(51), UNA + 300), 1), (100, None));
 }

@@ -12,7 +12,7 @@ use super::Tcb;
 use super::state::{Timer, Watch};
 use crate::half_open::{ts_before, ts_clock};
 use crate::info::RecoveryState;
-use crate::scoreboard::{Delivered, Tick, sent_after, ticks_to_nanos};
+use crate::scoreboard::{Delivered, Sent, Tick, sent_after, ticks_to_nanos};
 use crate::segment::{Flags, Segment};
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
@@ -254,16 +254,13 @@ impl Tcb {
     /// RFC 8985 §6.2, steps 1 to 5. Returns the bytes that are held for lost now.
     fn rack(&mut self, now: Instant, seg: &Segment, delivered: &Delivered) -> u32 {
         // Step 2: RACK.rtt is that of the last segment that was looked at, RACK.xmit_ts that of the most recently sent one.
-        if let Some((sent_at, ambiguous)) = delivered.last
-            && self.tells_rtt(now, seg, sent_at, ambiguous)
-        {
-            self.recovery.rtt = Tick::at(now).since(sent_at);
+        if let Some(last) = delivered.last.filter(|last| self.tells_rtt(now, seg, last)) {
+            self.recovery.rtt = Tick::at(now).since(last.by);
         }
-        if let Some((sent_at, end, ambiguous)) = delivered.newest
-            && self.tells_rtt(now, seg, sent_at, ambiguous)
-            && self.recovery.newest.is_none_or(|newest| sent_after((sent_at, end), newest))
+        if let Some(sent) = delivered.newest.filter(|sent| self.tells_rtt(now, seg, sent))
+            && self.recovery.newest.is_none_or(|newest| sent_after((sent.by, sent.end), newest))
         {
-            self.recovery.newest = Some((sent_at, end));
+            self.recovery.newest = Some((sent.by, sent.end));
         }
         let r = &mut self.recovery;
         // Step 3: a segment that was sent once and is delivered below one that was delivered before: reordering.
@@ -280,11 +277,11 @@ impl Tcb {
 
     /// RFC 8985 §6.2, step 2: whether the time since a delivered segment was sent is a round trip. For a repeated one it is
     /// only if it can't be the original that was acknowledged: by time, or by the echoed timestamp.
-    fn tells_rtt(&self, now: Instant, seg: &Segment, sent_at: Tick, ambiguous: bool) -> bool {
-        if !ambiguous {
+    fn tells_rtt(&self, now: Instant, seg: &Segment, sent: &Sent) -> bool {
+        if !sent.ambiguous {
             return true;
         }
-        let rtt = ticks_to_nanos(Tick::at(now).since(sent_at));
+        let rtt = ticks_to_nanos(Tick::at(now).since(sent.first));
         let clock_then = ts_clock(now, self.cfg.ts_offset).wrapping_sub((rtt / 1_000_000) as u32 + 1);
         let echo_older = seg.options.timestamps.is_some_and(|ts| ts_before(ts.ecr, clock_then));
         let too_fast = rtt < self.rtt.min.as_nanos() && self.rtt.min != Duration::MAX;
