@@ -20,7 +20,7 @@ use crate::fd_table::{self, Entry};
 use crate::notice::{self, Topic};
 use crate::pool::Pool;
 use crate::sys::{self, Sys};
-use crate::{config, death, finder, guard, memory, process, tls};
+use crate::{config, death, finder, guard, io_uring, memory, process, tls};
 
 /// Engines that one process may be attached to during its life.
 pub const ATTACHMENTS: usize = 16;
@@ -183,6 +183,10 @@ pub fn existing() -> Option<&'static Attachment> {
 /// The attachment to use for a new socket: `None` means the kernel.
 #[inline]
 pub fn current() -> Option<&'static Attachment> {
+    if io_uring::in_use() {
+        io_uring::say();
+        return None;
+    }
     existing().or_else(attach)
 }
 

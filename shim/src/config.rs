@@ -7,7 +7,7 @@ use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Every variable that utcp knows.
-const KNOWN: [&[u8]; 13] = [
+const KNOWN: [&[u8]; 14] = [
     b"UTCP_ENGINE",
     b"UTCP_STACK",
     b"UTCP_DISABLE",
@@ -21,6 +21,7 @@ const KNOWN: [&[u8]; 13] = [
     b"UTCP_CUT_THROUGH",
     b"UTCP_BIN",
     b"UTCP_INHERIT",
+    b"UTCP_IO_URING",
 ];
 
 // With feature `std`, which other crates of a workspace build may turn on, `libc` leaves this to std.
@@ -223,6 +224,11 @@ pub fn backlog_max() -> u32 {
     limit(&FOUND, c"/proc/sys/net/core/somaxconn")
 }
 
+/// `UTCP_IO_URING=refuse`.
+pub fn refuses_rings() -> bool {
+    variable(b"UTCP_IO_URING").is_some_and(|value| value.to_bytes() == b"refuse")
+}
+
 /// A decimal number.
 pub fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
@@ -248,6 +254,7 @@ fn is_mistake(entry: &[u8]) -> bool {
     let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     match name {
         b"UTCP_SPIN_US" => number(value).is_none(),
+        b"UTCP_IO_URING" => !matches!(value, b"" | b"kernel" | b"refuse"),
         b"UTCP_DISABLE" => !matches!(value, b"" | b"0" | b"1"),
         b"UTCP_ENGINE" => !(value == b"off" || value.starts_with(b"/") || value.starts_with(b"@")),
         name => !KNOWN.contains(&name),

@@ -54,6 +54,7 @@ mod guard;
 mod handle;
 mod info;
 mod io;
+mod io_uring;
 mod lane;
 mod launch;
 mod listen;

@@ -206,6 +206,8 @@ fn say_kept(fd: c_int, why: u32) {
 
 /// In place of an option, see [`withdraw`]: it has O_ASYNC.
 pub const SIGNALS: u32 = 0;
+/// In place of an option, see [`withdraw`]: its process uses io_uring.
+pub const RINGS: u32 = 1;
 
 /// A listener got an option (`why`, see [`Kind::Kept`]) that utcp can't serve: from now on it is the kernel's alone.
 pub fn withdraw(sock: &Sock, why: u32) {

@@ -26,6 +26,8 @@ pub enum Topic {
     Environment = 2,
     /// Devices of an engine that was there before.
     Device = 4,
+    /// Rings of io_uring.
+    Rings = 8,
 }
 
 /// Remembers what standard error is. In the constructor.

@@ -167,6 +167,9 @@ unsafe extern "C" fn decode(
             libc::SYS_sendmmsg => c_long::from(hook::sendmmsg(fd, b as *mut _, c as u32, fourth)),
             libc::SYS_splice => hook::splice(fd, b as *mut _, third, d as *mut _, e, f as u32) as c_long,
             libc::SYS_execve => c_long::from(hook::execve(a as *const _, b as *const _, c as *const _)),
+            libc::SYS_io_uring_setup if !crate::io_uring::admit() => {
+                crate::errno::fail(crate::sys::Errno(libc::ENOSYS))
+            }
             libc::SYS_mlockall => c_long::from(hook::mlockall(fd)),
             libc::SYS_munlockall => c_long::from(hook::munlockall()),
             _ => crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, [a, b, c, d, e, f]))),

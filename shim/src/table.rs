@@ -22,8 +22,8 @@ use libc::{
 };
 
 use crate::{
-    accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, guard, io, listen, memory, names,
-    options, poll, privilege, relayed, select, splice,
+    accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, guard, io, io_uring, listen,
+    memory, names, options, poll, privilege, relayed, select, splice,
 };
 
 /// Looks `name` up behind us.
@@ -229,6 +229,11 @@ hooks! {
     privilege::seteuid: seteuid(id: c_uint) -> c_int;
     privilege::setreuid: setreuid(id: c_uint, effective: c_uint) -> c_int = SYS_setreuid;
     privilege::setresuid: setresuid(id: c_uint, effective: c_uint, saved: c_uint) -> c_int = SYS_setresuid;
+    // liburing's, not libc's: its system calls are its own.
+    io_uring::setup: io_uring_setup(entries: c_uint, params: *mut c_void) -> c_int = SYS_io_uring_setup;
+    io_uring::queue_init: io_uring_queue_init(entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int;
+    io_uring::queue_init_params: io_uring_queue_init_params(entries: c_uint, ring: *mut c_void, params: *mut c_void) -> c_int;
+    io_uring::queue_init_mem: io_uring_queue_init_mem(entries: c_uint, ring: *mut c_void, params: *mut c_void, memory: *mut c_void, len: usize) -> c_int;
     guard::sigaction: sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int [__sigaction];
 }
 

@@ -36,7 +36,9 @@ fn exports() -> BTreeSet<String> {
 #[test]
 fn the_library_exports_only_names_of_libc() {
     let libc = libc_names();
-    let strangers: Vec<String> = exports().into_iter().filter(|name| !libc.contains(name)).collect();
+    // liburing makes system calls of its own, so what makes rings there is taken over, too.
+    let known = |name: &String| libc.contains(name) || name.starts_with("io_uring_");
+    let strangers: Vec<String> = exports().into_iter().filter(|name| !known(name)).collect();
     assert!(strangers.is_empty(), "{strangers:?}");
 }
 

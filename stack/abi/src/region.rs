@@ -41,8 +41,11 @@ pub enum LogCode {
     UnknownOption = 4,
     /// A socket went to the kernel: utcp can't serve an option of it. Subject: level << 16 | name.
     KernelOption = 5,
-    /// A listener is the kernel's alone for the same reason. Subject: port; detail 0: level << 16 | name, or 0 for O_ASYNC.
+    /// A listener is the kernel's alone for the same reason. Subject: port; detail 0: level << 16 | name, or 0 for O_ASYNC, 1 for
+    /// io_uring.
     KeptListener = 6,
+    /// The program uses io_uring: its sockets are the kernel's.
+    Rings = 7,
 }
 
 /// The first page(s) of a region.

@@ -312,6 +312,13 @@ impl Control {
                     port & 0xffff,
                     port >> 16
                 ),
+                c if c == LogCode::Rings as u32 => {
+                    "the program uses io_uring: its sockets run on the kernel (UTCP_IO_URING=refuse would keep it from that)."
+                        .to_owned()
+                }
+                c if c == LogCode::KeptListener as u32 && detail == 1 => {
+                    format!("the listener on port {port} runs on the kernel alone: its program uses io_uring.")
+                }
                 c if c == LogCode::KeptListener as u32 && detail == 0 => {
                     format!(
                         "the listener on port {port} runs on the kernel alone: its program wants signals of it (O_ASYNC)."
