@@ -151,6 +151,11 @@ pub fn forked() {
         attachment.channel.forked();
         attachment.pool.drain();
     });
+    // Other threads of the parent had some in their hands, on their way into the pool or out of it.
+    for (fd, _) in fd_table::used().filter(|(_, entry)| entry.kind() == fd_table::Kind::Pool) {
+        fd_table::set(fd, Entry::KERNEL);
+        let _ = sys::close(fd);
+    }
 }
 
 /// The program wants number `fd` for itself, where something of ours stands: moves it, and says whether that

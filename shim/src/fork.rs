@@ -15,6 +15,8 @@ pub unsafe fn low_fork() -> c_int {
     let pid = unsafe { real::_Fork() };
     if pid == 0 {
         process::in_child();
+    } else {
+        process::in_parent();
     }
     pid
 }

@@ -74,9 +74,9 @@ unsafe extern "C" {
 
 /// Asks libc to call us at each fork. In the constructor.
 pub fn watch_forks() {
-    // SAFETY: both functions may be called at any fork for ever: a preload is never unloaded, which
+    // SAFETY: the functions may be called at any fork for ever: a preload is never unloaded, which
     // is also why no handle of the library is needed.
-    unsafe { __register_atfork(Some(before_fork), None, Some(in_child), core::ptr::null_mut()) };
+    unsafe { __register_atfork(Some(before_fork), Some(in_parent), Some(in_child), core::ptr::null_mut()) };
 }
 
 /// A new process is about to share our descriptors: from now on those that exist count as shared.
@@ -85,6 +85,13 @@ pub extern "C" fn before_fork() {
     attach::each(|attachment| {
         attachment.region().header().fork_epoch.fetch_add(1, SeqCst);
         crate::set::inherited(attachment);
+    });
+}
+
+/// The new process is there: what other threads opened between [`before_fork`] and now may be in it, too.
+pub extern "C" fn in_parent() {
+    attach::each(|attachment| {
+        attachment.region().header().fork_epoch.fetch_add(1, SeqCst);
     });
 }
 

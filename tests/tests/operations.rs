@@ -298,6 +298,10 @@ fn postgresql_with_twenty_clients() {
     let mut server = server.limit(Duration::from_secs(120)).spawn();
     server.wait_for_listener(port.parse().expect("a number"));
     engine.wait_for_listener(port.parse().expect("a number"));
+    // It listens before it has started up, and turns clients away until then.
+    wait_until("the database system is ready", WAIT, || {
+        server.stderr().contains("ready to accept connections").then_some(())
+    });
     let bench = |args: &[&str]| {
         let run = as_user("pgbench").args(["-h", "127.0.0.1", "-p", &port, "-U", "test"]).args(args);
         run.arg("postgres").under(&engine).ok().text()
