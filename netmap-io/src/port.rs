@@ -288,6 +288,8 @@ pub struct OpenOptions {
     pub vnet_header: bool,
     /// What the stack calls itself towards a switch.
     pub stack: String,
+    /// netmap: speak the interface of API 11 and 12 even to a module that has a newer one.
+    pub old_interface: bool,
     /// netmap: the module writes the time of each sync ([`Port::rx_time`]).
     pub timestamps: bool,
     /// netmap: the kernel goes on using the interface, through its host rings; [`Device::steering`] says what is ours.
@@ -307,6 +309,7 @@ impl Default for OpenOptions {
             pipe_wait: Duration::from_secs(5),
             vnet_header: false,
             stack: String::new(),
+            old_interface: false,
             timestamps: false,
             beside_kernel: false,
         }

@@ -67,6 +67,11 @@ impl Buffers {
         Self { first, ..self }
     }
 
+    /// Bytes of a buffer.
+    pub(crate) fn size(self) -> u32 {
+        self.stride
+    }
+
     /// Whether a slot may have buffer `index`.
     pub(crate) fn contains(self, index: u32) -> bool {
         (self.first..self.count).contains(&index)

@@ -3,13 +3,23 @@
 //! It needs nothing but the kernel: linked statically it runs in an initramfs. `tests/netmap/run` builds it so.
 //!
 //! ```text
-//!  netmap-check                       what needs no hardware: our rings, a VALE switch, a netmap pipe
+//!  netmap-check                       what needs no hardware: our rings, a VALE switch, netmap pipes, a veth pair with a
+//!                                     kernel at its other end, and how the module answers
 //!  netmap-check DEVICE DEVICE         two ports that are joined: netmap:veth0 netmap:veth1, two NICs and a cable
-//!  netmap-check DEVICE                one port: opens it and listens for a second
+//!  netmap-check DEVICE                one port: opens it, and each of its rings, and listens for a second
+//!  netmap-check --host netmap:        that pair alone
+//!  netmap-check --beside NIC SECONDS  a NIC beside the kernel for so long: ping and ssh have to go on meanwhile
 //! ```
+//!
+//! As the first process of a machine (`/init` in an initramfs) it mounts /dev, loads the `*.ko` beside it, checks what needs
+//! no hardware, and switches the machine off.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+
+mod cases;
+mod host;
+mod init;
 
 use utcp_netmap_io::conformance::{self, Pair};
 use utcp_netmap_io::{OpenOptions, Port, PortError};
@@ -30,6 +40,16 @@ struct Tally {
 }
 
 impl Tally {
+    fn result(&mut self, what: &str, result: Result<(), String>) {
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                println!("ok    {what}");
+            }
+            Err(why) => self.failed(what, &why),
+        }
+    }
+
     fn failed(&mut self, what: &str, why: &str) {
         self.failed += 1;
         println!("FAIL  {what}: {why}");
@@ -56,9 +76,16 @@ const SWITCH: Kind = Kind {
 const WIRE: Kind = SWITCH;
 
 fn main() -> ExitCode {
-    let devices: Vec<String> = std::env::args().skip(1).collect();
+    let mut devices: Vec<String> = std::env::args().skip(1).collect();
     let mut tally = Tally::default();
+    if init::is_init() {
+        init::set_up();
+        // What the kernel passes on from its command line is not for us.
+        devices.clear();
+    }
     match devices.as_slice() {
+        [host, kind] if host == "--host" => host::check(&mut tally, kind),
+        [beside, nic, seconds] if beside == "--beside" => stand_beside(&mut tally, nic, seconds),
         [] => without_hardware(&mut tally),
         [one] if !one.starts_with('-') => listen(&mut tally, one),
         [a, b] => {
@@ -70,12 +97,17 @@ fn main() -> ExitCode {
             joined(&mut tally, a, b, kind);
         }
         _ => {
-            eprintln!("usage: netmap-check [DEVICE [DEVICE]], such as netmap:veth0 netmap:veth1");
+            eprintln!(
+                "usage: netmap-check [DEVICE [DEVICE]], such as netmap:veth0 netmap:veth1\n       netmap-check --beside NIC SECONDS"
+            );
             return ExitCode::from(2);
         }
     }
     let Tally { passed, failed, left_out } = tally;
     println!("{passed} passed, {failed} failed, {left_out} left out");
+    if init::is_init() {
+        init::switch_off();
+    }
     ExitCode::from(u8::from(failed > 0))
 }
 
@@ -84,13 +116,48 @@ fn without_hardware(tally: &mut Tally) {
         Ok([a, b]) => check(tally, a, b, PROVIDER),
         Err(error) => tally.failed("the provider of our own", &error.to_string()),
     }
+    cases::over_the_provider(tally);
     if let Err(error) = utcp_netmap_io::inspect::netmap() {
         println!("note  the module is left out: /dev/netmap: {error}");
-        tally.left_out += 2;
+        tally.left_out += 3;
         return;
     }
-    joined(tally, "vale_utcp:a", "vale_utcp:b", SWITCH);
-    joined(tally, "netmap:utcpcheck{1", "netmap:utcpcheck}1", MODULE);
+    cases::over_the_module(tally);
+    host::check(tally, "netmap:");
+}
+
+/// A NIC with the kernel behind it, for a while: whoever is logged in by it should notice nothing.
+fn stand_beside(tally: &mut Tally, nic: &str, seconds: &str) {
+    let options = OpenOptions { beside_kernel: true, ..OpenOptions::default() };
+    let device = format!("netmap:{}", nic.trim_start_matches("netmap:"));
+    let mut opened = match utcp_netmap_io::open(&device, &options) {
+        Ok(opened) => opened,
+        Err(error) => return tally.failed(&device, &error.to_string()),
+    };
+    opened.ports.iter().for_each(|port| describe(&**port));
+    let until = Instant::now() + Duration::from_secs(seconds.parse().unwrap_or(10));
+    while Instant::now() < until {
+        for port in &mut opened.ports {
+            if let Err(error) = port.rx_sync().and_then(|_| port.tx_sync()) {
+                return tally.failed(&device, &error.to_string());
+            }
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    for port in &opened.ports {
+        let counters = port.counters();
+        println!(
+            "note  {}: to the kernel {} (waited {}, dropped {}), from the kernel {} (waited {}), {} rings reset",
+            port.caps().name,
+            counters.to_host,
+            counters.to_host_waited,
+            counters.to_host_dropped,
+            counters.from_host,
+            counters.from_host_waited,
+            counters.ring_resets
+        );
+    }
+    tally.result(&format!("{device} stood beside the kernel"), Ok(()));
 }
 
 fn open(device: &str) -> Result<Box<dyn Port>, PortError> {
@@ -167,6 +234,14 @@ fn listen(tally: &mut Tally, device: &str) {
         Err(error) => return tally.failed(device, &error.to_string()),
     };
     describe(&*port);
+    if port.caps().name.starts_with("netmap:") {
+        drop(port);
+        cases::ring_by_ring(tally, device);
+        port = match open(device) {
+            Ok(port) => port,
+            Err(error) => return tally.failed(device, &error.to_string()),
+        };
+    }
     let until = Instant::now() + Duration::from_secs(1);
     while Instant::now() < until {
         if let Err(error) = port.rx_sync() {

@@ -62,7 +62,13 @@ impl From<Provider> for Admin {
     }
 }
 
+pub use super::manners::Finding;
+
 impl Admin {
+    pub(crate) fn handle(&self) -> io::Result<Box<dyn Handle>> {
+        self.module.open()
+    }
+
     fn ask<R: control::Request>(&self, name: &str, body: &mut R::Body) -> io::Result<String> {
         control::ask::<R>(&*self.module.open()?, name, body, &mut Options::default())
     }

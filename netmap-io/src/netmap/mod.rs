@@ -13,7 +13,7 @@
 //! | `beside` | NIC and kernel: what is not ours goes on |
 //! | `steering` | what is ours |
 //! | `extra` | extra buffers |
-//! | `admin` | what is asked of the module besides ports |
+//! | `admin`, `manners` | what is asked of the module besides ports, and how it answers |
 //!
 //! Everything above a sync is the same whether the module or the provider stands below it.
 //!
@@ -26,6 +26,7 @@ mod beside;
 pub(crate) mod control;
 mod extra;
 pub(crate) mod layout;
+mod manners;
 pub(crate) mod name;
 pub(crate) mod open;
 pub(crate) mod region;

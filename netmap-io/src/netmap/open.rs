@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
 use super::NetmapPort;
-use super::abi::{Mode, OptExtmem, OptOffsets, PoolsInfo, PortInfo, Register, flag};
+use super::abi::{Mode, OptExtmem, OptOffsets, PoolsInfo, PortInfo, Register, VERSIONS_LEGACY, flag};
 use super::beside::{Beside, EXTRA_BUFFERS, ToHost};
 use super::control::{self, Dialect, Options};
 use super::name::{Conf, Extmem, NetmapOptions, Rings};
@@ -35,7 +35,10 @@ pub(crate) fn open(
     };
     let mut opener =
         Opener { module, name, wishes, options, dialect: Dialect::Today, memories: Vec::new(), extmem: None };
-    opener.dialect = opener.ask_dialect()?;
+    opener.dialect = match opener.ask_dialect()? {
+        Dialect::Today if options.old_interface => Dialect::Legacy(VERSIONS_LEGACY[0]),
+        told => told,
+    };
     opener.open(*rings)
 }
 

@@ -108,7 +108,8 @@ impl UserRing {
 
     /// Bytes of a buffer.
     pub(crate) fn buf_size(&self) -> u32 {
-        self.read().buf_size
+        // As it was checked: the header may say something else by now.
+        self.slots.buffers().size()
     }
 
     /// After a sync: takes over the new tail. A tail behind the ring is nonsense and changes nothing.

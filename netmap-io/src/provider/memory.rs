@@ -203,6 +203,14 @@ impl Memory {
         }
     }
 
+    /// Writes a word somewhere.
+    #[cfg(test)]
+    pub(super) fn scribble(&self, at: usize, word: u32) {
+        let at = at.min(self.mapping.len() - 4) & !3;
+        // SAFETY: inside the mapping and aligned. Volatile: users of the memory are to see it.
+        unsafe { self.mapping.at(at).cast::<u32>().write_volatile(word) };
+    }
+
     pub(super) fn buf_size(&self) -> u32 {
         self.shape.buf_size
     }

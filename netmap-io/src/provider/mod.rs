@@ -183,6 +183,12 @@ impl Provider {
         nic.map(|nic| nic.slot_buffers(&state.memory)).unwrap_or_default()
     }
 
+    /// Writes a word into the region, as whoever else maps it might: interfaces from its start on, then rings.
+    #[cfg(test)]
+    pub(crate) fn scribble(&self, at: usize, word: u32) {
+        self.lock().memory.scribble(at, word);
+    }
+
     /// What users did wrong.
     #[must_use]
     pub fn violations(&self) -> Vec<String> {

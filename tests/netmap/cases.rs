@@ -1,0 +1,218 @@
+//! What is asked of netmap alone, besides what every port must do: names and options, the old interface, frames of several
+//! slots, one ring at a time, and how the module answers at all.
+
+use std::time::{Duration, Instant};
+
+use utcp_netmap_io::admin::Admin;
+use utcp_netmap_io::provider::{NicShape, Provider, Shape, Side};
+use utcp_netmap_io::{OpenOptions, Port, Proto, SlotFlags, Tuple};
+
+use crate::{ETHERTYPE, MODULE, SWITCH, Tally, check, joined, open};
+
+/// How long a frame may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Everything over the provider: what is wrong here is wrong in this program, and not in a module.
+pub fn over_the_provider(tally: &mut Tally) {
+    let provider = match Provider::new(Shape { buffers: 32_768, ..Shape::default() }) {
+        Ok(provider) => provider,
+        Err(error) => return tally.failed("the provider of our own", &error.to_string()),
+    };
+    let shape = NicShape { rings: 2, host_rings: 1, slots: 1024 };
+    for name in ["ut0", "ut1", "ut2"] {
+        if let Err(error) = provider.add_nic(name, shape) {
+            return tally.failed(&format!("the provider's {name}"), &error.to_string());
+        }
+    }
+    provider.join("ut0", "ut1");
+    let first = |device: &str| -> Result<Box<dyn Port>, String> {
+        let opened = provider.open(device, &OpenOptions::default());
+        Ok(opened.map_err(|error| error.to_string())?.ports.swap_remove(0))
+    };
+    match (first("netmap:ut0-1"), first("netmap:ut1-1")) {
+        (Ok(a), Ok(b)) => check(tally, a, b, MODULE),
+        (Err(error), _) | (_, Err(error)) => tally.failed("the provider's NICs", &error),
+    }
+    manners(tally, &Admin::from(provider.clone()), "ut2", "the provider");
+    tally.result("the provider: what is not ours passes between NIC and kernel", beside(&provider));
+    tally.result("the provider: no buffer is lost or in two places", provider.check_buffers());
+}
+
+fn beside(provider: &Provider) -> Result<(), String> {
+    let words = |error: utcp_netmap_io::PortError| error.to_string();
+    let options = OpenOptions { beside_kernel: true, ..OpenOptions::default() };
+    let mut device = provider.open("netmap:ut2-0", &options).map_err(words)?;
+    let steering = device.steering.take().ok_or("no steering")?;
+    steering.register(Tuple::new([10, 0, 0, 1], 80, Proto::TCP)).map_err(words)?;
+    let mut foreign = vec![0xff; 60];
+    foreign[12..14].copy_from_slice(&ETHERTYPE);
+    let mut ours = vec![0; 60];
+    ours[12] = 8;
+    (ours[14], ours[23]) = (0x45, 6);
+    ours[26..34].copy_from_slice(&[10, 0, 0, 9, 10, 0, 0, 1]);
+    ours[37] = 80;
+    let port = &mut device.ports[0];
+    let mut seen = 0;
+    for _ in 0..1000 {
+        provider.send("ut2", Side::Nic, 0, &foreign);
+        provider.send("ut2", Side::Nic, 0, &ours);
+        provider.send("ut2", Side::Host, 0, &foreign);
+        port.rx_sync().map_err(words)?;
+        seen += port.rx().filter(|frame| frame.bytes() == ours).count();
+        port.tx_sync().map_err(words)?;
+        provider.receive("ut2", Side::Nic);
+        provider.receive("ut2", Side::Host);
+    }
+    let counters = port.counters();
+    match (seen, counters.to_host, counters.from_host > 900) {
+        (1000, 1000, true) => Ok(()),
+        other => Err(format!("ours, to the kernel, from the kernel: {other:?}")),
+    }
+}
+
+/// How the module answers.
+pub fn manners(tally: &mut Tally, admin: &Admin, name: &str, who: &str) {
+    match admin.version() {
+        Ok(version) => println!("note  {who}: interface version {version}"),
+        Err(error) => return tally.failed(who, &error.to_string()),
+    }
+    for (fact, found) in admin.manners(name) {
+        tally.result(&format!("{who}: {fact}"), found);
+    }
+}
+
+/// Everything that needs the module and no hardware.
+pub fn over_the_module(tally: &mut Tally) {
+    let admin = Admin::default();
+    manners(tally, &admin, "vale_utcp:m", "the module");
+    joined(tally, "vale_utcp:a", "vale_utcp:b", SWITCH);
+    joined(tally, "netmap:utcpcheck{1", "netmap:utcpcheck}1", MODULE);
+    old_interface(tally);
+    tally.result(
+        "a pipe: a frame of several slots arrives whole",
+        fragments("netmap:utcpfrag{1", "netmap:utcpfrag}1"),
+    );
+    tally.result("VALE: a frame of several slots arrives whole", fragments("vale_utcp:f", "vale_utcp:g"));
+    tally.result("@conf: a port of VALE has the slots and rings that it was asked for", conf(&admin));
+    tally.result("VALE: an interface that outlives its users is made and ended", persistent(&admin));
+    tally.result("VALE: the length of a port's virtio-net header is set and told", header(&admin));
+    tally.result("the time of a sync is told", timestamps());
+    tally.result("a loop of the kernel's starts and stops", looped(&admin));
+}
+
+/// The same pipe by API 11 and 12.
+fn old_interface(tally: &mut Tally) {
+    let options = OpenOptions { old_interface: true, ..OpenOptions::default() };
+    let opened =
+        |device: &str| utcp_netmap_io::open(device, &options).map(|mut opened| opened.ports.swap_remove(0));
+    match (opened("netmap:utcpold{2"), opened("netmap:utcpold}2")) {
+        (Ok(a), Ok(b)) => check(tally, a, b, MODULE),
+        (Err(error), _) | (_, Err(error)) => tally.failed("the old interface", &error.to_string()),
+    }
+}
+
+fn words(error: impl Into<utcp_netmap_io::PortError>) -> String {
+    error.into().to_string()
+}
+
+/// Sends pieces of one frame, and puts together what comes.
+fn fragments(a: &str, b: &str) -> Result<(), String> {
+    let (mut a, mut b) = (open(a).map_err(words)?, open(b).map_err(words)?);
+    let mut whole = vec![0xff; 6];
+    whole.extend([2, 0, 0, 0, 0, 9]);
+    whole.extend(ETHERTYPE);
+    whole.extend((0..4000_u32).map(|n| (n % 251) as u8));
+    let pieces: Vec<&[u8]> = whole.chunks(1500).collect();
+    for (at, piece) in pieces.iter().enumerate() {
+        let mut tx = a.tx();
+        let mut slot = tx.slot().ok_or("no room for a piece")?;
+        slot[..piece.len()].copy_from_slice(piece);
+        let more = if at + 1 < pieces.len() { SlotFlags::MORE_FRAG } else { 0 };
+        slot.commit_flags(piece.len(), more);
+    }
+    a.tx_sync().map_err(words)?;
+    let mut got = Vec::new();
+    let until = Instant::now() + PATIENCE;
+    while got.len() < whole.len() {
+        b.rx_sync().map_err(words)?;
+        for piece in b.rx() {
+            got.extend_from_slice(piece.bytes());
+        }
+        if Instant::now() > until {
+            return Err(format!("{} of {} bytes arrived", got.len(), whole.len()));
+        }
+    }
+    if got == whole { Ok(()) } else { Err("the bytes differ".into()) }
+}
+
+fn conf(admin: &Admin) -> Result<(), String> {
+    let port = open("vale_utcp:c@conf:slots=512,rings=2").map_err(words)?;
+    let sizes = admin.port("vale_utcp:c").map_err(|error| error.to_string())?;
+    match (port.caps().rx_slots, port.caps().tx_slots, sizes.rings) {
+        (512, 512, (2, 2)) => Ok(()),
+        other => Err(format!("rx slots, tx slots and rings are {other:?}")),
+    }
+}
+
+fn persistent(admin: &Admin) -> Result<(), String> {
+    let text = |error: std::io::Error| error.to_string();
+    admin.new_vale_interface("utcpv", 1, 256).map_err(|error| format!("making it: {error}"))?;
+    let attached = admin.attach("vale_utcp:utcpv", false).map_err(|error| format!("attaching it: {error}"));
+    let listed =
+        admin.vale_ports().map_err(text).map(|names| names.iter().any(|name| name.contains("utcpv")));
+    let detached = attached
+        .and_then(|_| admin.detach("vale_utcp:utcpv").map_err(|error| format!("detaching it: {error}")));
+    let ended = admin.delete_vale_interface("utcpv").map_err(|error| format!("ending it: {error}"));
+    detached?;
+    ended?;
+    if listed? { Ok(()) } else { Err("it is not in the list of ports".into()) }
+}
+
+fn header(admin: &Admin) -> Result<(), String> {
+    let _port = open("vale_utcp:h").map_err(words)?;
+    let text = |error: std::io::Error| error.to_string();
+    for len in [12, 10, 0] {
+        admin.set_header_len("vale_utcp:h", len).map_err(text)?;
+        let told = admin.header_len("vale_utcp:h").map_err(text)?;
+        if told != len {
+            return Err(format!("{told} instead of {len}"));
+        }
+    }
+    Ok(())
+}
+
+fn timestamps() -> Result<(), String> {
+    let options = OpenOptions { timestamps: true, ..OpenOptions::default() };
+    let mut opened = utcp_netmap_io::open("netmap:utcptime{1", &options).map_err(words)?;
+    opened.ports[0].rx_sync().map_err(words)?;
+    let told = opened.ports[0].rx_time().ok_or("nothing is told")?;
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    let apart = now.max(told) - now.min(told);
+    if apart < Duration::from_secs(2) { Ok(()) } else { Err(format!("it is {apart:?} from now")) }
+}
+
+fn looped(admin: &Admin) -> Result<(), String> {
+    let text = |error: std::io::Error| error.to_string();
+    let looped = admin.looped("vale_utcp:k").map_err(text)?;
+    let stopper = looped.stopper();
+    let thread = std::thread::spawn(move || looped.run(1000));
+    std::thread::sleep(Duration::from_millis(100));
+    stopper.stop().map_err(|error| format!("stopping it: {error}"))?;
+    thread.join().map_err(|_| "its thread broke".to_owned())?.map_err(|error| format!("running it: {error}"))
+}
+
+/// Every ring pair of a NIC by itself, where there are several.
+pub fn ring_by_ring(tally: &mut Tally, device: &str) {
+    let Some(interface) =
+        device.strip_prefix("netmap:").filter(|name| !name.contains(['-', '^', '*', '{', '}']))
+    else {
+        return;
+    };
+    let Ok(sizes) = Admin::default().port(interface) else { return };
+    for ring in 0..sizes.rings.0.min(sizes.rings.1) {
+        let device = format!("netmap:{interface}-{ring}");
+        let opened =
+            open(&device).map_err(words).and_then(|mut port| port.rx_sync().map_err(words).map(drop));
+        tally.result(&format!("{device} opens alone"), opened);
+    }
+}
