@@ -49,6 +49,18 @@ pub enum EcnMode {
     Active,
 }
 
+/// Whether a connection probes for the largest segments that its path carries (RFC 4821; `tcp_mtu_probing`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MtuProbing {
+    /// Never. A path that seems to swallow large segments gets smaller ones, and larger ones once more.
+    #[default]
+    Off,
+    /// Upwards, after a path seemed to swallow large segments.
+    AfterBlackHole,
+    /// Upwards from [`Config::base_mss`], from the beginning.
+    Always,
+}
+
 /// Keep-alive (RFC 1122 §4.2.3.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Keepalive {
@@ -124,6 +136,10 @@ pub struct Config {
     pub initial_cwnd: u8,
     /// Fall back to a small window after an idle period (RFC 5681 §4.1).
     pub slow_start_after_idle: bool,
+    /// Probing for the path's MTU.
+    pub mtu_probing: MtuProbing,
+    /// A size that is nearly certain to get through (RFC 4821 §7.2, `tcp_base_mss`).
+    pub base_mss: u16,
     /// Ceiling of the sending rate in bytes per second (`SO_MAX_PACING_RATE`); `u64::MAX` is no ceiling.
     pub pacing_rate_max: u64,
     /// Added to the millisecond clock in TSval, so that it tells nothing about the host (RFC 7323 §5.4). Take it
@@ -161,6 +177,8 @@ impl Config {
         rfc1337: true,
         initial_cwnd: 10,
         slow_start_after_idle: true,
+        mtu_probing: MtuProbing::Off,
+        base_mss: 1_024,
         pacing_rate_max: u64::MAX,
         ts_offset: 0,
     };

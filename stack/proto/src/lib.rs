@@ -69,7 +69,7 @@ pub use actions::{
     Actions, DropReason, Events, IcmpError, IcmpKind, Place, SocketError, UserCall, UserError,
 };
 pub use challenge::{CHALLENGES_PER_SECOND, ChallengeLimit};
-pub use config::{Config, CongestionKind, EcnMode, Keepalive};
+pub use config::{Config, CongestionKind, EcnMode, Keepalive, MtuProbing};
 pub use half_open::{HalfOpen, HalfOpenTimer, HalfOpenVerdict};
 pub use info::{RecoveryState, State, TcpInfo};
 pub use reset::reset_for;

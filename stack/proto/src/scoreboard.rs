@@ -247,6 +247,13 @@ impl Scoreboard {
         self.len += 1;
     }
 
+    /// What is appended next does not join the last record, which gives no RTT sample any more.
+    pub(crate) fn seal(&mut self) {
+        if let Some(last) = usize::from(self.len).checked_sub(1) {
+            self.get_mut(last).flags |= AMBIGUOUS;
+        }
+    }
+
     #[cold]
     fn append_to_full(&mut self, end: SeqNum, now: Tick) {
         self.thin_out();

@@ -4,7 +4,8 @@ mod common;
 
 use common::{Link, Peer, Rng, World};
 use utcp_proto::{
-    Config, CongestionKind, Duration, EcnMode, Events, Keepalive, SocketError, State, TxLimits, UserCall,
+    Config, CongestionKind, Duration, EcnMode, Events, Keepalive, MtuProbing, SocketError, State, TxLimits,
+    UserCall,
 };
 
 /// Sends `total` bytes from side 0 and reads them on side 1, until all are there or an error ends it.
@@ -54,6 +55,37 @@ fn an_mtu_black_hole_is_found() {
         bulk(&mut world, 300_000, Duration::from_secs(120));
         let info = world.hosts[0].tcb().info(world.now);
         assert!(info.snd_mss <= 1_024, "{}", info.snd_mss);
+    }
+}
+
+/// RFC 4821: from below, or after a black hole, the largest size that the path carries is found, give or take eight bytes.
+#[test]
+fn probing_finds_the_mtu_of_the_path() {
+    for probing in [MtuProbing::AfterBlackHole, MtuProbing::Always] {
+        for (seed, mtu) in [(0, 1_280), (1, 1_100), (2, 1_500), (3, 576)] {
+            let client = Config { mtu_probing: probing, ..cfg() };
+            let mut world = World::new(seed, Link { mtu, ..link(10) }, client, cfg());
+            world.establish();
+            bulk(&mut world, 2_000_000, Duration::from_secs(300));
+            let info = world.hosts[0].tcb().info(world.now);
+            // Headers without options, and the timestamps that are in every segment.
+            let largest = (mtu as u32).min(1_500) - 40 - 12;
+            let found = largest - 8..=largest;
+            assert!(found.contains(&info.snd_mss), "{probing:?} {mtu}: {}", info.snd_mss);
+        }
+    }
+}
+
+/// The same on a path that loses every hundredth packet: sizes are found late or not at all, but nothing stalls.
+#[test]
+fn probing_on_a_lossy_path() {
+    for seed in 0..5 {
+        let client = Config { mtu_probing: MtuProbing::Always, ..cfg() };
+        let mut world = World::new(seed, Link { mtu: 1_280, loss: 10_000, ..link(10) }, client, cfg());
+        world.establish();
+        bulk(&mut world, 2_000_000, Duration::from_secs(300));
+        let info = world.hosts[0].tcb().info(world.now);
+        assert!((1_000..=1_228).contains(&info.snd_mss), "seed {seed}: {}", info.snd_mss);
     }
 }
 

@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Link, Peer, Rng, World};
-use utcp_proto::{Config, CongestionKind, Duration, EcnMode, Instant, Keepalive, State, TxLimits, UserCall};
+use utcp_proto::{
+    Config, CongestionKind, Duration, EcnMode, Instant, Keepalive, MtuProbing, State, TxLimits, UserCall,
+};
 
 fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -38,6 +40,8 @@ fn random_config(rng: &mut Rng) -> Config {
         ecn: rng.pick(&[EcnMode::Off, EcnMode::Passive, EcnMode::Active]),
         congestion: rng.pick(&[CongestionKind::Cubic, CongestionKind::NewReno, CongestionKind::Bbr]),
         nodelay: rng.below(2) == 0,
+        mtu_probing: rng.pick(&[MtuProbing::Off, MtuProbing::AfterBlackHole, MtuProbing::Always]),
+        base_mss: rng.pick(&[512, 1_024]),
         ..Config::DEFAULT
     }
 }

@@ -1,7 +1,7 @@
 //! The administrator's settings of TCP: what `net.ipv4.tcp_*` says in this network namespace is what a connection
 //! begins with, on utcp as on the kernel.
 
-use utcp_proto::{Config, CongestionKind, Duration, EcnMode, siphash};
+use utcp_proto::{Config, CongestionKind, Duration, EcnMode, MtuProbing, siphash};
 
 use crate::shard::fast_open::FastOpenSettings;
 use crate::shard::streams::{FIRST_MAX, STREAM_LOG2};
@@ -90,6 +90,12 @@ fn settings(read: Read<'_>) -> TcpSettings {
         retries: small("tcp_retries2", default.retries),
         orphan_retries,
         fin_timeout: time("tcp_fin_timeout", Duration::from_secs, default.fin_timeout),
+        mtu_probing: match number("tcp_mtu_probing") {
+            Some(1) => MtuProbing::AfterBlackHole,
+            Some(2) => MtuProbing::Always,
+            _ => MtuProbing::Off,
+        },
+        base_mss: number("tcp_base_mss").map_or(default.base_mss, |bytes| bytes.clamp(88, 65_495) as u16),
         slow_start_after_idle: is_on("tcp_slow_start_after_idle"),
         challenge_gap: number("tcp_invalid_ratelimit")
             .map_or(default.challenge_gap, |ms| Duration::from_millis(ms.min(1 << 20))),

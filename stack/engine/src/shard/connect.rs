@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_DEFERRED, RESULT_KERNEL, Socket, status};
 use utcp_netmap_io::rss::Rss;
 use utcp_proto::wire::IpAddr;
-use utcp_proto::{Config, Endpoint, FourTuple, Tcb};
+use utcp_proto::{Config, Endpoint, FourTuple, MtuProbing, Tcb};
 
 use super::client::SlotUse;
 use super::commands::tcb_config;
@@ -304,7 +304,10 @@ impl Shard {
         let common = Config { ts_offset: self.config.secret.ts_offset(tuple), ..self.config.tcp.config };
         match path {
             // Nothing is lost or reordered inside the engine, so timestamps and SACK would be idle words.
-            Path::Local(_) => Config { mss: LOCAL_MSS, timestamps: false, sack: false, ..common },
+            Path::Local(_) => {
+                let mtu_probing = MtuProbing::Off;
+                Config { mss: LOCAL_MSS, timestamps: false, sack: false, mtu_probing, ..common }
+            }
             Path::Device { port, .. } => {
                 let headers = if tuple.remote.addr.is_v4() { 40 } else { 60 };
                 let mtu = self.links.get(port as usize).map_or(1500, |link| link.mtu);

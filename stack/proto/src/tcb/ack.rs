@@ -137,6 +137,9 @@ impl Tcb {
             out.released = bytes;
             out.events.insert(Events::WRITABLE);
         }
+        if self.search.on {
+            self.note_probe_arrived(out);
+        }
         if self.snd.urgent.is_some_and(|up| up.before_or_eq(ack)) {
             self.snd.urgent = None;
         }

@@ -1,4 +1,4 @@
-//! Errors from the network (RFC 1122 §4.2.3.9, RFC 5927, RFC 1191, RFC 8201) and a path that swallows large segments.
+//! Errors from the network (RFC 1122 §4.2.3.9, RFC 5927, RFC 1191, RFC 8201).
 
 use super::Tcb;
 use crate::actions::{Actions, DropReason, Events, IcmpError, IcmpKind};
@@ -13,12 +13,6 @@ const MTU_MIN_V4: u32 = 552;
 const MTU_MIN_V6: u32 = 1_280;
 /// RFC 1191 §7: likely MTUs for a router that does not say.
 const PLATEAUS: [u32; 8] = [32_000, 17_914, 8_166, 4_352, 2_002, 1_492, 1_006, 552];
-/// Timeouts in a row after which a path is suspected to swallow large segments (RFC 4821 §7.7, RFC 8899 §4.3).
-const BLACK_HOLE_TIMEOUTS: u8 = 3;
-/// RFC 4821 §7.2: a size that is nearly certain to get through.
-const BASE_MSS: u16 = 1_024;
-/// RFC 9293 §3.7.1: what every IPv4 path carries, less the room for options; the last resort after as many timeouts again.
-const LAST_MSS_V4: u16 = 512;
 
 impl Tcb {
     /// An ICMP error came in that quotes a segment of ours.
@@ -58,15 +52,12 @@ impl Tcb {
         let current = u32::from(self.path_payload()) + headers;
         let mtu = if mtu == 0 { PLATEAUS.into_iter().find(|&p| p < current).unwrap_or(floor) } else { mtu };
         let payload = mtu.max(floor) - headers;
+        self.bound_search(payload.min(65_535) as u16);
         if payload >= u32::from(self.path_payload()) {
             return;
         }
         self.snd.path_mss = payload as u16;
         self.shrink_segments(now, out);
-    }
-
-    fn path_payload(&self) -> u16 {
-        self.snd.peer_mss.min(self.cfg.mss).min(self.snd.path_mss)
     }
 
     /// RFC 1191 §6.5: what is in flight is sent again in smaller pieces; that is no sign of congestion.
@@ -84,34 +75,6 @@ impl Tcb {
         self.board.lose_all();
         if self.recovery.state != RecoveryState::Loss {
             self.begin_repair(now);
-        }
-    }
-
-    /// Repeated timeouts: perhaps only large segments get lost, and no router says so (RFC 4821 §7.7).
-    pub(super) fn suspect_path(&mut self) {
-        let payload = self.path_payload();
-        let timeouts = self.recovery.retransmits;
-        let smaller = if timeouts >= 2 * BLACK_HOLE_TIMEOUTS && self.tuple.remote.addr.is_v4() {
-            LAST_MSS_V4
-        } else {
-            BASE_MSS
-        };
-        if timeouts >= BLACK_HOLE_TIMEOUTS && payload > smaller {
-            if self.snd.path_mss_before.is_none() && self.snd.path_trusted {
-                self.snd.path_mss_before = Some(self.snd.path_mss);
-            }
-            self.snd.path_mss = smaller;
-            self.update_mss();
-        }
-    }
-
-    /// The timeouts are over. Perhaps it was an outage and no black hole: go back to full segments, once. If they get lost
-    /// again, the suspicion was right.
-    pub(super) fn trust_path_again(&mut self) {
-        if let Some(before) = self.snd.path_mss_before.take() {
-            self.snd.path_trusted = false;
-            self.snd.path_mss = before;
-            self.update_mss();
         }
     }
 }

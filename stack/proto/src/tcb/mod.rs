@@ -11,12 +11,14 @@
 //! | `recovery.rs` | what is lost, how fast it is sent again (RFC 6675, 8985, 6937, 6582) |
 //! | `timers.rs` | timeouts (§3.10.8) |
 //! | `transmit.rs` | what to send next |
+//! | `path.rs` | black holes and probing for the path's MTU (RFC 4821) |
 //! | `user.rs`, `icmp.rs`, `snapshot.rs` | calls of the program, errors from the network, `TCP_INFO` |
 
 mod ack;
 mod arrives;
 mod data;
 mod icmp;
+mod path;
 mod recovery;
 mod snapshot;
 mod state;
@@ -59,6 +61,7 @@ pub struct Tcb {
     rtt: Rtt,
     cc: Congestion,
     recovery: Recovery,
+    search: path::Search,
     stats: Stats,
     cfg: Config,
     tuple: FourTuple,
@@ -81,6 +84,7 @@ impl Tcb {
             rtt: Rtt::new(cfg),
             cc: Congestion::new(cfg.congestion, u32::from(cfg.mss), iss),
             recovery: Recovery::new(iss),
+            search: path::Search::default(),
             stats: Stats::new(now),
             cfg: *cfg,
             tuple,

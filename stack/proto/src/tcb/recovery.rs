@@ -235,7 +235,9 @@ impl Tcb {
         match self.recovery.state {
             RecoveryState::Open | RecoveryState::Disorder | RecoveryState::Cwr => {
                 if self.board.to_resend() > 0 {
-                    self.enter_recovery(now, prior_flight);
+                    if !self.probe_was_lost(now) {
+                        self.enter_recovery(now, prior_flight);
+                    }
                 } else if facts.ece && self.recovery.state != RecoveryState::Cwr {
                     self.enter_cwr(prior_flight);
                 } else if self.recovery.state != RecoveryState::Cwr {
@@ -538,6 +540,9 @@ impl Tcb {
 
     /// The reordering timer held bytes for lost.
     pub(super) fn after_reordering(&mut self, now: Instant) {
+        if self.probe_was_lost(now) {
+            return;
+        }
         if self.recovery.state != RecoveryState::Recovery {
             self.enter_recovery(now, self.snd.flight());
         }

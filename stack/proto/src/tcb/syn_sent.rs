@@ -114,6 +114,7 @@ impl Tcb {
             self.rtt.syn_was_lost();
         }
         self.rtt.backoff = 0;
+        self.begin_probing();
         // RFC 6928 §2, and RFC 5681 §3.1: one segment if the SYN had to be repeated.
         let segments = if self.recovery.syn_resent { 1 } else { u32::from(self.cfg.initial_cwnd.max(1)) };
         self.cc.cwnd = segments * u32::from(self.snd.mss);

@@ -163,6 +163,12 @@ impl Tcb {
             return None;
         }
         let options = self.segment_options(now);
+        if self.search.on
+            && self.board.to_resend() == 0
+            && let Some(tx) = self.mtu_probe(now, &options)
+        {
+            return Some(tx);
+        }
         let fixed = if self.opt.timestamps { 12 } else { 0 };
         let mss = u32::from(self.snd.mss).saturating_sub(options_len(&options) as u32 - fixed).max(8);
         let max = limits.payload_max.max(mss);
@@ -277,7 +283,7 @@ impl Tcb {
 
     /// `len` sequence numbers leave for the first time.
     #[inline]
-    fn advance(&mut self, now: Instant, len: u32, in_flight: u32) -> (SeqNum, u32, bool) {
+    pub(super) fn advance(&mut self, now: Instant, len: u32, in_flight: u32) -> (SeqNum, u32, bool) {
         let seq = self.snd.nxt;
         self.snd.nxt = seq + len;
         self.board.append(self.snd.nxt, Tick::at(now));
@@ -304,7 +310,7 @@ impl Tcb {
 
     /// Turns a span of sequence numbers into a segment; its last may be the FIN.
     #[inline]
-    fn build(
+    pub(super) fn build(
         &mut self,
         now: Instant,
         options: Options,

@@ -5,6 +5,7 @@ mod lab;
 mod rfc1122;
 mod rfc2018;
 mod rfc3168;
+mod rfc4821;
 mod rfc4987;
 mod rfc5681;
 mod rfc5961;
