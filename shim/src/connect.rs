@@ -171,6 +171,10 @@ fn dissolve(sock: &Sock) -> Sys<Served> {
     }
     let over = now & (status::DEAD | status::HUP) != 0;
     let error = if over { sock.shared.error.load(Acquire) } else { libc::ECONNRESET };
+    if sock.is_shared() && !over {
+        // The other processes keep a socket that was reset; this one gets a new one.
+        operate(sock, OpCode::Reset, [0; 6])?;
+    }
     match attach::current().and_then(|att| fresh(att, sock.shared.file.load(Acquire) & file::KEPT)) {
         Some(new) => swap::anew(sock, &new, error).map(|()| Served::Here),
         None => Ok(Served::ByKernel),

@@ -21,6 +21,7 @@ use crate::attach::Attachment;
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::Sock;
 use crate::listen::slot_kind;
+use crate::ready::ALWAYS;
 use crate::set::{self, SetRef};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
@@ -148,7 +149,8 @@ fn add(epfd: c_int, sock: &Sock, wanted: epoll_event) -> Sys<()> {
         sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, sock.fd, &wanted)?;
         count_kernel(&set, libc::EPOLL_CTL_ADD);
     }
-    match set.add(sock, wanted.events, wanted.u64) {
+    // As Linux keeps them: an interest in nothing but EPOLLONESHOT is one in errors, and only one that fired is in nothing.
+    match set.add(sock, wanted.events | ALWAYS, wanted.u64) {
         Ok(_) => Ok(()),
         // A listener is in the kernel's epoll at least.
         Err(_) if sock.entry.kind() == Kind::Listener => Ok(()),
@@ -189,7 +191,7 @@ fn change(epfd: c_int, sock: &Sock, wanted: Option<epoll_event>) -> Sys<()> {
             if was {
                 return Err(Errno(libc::EINVAL));
             }
-            set.modify(sock, cell, index, wanted.events, wanted.u64);
+            set.modify(sock, cell, index, wanted.events | ALWAYS, wanted.u64);
             Ok(())
         }
         (Some((cell, index)), None) => {
@@ -242,6 +244,16 @@ fn set_for(epfd: c_int, att: &'static Attachment) -> Sys<SetRef> {
     }
     set.destroy(); // Another thread was faster.
     object.set().filter(here).ok_or(Errno(libc::EBADF))
+}
+
+/// This process is about to fork. The child shares its epoll descriptors; a set that one of the two makes for one later would
+/// be unknown to the other, who would then see our bell among the kernel's members. So each has its set from now on.
+pub fn before_fork(att: &'static Attachment) {
+    for (epfd, entry) in fd_table::used() {
+        if epolls::object(entry).is_some_and(|(_, object)| object.word() == 0) {
+            let _ = set_for(epfd, att);
+        }
+    }
 }
 
 /// The set of a dead engine that `set` took the place of.
@@ -326,7 +338,8 @@ pub fn move_members(old: &Sock, new: &Sock) {
         }
         set.remove(old, cell, member.interest);
         // In the kernel's epoll it still is.
-        let _ = set_for(epfd, new.att).and_then(|set| set.add(new, wanted.events, wanted.data));
+        let member = Sock { fd: wanted.fd, ..*new };
+        let _ = set_for(epfd, new.att).and_then(|set| set.add(&member, wanted.events, wanted.data));
     }
 }
 

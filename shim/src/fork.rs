@@ -23,7 +23,7 @@ pub unsafe fn low_fork() -> c_int {
 
 /// Marks this thread as one whose child borrows its memory, and finds libc's `vfork`.
 extern "C" fn before_vfork() -> *mut () {
-    process::before_fork();
+    process::before_vfork();
     tls::thread().vforking();
     find(c"vfork")
 }

@@ -79,8 +79,22 @@ pub fn watch_forks() {
     unsafe { __register_atfork(Some(before_fork), Some(in_parent), Some(in_child), core::ptr::null_mut()) };
 }
 
-/// A new process is about to share our descriptors: from now on those that exist count as shared.
+/// A new process is about to share our descriptors, and to use them beside us.
 pub extern "C" fn before_fork() {
+    let before = crate::errno::get();
+    if !tls::thread().is_vfork_child() {
+        attach::each(|attachment| {
+            if attachment.is_alive() {
+                crate::epoll::before_fork(attachment);
+            }
+        });
+    }
+    crate::errno::set(before);
+    before_vfork();
+}
+
+/// A new process is about to share our descriptors: from now on those that exist count as shared.
+pub fn before_vfork() {
     FORKS.fetch_add(1, Relaxed);
     attach::each(|attachment| {
         attachment.region().header().fork_epoch.fetch_add(1, SeqCst);

@@ -171,6 +171,27 @@ enum Mode {
     Peek,
     /// MSG_TRUNC on a stream: take without a copy.
     Discard,
+    /// Both: only count.
+    Count,
+}
+
+impl Mode {
+    fn of(flags: c_int) -> Self {
+        match (flags & libc::MSG_PEEK != 0, flags & libc::MSG_TRUNC != 0) {
+            (false, false) => Self::Take,
+            (true, false) => Self::Peek,
+            (false, true) => Self::Discard,
+            (true, true) => Self::Count,
+        }
+    }
+
+    fn copies(self) -> bool {
+        matches!(self, Self::Take | Self::Peek)
+    }
+
+    fn takes(self) -> bool {
+        matches!(self, Self::Take | Self::Discard)
+    }
 }
 
 /// What [`grab`] found.
@@ -194,14 +215,14 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Grab> {
             if seen.is_frozen() {
                 return Ok(Grab::Later);
             }
-            if hole > 0 && mode != Mode::Peek && buffers.left() > 0 {
+            if hole > 0 && mode.takes() && buffers.left() > 0 {
                 let next = seen.head.wrapping_add(hole);
                 let _ = advance(seen.head_cell(sock), seen.head, next);
             }
             return Ok(Grab::Nothing);
         }
         let (start, before) = (seen.head.wrapping_add(hole), *buffers);
-        if mode != Mode::Discard {
+        if mode.copies() {
             let Some(base) = seen.base(sock) else { return Err(Errno(libc::EIO)) };
             for piece in pieces(seen.capacity, start, len) {
                 // SAFETY: a piece of the stream's buffer, which lies in the region.
@@ -216,7 +237,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Grab> {
         let head = seen.head_cell(sock);
         let ours = match mode {
             _ if !same => false,
-            Mode::Peek => head.load(Acquire) == seen.head,
+            Mode::Peek | Mode::Count => head.load(Acquire) == seen.head,
             Mode::Take | Mode::Discard => advance(head, seen.head, start.wrapping_add(len)),
         };
         if !ours {
@@ -224,7 +245,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Grab> {
             continue;
         }
         if let Place::Pair(end, _) = seen.place {
-            if mode != Mode::Peek {
+            if mode.takes() {
                 end.tell_space(sock);
             }
             return Ok(Grab::Bytes(len as usize));
@@ -232,7 +253,7 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Grab> {
         // The engine looks at what was taken whenever data comes. A peer that filled its window sends none until
         // it hears of more: so the engine must never be behind by more than a part of the stream.
         let behind = start.wrapping_add(len).wrapping_sub(sock.shared.rx_seen.load(Acquire));
-        if mode != Mode::Peek && behind >= sock.shared.taken_step(seen.capacity) {
+        if mode.takes() && behind >= sock.shared.taken_step(seen.capacity) {
             sock.kick();
         }
         return Ok(Grab::Bytes(len as usize));
@@ -277,6 +298,11 @@ fn end(sock: &Sock) -> Option<Sys<usize>> {
     {
         return None;
     }
+    // As on Linux, an error that came after the peer's FIN is nothing to a reader (SOCK_DONE is looked at first): a writer
+    // gets it.
+    if now & status::RX_FIN != 0 {
+        return Some(Ok(0));
+    }
     if let Some(error) = sock.take_error() {
         return Some(Err(error));
     }
@@ -313,11 +339,7 @@ pub fn recv(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
         return urgent::take(sock, &mut buffers, flags);
     }
     let len = buffers.left();
-    let mode = match flags {
-        _ if flags & libc::MSG_PEEK != 0 => Mode::Peek,
-        _ if flags & libc::MSG_TRUNC != 0 => Mode::Discard,
-        _ => Mode::Take,
-    };
+    let mode = Mode::of(flags);
     // The way of nearly every call.
     if let Grab::Bytes(count) = grab(sock, &mut buffers, mode)? {
         let enough = flags & libc::MSG_WAITALL == 0 || count == len;
@@ -350,7 +372,7 @@ fn rest<'a>(
         }
         let mut over = end(sock);
         // Bytes that came before the end are delivered before it.
-        if mode == Mode::Peek {
+        if !mode.takes() {
             buffers = Buffers::new(list)?;
             got = 0;
         }
@@ -391,12 +413,14 @@ fn rest<'a>(
         if deadline.is_none() {
             deadline = Some(sleep::deadline_us(sock.shared.options.rcvtimeo_us.load(Relaxed)));
         }
-        let more = if mode == Mode::Peek { want } else { want.saturating_sub(got) };
+        let more = if !mode.takes() { want } else { want.saturating_sub(got) };
         if let Some(end) = pair::of(sock) {
             end.adopt(sock);
         }
         let (rx_bell, _) = pair::bells(sock);
         match sleep::until(sock.att, rx_bell, deadline.flatten(), || is_ready(sock, more)) {
+            // As Linux does it: who asks for nothing waits once, and then has it, whatever ended the wait.
+            _ if len == 0 => return Ok(0),
             Woken::News => {}
             Woken::Timeout if got > 0 => return Ok(got),
             Woken::Timeout => return Err(Errno(libc::EAGAIN)),

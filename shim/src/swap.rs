@@ -4,7 +4,7 @@
 //! the utcp socket is gone. Epoll sets that had it get the kernel's socket as an ordinary member.
 
 use core::ffi::c_int;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use utcp_abi::socket::{file, intent, option};
 
@@ -66,28 +66,33 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
     swapped.map(|_| ())
 }
 
-/// Puts the fresh socket `new` (under a number of its own) at `sock`'s number, with `error` pending; the connection of
-/// `sock` is reset.
+/// Puts the fresh socket `new` (under a number of its own) at `sock`'s number and at every other that the process has for
+/// it, with `error` pending; the connection of `sock` is reset, once no other process has it.
 pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
     new.shared.options.copy_from(&sock.shared.options);
     new.shared.error.store(error, Relaxed);
     let signals = Signals::of(sock);
-    let entry = new.entry.with_cloexec(sock.entry.cloexec());
     let private = !sock.is_shared();
-    if !fd_table::replace(sock.fd, sock.entry, entry) {
+    if !fd_table::replace(sock.fd, sock.entry, new.entry.with_cloexec(sock.entry.cloexec())) {
         return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
     }
     epoll::move_members(sock, &Sock { fd: sock.fd, ..*new });
+    // Before the kernel tells the engine that its descriptor is gone.
+    sock.shared.options.linger_s.store(0, Relaxed);
+    sock.shared.options.flags.fetch_or(option::LINGER, Relaxed);
     if private {
-        // Before the kernel tells the engine that its descriptor is gone.
         sock.shared.token.store(0, Relaxed);
-        sock.shared.options.linger_s.store(0, Relaxed);
-        sock.shared.options.flags.fetch_or(option::LINGER, Relaxed);
         sock.intend(intent::CLOSE);
     }
     let placed = sys::dup3(new.fd, sock.fd, libc::O_CLOEXEC);
     if let Some(signals) = signals.filter(|_| placed.is_ok()) {
         signals.put_on(&Sock { fd: sock.fd, ..*new });
+    }
+    for (other, entry) in fd_table::used().filter(|(_, entry)| entry.same_object(sock.entry)) {
+        if fd_table::replace(other, entry, new.entry.with_cloexec(entry.cloexec())) {
+            new.shared.file.fetch_or(file::SHARED, AcqRel);
+            let _ = sys::dup3(new.fd, other, libc::O_CLOEXEC);
+        }
     }
     fd_table::set(new.fd, Entry::KERNEL);
     let _ = sys::close(new.fd);

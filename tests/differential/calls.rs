@@ -44,13 +44,13 @@ pub fn descriptor(fds: &mut Fds, name: &str, fd: c_int) -> String {
     if fd < 0 {
         return result(-1);
     }
-    fds.insert(name.to_owned(), fd);
+    fds.insert(name, fd);
     "fd".to_owned()
 }
 
 /// Runs one call and says what came of it.
 pub fn run(fds: &mut Fds, words: &Words) -> String {
-    let fd = |at: usize| number(fds, words, at);
+    let fd = |at: usize| fds.number(words.get(at));
     match words.first() {
         "socket" => socket(fds, words),
         "pair" => pair(fds, words),
@@ -160,17 +160,9 @@ pub fn run(fds: &mut Fds, words: &Words) -> String {
     }
 }
 
-/// The descriptor that word `at` names.
-fn number(fds: &Fds, words: &Words, at: usize) -> c_int {
-    match words.get(at) {
-        "bad" => 999,
-        name => *fds.get(name).unwrap_or_else(|| panic!("{name} is no descriptor in: {}", words.text())),
-    }
-}
-
 /// Calls that few programs make.
 fn rarer(fds: &mut Fds, words: &Words) -> String {
-    let fd = |at: usize| number(fds, words, at);
+    let fd = |at: usize| fds.number(words.get(at));
     match words.first() {
         "tee" => tee([fd(1), fd(2)], words),
         "vmsplice" => tee([fd(1), -1], words),
@@ -201,7 +193,7 @@ fn count_of(fd: c_int, queue: &str) -> String {
     result_with(value as isize, |_| count.to_string())
 }
 
-/// `socket NAME [udp] [unix] [v6] [nonblock] [cloexec]`
+/// `socket NAME [udp] [unix] [v6] [nonblock] [cloexec] [limits]`
 fn socket(fds: &mut Fds, words: &Words) -> String {
     let family = match () {
         () if words.has("v6") => libc::AF_INET6,
@@ -217,6 +209,7 @@ fn socket(fds: &mut Fds, words: &Words) -> String {
     }
     // SAFETY: numbers only.
     let fd = unsafe { libc::socket(family, kind, 0) };
+    limits(fd, words);
     descriptor(fds, words.get(1), fd)
 }
 
@@ -252,12 +245,12 @@ impl Address {
         address
     }
 
-    /// The address that `fd` is bound to.
+    /// The address that `fd` is bound to; one where nobody listens if it is no socket.
     fn of(fd: c_int) -> Self {
         let mut address = Self::empty();
         // SAFETY: the storage and its length.
-        unsafe { libc::getsockname(fd, (&raw mut address.storage).cast(), &raw mut address.len) };
-        address
+        let known = unsafe { libc::getsockname(fd, (&raw mut address.storage).cast(), &raw mut address.len) };
+        if known == 0 { address } else { Self::loopback(false, 1) }
     }
 
     fn pointer(&self) -> *const libc::sockaddr {
@@ -284,18 +277,28 @@ impl Address {
     }
 }
 
-/// `pair CLIENT ACCEPTED LISTENER [v6] [sndbuf=N] [rcvbuf=N]`: three descriptors.
+/// `limits`: no call on the socket waits for longer than 30 ms, and it sends at once what it is given.
+fn limits(fd: c_int, words: &Words) {
+    if words.has("limits") && fd >= 0 {
+        for line in ["setopt x RCVTIMEO 30", "setopt x SNDTIMEO 30", "setopt x NODELAY 1"] {
+            let _ = set_option(fd, &Words::parse(line));
+        }
+    }
+}
+
+/// `pair CLIENT ACCEPTED LISTENER [v6] [limits]`: three descriptors.
 fn pair(fds: &mut Fds, words: &Words) -> String {
     let family = if words.has("v6") { "v6" } else { "" };
+    let limits = if words.has("limits") { "limits" } else { "" };
     let (client, accepted, listener) = (words.get(1), words.get(2), words.get(3));
     let mut all = String::new();
     for line in [
-        format!("socket {listener} {family}"),
+        format!("socket {listener} {family} {limits}"),
         format!("bind {listener} loopback {family}"),
         format!("listen {listener} 10"),
-        format!("socket {client} {family}"),
+        format!("socket {client} {family} {limits}"),
         format!("connect {client} {listener}"),
-        format!("accept {accepted} {listener}"),
+        format!("accept {accepted} {listener} {limits}"),
     ] {
         all.push_str(&run(fds, &Words::parse(&line)));
         all.push(' ');
@@ -317,17 +320,17 @@ fn bind(fds: &mut Fds, words: &Words) -> String {
             address
         }
         other => match other.strip_prefix("like:") {
-            Some(other) => Address::of(fds[other]),
+            Some(other) => Address::of(fds.number(other)),
             None => panic!("bind to {other}"),
         },
     };
     // SAFETY: an address and its length.
-    result(unsafe { libc::bind(fds[words.get(1)], address.pointer(), address.len) } as isize)
+    result(unsafe { libc::bind(fds.number(words.get(1)), address.pointer(), address.len) } as isize)
 }
 
 /// `connect NAME LISTENER|nobody|unspec|short [v6]`
 fn connect(fds: &mut Fds, words: &Words) -> String {
-    let fd = if words.get(1) == "bad" { 999 } else { fds[words.get(1)] };
+    let fd = fds.number(words.get(1));
     let mut address = match words.get(2) {
         "nobody" => {
             // A port that was free a moment ago.
@@ -341,7 +344,7 @@ fn connect(fds: &mut Fds, words: &Words) -> String {
             address.storage.ss_family = libc::AF_UNSPEC as libc::sa_family_t;
             address
         }
-        listener => Address::of(fds[listener]),
+        listener => Address::of(fds.number(listener)),
     };
     if words.has("short") {
         address.len = 3;
@@ -350,9 +353,9 @@ fn connect(fds: &mut Fds, words: &Words) -> String {
     result(unsafe { libc::connect(fd, address.pointer(), address.len) } as isize)
 }
 
-/// `accept NAME LISTENER [nonblock] [cloexec] [address] [badflags] [plain]`
+/// `accept NAME LISTENER [nonblock] [cloexec] [address] [badflags] [plain] [limits]`
 fn accept(fds: &mut Fds, words: &Words) -> String {
-    let listener = if words.get(2) == "bad" { 999 } else { fds[words.get(2)] };
+    let listener = fds.number(words.get(2));
     let mut flags = 0;
     for (word, flag) in [("nonblock", libc::SOCK_NONBLOCK), ("cloexec", libc::SOCK_CLOEXEC), ("badflags", 1)]
     {
@@ -374,6 +377,7 @@ fn accept(fds: &mut Fds, words: &Words) -> String {
             libc::accept4(listener, place, len, flags)
         }
     };
+    limits(fd, words);
     let more = if fd >= 0 && words.has("address") { format!(" {}", address.shown()) } else { String::new() };
     descriptor(fds, words.get(1), fd) + &more
 }
@@ -503,8 +507,8 @@ fn pipe(fds: &mut Fds, words: &Words) -> String {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
     let value = unsafe { libc::pipe(ends.as_mut_ptr()) };
-    fds.insert(words.get(1).to_owned(), ends[0]);
-    fds.insert(words.get(2).to_owned(), ends[1]);
+    fds.insert(words.get(1), ends[0]);
+    fds.insert(words.get(2), ends[1]);
     result(value as isize)
 }
 
@@ -554,9 +558,8 @@ fn poll(fds: &Fds, words: &Words) -> String {
     let mut list: Vec<libc::pollfd> = Vec::new();
     for word in words.iter().skip(2) {
         let (name, wanted) = word.split_once(':').expect("NAME:events");
-        let fd = if name == "bad" { 999 } else { fds[name] };
         names.push(name);
-        list.push(libc::pollfd { fd, events: names::events(wanted) as i16, revents: 0 });
+        list.push(libc::pollfd { fd: fds.number(name), events: names::events(wanted) as i16, revents: 0 });
     }
     // SAFETY: a list and its length.
     let value =
@@ -584,8 +587,8 @@ fn select(fds: &Fds, words: &Words) -> String {
         .collect();
     for (set, name) in &asked {
         // SAFETY: a set, and a descriptor below its size (scripts open few).
-        unsafe { libc::FD_SET(fds[*name], &raw mut sets[*set]) };
-        highest = highest.max(fds[*name]);
+        unsafe { libc::FD_SET(fds.number(name), &raw mut sets[*set]) };
+        highest = highest.max(fds.number(name));
     }
     let ms = words.number(1);
     let mut timeout = libc::timeval { tv_sec: ms / 1000, tv_usec: ms % 1000 * 1000 };
@@ -594,8 +597,9 @@ fn select(fds: &Fds, words: &Words) -> String {
     let value = unsafe { libc::select(highest + 1, read, write, except, &raw mut timeout) };
     result_with(value as isize, |_| {
         // SAFETY: as above.
-        let ready =
-            asked.iter().filter(|(set, name)| unsafe { libc::FD_ISSET(fds[*name], &raw const sets[*set]) });
+        let ready = asked
+            .iter()
+            .filter(|(set, name)| unsafe { libc::FD_ISSET(fds.number(name), &raw const sets[*set]) });
         ready.map(|(set, name)| format!("{}:{name}", ["r", "w", "e"][*set])).collect::<Vec<_>>().join(" ")
     })
 }
@@ -609,10 +613,10 @@ fn control(fds: &Fds, words: &Words) -> String {
         other => panic!("ctl {other}"),
     };
     let name = words.get(3);
-    let fd = if name == "bad" { 999 } else { fds[name] };
+    let fd = fds.number(name);
     let mut event = libc::epoll_event { events: names::events(words.get(4)), u64: tag(name) };
     // SAFETY: an event to read.
-    result(unsafe { libc::epoll_ctl(fds[words.get(1)], operation, fd, &raw mut event) } as isize)
+    result(unsafe { libc::epoll_ctl(fds.number(words.get(1)), operation, fd, &raw mut event) } as isize)
 }
 
 /// Eight letters of a name as an event's data.
@@ -630,7 +634,12 @@ fn wait(fds: &Fds, words: &Words) -> String {
     let mut events = [libc::epoll_event { events: 0, u64: 0 }; 16];
     // SAFETY: room for 16 events; scripts ask for no more, or for a number that must be refused.
     let value = unsafe {
-        libc::epoll_wait(fds[words.get(1)], events.as_mut_ptr(), max as c_int, words.number(2) as c_int)
+        libc::epoll_wait(
+            fds.number(words.get(1)),
+            events.as_mut_ptr(),
+            max as c_int,
+            words.number(2) as c_int,
+        )
     };
     result_with(value as isize, |count| {
         let mut list: Vec<String> = events[..count]

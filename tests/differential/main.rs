@@ -7,17 +7,19 @@
 //!  recv a 10 peek        → recv a 10 peek = 3 "abc"
 //!  later 50 send c "x"   in another thread, 50 ms from now; its line comes at `join`
 //!  fork … end            the lines between run in a child; the parent waits for it
+//!  loose                 from here on a name that nobody has is a closed descriptor, not a fault of the script
 //! ```
 //!
 //! Numbers that differ from run to run (descriptors, ports) are never printed. After each call the
-//! script waits for a moment (`CALLS_SETTLE_MS`), so that what it started has reached the other end:
-//! on the kernel's loopback that is so at once, and no program may rely on it.
+//! script waits (`settle.rs`), so that what it started has reached the other end: on the kernel's loopback that is so
+//! at once, and no program may rely on it.
 
 mod calls;
 mod messages;
 mod names;
 mod pointers;
 mod processes;
+mod settle;
 mod signals;
 mod stdio;
 mod words;
@@ -28,10 +30,40 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use settle::Settle;
 use words::Words;
 
+/// A number that no descriptor has, unless a script makes one. (Numbers above 63 are none at all for select where the kernel's table
+/// is small.)
+const CLOSED: i32 = 63;
+
 /// Descriptors by name.
-pub type Fds = HashMap<String, i32>;
+#[derive(Debug, Clone, Default)]
+pub struct Fds {
+    by_name: HashMap<String, i32>,
+    loose: bool,
+}
+
+impl Fds {
+    /// The descriptor that `name` stands for; `bad` is none.
+    pub fn number(&self, name: &str) -> i32 {
+        match self.by_name.get(name) {
+            Some(fd) => *fd,
+            None if name == "bad" || self.loose => CLOSED,
+            None => panic!("{name} is no descriptor"),
+        }
+    }
+
+    /// From now on `name` stands for `fd`.
+    pub fn insert(&mut self, name: &str, fd: i32) {
+        self.by_name.insert(name.to_owned(), fd);
+    }
+
+    /// From now on `name` stands for nothing.
+    pub fn remove(&mut self, name: &str) {
+        self.by_name.remove(name);
+    }
+}
 
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
 
@@ -52,7 +84,7 @@ pub fn count_signal(signal: i32, flags: i32) {
 
 struct Script {
     fds: Fds,
-    settle: Duration,
+    settle: Settle,
     pending: Vec<JoinHandle<String>>,
 }
 
@@ -73,6 +105,7 @@ impl Script {
                     }
                 }
                 "later" => self.later(&words),
+                "loose" => self.fds.loose = true,
                 _ => {
                     let before = SIGNALS.load(Ordering::SeqCst);
                     let result = calls::run(&mut self.fds, &words);
@@ -81,7 +114,7 @@ impl Script {
                     say(&format!("{} = {result}{noted}", words.text()));
                 }
             }
-            std::thread::sleep(self.settle);
+            self.settle.wait();
         }
         at
     }
@@ -139,8 +172,7 @@ fn main() {
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let lines = case_lines(&text, &name).unwrap_or_else(|| panic!("{path} has no case {name}"));
     count_signal(libc::SIGPIPE, libc::SA_RESTART);
-    let settle = std::env::var("CALLS_SETTLE_MS").ok().and_then(|ms| ms.parse().ok()).unwrap_or(10);
-    let mut script = Script { fds: Fds::new(), settle: Duration::from_millis(settle), pending: Vec::new() };
+    let mut script = Script { fds: Fds::default(), settle: Settle::from_environment(), pending: Vec::new() };
     script.run(&lines);
 }
 

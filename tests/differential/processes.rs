@@ -43,7 +43,7 @@ pub fn pass(fds: &mut Fds, words: &Words) -> String {
         (*one).cmsg_level = libc::SOL_SOCKET;
         (*one).cmsg_type = libc::SCM_RIGHTS;
         (*one).cmsg_len = libc::CMSG_LEN(4) as _;
-        libc::CMSG_DATA(one).cast::<c_int>().write_unaligned(fds[words.get(1)]);
+        libc::CMSG_DATA(one).cast::<c_int>().write_unaligned(fds.number(words.get(1)));
         if libc::sendmsg(ours.as_raw_fd(), &raw const header, 0) < 0
             || libc::recvmsg(theirs.as_raw_fd(), &raw mut header, 0) < 0
         {

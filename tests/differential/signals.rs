@@ -21,7 +21,7 @@ extern "C" fn on_signal(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
 /// `owner NAME me|none|init`, `fioasync NAME 0|1`, `async NAME 0|1`, `getown NAME`, `setsig NAME SIGNAL`,
 /// `signals SIGNAL [NAME]`: whether any came since the last look (and of which descriptor)
 pub fn run(fds: &Fds, words: &Words) -> String {
-    let number = || fds[words.get(1)];
+    let number = || fds.number(words.get(1));
     // SAFETY: numbers, a place for an int, and a handler that only stores to atomics.
     unsafe {
         match words.first() {
@@ -66,8 +66,8 @@ fn signals(fds: &Fds, words: &Words) -> String {
         action.sa_flags = libc::SA_RESTART | libc::SA_SIGINFO;
         libc::sigaction(signal, &raw const action, std::ptr::null_mut());
     }
-    match fds.get(words.get(2)) {
-        Some(fd) => format!("{any} {}", of == *fd),
-        None => any.to_string(),
+    match words.get(2) {
+        "" => any.to_string(),
+        name => format!("{any} {}", of == fds.number(name)),
     }
 }

@@ -23,6 +23,7 @@ mod path;
 pub mod redis;
 mod run;
 pub mod strace;
+pub mod transcript;
 mod wait;
 
 pub use engine::{Counters, Engine, Socket};

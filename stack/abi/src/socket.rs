@@ -70,6 +70,9 @@ pub enum OpCode {
     ConnectLoopback = 3,
     /// As `Connect`, by Fast Open if it can be. One more result: [`RESULT_DEFERRED`].
     ConnectFast = 4,
+    /// `connect` to AF_UNSPEC on a socket that other processes have, too: a reset, and the socket is dead for them.
+    /// Result: 0.
+    Reset = 5,
 }
 
 /// An [`OpCode::Connect`] that is the kernel's to serve.

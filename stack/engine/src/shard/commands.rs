@@ -41,10 +41,14 @@ impl Shard {
         let wants = socket.intent.load(Ordering::Acquire);
         match client.slot(sock) {
             SlotUse::Flow(flow) => {
-                if asked {
+                let resets = asked && socket.op_code.load(Ordering::Relaxed) == OpCode::Reset as u32;
+                if asked && !resets {
                     self.answer_info(flow);
                 }
                 self.on_flow_command(flow, socket, wants);
+                if resets {
+                    self.reset(client_index, sock);
+                }
             }
             SlotUse::Unknown if asked && is_connect(socket) && wants & intent::CLOSE == 0 => {
                 self.on_connect(client_index, sock);
@@ -190,6 +194,26 @@ impl Shard {
         let unread = self.close_side(index) || self.flows.get(index).is_some_and(|flow| flow.uncounted > 0);
         self.user(index, if abort || unread { UserCall::Abort } else { UserCall::Close });
         self.list_transmit(index);
+    }
+
+    /// Ends the flow of a socket that goes on to be read: whoever has it finds it reset (Linux tcp_disconnect).
+    fn reset(&mut self, client_index: u32, sock: u32) {
+        let Some(client) = self.clients.get(client_index) else { return };
+        let region = client.region;
+        let Some(socket) = region.socket(sock) else { return };
+        if let SlotUse::Flow(index) = client.slot(sock) {
+            socket.error.store(libc::ECONNRESET, Ordering::Release);
+            socket.status.fetch_and(!status::CONNECTING, Ordering::AcqRel);
+            socket.status.fetch_or(status::DEAD | status::HUP, Ordering::AcqRel);
+            let all = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLERR | libc::EPOLLHUP | libc::EPOLLRDHUP;
+            self.news(index, all);
+            self.close_side(index);
+            self.user(index, UserCall::Abort);
+            self.list_transmit(index);
+        }
+        if let Some(client) = self.clients.get(client_index) {
+            client.answer_op(sock, socket, 0);
+        }
     }
 
     /// Ends a flow by a reset; nobody will read its socket again.
