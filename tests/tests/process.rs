@@ -154,3 +154,106 @@ print('wrong:', wrong)
     assert!(!finished.err.contains("Bad file descriptor"), "{}", finished.err);
     engine.went_through(720);
 }
+
+const THREADS: &str = "import ctypes, os, select, socket, sys, threading
+libc = ctypes.CDLL(None, use_errno=True)
+server = socket.create_server(('127.0.0.1', 0))
+pairs = []
+for _ in range(4):
+    client = socket.create_connection(server.getsockname()); pairs.append((client, server.accept()[0]))
+got, ready = [], threading.Semaphore(0)
+def reader(sock):
+    ready.release(); got.append(sock.recv(10))
+def acceptor():
+    ready.release(); got.append(server.accept()[0].recv(10))
+def poller(sock):
+    p = select.poll(); p.register(sock, select.POLLIN); ready.release(); p.poll(20000); got.append(sock.recv(10))
+def busy():
+    ready.release()
+    for _ in range(300):
+        c = socket.create_connection(other.getsockname()); a = other.accept()[0]
+        c.sendall(b'x'); assert a.recv(5) == b'x'; c.close(); a.close()
+    got.append(b'busy')
+other = socket.create_server(('127.0.0.1', 0))
+threads = [threading.Thread(target=reader, args=(pairs[0][1],)), threading.Thread(target=acceptor),
+           threading.Thread(target=poller, args=(pairs[1][1],)), threading.Thread(target=busy)]
+for thread in threads: thread.start()
+for _ in threads: ready.acquire()
+if sys.argv[1] == 'mlockall':
+    assert libc.mlockall(3) == 0, ctypes.get_errno()
+else:
+    os.setgid(65534); os.setuid(65534)
+    assert all('65534' in open(f'/proc/self/task/{t}/status').read().split('Uid:')[1].splitlines()[0] for t in os.listdir('/proc/self/task'))
+pairs[0][0].sendall(b'reader'); pairs[1][0].sendall(b'poller')
+late = socket.create_connection(server.getsockname()); late.sendall(b'late')
+more = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(more.getsockname()); peer = more.accept()[0]
+client.sendall(b'after'); assert peer.recv(10) == b'after'
+for thread in threads: thread.join(30)
+print(sorted(got))
+locked = [l for l in open('/proc/self/status') if l.startswith(('VmLck','VmRSS'))]
+rss = int(locked[1].split()[1])
+assert rss < 400000, locked";
+
+/// What speaks of the whole process (all threads change their user, all memory is locked) comes while other threads are asleep in
+/// calls on utcp sockets, or in the middle of them.
+#[test]
+fn other_threads_go_on() {
+    let lab = Lab::new("other-threads");
+    for what in ["mlockall", "setuid"] {
+        if !is_root() {
+            return not_run("needs root to give it up, or to lock memory");
+        }
+        let engine = Engine::start(&lab);
+        let script = lab.file("threads.py", THREADS);
+        let run = lab.run("python3").args([script.to_str().expect("plain"), what]);
+        let end = run.under(&engine).limit(std::time::Duration::from_secs(40)).ok();
+        assert_eq!(end.text(), "[b'busy', b'late', b'poller', b'reader']\n", "{what}");
+        engine.went_through(300);
+    }
+}
+
+const GROUP: &str = "import os, socket, sys
+port = socket.socket(); port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1); port.bind(('127.0.0.1', 0))
+address = port.getsockname()
+say, told = os.pipe(), os.pipe()
+def serve(number):
+    server = socket.socket(); server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    server.bind(address); server.listen(512); os.write(told[1], b'.')
+    kept = []
+    if number == 0:
+        # It takes none, and gives up.
+        os.read(say[0], 1); server.close(); os.write(told[1], b'.'); os.read(say[0], 1); os._exit(0)
+    while True:
+        peer = server.accept()[0]; peer.sendall(b'%d' % number); kept.append(peer)
+children = []
+for number in range(4):
+    child = os.fork()
+    if child == 0: serve(number)
+    children.append(child)
+for _ in range(4): os.read(told[0], 1)
+port.close()
+clients = [socket.create_connection(address) for _ in range(200)]
+os.write(say[1], b'.'); os.read(told[0], 1)
+counts, lost = [0] * 4, 0
+for client in clients:
+    try:
+        answer = client.recv(5); counts[int(answer)] += 1
+    except ConnectionResetError: lost += 1
+# A fourth of them waited where nobody came; each of the others got its share.
+assert 20 <= lost <= 90 and counts[0] == 0 and min(counts[1:]) >= 20, (counts, lost)
+for _ in range(200):
+    client = socket.create_connection(address); counts[int(client.recv(5))] += 1
+assert counts[0] == 0 and sum(counts) == 400 - lost and min(counts[1:]) >= 60, counts
+for child in children: os.kill(child, 9)
+print('balanced')";
+
+/// A group of listeners in as many processes: each gets its share, and none of what comes after one has gone is lost.
+#[test]
+fn a_reuseport_group_is_balanced() {
+    let lab = Lab::new("reuseport");
+    let engine = Engine::start(&lab);
+    let end = lab.python(GROUP).under(&engine).ok();
+    assert_eq!(end.text(), "balanced\n");
+    engine.went_through(300);
+}
