@@ -102,7 +102,8 @@ fn pop(listener: &Sock, flags: c_int) -> Sys<Option<Sock>> {
     shared.intent.fetch_or(intent::OWNED, AcqRel);
     fd_table::set(stand.fd, entry);
     let sock = Sock { fd: stand.fd, entry, att: listener.att, shared };
-    sock.kick();
+    // The engine learns of it when it next looks; nobody waits for that.
+    sock.att.region().dirty(shared.shard.load(Relaxed)).set(slot);
     Ok(Some(sock))
 }
 

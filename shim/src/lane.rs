@@ -135,6 +135,7 @@ fn best(sock: &Sock, end: &End) -> Notify {
     match (list.next(), list.next()) {
         _ if sock.shared.file.load(SeqCst) & file::ASYNC != 0 => Notify::Engine,
         (None, _) => Notify::None,
+        _ if end.is_young() => Notify::Fresh,
         (Some(member), None) if !member.exclusive && is_open(sock, end, member.set) => Notify::Lane(member),
         _ => Notify::Engine,
     }

@@ -13,16 +13,20 @@ use utcp_abi::bell::Bell;
 use utcp_abi::message::{Kind, Message};
 use utcp_abi::pair::{Notify, PAIR_LEN, PAIRS_MAX, PairRef, PairView, STREAM_MAX, Side, Slot};
 use utcp_abi::set::Member;
+use utcp_abi::socket::intent;
 
 use crate::attach::{ATTACHMENTS, Attachment};
 use crate::channel::{self, Quiet, Word};
 use crate::fd_table::{self, Entry};
 use crate::handle::Sock;
 use crate::sys::{self, Errno, Sys};
-use crate::{lane, memory, ready};
+use crate::{lane, memory, ready, set};
 
 /// Epoll sets of one peer whose bells are kept; further ones are rung by the engine.
 const BELLS: usize = 16;
+
+/// Bytes that a connection has brought before its peer tells us of more by a lane.
+const YOUNG: u64 = 2048;
 
 /// One place for a region.
 struct Place {
@@ -121,6 +125,15 @@ pub struct End {
     pub view: PairView,
     /// The connection.
     pub slot: &'static Slot,
+}
+
+/// The end of `sock` could not be reached, for want of address space or descriptors, say: the engine shall carry the bytes.
+#[cold]
+pub fn give_up(sock: &Sock, why: Errno) {
+    // In a handler of a thread that is just mapping: another time will do.
+    if why != Errno(libc::EAGAIN) {
+        sock.intend(intent::UNCUT);
+    }
 }
 
 /// The end that `word` (a socket's rx_buf or tx_buf) names; `None` if it names a buffer.
@@ -254,9 +267,18 @@ impl End {
     /// The program has not said yet how it wants to hear of this connection: now it does.
     #[inline]
     pub fn adopt(&self, sock: &Sock) {
-        if Notify::unpack(self.own().notify.load(Relaxed)) == Notify::Fresh {
+        if Notify::unpack(self.own().notify.load(Relaxed)) == Notify::Fresh
+            && !(self.is_young() && set::is_member(sock))
+        {
             lane::refresh(sock);
         }
+    }
+
+    /// Whether so little has come that a lane does not pay yet: for one request and its answer the engine, which is awake to make
+    /// and end connections anyhow, wakes up for many at once.
+    #[inline]
+    pub fn is_young(&self) -> bool {
+        self.own().head.load(Relaxed) & ((1 << 44) - 1) < YOUNG
     }
 }
 

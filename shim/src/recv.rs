@@ -120,8 +120,13 @@ fn frozen(place: Place, word: u64) -> View {
 #[inline]
 fn view(sock: &Sock) -> Sys<View> {
     let word = sock.shared.rx_buf.load(Acquire);
-    if let Some(end) = pair::named(sock.att, word) {
-        return view_pair(end?, word);
+    match pair::named(sock.att, word) {
+        None => {}
+        Some(Ok(end)) => return view_pair(end, word),
+        Some(Err(error)) => {
+            pair::give_up(sock, error);
+            return Ok(frozen(Place::Region(BufRef::NONE), word));
+        }
     }
     loop {
         let head = sock.shared.rx_head.load(Acquire);

@@ -92,7 +92,13 @@ impl Room {
     fn of(sock: &Sock) -> Sys<Self> {
         let word = sock.shared.tx_buf.load(Acquire);
         if let Some(end) = pair::named(sock.att, word) {
-            let end = end?;
+            let end = match end {
+                Ok(end) => end,
+                Err(error) => {
+                    pair::give_up(sock, error);
+                    return Ok(Self::none());
+                }
+            };
             let published = end.own().tail.load(Relaxed);
             let tail = if sock.intends(intent::MORE) {
                 accepted(published, sock.shared.tx_held.load(Relaxed), STREAM_MAX)
@@ -118,6 +124,18 @@ impl Room {
         };
         let unsent_room = unsent_room(sock, tail);
         Ok(Self { tail, published: tail, queued, capacity_max, unsent_room, place: Place::Region(buf) })
+    }
+
+    /// For the moment.
+    fn none() -> Self {
+        Self {
+            tail: FROZEN,
+            published: FROZEN,
+            queued: u64::MAX,
+            capacity_max: 0,
+            unsent_room: 0,
+            place: Place::Region(BufRef::NONE),
+        }
     }
 
     fn free(&self) -> u64 {

@@ -337,6 +337,11 @@ pub fn members(sock: &Sock) -> impl Iterator<Item = &'static AtomicU64> {
     list.iter()
 }
 
+/// Whether it is in an epoll set.
+pub fn is_member(sock: &Sock) -> bool {
+    members(sock).any(|cell| cell.load(Relaxed) != 0)
+}
+
 fn word(set: u32, interest: u32, events: u32) -> u64 {
     let exclusive = events & libc::EPOLLEXCLUSIVE as u32 != 0;
     // ERR and HUP are always wanted.

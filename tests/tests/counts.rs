@@ -19,6 +19,18 @@ fn one_worker() -> Settings {
     Settings { workers: 1, ..Settings::default() }
 }
 
+/// As [`at_most`], where the program itself wakes those at the other end who sleep: one call for each answer at most, which comes
+/// on top of the limit.
+#[track_caller]
+fn at_most_beside_waking(what: &str, calls: &strace::Calls, operations: u64, limit: f64) {
+    let mut others = calls.clone();
+    let waking = strace::Calls(
+        others.0.remove("write").map(|count| ("write".to_owned(), count)).into_iter().collect(),
+    );
+    at_most(&format!("{what}, waking apart"), &others, operations, limit);
+    at_most(&format!("{what}, waking"), &waking, operations, 1.0);
+}
+
 /// Prints a count, and holds it against the limit (which the kernel's sockets can't keep).
 #[track_caller]
 fn at_most(what: &str, calls: &strace::Calls, operations: u64, limit: f64) {
@@ -29,9 +41,16 @@ fn at_most(what: &str, calls: &strace::Calls, operations: u64, limit: f64) {
 
 #[test]
 fn system_calls_of_a_keep_alive_request_nginx() {
+    let calls = keep_alive_requests("off");
+    at_most("nginx, keep-alive request", &calls, 20_000, 0.1);
+    let calls = keep_alive_requests("on");
+    at_most_beside_waking("nginx, keep-alive request, cut through", &calls, 20_000, 0.2);
+}
+
+fn keep_alive_requests(cut_through: &str) -> strace::Calls {
     let _alone = alone();
-    let lab = Lab::new("calls-nginx");
-    let engine = Engine::start(&lab);
+    let lab = Lab::new(&format!("calls-nginx-{cut_through}"));
+    let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", cut_through).run();
     let nginx = Nginx::start_with(&lab, &engine, &one_worker(), |run| run.under(&engine));
     let url = nginx.url("hello");
     let load = || lab.run("ab").args(["-q", "-k", "-n", "20000", "-c", "32", &url]).under(&engine).ok();
@@ -40,14 +59,19 @@ fn system_calls_of_a_keep_alive_request_nginx() {
         assert!(load().text().contains("Failed requests:        0\n"));
     });
     engine.went_through(64);
-    at_most("nginx, keep-alive request", &calls, 20_000, 0.1);
+    calls
 }
 
 #[test]
 fn system_calls_of_a_get_redis() {
+    at_most("redis, GET", &gets("off"), 30_000, 0.1);
+    at_most_beside_waking("redis, GET, cut through", &gets("on"), 30_000, 0.1);
+}
+
+fn gets(cut_through: &str) -> strace::Calls {
     let _alone = alone();
-    let lab = Lab::new("calls-redis");
-    let engine = Engine::start(&lab);
+    let lab = Lab::new(&format!("calls-redis-{cut_through}"));
+    let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", cut_through).run();
     let redis = Redis::start(&lab, &engine);
     let load = || redis.benchmark(&lab, &["-q", "-n", "30000", "-c", "50", "-t", "get"]).under(&engine).ok();
     let _ = load();
@@ -55,7 +79,7 @@ fn system_calls_of_a_get_redis() {
         let _ = load();
     });
     engine.went_through(100);
-    at_most("redis, GET", &calls, 30_000, 0.1);
+    calls
 }
 
 #[test]

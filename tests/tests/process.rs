@@ -71,6 +71,16 @@ except MemoryError:
     runs("limit-space", "", after);
 }
 
+/// The limit comes before memory that is shared with another program is mapped: there is no room for that any more.
+#[test]
+fn address_space_is_limited_before_the_first_connection() {
+    runs(
+        "limit-first",
+        "socket.socket().close()\nresource.setrlimit(resource.RLIMIT_AS, (500 << 20, 600 << 20))",
+        "",
+    );
+}
+
 /// A server of root's that becomes another before it listens is met by root's programs.
 #[test]
 fn a_server_that_drops_root_first_is_met() {
@@ -115,8 +125,17 @@ while True:
 /// the same moment. Every program finds its standard streams, and every byte comes back.
 #[test]
 fn connections_are_handed_to_programs() {
-    let lab = Lab::new("inetd");
-    let engine = Engine::start(&lab);
+    handed_to_programs("on");
+}
+
+#[test]
+fn connections_by_segments_are_handed_to_programs() {
+    handed_to_programs("off");
+}
+
+fn handed_to_programs(cut_through: &str) {
+    let lab = Lab::new(&format!("inetd-{cut_through}"));
+    let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", cut_through).run();
     let program = "
 import os, signal, socket, struct, threading
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -6,9 +6,9 @@ use utcp_tests::{Engine, Lab, measured, not_run};
 
 const PROGRAM: &str = include_str!("torture/echo.py");
 
-fn torture(name: &str, seconds: u64, seed: u64) {
-    let lab = Lab::new(name);
-    let engine = Engine::start(&lab);
+fn torture(name: &str, cut_through: &str, seconds: u64, seed: u64) {
+    let lab = Lab::new(&format!("{name}-{cut_through}"));
+    let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", cut_through).run();
     let program = lab.file("echo.py", PROGRAM);
     let run = lab.run("python3").arg(&program).args([seconds.to_string(), seed.to_string()]);
     let text = run.under(&engine).limit(Duration::from_secs(seconds + 90)).ok().text();
@@ -21,7 +21,12 @@ fn torture(name: &str, seconds: u64, seed: u64) {
 
 #[test]
 fn echo_of_every_kind() {
-    torture("torture", 10, 1);
+    torture("torture", "on", 10, 1);
+}
+
+#[test]
+fn echo_of_every_kind_by_segments() {
+    torture("torture", "off", 10, 1);
 }
 
 #[test]
@@ -30,6 +35,6 @@ fn echo_of_every_kind_for_long() {
         return not_run("only with --long");
     }
     for seed in 2..12 {
-        torture("torture-long", 60, seed);
+        torture("torture-long", if seed % 2 == 0 { "on" } else { "off" }, 60, seed);
     }
 }

@@ -54,6 +54,8 @@ pub mod intent {
     pub const START: u32 = 128;
     /// With [`START`]: the call waits for the connection, and has more to send.
     pub const START_MORE: u32 = 256;
+    /// The program can't map its place in a pair region: the connection shall go by segments.
+    pub const UNCUT: u32 = 512;
 }
 
 /// What a program asks of the engine and waits for, one at a time per socket.

@@ -93,7 +93,7 @@ impl Config {
             faults: variable("UTCP_FAULTS").filter(|f| !f.is_empty()),
             trace: variable("UTCP_TRACE").filter(|f| !f.is_empty()).map(PathBuf::from),
             local: switch("UTCP_LOCAL", variable("UTCP_LOCAL").as_deref(), true)?,
-            cut_through: switch("UTCP_CUT_THROUGH", variable("UTCP_CUT_THROUGH").as_deref(), false)?,
+            cut_through: switch("UTCP_CUT_THROUGH", variable("UTCP_CUT_THROUGH").as_deref(), true)?,
             ready_fd: None,
         })
     }

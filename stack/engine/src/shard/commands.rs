@@ -39,6 +39,13 @@ impl Shard {
         let Some(socket) = region.socket(sock) else { return };
         let asked = client.take_op(sock, socket);
         let wants = socket.intent.load(Ordering::Acquire);
+        if wants & intent::UNCUT != 0 {
+            socket.intent.fetch_and(!intent::UNCUT, Ordering::AcqRel);
+            if let Some(end) = client.end(sock) {
+                self.uncut(end);
+            }
+        }
+        let Some(client) = self.clients.get_mut(client_index) else { return };
         match client.slot(sock) {
             SlotUse::Flow(flow) => {
                 let resets = asked && socket.op_code.load(Ordering::Relaxed) == OpCode::Reset as u32;

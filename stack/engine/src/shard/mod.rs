@@ -480,6 +480,8 @@ impl Shard {
             ToShard::Trace { capture, port } => self.trace(&capture, &port),
             ToShard::Untrace => self.untrace(),
             ToShard::Report(request, to) => {
+                // An accept rings nobody.
+                self.take_commands();
                 let _ = to.try_send(self.report(request));
             }
         }
