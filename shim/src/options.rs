@@ -105,7 +105,7 @@ macro_rules! lines {
 }
 
 /// The order is that of a replay.
-static TABLE: [Line; 75] = lines! {
+static TABLE: [Line; 76] = lines! {
     SOL_SOCKET SO_REUSEADDR => Meaning::Flag(option::REUSEADDR);
     SOL_SOCKET SO_REUSEPORT => Meaning::Flag(option::REUSEPORT);
     SOL_SOCKET SO_KEEPALIVE => Meaning::Flag(option::KEEPALIVE);
@@ -159,6 +159,7 @@ static TABLE: [Line; 75] = lines! {
     IPPROTO_IP IP_TOS => Meaning::TypeOfService(true);
     IPPROTO_IP IP_TTL => Meaning::HopLimit(true);
     IPPROTO_IP IP_FREEBIND => Meaning::Flag(option::FREEBIND);
+    IPPROTO_IP IP_BIND_ADDRESS_NO_PORT => Meaning::Flag(option::BIND_ADDRESS_NO_PORT);
     IPPROTO_IP IP_MTU_DISCOVER => Meaning::MtuDiscover(true);
     IPPROTO_IP IP_RECVERR => Meaning::Quiet(1 << 8);
     IPPROTO_IP IP_PKTINFO => Meaning::Quiet(1 << 9);

@@ -138,6 +138,7 @@ pub fn option(word: &str) -> (i32, i32) {
         "TOS" => (libc::IPPROTO_IP, libc::IP_TOS),
         "TTL" => (libc::IPPROTO_IP, libc::IP_TTL),
         "FREEBIND" => (libc::IPPROTO_IP, libc::IP_FREEBIND),
+        "BIND_ADDRESS_NO_PORT" => (libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
         "TRANSPARENT" => (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
         "V6ONLY" => (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
         "TCLASS" => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),

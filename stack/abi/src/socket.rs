@@ -305,6 +305,8 @@ pub mod option {
     pub const FASTOPEN_CONNECT: u32 = 1 << 16;
     /// TCP_FASTOPEN_NO_COOKIE.
     pub const FASTOPEN_NO_COOKIE: u32 = 1 << 17;
+    /// IP_BIND_ADDRESS_NO_PORT.
+    pub const BIND_ADDRESS_NO_PORT: u32 = 1 << 18;
 }
 
 /// Bits of [`Options::quiet`]: options that change nothing about a TCP connection, kept for `getsockopt`.

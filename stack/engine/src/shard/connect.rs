@@ -160,10 +160,11 @@ impl Shard {
         }
         let wanted = Endpoint { addr: IpAddr(from.ip), port: from.port };
         let Some((path, source)) = self.path_to(remote, wanted.addr, to.scope) else { return RESULT_KERNEL };
-        // A port of the kernel's choice or the program's, of which no device was told: the kernel gets the replies.
+        // A port of the kernel's choice or the program's, of which no device was told: the kernel gets the replies. A marked
+        // socket: the host's rules (and its firewall) may have another way for it, which only the kernel judges.
         if let Path::Device { port, .. } = path
-            && wanted.port != 0
-            && !self.device_ports(port).contains(&u32::from(wanted.port))
+            && (socket.options.mark.load(Ordering::Relaxed) != 0
+                || wanted.port != 0 && !self.device_ports(port).contains(&u32::from(wanted.port)))
         {
             return RESULT_KERNEL;
         }

@@ -1,0 +1,263 @@
+//! Whose way a connection goes: by the kernel's rules, tables, metrics and source hints, which utcp follows where it can
+//! judge them, and leaves to the kernel where it can't.
+
+use utcp_tests::{Engine, Host, Lab, Net, Running, WAIT, is_root, not_run, on_kernel, wait_until};
+
+macro_rules! needs_utcp_and_root {
+    () => {
+        if on_kernel() {
+            return not_run("the kernel follows its own rules");
+        }
+        if !is_root() {
+            return not_run("needs root for network namespaces");
+        }
+    };
+}
+
+fn ip(lab: &Lab, host: &Host, words: &str) {
+    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
+}
+
+/// Two cables between the hosts, `first` being the net's own; 10.99.0.2 and 10.99.0.3 live behind both, as does fd99::2.
+fn two_cables(lab: &Lab, net: &Net) {
+    let (host, client) = (&net.server, &net.client);
+    let cable = format!(
+        "link add second netns {} type veth peer name second netns {}",
+        host.namespace(),
+        client.namespace()
+    );
+    ip(lab, host, &cable);
+    for (end, last) in [(host, 1), (client, 2)] {
+        ip(lab, end, &format!("addr add 10.78.0.{last}/24 dev second"));
+        ip(lab, end, &format!("addr add fd00:78::{last}/64 dev second nodad"));
+        ip(lab, end, "link set second up");
+    }
+    for addr in ["10.99.0.2/32", "10.99.0.3/32", "fd99::2/128"] {
+        ip(lab, client, &format!("addr add {addr} dev lo"));
+    }
+    ip(lab, host, &format!("addr add 10.77.0.50/24 dev {}", host.interface));
+}
+
+/// Tells each connection which address it comes from.
+fn mirror(lab: &Lab, host: &Host, port: u16) -> Running {
+    let script = format!(
+        "import socket
+s = socket.create_server(('::', {port}), family=socket.AF_INET6, dualstack_ipv6=True)
+print('listens', flush=True)
+while True:
+    c, peer = s.accept()
+    c.sendall(peer[0].removeprefix('::ffff:').encode())
+    c.close()"
+    );
+    let mut server = lab.python(&script).inside(host).spawn();
+    server.wait_for_output("listens");
+    server
+}
+
+/// Connects and prints which address it came from, or the error.
+fn visit(to: &str, port: u16, from: &str, mark: u32) -> String {
+    format!(
+        "import errno, socket
+family = socket.AF_INET6 if ':' in '{to}' else socket.AF_INET
+s = socket.socket(family)
+s.settimeout(10)
+if {mark}: s.setsockopt(socket.SOL_SOCKET, 36, {mark})  # SO_MARK
+try:
+    if '{from}':
+        s.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+        s.bind(('{from}', 0))
+    s.connect(('{to}', {port}))
+    print(s.makefile().read())
+except OSError as error:
+    print(errno.errorcode.get(error.errno, error))"
+    )
+}
+
+/// A change of the host's rules or routes, a connection, the address that it comes from (or the error), and whether utcp serves it.
+struct Case {
+    change: &'static str,
+    to: &'static str,
+    from: &'static str,
+    mark: u32,
+    want: &'static str,
+    ours: bool,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        change: "route add 10.99.0.2 via 10.77.0.2",
+        to: "10.99.0.2",
+        from: "",
+        mark: 0,
+        want: "10.77.0.1",
+        ours: true,
+    },
+    // A source hint (RTA_PREFSRC).
+    Case {
+        change: "route replace 10.99.0.2 via 10.77.0.2 src 10.77.0.50",
+        to: "10.99.0.2",
+        from: "",
+        mark: 0,
+        want: "10.77.0.50",
+        ours: true,
+    },
+    // The smaller metric wins.
+    Case {
+        change: "route add 10.99.0.3 via 10.77.0.2 metric 100",
+        to: "10.99.0.3",
+        from: "",
+        mark: 0,
+        want: "10.77.0.1",
+        ours: true,
+    },
+    Case {
+        change: "route add 10.99.0.3 via 10.78.0.2 metric 50",
+        to: "10.99.0.3",
+        from: "",
+        mark: 0,
+        want: "10.78.0.1",
+        ours: true,
+    },
+    // Rules: by the source that the program chose, by mark, by "from this host".
+    Case {
+        change: "route add unreachable 10.99.0.3 table 100",
+        to: "10.99.0.3",
+        from: "10.77.0.50",
+        mark: 0,
+        want: "10.77.0.50",
+        ours: true,
+    },
+    Case {
+        change: "rule add from 10.77.0.50 lookup 100 pref 1000",
+        to: "10.99.0.3",
+        from: "10.77.0.50",
+        mark: 0,
+        want: "EHOSTUNREACH",
+        ours: false,
+    },
+    Case {
+        change: "route replace 10.99.0.3 via 10.78.0.2 table 100",
+        to: "10.99.0.3",
+        from: "10.77.0.50",
+        mark: 0,
+        want: "10.77.0.50",
+        ours: true,
+    },
+    Case {
+        change: "route add prohibit 10.99.0.2 table 200",
+        to: "10.99.0.2",
+        from: "",
+        mark: 7,
+        want: "10.77.0.50",
+        ours: false,
+    },
+    Case {
+        change: "rule add fwmark 7 lookup 200 pref 900",
+        to: "10.99.0.2",
+        from: "",
+        mark: 7,
+        want: "EACCES",
+        ours: false,
+    },
+    Case {
+        change: "route add 10.99.0.200 via 10.77.0.2",
+        to: "10.99.0.2",
+        from: "",
+        mark: 0,
+        want: "10.77.0.50",
+        ours: true,
+    },
+    Case {
+        change: "-6 route add fd99::2 via fd00:77::2",
+        to: "fd99::2",
+        from: "",
+        mark: 0,
+        want: "fd00:77::1",
+        ours: true,
+    },
+    Case {
+        change: "-6 route add fd99::2 via fd00:78::2 table 300",
+        to: "fd99::2",
+        from: "",
+        mark: 0,
+        want: "fd00:77::1",
+        ours: true,
+    },
+    Case {
+        change: "-6 rule add to fd99::/64 lookup 300 pref 800",
+        to: "fd99::2",
+        from: "",
+        mark: 0,
+        want: "fd00:78::1",
+        ours: true,
+    },
+    // The table "default" is asked last.
+    Case {
+        change: "route add default via 10.78.0.2 table default",
+        to: "10.99.0.3",
+        from: "",
+        mark: 0,
+        want: "10.78.0.1",
+        ours: true,
+    },
+];
+
+#[test]
+fn connections_go_where_the_kernel_would_send_them() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("policy"), Net::new());
+    two_cables(&lab, &net);
+    let host = &net.server;
+    let port = lab.port();
+    let _mirror = mirror(&lab, &net.client, port);
+    let devices = format!("xdp:{},xdp:second", host.interface);
+    let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", devices).run();
+    // Whatever way packets come back, they are taken (the kernel's own half of a check).
+    for which in ["all", "default", "second"] {
+        let setting = format!("net.ipv4.conf.{which}.rp_filter=0");
+        let _ = lab.run("sysctl").args(["-qw", &setting]).inside(host).ok();
+        let _ = lab.run("sysctl").args(["-qw", &setting]).inside(&net.client).ok();
+    }
+    for (n, Case { change, to, from, mark, want, ours }) in CASES.iter().enumerate() {
+        ip(&lab, host, change);
+        let script = visit(to, port, from, *mark);
+        let kernel = lab.python(&script).inside(host).ok().text();
+        assert_eq!(kernel.trim(), *want, "the kernel, case {n}: {change}");
+        // The engine hears of the change when the kernel tells it.
+        let visit = || {
+            let before = engine.counters();
+            let said = lab.python(&script).under(&engine).ok().text().trim().to_owned();
+            (said, engine.counters().since(&before, "connects") == 1)
+        };
+        let want = ((*want).to_owned(), *ours);
+        let followed = (0..40).any(|_| visit() == want);
+        let why = engine.ask(&format!("why {port}"));
+        assert!(followed, "case {n}: {change}: {:?} instead of {want:?}: {why:?}", visit());
+    }
+}
+
+/// A macvlan over the device has frames of its own, which XDP on the device below leaves to the kernel.
+#[test]
+fn a_macvlan_is_left_to_the_kernel() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("macvlan"), Net::new());
+    let host = &net.server;
+    ip(&lab, host, &format!("link add link {} name mac0 type macvlan mode bridge", host.interface));
+    ip(&lab, host, "addr add 10.79.0.1/24 dev mac0");
+    ip(&lab, host, "link set mac0 up");
+    ip(&lab, &net.client, &format!("addr add 10.79.0.2/24 dev {}", net.client.interface));
+    let port = lab.port();
+    let _mirror = mirror(&lab, &net.client, port);
+    let device = format!("xdp:{}", host.interface);
+    let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", device).run();
+    assert_eq!(lab.python(&visit("10.79.0.2", port, "", 0)).under(&engine).ok().text(), "10.79.0.1\n");
+    wait_until("`utcp why` says so", WAIT, || {
+        let why = engine.ask(&format!("why {port}"))?;
+        why.contains("its route leaves by mac0 (a virtual interface), which is no device of this engine")
+            .then_some(())
+    });
+    assert_eq!(engine.counters().get("connects"), 0);
+    // The device below is served as ever.
+    assert_eq!(lab.python(&visit(&net.client.addr, port, "", 0)).under(&engine).ok().text(), "10.77.0.1\n");
+    engine.went_through(1);
+}
