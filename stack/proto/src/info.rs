@@ -144,6 +144,10 @@ pub struct TcpInfo {
     pub delivered: u32,
     /// Segments delivered with an ECN mark.
     pub delivered_ce: u32,
+    /// Time with data in flight or queued.
+    pub busy: Duration,
+    /// Of it, time in which the peer's window held data back.
+    pub rwnd_limited: Duration,
     /// Duplicate SACKs received.
     pub dsack_dups: u32,
     /// Out-of-order segments received.

@@ -108,7 +108,7 @@ pub(crate) struct Delivered {
     pub(crate) newest_once: Option<Tick>,
     /// The most recently sent of all.
     pub(crate) newest: Option<Sent>,
-    /// The one that was looked at last.
+    /// The one that was looked at last, if that is another.
     pub(crate) last: Option<Sent>,
     /// Lowest sequence number that was delivered here for the first time and had been sent once only.
     pub(crate) lowest_once: Option<SeqNum>,
@@ -233,9 +233,12 @@ impl Scoreboard {
         if len > 0 {
             let grain = self.grain;
             let last = self.get_mut(len - 1);
-            if last.flags == 0 && now.since(last.sent_at) <= grain {
+            let since = now.since(last.sent_at);
+            if last.flags == 0 && since <= grain {
                 last.end = end;
-                last.cover(now);
+                if since != 0 {
+                    last.cover(now);
+                }
                 return;
             }
         }
@@ -316,8 +319,25 @@ impl Scoreboard {
     pub(crate) fn ack_to(&mut self, ack: SeqNum, delivered: &mut Delivered) {
         debug_assert!(ack.after(self.start) && ack.before_or_eq(self.end()), "ACK outside of the board");
         if self.is_clean() && self.get(0).flags == 0 && delivered.bytes == 0 {
-            return self.ack_clean(ack, delivered);
+            let last = self.ack_clean(ack, delivered);
+            delivered.newest = Some(Sent::of(&last, last.end.earlier(ack)));
+            return;
         }
+        self.ack_marked(ack, delivered);
+    }
+
+    /// [`Scoreboard::ack_to`] for who does not ask what was sent last.
+    #[inline]
+    pub(crate) fn ack_plain(&mut self, ack: SeqNum, delivered: &mut Delivered) {
+        debug_assert!(ack.after(self.start) && ack.before_or_eq(self.end()), "ACK outside of the board");
+        if self.is_clean() && self.get(0).flags == 0 {
+            self.ack_clean(ack, delivered);
+        } else {
+            self.ack_marked(ack, delivered);
+        }
+    }
+
+    fn ack_marked(&mut self, ack: SeqNum, delivered: &mut Delivered) {
         let mut repeated = false;
         while self.len > 0 {
             let record = *self.get(0);
@@ -351,7 +371,7 @@ impl Scoreboard {
     /// [`Scoreboard::ack_to`] while nothing is marked: records lie in the order in which they were sent, so the first is the
     /// oldest and the last that is touched the newest.
     #[inline]
-    fn ack_clean(&mut self, ack: SeqNum, delivered: &mut Delivered) {
+    fn ack_clean(&mut self, ack: SeqNum, delivered: &mut Delivered) -> Record {
         let first = *self.get(0);
         let mut last = first;
         let mut ambiguous = false;
@@ -370,10 +390,9 @@ impl Scoreboard {
         delivered.bytes = self.start.distance_to(ack);
         delivered.oldest_once = (!ambiguous).then_some(first.sent_at);
         delivered.newest_once = (!ambiguous).then_some(last.sent_at);
-        delivered.newest = Some(Sent::of(&last, last.end.earlier(ack)));
-        delivered.last = delivered.newest;
         delivered.lowest_once = Some(self.start);
         self.start = ack;
+        last
     }
 
     /// Adds or takes away `bytes` of a record in the sums.

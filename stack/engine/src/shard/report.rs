@@ -236,6 +236,8 @@ pub(super) fn fill_info(from: &TcpInfo, headers: u32, to: &Info) {
         (info::BYTES_ACKED, from.bytes_acked),
         (info::BYTES_RECEIVED, from.bytes_received),
         (info::DELIVERY_RATE, from.delivery_rate),
+        (info::BUSY_US, micros(from.busy)),
+        (info::RWND_LIMITED_US, micros(from.rwnd_limited)),
         (info::BYTES_SENT, from.bytes_sent),
         (info::BYTES_RETRANS, from.bytes_retrans),
     ] {

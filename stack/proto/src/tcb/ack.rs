@@ -3,7 +3,7 @@
 use super::Tcb;
 use super::arrives::Verdict;
 use super::recovery::AckFacts;
-use super::state::{Timer, Watch};
+use super::state::{Timer, Watch, Work};
 use crate::actions::{Actions, DropReason, Events};
 use crate::congestion::{AckSample, Delivery};
 use crate::half_open::{ts_before, ts_clock};
@@ -91,7 +91,7 @@ impl Tcb {
         }
         let mut delivered = Delivered::default();
         let advanced = self.snd.una.distance_to(ack);
-        self.board.ack_to(ack, &mut delivered);
+        self.board.ack_plain(ack, &mut delivered);
         self.release(now, ack, out);
         self.sample_rtt(now, seg, &delivered);
         self.stats.delivered_bytes += u64::from(delivered.bytes);
@@ -221,6 +221,9 @@ impl Tcb {
         // MSG_MORE is a matter of the call's own time: what an ACK lets go, goes (Linux tcp_data_snd_check).
         self.snd.more = false;
         if self.snd.una == self.snd.nxt {
+            if self.chrono.work != Work::Idle && !self.snd.nxt.before(self.snd.end) {
+                self.chrono.turn(now, Work::Idle);
+            }
             self.timers.clear(Timer::Retransmit);
             return;
         }

@@ -13,7 +13,7 @@ use super::Tcb;
 use crate::actions::{Actions, Events};
 use crate::config::MtuProbing;
 use crate::info::{RecoveryState, State};
-use crate::segment::{Options, Transmit};
+use crate::segment::Options;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 use crate::wire::tcp::options_len;
@@ -132,10 +132,16 @@ impl Tcb {
 
     /// RFC 4821 §7.3 to §7.5: a probe, if this is a good moment for one.
     #[cold]
-    pub(super) fn mtu_probe(&mut self, now: Instant, options: &Options) -> Option<Transmit> {
+    pub(super) fn mtu_probe(&mut self, now: Instant, options: &Options) -> Option<(SeqNum, u32, bool)> {
         let calm = self.recovery.state == RecoveryState::Open && self.recovery.is_quiet();
         let open = matches!(self.state, State::Established | State::CloseWait);
-        if !(calm && open && self.opt.sack && self.search.size == 0 && self.snd.urgent.is_none()) {
+        if !(calm
+            && open
+            && self.board.to_resend() == 0
+            && self.opt.sack
+            && self.search.size == 0
+            && self.snd.urgent.is_none())
+        {
             return None;
         }
         let mss = u32::from(self.snd.mss);
@@ -151,12 +157,12 @@ impl Tcb {
         let in_flight = self.snd.flight();
         // A record of its own: its loss must be told from that of its neighbours.
         self.board.seal();
-        let (seq, len, _) = self.advance(now, payload, in_flight);
+        let span = self.advance(now, payload, in_flight);
         self.board.seal();
         self.search.size = size;
-        self.search.start = seq;
-        self.search.end = seq + len;
-        Some(self.build(now, *options, seq, len, false, payload))
+        self.search.start = span.0;
+        self.search.end = span.0 + payload;
+        Some(span)
     }
 
     /// An ACK moved SND.UNA: over the probe, perhaps.

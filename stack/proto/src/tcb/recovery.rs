@@ -189,7 +189,7 @@ impl Tcb {
         let blocks = seg.options.sack.as_slice();
         let mut dsack = 0;
         // Linux looks at the blocks first, and then at what is acknowledged as a whole; its SYN-ACK is not among that.
-        let last = delivered.last.filter(|_| ack != self.snd.iss + 1);
+        let last = delivered.last.or(delivered.newest).filter(|_| ack != self.snd.iss + 1);
         for (i, block) in blocks.iter().enumerate() {
             if !block.start.before(block.end) || block.end.after(self.snd.nxt) {
                 continue;
@@ -256,7 +256,8 @@ impl Tcb {
     /// RFC 8985 §6.2, steps 1 to 5. Returns the bytes that are held for lost now.
     fn rack(&mut self, now: Instant, seg: &Segment, delivered: &Delivered) -> u32 {
         // Step 2: RACK.rtt is that of the last segment that was looked at, RACK.xmit_ts that of the most recently sent one.
-        if let Some(last) = delivered.last.filter(|last| self.tells_rtt(now, seg, last)) {
+        if let Some(last) = delivered.last.or(delivered.newest).filter(|last| self.tells_rtt(now, seg, last))
+        {
             self.recovery.rtt = Tick::at(now).since(last.by);
         }
         if let Some(sent) = delivered.newest.filter(|sent| self.tells_rtt(now, seg, sent))

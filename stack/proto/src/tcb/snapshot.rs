@@ -67,6 +67,8 @@ impl Tcb {
                 bytes => 1 + ((bytes - 1).div_ceil(u64::from(mss))) as u32,
             },
             delivered_ce: stats.delivered_ce,
+            busy: self.chrono.sums(now).0,
+            rwnd_limited: self.chrono.sums(now).1,
             dsack_dups: stats.dsack_dups,
             rcv_ooopack: stats.out_of_order,
             last_data_sent: now - stats.sent_at,

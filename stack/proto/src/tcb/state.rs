@@ -344,6 +344,45 @@ impl Timers {
     }
 }
 
+/// What a sender with something to send is doing (Linux `tcp_chrono`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Work {
+    /// There is nothing to send, and nothing in flight.
+    #[default]
+    Idle,
+    /// It sends, or waits for ACKs.
+    Busy,
+    /// The peer's window is what holds it back.
+    Window,
+}
+
+/// How long it has been doing so.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Chrono {
+    pub(super) work: Work,
+    since: Instant,
+    busy: Duration,
+    window: Duration,
+}
+
+impl Chrono {
+    /// It does something else from `now` on.
+    pub(super) fn turn(&mut self, now: Instant, work: Work) {
+        (self.busy, self.window) = self.sums(now);
+        (self.work, self.since) = (work, now);
+    }
+
+    /// Busy in all, and of it held back by the window, until `now`.
+    pub(super) fn sums(&self, now: Instant) -> (Duration, Duration) {
+        let time = now - self.since;
+        match self.work {
+            Work::Idle => (self.busy, self.window),
+            Work::Busy => (self.busy + time, self.window),
+            Work::Window => (self.busy + time, self.window + time),
+        }
+    }
+}
+
 /// What is counted.
 #[derive(Clone, Debug)]
 pub(super) struct Stats {

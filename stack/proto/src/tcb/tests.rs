@@ -20,8 +20,11 @@ fn sizes() {
         size_of::<Config>(),
     );
     assert!(size_of::<Tcb>() <= 3_072, "{}", size_of::<Tcb>());
-    assert!(size_of::<Receive>() <= 128, "two cache lines: {}", size_of::<Receive>());
-    assert!(size_of::<Send>() <= 128, "two cache lines: {}", size_of::<Send>());
+    // What every segment looks at: the variables of its side, and for a data segment when to acknowledge it.
+    let (receive, transmit) = (size_of::<Receive>() + size_of::<AckState>(), size_of::<Send>());
+    std::println!("hot: receive {receive}, transmit {transmit}");
+    assert!(receive <= 128, "two cache lines: {receive}");
+    assert!(transmit <= 128, "two cache lines: {transmit}");
     assert!(size_of::<HalfOpen>() <= 192, "{}", size_of::<HalfOpen>());
     assert!(size_of::<TimeWait>() <= 128, "{}", size_of::<TimeWait>());
 }

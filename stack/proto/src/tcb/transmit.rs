@@ -1,7 +1,7 @@
 //! What to send next (RFC 9293 §3.8): resets, SYNs, what was lost, new data, probes, bare ACKs, in this order.
 
 use super::Tcb;
-use super::state::{Timer, Watch};
+use super::state::{Timer, Watch, Work};
 use crate::config::EcnMode;
 use crate::half_open::ts_clock;
 use crate::info::State;
@@ -163,21 +163,24 @@ impl Tcb {
             return None;
         }
         let options = self.segment_options(now);
-        if self.search.on
-            && self.board.to_resend() == 0
-            && let Some(tx) = self.mtu_probe(now, &options)
-        {
-            return Some(tx);
-        }
         let fixed = if self.opt.timestamps { 12 } else { 0 };
         let mss = u32::from(self.snd.mss).saturating_sub(options_len(&options) as u32 - fixed).max(8);
         let max = limits.payload_max.max(mss);
-        let span = self.repeat_tail(now, mss).or_else(|| self.lost(now, mss, max));
+        let mut unit = mss;
+        let mut span = self.repeat_tail(now, mss).or_else(|| self.lost(now, mss, max));
+        if self.search.on && span.is_none() {
+            span = self.mtu_probe(now, &options);
+            unit = span.map_or(mss, |(_, len, _)| len);
+        }
         let Some((seq, len, again)) = span.or_else(|| self.fresh(now, mss, max)) else {
+            self.note_held(now, mss);
             self.arm_persist(now);
             return None;
         };
-        Some(self.build(now, options, seq, len, again, mss))
+        if self.chrono.work == Work::Window && !again {
+            self.chrono.turn(now, Work::Busy);
+        }
+        Some(self.build(now, options, seq, len, again, unit))
     }
 
     /// A tail loss probe that repeats the last segment (RFC 8985 §7.3). It is not held for lost, and the congestion window
@@ -310,7 +313,7 @@ impl Tcb {
 
     /// Turns a span of sequence numbers into a segment; its last may be the FIN.
     #[inline]
-    pub(super) fn build(
+    fn build(
         &mut self,
         now: Instant,
         options: Options,
@@ -408,6 +411,16 @@ impl Tcb {
     fn probe(&mut self, now: Instant) -> Transmit {
         let options = self.segment_options(now);
         self.finish(Transmit { seq: self.snd.una - 1, options, ..Transmit::default() })
+    }
+
+    /// Nothing may leave: if that is for the peer's window alone, its time is counted (`tcpi_rwnd_limited`).
+    fn note_held(&mut self, now: Instant, mss: u32) {
+        let queued = self.snd.nxt.span_to(self.snd.end);
+        let window = self.snd.nxt.span_to(self.snd.una + self.snd.wnd);
+        let narrow = window < queued.min(mss) && self.cc.cwnd.saturating_sub(self.pipe()) >= mss;
+        if narrow && self.chrono.work == Work::Busy {
+            self.chrono.turn(now, Work::Window);
+        }
     }
 
     /// RFC 9293 §3.8.6.1: data waits and nothing is in flight whose ACK could open the window.

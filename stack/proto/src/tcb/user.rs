@@ -1,6 +1,7 @@
 //! Calls of the program (RFC 9293 §3.10.2 to §3.10.6) and its settings.
 
 use super::Tcb;
+use super::state::Work;
 use crate::actions::{Actions, Events, UserCall, UserError};
 use crate::info::State;
 use crate::time::Instant;
@@ -23,7 +24,7 @@ impl Tcb {
             };
         }
         match call {
-            UserCall::Send { added, more, urgent } => self.on_send(added, more, urgent)?,
+            UserCall::Send { added, more, urgent } => self.on_send(now, added, more, urgent)?,
             UserCall::Received { n } => self.on_received(now, n, &mut out)?,
             UserCall::Start { more_waits } => self.on_start(more_waits),
             UserCall::Shutdown => self.on_shutdown(&mut out),
@@ -39,7 +40,7 @@ impl Tcb {
     }
 
     /// RFC 9293 §3.10.2, SEND.
-    fn on_send(&mut self, added: u32, more: bool, urgent: bool) -> Result<(), UserError> {
+    fn on_send(&mut self, now: Instant, added: u32, more: bool, urgent: bool) -> Result<(), UserError> {
         match self.state {
             State::SynSent | State::SynReceived | State::Established | State::CloseWait => {}
             _ => return Err(UserError::NotWritable),
@@ -49,6 +50,9 @@ impl Tcb {
         }
         if added > STREAM_MAX || self.snd.una.distance_to(self.snd.end) + added > STREAM_MAX {
             return Err(UserError::TooMuch);
+        }
+        if self.chrono.work == Work::Idle && added > 0 {
+            self.chrono.turn(now, Work::Busy);
         }
         self.snd.end += added;
         self.snd.more = more;

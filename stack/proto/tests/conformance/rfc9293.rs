@@ -373,3 +373,35 @@ fn same_host_segments_may_be_large() {
     }
     assert!(largest > 60_000, "{largest}");
 }
+
+/// Linux `tcpi_busy_time` and `tcpi_rwnd_limited`: how long data waits, and how long for the peer's window.
+#[test]
+fn time_is_kept_of_what_holds_data_back() {
+    let mut lab = Lab::passive(&plain());
+    let times = |lab: &Lab| {
+        let info = lab.tcb.info(lab.now);
+        (info.busy.as_millis(), info.rwnd_limited.as_millis())
+    };
+    lab.wait_ms(50);
+    assert_eq!(times(&lab), (0, 0));
+    lab.send(1_500);
+    lab.drain();
+    lab.wait_ms(20);
+    assert_eq!(times(&lab), (20, 0));
+    lab.get(seg(1, 0).ack(1_001));
+    lab.drain();
+    lab.get_raw(seg(1, 0).ack(1_501).wnd(0));
+    lab.wait_ms(50);
+    assert_eq!(times(&lab), (20, 0), "nothing is left to send");
+    lab.send(1_000);
+    lab.drain();
+    lab.wait_ms(100);
+    assert_eq!(times(&lab), (120, 100));
+    lab.get_raw(seg(1, 0).ack(1_501).wnd(2_000));
+    lab.drain();
+    lab.wait_ms(10);
+    assert_eq!(times(&lab), (130, 100));
+    lab.get_raw(seg(1, 0).ack(2_501).wnd(2_000));
+    lab.wait_ms(10);
+    assert_eq!(times(&lab), (130, 100));
+}
