@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use libc::{cmsghdr, msghdr};
 
-use crate::sys::{Errno, Sys};
+use crate::sys::{self, Errno, Sys};
 use crate::user;
 
 /// Control data is made of pieces of this alignment.
@@ -56,6 +56,7 @@ fn check_one(one: &cmsghdr, bytes: usize) -> Sys<()> {
     }
     match one.cmsg_type {
         libc::SCM_RIGHTS | libc::SCM_CREDENTIALS => Ok(()),
+        libc::SO_MARK if bytes == size_of::<u32>() && sys::geteuid() != 0 => Err(Errno(libc::EPERM)),
         libc::SO_TIMESTAMPING | libc::SO_MARK | libc::SO_PRIORITY if bytes == size_of::<u32>() => Ok(()),
         _ => Err(Errno(libc::EINVAL)),
     }

@@ -26,7 +26,7 @@ use crate::set::{self, SetRef};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
 use crate::text::Text;
-use crate::{bound, death, epolls, errno, handle, listen, log, nested, process, tls};
+use crate::{bound, death, epolls, errno, handle, listen, log, nested, process, tls, user};
 
 /// What the kernel's epoll reports when a set's bell rings. No program's data looks like it.
 pub const BELL: u64 = 0x7574_6370_9d1c_b317;
@@ -53,14 +53,14 @@ pub unsafe fn epoll_ctl(epfd: c_int, operation: c_int, fd: c_int, event: *mut ep
         // SAFETY: the program's own arguments.
         return unsafe { kernel_member(epfd, operation, fd, event) };
     };
-    if event.is_null() && operation != libc::EPOLL_CTL_DEL {
-        return errno::fail(Errno(libc::EFAULT));
-    }
     let wanted = if operation == libc::EPOLL_CTL_DEL {
         epoll_event { events: 0, u64: 0 }
     } else {
-        // SAFETY: the program's own structure; not null.
-        unsafe { event.read_unaligned() }
+        // SAFETY: the program's own structure.
+        match unsafe { user::fetch(event) } {
+            Ok(event) => event,
+            Err(error) => return errno::fail(error),
+        }
     };
     let result = match operation {
         libc::EPOLL_CTL_ADD => add(epfd, &sock, wanted),

@@ -12,7 +12,7 @@ use crate::handle::Sock;
 use crate::set::{self, SetRef, Wanted};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{death, epolls, errno, lane, nested, ready, relayed, sleep, tls};
+use crate::{death, epolls, errno, lane, nested, ready, relayed, sleep, tls, user};
 
 /// Calls that report ours alone before the kernel's members are looked at.
 const CALLS_MAX: u32 = 64;
@@ -77,7 +77,7 @@ pub unsafe fn epoll_pwait2(
         None
     } else {
         // SAFETY: the program's own structure; not null.
-        match crate::poll::nanoseconds(unsafe { timeout.read_unaligned() }) {
+        match unsafe { user::fetch(timeout) }.and_then(crate::poll::nanoseconds) {
             Ok(ns) => Some(ns),
             Err(error) => return errno::fail(error),
         }
@@ -147,8 +147,8 @@ unsafe fn wait(
     if max <= 0 || max as usize > c_int::MAX as usize / size_of::<epoll_event>() {
         return errno::fail(Errno(libc::EINVAL));
     }
-    if events.is_null() {
-        return errno::fail(Errno(libc::EFAULT));
+    if let Err(error) = user::probe(events.cast(), size_of::<epoll_event>()) {
+        return errno::fail(error);
     }
     // SAFETY: the program promises room for `max` events; they are plain data.
     let room = unsafe { core::slice::from_raw_parts_mut(events, max as usize) };

@@ -9,7 +9,9 @@
 //! - [`table`]: every intercepted symbol, once; [`fd_table`]: what a descriptor number means.
 //! - [`attach`] (with [`finder`], [`launch`], [`channel`], [`pool`]): being a client of an engine.
 //! - [`connect`], [`bound`], [`listen`], [`accept`], [`close`], [`swap`]: the life of a socket.
-//! - [`recv`], [`send`], [`urgent`], [`io`]: bytes. [`ready`], [`set`], [`epolls`], [`epoll`], [`epoll_wait`], [`nested`], [`poll`], [`select`],
+//! - [`user`], [`guard`]: the program's memory, whose pointers may lead nowhere.
+//! - [`options`], [`control`], [`control_data`], [`sigio`], [`zerocopy`], [`io_uring`]: what else can be asked of a socket.
+//! - [`recv`], [`send`], [`urgent`], [`io`], [`splice`]: bytes. [`ready`], [`set`], [`epolls`], [`epoll`], [`epoll_wait`], [`nested`], [`poll`], [`select`],
 //!   [`sleep`]: waiting.
 //! - [`fork`], [`exec`], [`relayed`], [`process`], [`death`]: what happens to processes and engines.
 //!

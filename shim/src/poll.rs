@@ -16,7 +16,7 @@ use crate::handle;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{death, errno, lane, nested, pair, poll_set, ready, signals};
+use crate::{death, errno, lane, nested, pair, poll_set, ready, signals, user};
 
 /// Descriptors that fit into the scratch space on the stack.
 const SMALL: usize = 128;
@@ -54,7 +54,9 @@ pub fn is_more(fd: c_int) -> bool {
 /// # Safety
 /// As `poll`: `fds` has `count` elements.
 unsafe fn list_of<'a>(fds: *mut pollfd, count: nfds_t) -> &'a mut [pollfd] {
-    if fds.is_null() {
+    // What can't be read is the kernel's to refuse.
+    if fds.is_null() || user::probe(fds.cast(), (count as usize).saturating_mul(size_of::<pollfd>())).is_err()
+    {
         return &mut [];
     }
     // SAFETY: the caller's promise.
@@ -96,7 +98,7 @@ pub unsafe fn ppoll(
         None
     } else {
         // SAFETY: the program's own structure; not null.
-        match nanoseconds(unsafe { timeout.read_unaligned() }) {
+        match unsafe { user::fetch(timeout) }.and_then(nanoseconds) {
             Ok(ns) => Some(ns),
             Err(error) => return errno::fail(error),
         }

@@ -7,7 +7,7 @@ use libc::{fd_set, pollfd, sigset_t, timespec, timeval};
 
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{errno, poll, ready, tls};
+use crate::{errno, poll, ready, tls, user};
 
 /// Descriptors that fit into the list on the stack.
 const SMALL: usize = 128;
@@ -25,7 +25,12 @@ struct Sets {
 
 impl Sets {
     fn new(count: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set) -> Self {
-        Self { list: [read.cast(), write.cast(), except.cast()], count }
+        let list: [*mut u8; 3] = [read.cast(), write.cast(), except.cast()];
+        let bytes = usize::try_from(count).unwrap_or(0).div_ceil(64) * 8;
+        // What can't be read is the kernel's to refuse.
+        let is_bad = |set: &*mut u8| !set.is_null() && user::probe(*set, bytes).is_err();
+        let count = if list.iter().any(is_bad) { 0 } else { count };
+        Self { list, count }
     }
 
     /// Whether `fd` is in `set`.
@@ -132,7 +137,10 @@ pub unsafe fn select(
         return errno::into_libc(run(sets, None, core::ptr::null()));
     }
     // SAFETY: the program's own structure; not null.
-    let time = unsafe { timeout.read_unaligned() };
+    let time = match unsafe { user::fetch(timeout) } {
+        Ok(time) => time,
+        Err(error) => return errno::fail(error),
+    };
     let (Ok(s), Ok(us)) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_usec)) else {
         return errno::fail(Errno(libc::EINVAL));
     };
@@ -168,7 +176,7 @@ pub unsafe fn pselect(
         None
     } else {
         // SAFETY: the program's own structure; not null.
-        match poll::nanoseconds(unsafe { timeout.read_unaligned() }) {
+        match unsafe { user::fetch(timeout) }.and_then(poll::nanoseconds) {
             Ok(ns) => Some(ns),
             Err(error) => return errno::fail(error),
         }

@@ -70,6 +70,14 @@ fn one(fd: c_int, call: &str, at: *mut c_void) -> String {
             "fionread" => libc::ioctl(fd, libc::FIONREAD, at) as isize,
             "fionbio" => libc::ioctl(fd, libc::FIONBIO, at) as isize,
             "sendfile" => libc::sendfile(fd, zero, at.cast(), 10),
+            "poll" => libc::poll(at.cast(), 1, 0) as isize,
+            "select" => {
+                let mut now = libc::timeval { tv_sec: 0, tv_usec: 0 };
+                let none = ptr::null_mut();
+                libc::select(fd + 1, at.cast(), none, none, &raw mut now) as isize
+            }
+            "wait" => libc::epoll_wait(fd, at.cast(), 1, 0) as isize,
+            "accept" => libc::accept(fd, at.cast(), len) as isize,
             "recvfrom-address" => libc::recvfrom(fd, place, 1, libc::MSG_PEEK, at.cast(), len),
             "recvfrom-length" => libc::recvfrom(fd, place, 1, libc::MSG_PEEK, place.cast(), at.cast()),
             other => panic!("fault {other}"),

@@ -1,5 +1,7 @@
 //! What a program does with itself as a whole: locks its memory, limits it, gives up its user.
 
+use std::os::unix::process::ExitStatusExt as _;
+
 use utcp_tests::{Engine, Lab, is_root, not_run, on_kernel};
 
 /// A connection of a program with itself, and how much of its memory is there. `program` runs before and after it.
@@ -275,4 +277,39 @@ fn a_reuseport_group_is_balanced() {
     let end = lab.python(GROUP).under(&engine).ok();
     assert_eq!(end.text(), "balanced\n");
     engine.went_through(300);
+}
+
+const FAULTS: &str = "import ctypes, faulthandler, os, signal, socket, sys
+what = sys.argv[1]
+if what == 'before': faulthandler.enable()
+server = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(server.getsockname()); peer = server.accept()[0]
+if what == 'after': faulthandler.enable()
+if what == 'sent':
+    seen = []
+    assert signal.signal(signal.SIGSEGV, lambda *_: seen.append(1)) == signal.SIG_DFL
+    os.kill(os.getpid(), signal.SIGSEGV); assert seen == [1]
+    signal.signal(signal.SIGSEGV, signal.SIG_IGN); os.kill(os.getpid(), signal.SIGSEGV)
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.send(client.fileno(), ctypes.c_void_p(20480), 10, 0) == -1 and ctypes.get_errno() == 14
+client.sendall(b'abc'); print(peer.recv(5), flush=True)
+if what == 'sent': os.kill(os.getpid(), signal.SIGSEGV)
+ctypes.string_at(0)
+print('alive')";
+
+/// The library's handler of faults is before the program's: what the program does about its own faults it does as without.
+#[test]
+fn faults_of_the_program_are_its_own() {
+    let lab = Lab::new("faults");
+    let script = lab.file("faults.py", FAULTS);
+    for what in ["plain", "before", "after", "sent"] {
+        let engine = Engine::start(&lab);
+        let run = lab.run("python3").args([script.to_str().expect("plain"), what]);
+        let end = run.under(&engine).limit(std::time::Duration::from_secs(20)).finish();
+        assert_eq!(end.status.signal(), Some(libc::SIGSEGV), "{what}: {}", end.err);
+        assert_eq!(end.text(), "b'abc'\n", "{what}");
+        let told = matches!(what, "before" | "after");
+        assert_eq!(end.err.contains("Fatal Python error: Segmentation fault"), told, "{what}: {}", end.err);
+    }
 }
