@@ -200,6 +200,27 @@ fn a_neighbour_moves() {
     engine.went_through(1);
 }
 
+/// The same by neighbour discovery: an advertisement that nobody asked for.
+#[test]
+fn a_neighbour_moves_in_ipv6() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("moves6"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let _ = lab.random_file("www/big", 24_000_000);
+    let client = &net.client;
+    // The addresses stay, and the link is told of their new place.
+    for setting in ["ndisc_notify=1", "keep_addr_on_down=1"] {
+        let sysctl = format!("net.ipv6.conf.{}.{setting}", client.interface);
+        let _ = lab.run("sysctl").args(["-w", &sysctl]).inside(client).ok();
+    }
+    let mut curl = download(&lab, client, &format!("http://[{}]:{}/big", net.server.addr6, nginx.port));
+    wait_for_state(&engine, "ESTAB");
+    ip(&lab, client, &format!("link set {} address 02:00:00:00:77:99", client.interface));
+    same_file(&lab, &mut curl);
+    engine.went_through(1);
+}
+
 /// The host has two cables to the client. The route to it changes under a download, and the old cable is cut: segments
 /// leave by the other one, and answers to the address of the first are taken there.
 #[test]

@@ -78,6 +78,19 @@ fn connections_outlive_a_link_that_goes_down() {
 }
 
 #[test]
+fn connections_in_ipv6_outlive_a_link_that_goes_down() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("link-down6"), Net::new());
+    let host = &net.server;
+    for end in [host, &net.client] {
+        let sysctl = format!("net.ipv6.conf.{}.keep_addr_on_down=1", end.interface);
+        let _ = lab.run("sysctl").args(["-w", &sysctl]).inside(end).ok();
+    }
+    let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", format!("xdp:{}", host.interface)).run();
+    goes_down_and_comes_back(&lab, host, &net.client, &engine, &format!("[{}]", host.addr6), &host.interface);
+}
+
+#[test]
 fn connections_outlive_a_tap_device_that_goes_down() {
     needs_utcp_and_root!();
     let (lab, net) = (Lab::new("tap-down"), Net::new());
