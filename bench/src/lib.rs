@@ -29,6 +29,7 @@ pub mod lean;
 pub mod load;
 pub mod machine;
 pub mod memory;
+pub(crate) mod meter;
 pub mod net;
 pub mod parse;
 pub mod report;

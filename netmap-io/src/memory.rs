@@ -20,7 +20,7 @@ impl SlotMemory {
     /// Allocates everything and writes the slots.
     pub(crate) fn new(rx_slots: u32, tx_slots: u32, frame_size: u32) -> io::Result<Self> {
         let bytes = Self::bytes(rx_slots, tx_slots, frame_size);
-        Self::over(Mapping::anonymous(bytes)?, rx_slots, tx_slots, frame_size)
+        Self::over(Mapping::anonymous(bytes)?.in_large_pages(), rx_slots, tx_slots, frame_size)
     }
 
     /// The same, but buffers take memory only as they are used: for long ones, of which most carry short frames.

@@ -16,6 +16,8 @@
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use crate::sys;
+
 /// A slot of a ring, byte for byte netmap's `struct netmap_slot`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -426,6 +428,18 @@ impl<'a> TxRing<'a> {
         self.ring.available()
     }
 
+    /// Fetches the first lines of the next `count` free buffers, which are about to be written.
+    pub(crate) fn prefetch(&self, count: usize) {
+        let mut index = self.ring.head;
+        for _ in 0..count.min(self.space() as usize) {
+            let slot = self.ring.slot(index);
+            if self.ring.bufs.contains(slot.buf) {
+                sys::prefetch_at(self.ring.bufs.at(slot.buf, 0));
+            }
+            index = self.ring.next(index);
+        }
+    }
+
     /// The next free slot; `None` when the ring is full. Unless it is committed, it stays free.
     #[inline]
     pub fn slot(&mut self) -> Option<TxSlot<'_>> {
@@ -449,6 +463,7 @@ impl<'a> TxRing<'a> {
     }
 
     /// Copies `frame` into the next free slot. `false` when the ring is full or a slot too small.
+    #[inline]
     pub fn push(&mut self, frame: &[u8]) -> bool {
         match self.slot() {
             Some(mut slot) if frame.len() <= slot.len() => {

@@ -10,7 +10,7 @@ use core::ptr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 
-use utcp_abi::layout::{MAGIC, REGION_LEN, SHARDS_MAX};
+use utcp_abi::layout::{INFOS, MAGIC, REGION_LEN, SHARDS_MAX, SOCKETS_MANY};
 use utcp_abi::message::{Kind, Message, Reply};
 use utcp_abi::page::EnginePage;
 use utcp_abi::{ABI_VERSION, Region};
@@ -333,6 +333,7 @@ fn install(attachment: &Attachment, fds: &channel::Fds, shards: u64, len: u64) -
         return Err(wrong);
     }
     sys::madvise(base, REGION_LEN, libc::MADV_DONTDUMP);
+    sys::madvise(base.wrapping_add(SOCKETS_MANY), INFOS - SOCKETS_MANY, libc::MADV_HUGEPAGE);
     // SAFETY: not published yet, and the attaching arbiter is held: nobody else looks at it.
     unsafe { *attachment.region.get() = region };
     attachment.page.store(page.cast(), Release);

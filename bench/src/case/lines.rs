@@ -174,6 +174,7 @@ const DEMUX: &[Line] = &[
     line("validated-1-stack", demux(1, 125), FULL, None),
     line("validated-8-tuples", demux(8, 8), FULL, None).on("tuples", 8.0),
     line("validated-100k-tuples", demux(8, 100_000), FULL, None).on("tuples", 1e5),
+    line("validated-1M-tuples", demux(8, 1_000_000), FULL, None).on("tuples", 1e6),
 ];
 
 const ENGINE: &[Line] = &[

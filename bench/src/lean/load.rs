@@ -6,9 +6,9 @@ use std::time::Duration;
 use utcp_engine::sys;
 use utcp_proto::UserCall;
 
-use super::meter::Meter;
 use super::{Doing, Event, Generator, LinkError, OPENING_MAX};
 use crate::load::Summary;
+use crate::meter::Meter;
 
 /// Errors at most before a load is given up: a server that refuses everything is no result.
 const ERRORS_MAX: u64 = 10_000;
@@ -44,6 +44,7 @@ pub struct Load {
 struct Run {
     load: Load,
     meter: Meter,
+    start_ns: u64,
     /// Open connections without a message under way, in the order of their turns.
     idle: VecDeque<u32>,
     opening: usize,
@@ -51,6 +52,13 @@ struct Run {
     in_flight: u32,
     /// When the next message is due, ns (open loop).
     due_ns: f64,
+}
+
+impl Run {
+    #[allow(clippy::cast_precision_loss, reason = "nanoseconds below 2^52")]
+    fn summary(&self, now_ns: u64) -> Summary {
+        self.meter.summary(now_ns.saturating_sub(self.start_ns).max(1) as f64 / 1e9)
+    }
 }
 
 impl Generator {
@@ -73,8 +81,9 @@ impl Generator {
         let mut run = self.begin(load)?;
         self.bring_up(&mut run)?;
         run.meter.operations = u64::from(connections);
+        let summary = run.summary(self.now.as_nanos());
         self.held = run.idle;
-        Ok(run.meter.summary(self.now.as_nanos()))
+        Ok(summary)
     }
 
     /// Runs a load, over the connections that are held if they are as many as it wants to stay, else over new ones.
@@ -97,9 +106,9 @@ impl Generator {
         if load.messages == 0 {
             self.bring_up(&mut run)?;
         }
-        (run.meter.start_ns, run.meter.operations) = (sys::now_ns(), 0);
-        run.due_ns = ns(run.meter.start_ns);
-        let end_ns = run.meter.start_ns + u64::try_from(load.time.as_nanos()).unwrap_or(u64::MAX);
+        (run.start_ns, run.meter.operations) = (sys::now_ns(), 0);
+        run.due_ns = ns(run.start_ns);
+        let end_ns = run.start_ns + u64::try_from(load.time.as_nanos()).unwrap_or(u64::MAX);
         let before = self.retransmits;
         loop {
             let mut idle_turns = 0;
@@ -120,7 +129,7 @@ impl Generator {
                 break;
             }
         }
-        let summary = run.meter.summary(self.now.as_nanos());
+        let summary = run.summary(self.now.as_nanos());
         if self.retransmits > before {
             eprintln!("{} segments were sent again", self.retransmits - before);
         }
@@ -151,9 +160,18 @@ impl Generator {
         }
         self.answer = load.bytes;
         self.now = utcp_proto::Instant::from_nanos(sys::now_ns());
-        let meter = Meter::new(self.now.as_nanos()).map_err(RunError::Io)?;
+        let meter = Meter::new().map_err(RunError::Io)?;
         let idle = VecDeque::with_capacity(load.connections as usize);
-        Ok(Run { load, meter, idle, opening: 0, open: 0, in_flight: 0, due_ns: 0.0 })
+        Ok(Run {
+            load,
+            meter,
+            start_ns: self.now.as_nanos(),
+            idle,
+            opening: 0,
+            open: 0,
+            in_flight: 0,
+            due_ns: 0.0,
+        })
     }
 
     /// All connections before the first message.
@@ -221,7 +239,7 @@ impl Generator {
                 Event::Answered(index) => {
                     run.in_flight = run.in_flight.saturating_sub(1);
                     let Some(flow) = self.flows.get_mut(index) else { continue };
-                    run.meter.done(flow.began_ns, now_ns);
+                    run.meter.done(now_ns.saturating_sub(flow.began_ns));
                     flow.messages_left = flow.messages_left.saturating_sub(1);
                     if run.load.messages > 0 && flow.messages_left == 0 {
                         run.open = run.open.saturating_sub(1);

@@ -14,7 +14,6 @@
 
 mod link;
 mod load;
-mod meter;
 
 use std::collections::VecDeque;
 

@@ -51,7 +51,7 @@ pub fn connect(to: SocketAddr, connections: usize, until: Until) -> io::Result<S
             match stream.read(&mut [0]) {
                 Ok(0) => meter.done(*began, Instant::now()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-                _ => meter.errors += 1,
+                _ => meter.counts.errors += 1,
             }
             *slot = None;
         }
@@ -64,11 +64,11 @@ fn begin(to: SocketAddr, epoll: &Epoll, at: usize, meter: &mut Meter) -> io::Res
     match epoll::connect(to) {
         Ok(stream) => {
             epoll.add(stream.as_raw_fd(), epoll::IN, at as u64)?;
-            meter.connections += 1;
+            meter.counts.connections += 1;
             Ok(Some((stream, began)))
         }
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            meter.errors += 1;
+            meter.counts.errors += 1;
             Ok(None)
         }
         Err(error) => Err(error),

@@ -13,7 +13,6 @@ mod stream;
 use std::io;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 pub use accept::{accept, connect};
@@ -50,53 +49,33 @@ pub struct Summary {
     pub p999_us: Option<f64>,
 }
 
-/// Counts and times the operations of a client.
+/// What a client has done, and whether that is enough.
 #[derive(Debug)]
 struct Meter {
     until: Until,
     start: Instant,
-    operations: u64,
-    connections: u64,
-    errors: u64,
-    latency_ns: Histogram<u64>,
+    counts: crate::meter::Meter,
 }
 
 impl Meter {
     fn new(until: Until) -> io::Result<Self> {
-        // 1 ns to 60 s, three digits.
-        let latency_ns = Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(io::Error::other)?;
-        Ok(Self { until, start: Instant::now(), operations: 0, connections: 0, errors: 0, latency_ns })
+        Ok(Self { until, start: Instant::now(), counts: crate::meter::Meter::new()? })
     }
 
     /// An operation ended that began (or, in an open loop, should have begun) at `began`.
     fn done(&mut self, began: Instant, now: Instant) {
-        self.operations += 1;
-        let ns = u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX);
-        self.latency_ns.saturating_record(ns);
+        self.counts.done(u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX));
     }
 
     fn enough(&self, now: Instant) -> bool {
         match self.until {
-            Until::Operations(operations) => self.operations + self.errors >= operations,
+            Until::Operations(operations) => self.counts.operations + self.counts.errors >= operations,
             Until::Time(time) => now - self.start >= time,
         }
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "counts and nanoseconds below 2^52")]
     fn summary(&self) -> Summary {
-        let seconds = self.start.elapsed().as_secs_f64();
-        let at = |quantile| {
-            (!self.latency_ns.is_empty()).then(|| self.latency_ns.value_at_quantile(quantile) as f64 / 1e3)
-        };
-        Summary {
-            operations: self.operations,
-            connections: self.connections,
-            per_second: self.operations as f64 / seconds,
-            errors: self.errors,
-            p50_us: at(0.5),
-            p99_us: at(0.99),
-            p999_us: at(0.999),
-        }
+        self.counts.summary(self.start.elapsed().as_secs_f64())
     }
 }
 

@@ -104,13 +104,13 @@ impl Client {
         let stream = match epoll::connect(self.to) {
             Ok(stream) => stream,
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                self.meter.errors += 1;
+                self.meter.counts.errors += 1;
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
         self.epoll.add(stream.as_raw_fd(), epoll::IN | epoll::OUT | epoll::EDGE, at as u64)?;
-        self.meter.connections += 1;
+        self.meter.counts.connections += 1;
         let idle = self.load.rate.is_some();
         if idle {
             self.idle.push_back(at);
@@ -135,7 +135,7 @@ impl Client {
                 return Ok(());
             }
             After::Done => {}
-            After::Failed => self.meter.errors += 1,
+            After::Failed => self.meter.counts.errors += 1,
         }
         // Closed first: the slot, and with it the descriptor's number, is free again.
         *slot = None;

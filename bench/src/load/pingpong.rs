@@ -57,7 +57,7 @@ fn over(mut stream: impl Read + Write, load: Pingpong, until: Until) -> io::Resu
     let mut answer = vec![0; load.bytes];
     let interval = load.rate.map(|rate| Duration::from_secs_f64(1.0 / rate.max(1e-6)));
     let mut meter = Meter::new(until)?;
-    meter.connections = 1;
+    meter.counts.connections = 1;
     let mut now = Instant::now();
     let mut due = now;
     while !meter.enough(now) {

@@ -39,7 +39,7 @@ pub fn stream(to: SocketAddr, flows: u32, until: Until) -> io::Result<Summary> {
     let flows: Vec<_> = (0..flows.max(1)).map(|_| thread::spawn(move || flow(to, until))).collect();
     for flow in flows {
         let times = flow.join().map_err(|_| io::Error::other("a sender panicked"))??;
-        meter.connections += 1;
+        meter.counts.connections += 1;
         let now = Instant::now();
         for time in times {
             meter.done(now.checked_sub(time).unwrap_or(now), now);

@@ -152,7 +152,7 @@ impl SharedMemory {
     }
 
     fn map(file: std::os::fd::OwnedFd, shape: Shape) -> io::Result<Self> {
-        let mapping = Self::map_bytes(&file, shape.bytes())?;
+        let mapping = Self::map_bytes(&file, shape.bytes())?.in_large_pages();
         Ok(Self { mapping, shape, file })
     }
 

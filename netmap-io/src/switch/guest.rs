@@ -9,7 +9,7 @@ use super::{BLOCK, CLIENT_PORTS};
 use crate::{Flow, Port, PortError, Proto, Steering, Tuple};
 
 /// Tuples of one stack at most.
-const TUPLES_MAX: u32 = 16_384;
+const TUPLES_MAX: u32 = 1 << 17;
 /// Tuples that one stack has entered or taken out in one round: a few microseconds each.
 const STEP: u32 = 32;
 
@@ -75,6 +75,11 @@ impl Guest {
         let place = u16::try_from(self.owner.saturating_sub(1)).unwrap_or(0);
         let first = CLIENT_PORTS.start() + place * BLOCK;
         (first, first + BLOCK - 1)
+    }
+
+    /// Whether a range of tuples is on its way, or it is to be forgotten.
+    pub(super) fn is_busy(&self) -> bool {
+        self.job.is_some() || self.dead
     }
 
     /// Its next question, if one is there whole and the one before it is done with.

@@ -13,7 +13,8 @@
 //! | file | what |
 //! |---|---|
 //! | `message` | what a stack and the switch say to each other |
-//! | `table` | who registered what |
+//! | `plain` | whose a frame is, of those that most are |
+//! | `table`, `places` | who registered what |
 //! | `server` | the switch: its loop |
 //! | `guest` | one stack's connection, seen from the switch |
 //! | `stack` | the same, seen from the stack: a port and its steering |
@@ -28,6 +29,8 @@
 
 mod guest;
 mod message;
+mod places;
+mod plain;
 mod server;
 mod stack;
 mod table;

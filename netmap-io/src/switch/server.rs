@@ -17,13 +17,17 @@ use std::time::{Duration, Instant};
 use super::STACKS_MAX;
 use super::guest::{Counts, Guest};
 use super::message::{LEN, Question, Welcome};
+use super::plain::{HEAD, plain};
 use super::table::{NOBODY, Owner, Table};
 use crate::frame::{Arriving, Fragmented, arriving, leaving};
 use crate::pipe::{self, sys};
 use crate::{Caps, Device, Flow, OpenOptions, Port, PortError, Steering, Tuple};
 
-/// Frames and bytes of one stack that leave in one round.
-const BUDGET_FRAMES: u32 = 64;
+/// Frames that are looked at together, and frames of one stack that leave in one round.
+const BATCH: usize = 64;
+/// Buffers of one stack that are fetched before frames are copied there: its share of a batch, mostly.
+const DELIVERED_AHEAD: usize = 16;
+/// Bytes of one stack after which no more leave in a round.
 const BUDGET_BYTES: usize = 96 * 1024;
 /// Tuples of dead stacks that are given back to the kernel in one round.
 const BURIED: usize = 32;
@@ -32,6 +36,8 @@ const FRAGMENTED_MAX: usize = 64;
 /// Slots of a pipe: a few round trips of a fast flow; fewer where they are long.
 const PIPE_SLOTS: u32 = 1024;
 const PIPE_RING_BYTES: u32 = 16 << 20;
+/// Busy rounds in which nobody looks for questions.
+const BUSY_MAX: u32 = 8;
 /// How long to look for more work before sleeping.
 const SPIN: Duration = Duration::from_micros(50);
 /// How long to sleep while a ring is full that nobody tells of.
@@ -56,6 +62,10 @@ pub struct Switch {
     foreign: u64,
     /// A frame waits for room on the device.
     blocked: bool,
+    /// Copies of what leaves, to be judged.
+    heads: Box<[[u8; HEAD]; BATCH]>,
+    /// Busy rounds since questions were last looked for.
+    busy: u32,
 }
 
 impl Switch {
@@ -89,6 +99,8 @@ impl Switch {
             fragments: VecDeque::new(),
             foreign: 0,
             blocked: false,
+            heads: Box::new([[0; HEAD]; BATCH]),
+            busy: 0,
         })
     }
 
@@ -126,8 +138,13 @@ impl Switch {
             let synced = guest.port.as_mut().map(|port| port.tx_sync());
             guest.dead |= matches!(synced, Some(Err(_)));
         }
-        work |= self.listen();
-        work |= self.bury();
+        // Looking for questions costs a system call for each stack: in busy times not with every round.
+        self.busy += 1;
+        if !work || self.busy >= BUSY_MAX || self.guests.iter().any(Guest::is_busy) {
+            self.busy = 0;
+            work |= self.listen();
+            work |= self.bury();
+        }
         Ok(work)
     }
 
@@ -140,34 +157,28 @@ impl Switch {
                 continue;
             }
             work = true;
-            for frame in nic.rx() {
-                let owner = match arriving(frame.bytes()) {
-                    Some(Arriving::Flow(flow)) => table.owner(&flow),
-                    Some(Arriving::First(flow, name)) => {
-                        let owner = table.owner(&flow);
-                        fragments.extend(owner.map(|owner| (name, owner)));
-                        if fragments.len() > FRAGMENTED_MAX {
-                            fragments.pop_front();
-                        }
-                        owner
-                    }
-                    Some(Arriving::Rest(name)) => {
-                        fragments.iter().rev().find(|(of, _)| *of == name).map(|(_, owner)| *owner)
-                    }
-                    None => None,
-                };
-                let guest = owner.and_then(|owner| guests.iter_mut().find(|guest| guest.owner == owner));
-                let Some(Guest { port: Some(port), counts, dead: false, .. }) = guest else {
-                    *foreign += 1;
-                    continue;
-                };
-                // A full ring is synced once more: the stack may have read meanwhile.
-                let room = port.tx().space() > 0 || port.tx_sync().is_ok_and(|space| space > 0);
-                if room && port.tx().push(frame.bytes()) {
-                    counts.rx_frames += 1;
-                } else {
-                    counts.rx_no_room += 1;
+            let mut rx = nic.rx();
+            while !rx.is_empty() {
+                let mut frames: [&[u8]; BATCH] = [&[]; BATCH];
+                let mut count = 0;
+                for (place, frame) in frames.iter_mut().zip(&mut rx) {
+                    *place = frame.bytes();
+                    crate::sys::prefetch(place.first());
+                    count += 1;
                 }
+                let frames = &frames[..count];
+                let owners = owners(table, frames, false, |frame| long_way(table, fragments, frame));
+                let mut delivered = 0;
+                let present = owners[..count].iter().fold(0u64, |all, owner| all | 1 << (owner & 63));
+                for guest in
+                    guests.iter_mut().filter(|guest| !guest.dead && present >> (guest.owner & 63) & 1 == 1)
+                {
+                    let own = frames.iter().zip(owners).filter(|(_, owner)| *owner == guest.owner);
+                    if let Some(port) = &mut guest.port {
+                        delivered += deliver(&mut **port, &mut guest.counts, own.map(|(frame, _)| *frame));
+                    }
+                }
+                *foreign += count as u64 - delivered;
             }
         }
         Ok(work)
@@ -175,7 +186,7 @@ impl Switch {
 
     /// Frames of stacks leave, taking turns.
     fn send(&mut self) -> bool {
-        let Self { nics, guests, table, turn, blocked, .. } = self;
+        let Self { nics, guests, table, turn, blocked, heads, .. } = self;
         let mut work = false;
         *blocked = false;
         *turn = (*turn + 1) % guests.len().max(1);
@@ -192,9 +203,7 @@ impl Switch {
                     continue;
                 }
             }
-            *blocked |= !forward(&mut *nics[queue], &mut **port, counts, |frame| {
-                leaving(frame).and_then(|flow| table.owner(&flow)) == Some(owner)
-            });
+            *blocked |= !forward(&mut *nics[queue], &mut **port, counts, (table, owner), heads);
         }
         work
     }
@@ -377,36 +386,115 @@ fn welcome_of(caps: &Caps, client_ports: (u16, u16)) -> Welcome {
     }
 }
 
-/// A stack's frames that `may` leave go to the device, up to the budget; `false` if the device has no room.
+/// Whose `frames` are ([`NOBODY`] for those that nobody registered for), all of them at a time, so that they wait for memory
+/// together. `sent`: by stacks. What is not plain is asked the long way.
+fn owners(
+    table: &Table,
+    frames: &[&[u8]],
+    sent: bool,
+    mut long_way: impl FnMut(&[u8]) -> Option<Owner>,
+) -> [Owner; BATCH] {
+    let mut looks = [None; BATCH];
+    // A flow that is an exception is told by both of its ends.
+    if !table.has_exceptions() {
+        for (look, frame) in looks.iter_mut().zip(frames) {
+            *look = plain(frame, sent).map(|local| table.look(local));
+        }
+    }
+    let mut owners = [NOBODY; BATCH];
+    for ((owner, look), frame) in owners.iter_mut().zip(looks).zip(frames) {
+        let found = match look {
+            Some(look) => table.owner_at(look),
+            None => long_way(frame),
+        };
+        *owner = found.unwrap_or(NOBODY);
+    }
+    owners
+}
+
+/// Whose a frame is that arrived with options, a tag, in a fragment or as an error.
+fn long_way(table: &Table, fragments: &mut VecDeque<(Fragmented, Owner)>, frame: &[u8]) -> Option<Owner> {
+    match arriving(frame)? {
+        Arriving::Flow(flow) => table.owner(&flow),
+        Arriving::First(flow, name) => {
+            let owner = table.owner(&flow);
+            fragments.extend(owner.map(|owner| (name, owner)));
+            if fragments.len() > FRAGMENTED_MAX {
+                fragments.pop_front();
+            }
+            owner
+        }
+        Arriving::Rest(name) => fragments.iter().rev().find(|(of, _)| *of == name).map(|(_, owner)| *owner),
+    }
+}
+
+/// Copies a stack's frames into its pipe; returns how many there were.
+fn deliver<'a>(port: &mut dyn Port, counts: &mut Counts, frames: impl Iterator<Item = &'a [u8]>) -> u64 {
+    let before = *counts;
+    let mut tx = port.tx();
+    tx.prefetch(DELIVERED_AHEAD);
+    for frame in frames {
+        if tx.space() == 0 {
+            // A full ring is synced once more: the stack may have read meanwhile.
+            // Who broke its ring is found out at the end of the round.
+            let _ = port.tx_sync();
+            tx = port.tx();
+        }
+        if tx.push(frame) {
+            counts.rx_frames += 1;
+        } else {
+            counts.rx_no_room += 1;
+        }
+    }
+    counts.rx_frames - before.rx_frames + counts.rx_no_room - before.rx_no_room
+}
+
+/// A stack's frames that may leave go to the device, up to the budget; `false` if the device has no room.
 fn forward(
     nic: &mut dyn Port,
     port: &mut dyn Port,
     counts: &mut Counts,
-    may: impl Fn(&[u8]) -> bool,
+    (table, own): (&Table, Owner),
+    heads: &mut [[u8; HEAD]; BATCH],
 ) -> bool {
     let (mut rx, mut tx) = (port.rx(), nic.tx());
-    let mut bytes = 0;
-    for _ in 0..BUDGET_FRAMES {
-        let Some(frame) = rx.peek() else { return true };
-        let frame = frame.bytes();
-        bytes += frame.len();
-        if bytes > BUDGET_BYTES {
-            return true;
-        }
-        let Some(mut slot) = tx.slot() else { return false };
-        // Copied first and judged then: the stack may write to its memory at any time.
-        let copy = slot.get_mut(..frame.len());
-        let fits = copy.map(|copy| copy.copy_from_slice(frame)).is_some();
-        let len = frame.len();
-        if fits && may(&slot[..len]) {
-            slot.commit(len);
-            counts.tx_frames += 1;
-        } else {
-            counts.tx_spoofed += 1;
-        }
-        rx.next();
+    let mut frames: [&[u8]; BATCH] = [&[]; BATCH];
+    let (mut count, mut bytes) = (0, 0);
+    let room = BATCH.min(tx.space() as usize);
+    while count < room && bytes < BUDGET_BYTES {
+        let Some(frame) = rx.next() else { break };
+        frames[count] = frame.bytes();
+        crate::sys::prefetch(frames[count].first());
+        bytes += frame.bytes().len();
+        count += 1;
     }
-    true
+    tx.prefetch(count);
+    // What is judged is copied first, and what was judged is sent: the stack may write to its memory at any time.
+    let frames = &frames[..count];
+    let mut judged: [&[u8]; BATCH] = [&[]; BATCH];
+    for ((head, judged), frame) in heads.iter_mut().zip(&mut judged).zip(frames) {
+        let head = &mut head[..frame.len().min(HEAD)];
+        head.copy_from_slice(&frame[..head.len()]);
+        *judged = head;
+    }
+    let judged = &judged[..count];
+    let owners = owners(table, judged, true, |head| leaving(head).and_then(|flow| table.owner(&flow)));
+    for ((frame, head), owner) in frames.iter().zip(judged).zip(owners) {
+        let (Some(mut slot), true) = (tx.slot(), owner == own) else {
+            counts.tx_spoofed += 1;
+            continue;
+        };
+        let Some(copy) = slot.get_mut(..frame.len()) else {
+            counts.tx_spoofed += 1;
+            continue;
+        };
+        let (first, rest) = copy.split_at_mut(head.len());
+        first.copy_from_slice(head);
+        rest.copy_from_slice(&frame[head.len()..]);
+        slot.commit(frame.len());
+        counts.tx_frames += 1;
+    }
+    rx.is_empty() || tx.space() > 0
 }
 
 /// What the switch `name` says of its stacks.

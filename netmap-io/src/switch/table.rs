@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::places::{Key, Look, Places};
 use crate::{Flow, PeerVerdict, Tuple};
 
 /// Number of a stack; 0 is nobody: what a stack that is gone had, and that was not given back to the kernel yet.
@@ -12,7 +13,7 @@ pub(super) const NOBODY: Owner = 0;
 /// Registered tuples and flows, first come, first served.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    tuples: HashMap<Tuple, Owner>,
+    tuples: Places,
     flows: HashMap<Flow, (Owner, PeerVerdict)>,
 }
 
@@ -29,27 +30,27 @@ pub(super) enum Entered {
 
 impl Table {
     pub(super) fn enter(&mut self, tuple: Tuple, owner: Owner) -> Entered {
-        match self.tuples.get_mut(&tuple) {
-            None => {
-                self.tuples.insert(tuple, owner);
-                Entered::New
-            }
-            Some(old) if *old == NOBODY => {
-                *old = owner;
-                Entered::Inherited
-            }
-            Some(_) => Entered::Taken,
-        }
+        let entered = match self.tuples.get(tuple) {
+            None => Entered::New,
+            Some(NOBODY) => Entered::Inherited,
+            Some(_) => return Entered::Taken,
+        };
+        self.tuples.insert(tuple, owner);
+        entered
     }
 
     /// Takes a tuple out; `false` when `owner` does not have it.
     pub(super) fn remove(&mut self, tuple: Tuple, owner: Owner) -> bool {
-        self.tuples.get(&tuple) == Some(&owner) && self.tuples.remove(&tuple).is_some()
+        let own = self.tuples.get(tuple) == Some(owner);
+        if own {
+            self.tuples.remove(tuple);
+        }
+        own
     }
 
     /// A flow of a tuple that nobody else has; `false` otherwise, or when there is one already.
     pub(super) fn enter_flow(&mut self, flow: Flow, owner: Owner, verdict: PeerVerdict) -> bool {
-        let foreign = self.tuples.get(&flow.local).is_some_and(|of| *of != owner && *of != NOBODY);
+        let foreign = self.tuples.get(flow.local).is_some_and(|of| of != owner && of != NOBODY);
         if foreign || self.flows.contains_key(&flow) {
             return false;
         }
@@ -68,18 +69,32 @@ impl Table {
         let owner = match by_flow {
             Some((owner, PeerVerdict::Take)) => *owner,
             Some((_, PeerVerdict::LeaveToKernel)) => return None,
-            None => *self.tuples.get(&flow.local)?,
+            None => self.tuples.get(flow.local)?,
         };
         (owner != NOBODY).then_some(owner)
     }
 
+    /// The first half of [`Table::owner`] for a whole batch: what the second half reads is on its way.
+    #[inline]
+    pub(super) fn look(&self, local: Key) -> Look {
+        self.tuples.look(local)
+    }
+
+    /// The second half. Not for who [has exceptions](Table::has_exceptions).
+    #[inline]
+    pub(super) fn owner_at(&self, look: Look) -> Option<Owner> {
+        self.tuples.owner(look).filter(|owner| *owner != NOBODY)
+    }
+
+    /// Whether the local end of a flow does not tell whose it is.
+    #[inline]
+    pub(super) fn has_exceptions(&self) -> bool {
+        !self.flows.is_empty()
+    }
+
     /// A stack is gone: from now on nobody has its tuples. Returns them, and its flows.
     pub(super) fn orphan(&mut self, owner: Owner) -> (Vec<Tuple>, Vec<Flow>) {
-        let mut tuples = Vec::new();
-        for (tuple, of) in self.tuples.iter_mut().filter(|(_, of)| **of == owner) {
-            *of = NOBODY;
-            tuples.push(*tuple);
-        }
+        let tuples = self.tuples.inherit(owner, NOBODY);
         let flows: Vec<Flow> =
             self.flows.iter().filter(|(_, (of, _))| *of == owner).map(|(f, _)| *f).collect();
         for flow in &flows {
@@ -90,6 +105,6 @@ impl Table {
 
     /// How many tuples a stack has.
     pub(super) fn count(&self, owner: Owner) -> usize {
-        self.tuples.values().filter(|of| **of == owner).count()
+        self.tuples.count(owner)
     }
 }

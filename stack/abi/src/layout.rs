@@ -76,6 +76,9 @@ pub const INTERESTS: usize = SETS + SETS_MAX as usize * SET_STRIDE;
 pub const LISTENERS: usize = page_up(INTERESTS + INTERESTS_MAX as usize * size_of::<Interest>());
 /// Offset of the sockets.
 pub const SOCKETS: usize = page_up(LISTENERS + LISTENERS_MAX as usize * size_of::<Listener>());
+/// Offset of the sockets of a program that has many of them: from here up to [`INFOS`] large pages are worth their memory,
+/// as they are touched in no order.
+pub const SOCKETS_MANY: usize = SOCKETS + (SOCKETS_MAX as usize / 32) * size_of::<Socket>();
 /// Offset of the answers for `TCP_INFO`.
 pub const INFOS: usize = page_up(SOCKETS + SOCKETS_MAX as usize * size_of::<Socket>());
 /// Offset of the arena.

@@ -180,6 +180,37 @@ pub fn futex_wake_all(word: &AtomicU32) {
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
+/// Asks for the cache line in which `of` begins, so that it is there when it is needed. A hint: nothing waits, and nothing
+/// can go wrong with it.
+#[inline]
+pub fn prefetch<T>(of: Option<&T>) {
+    if let Some(of) = of {
+        prefetch_at(ptr::from_ref(of).cast());
+    }
+}
+
+/// The same for the line at an address, whatever is there.
+#[inline]
+pub fn prefetch_at(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the instruction never faults, whatever the address, and reads nothing that a program could see.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Asks for large pages in memory that is not touched yet; where there are none it stays as it is.
+pub fn advise_large_pages(start: *mut u8, len: usize) {
+    const LARGE: usize = 2 << 20;
+    let skip = start.align_offset(LARGE);
+    if let Some(whole) = len.checked_sub(skip).map(|len| len & !(LARGE - 1)).filter(|whole| *whole > 0) {
+        // SAFETY: the advice changes no byte, and concerns whole pages of the caller's memory alone.
+        unsafe { libc::madvise(start.wrapping_add(skip).cast(), whole, libc::MADV_HUGEPAGE) };
+    }
+}
+
 /// The monotonic clock in nanoseconds: the one place where the engine asks for the time.
 #[must_use]
 pub fn now_ns() -> u64 {

@@ -64,6 +64,7 @@ impl Record {
 
 /// The board.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(crate) struct Scoreboard {
     /// SND.UNA: the first record starts here.
     start: SeqNum,
@@ -149,6 +150,9 @@ pub(crate) fn sent_after(a: (Tick, SeqNum), b: (Tick, SeqNum)) -> bool {
 }
 
 impl Scoreboard {
+    /// Bytes from its start on that are touched while little is in flight: an empty board begins at its first record again.
+    pub(crate) const HOT_LEN: usize = core::mem::offset_of!(Self, records) + 4 * size_of::<Record>();
+
     pub(crate) const fn new(una: SeqNum) -> Self {
         const EMPTY: Record = Record { end: SeqNum::new(0), sent_at: Tick(0), late: Span::NONE, flags: 0 };
         Self {
@@ -361,6 +365,7 @@ impl Scoreboard {
             }
         }
         self.start = ack;
+        self.rewind();
         if repeated {
             // What lies behind a hole may have waited there for long: once the hole is filled, no time can be told.
             delivered.oldest_once = None;
@@ -392,7 +397,16 @@ impl Scoreboard {
         delivered.newest_once = (!ambiguous).then_some(last.sent_at);
         delivered.lowest_once = Some(self.start);
         self.start = ack;
+        self.rewind();
         last
+    }
+
+    /// An empty board begins at its first record again, so that a connection with little in flight touches one place only.
+    #[inline]
+    fn rewind(&mut self) {
+        if self.len == 0 {
+            self.head = 0;
+        }
     }
 
     /// Adds or takes away `bytes` of a record in the sums.

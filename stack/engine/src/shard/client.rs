@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use utcp_abi::Region;
-use utcp_abi::layout::{REGION_LEN, SETS_MAX, SOCKETS_MAX};
+use utcp_abi::layout::{INFOS, REGION_LEN, SETS_MAX, SOCKETS_MANY, SOCKETS_MAX};
 use utcp_abi::socket::{Addr, BufRef, Socket, first_position};
 
 use super::pairs::End;
@@ -36,6 +36,7 @@ impl ClientRegion {
         let fd = sys::memfd(c"utcp-region", REGION_LEN)?;
         sys::seal(&fd, libc::F_SEAL_SEAL)?;
         let mapping = sys::Mapping::new(&fd, REGION_LEN)?;
+        sys::advise_large_pages(mapping.base().wrapping_add(SOCKETS_MANY), INFOS - SOCKETS_MANY);
         let doorbells = (0..shards).map(|_| sys::eventfd()).collect::<Result<_, _>>()?;
         let this = Self { mapping, fd, doorbells, id, pid, uid, name };
         let region = this.region();
@@ -142,6 +143,14 @@ impl Client {
     #[must_use]
     pub fn slot(&self, sock: u32) -> SlotUse {
         self.slots.get(sock as usize).copied().unwrap_or_default()
+    }
+
+    /// Fetches what is kept of slot `sock`, here and in the region.
+    pub(super) fn prefetch(&self, sock: u32) {
+        sys::prefetch(self.slots.get(sock as usize));
+        sys::prefetch(self.ops_done.get(sock as usize));
+        sys::prefetch(self.region.socket(sock).map(|socket| &socket.intent));
+        sys::prefetch(self.region.socket(sock).map(|socket| &socket.op_asked));
     }
 
     /// Notes what slot `sock` is used for.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use utcp_abi::socket::{OpCode, Options, Socket, congestion, intent, option, status};
 use utcp_proto::{Config, CongestionKind, Duration, Keepalive, UserCall};
 
+use super::ahead::LOOK_AHEAD;
 use super::client::SlotUse;
 use super::segments::Payload;
 use super::streams::FIRST_MAX;
@@ -21,11 +22,15 @@ impl Shard {
         while (index as usize) < self.clients.capacity_used() {
             if let Some(client) = self.clients.get(index).filter(|c| !c.corrupt && !c.gone) {
                 client.region.dirty(shard).take_all(|sock| dirty.push(sock));
-                for sock in dirty.drain(..) {
+                for socks in dirty.chunks(LOOK_AHEAD) {
                     work = true;
-                    self.counters.commands += 1;
-                    self.on_dirty(index, sock);
+                    self.look_ahead_at(index, socks);
+                    for sock in socks {
+                        self.counters.commands += 1;
+                        self.on_dirty(index, *sock);
+                    }
                 }
+                dirty.clear();
             }
             index += 1;
         }
@@ -91,6 +96,8 @@ impl Shard {
             self.tell_unsent(index);
             self.tell_rcvbuf(index);
         }
+        // First of all, as timers of what is listed wait until it has sent.
+        self.list_transmit(index);
         if !self.catch_up(index, socket) {
             return;
         }
@@ -106,7 +113,6 @@ impl Shard {
             self.grow_tx(index);
             self.offer_space(index);
         }
-        self.list_transmit(index);
     }
 
     /// Takes over what the program put into the streams and took out of them since the last look. False: it wrote nonsense.

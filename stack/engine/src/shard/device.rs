@@ -12,6 +12,7 @@ use utcp_proto::wire::IpAddr;
 use utcp_proto::wire::checksum::Verify;
 use utcp_proto::{Duration, FourTuple, IcmpError, Instant, SocketError, State, Transmit, TxLimits, UserCall};
 
+use super::ahead::{Batch, LOOK_AHEAD};
 use super::flow::{Flow, Path};
 use super::fragments::Put;
 use super::frame::{self, Parsed};
@@ -210,19 +211,34 @@ impl Shard {
         let Link { verify, vnet, .. } = device.link;
         let at = if vnet { frame::VNET_HEADER } else { 0 };
         let DevicePort { port, station, .. } = device;
-        let (rx, mut tx) = port.rings();
-        for frame in rx {
-            self.counters.rx_frames += 1;
-            let bytes = frame.bytes().get(at..).unwrap_or_default();
-            match station.as_mut().map(|station| station.on_frame(self.now, bytes, &mut tx)) {
-                None | Some(Verdict::Ours) => self.on_frame(index, verify, bytes),
-                Some(Verdict::Done) => self.counters.neighbour_frames += 1,
-                Some(Verdict::Neighbours) => {
-                    self.counters.neighbour_frames += 1;
-                    self.tell_others(index, bytes);
+        let (mut rx, mut tx) = port.rings();
+        let mut batch = Batch::default();
+        while !rx.is_empty() {
+            for frame in rx.by_ref().take(LOOK_AHEAD) {
+                self.counters.rx_frames += 1;
+                let bytes = frame.bytes().get(at..).unwrap_or_default();
+                let verdict = station.as_mut().map(|station| {
+                    let plain = station.is_plainly_ours(bytes);
+                    if plain { Verdict::Ours } else { station.on_frame(self.now, bytes, &mut tx) }
+                });
+                match verdict {
+                    None | Some(Verdict::Ours) => match frame::parse(bytes, verify) {
+                        Ok(parsed) => batch.push(parsed, bytes),
+                        Err(_) => self.counters.dropped_frames += 1,
+                    },
+                    Some(Verdict::Done) => self.counters.neighbour_frames += 1,
+                    Some(Verdict::Neighbours) => {
+                        self.counters.neighbour_frames += 1;
+                        self.tell_others(index, bytes);
+                    }
+                    Some(Verdict::Foreign) => self.counters.dropped_frames += 1,
                 }
-                Some(Verdict::Foreign) => self.counters.dropped_frames += 1,
             }
+            self.look_ahead(batch.tuples());
+            for (parsed, bytes) in batch.iter() {
+                self.on_parsed(index, verify, parsed, bytes);
+            }
+            batch.clear();
         }
         true
     }
@@ -230,15 +246,23 @@ impl Shard {
     /// A frame of a port, without a virtio-net header.
     pub(super) fn on_frame(&mut self, port: u32, verify: Verify, bytes: &[u8]) {
         match frame::parse(bytes, verify) {
-            Ok(Parsed::Segment { tuple, segment, payload, source_mac }) => {
-                if self.hand_over(port, &tuple, bytes) {
+            Ok(parsed) => self.on_parsed(port, verify, &parsed, bytes),
+            Err(_) => self.counters.dropped_frames += 1,
+        }
+    }
+
+    /// The same, understood.
+    fn on_parsed(&mut self, port: u32, verify: Verify, parsed: &Parsed, bytes: &[u8]) {
+        match parsed {
+            Parsed::Segment { tuple, segment, payload, source_mac } => {
+                if self.hand_over(port, tuple, bytes) {
                     return;
                 }
-                let payload = bytes.get(payload).map_or(Payload::None, Payload::Frame);
-                let path = Path::Device { port, next_hop: source_mac };
-                self.on_segment(&tuple, &segment, payload, path);
+                let payload = bytes.get(payload.clone()).map_or(Payload::None, Payload::Frame);
+                let path = Path::Device { port, next_hop: *source_mac };
+                self.on_segment(tuple, segment, payload, path);
             }
-            Ok(Parsed::Fragment) => {
+            Parsed::Fragment => {
                 self.counters.fragments += 1;
                 match self.fragments.put(self.now, bytes) {
                     Put::Kept => {}
@@ -246,12 +270,11 @@ impl Shard {
                     Put::Dropped => self.counters.dropped_fragments += 1,
                 }
             }
-            Ok(Parsed::Error { tuple, error }) => {
-                if !self.hand_over(port, &tuple, bytes) {
-                    self.on_icmp(&tuple, error);
+            Parsed::Error { tuple, error } => {
+                if !self.hand_over(port, tuple, bytes) {
+                    self.on_icmp(tuple, *error);
                 }
             }
-            Err(_) => self.counters.dropped_frames += 1,
         }
     }
 

@@ -56,6 +56,12 @@ impl Stream {
         self.capacity
     }
 
+    /// Where the byte at `position` is.
+    #[must_use]
+    pub fn address(&self, position: u64) -> *const u8 {
+        self.base.wrapping_add((position & self.capacity.wrapping_sub(1)) as usize)
+    }
+
     /// Bytes in it.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -108,53 +114,54 @@ pub struct News {
     pub listed: bool,
 }
 
-/// One connection.
+/// One connection. What every segment touches comes first, and the TCB begins with it: see [`Flow::HOT_LEN`].
 #[derive(Debug)]
+#[repr(C)]
 pub struct Flow {
-    /// The arithmetic.
-    pub tcb: Tcb,
-    /// Its name.
-    pub tuple: FourTuple,
-    /// Client, by its index in the shard.
-    pub client: u32,
-    /// Socket slot.
-    pub sock: u32,
-    /// How its segments travel.
-    pub path: Path,
-    /// Its bytes don't: they are there, and both streams below stay empty.
-    pub(super) pair: Option<End>,
     /// Engine → program.
     pub rx: Stream,
     /// Program → engine; bytes stay until they are acknowledged.
     pub tx: Stream,
+    /// Client, by its index in the shard.
+    pub client: u32,
+    /// Socket slot.
+    pub sock: u32,
     /// Its place in the timer wheel and when it is due there.
     pub timer: Option<(Handle, u64)>,
-    /// It stands in the list of flows to transmit for.
-    pub transmit_listed: bool,
+    /// How its segments travel.
+    pub path: Path,
     /// What to tell.
     pub news: News,
     /// The intent bits that were carried out.
     pub done: u32,
+    /// It stands in the list of flows to transmit for.
+    pub transmit_listed: bool,
     /// The program has closed it.
     pub closed_by_program: bool,
     /// The TCB is done: drop the flow after its last segments are out.
     pub finished: bool,
     /// Enter TIME-WAIT instead of vanishing.
     pub time_wait: bool,
+    /// The peer's FIN came.
+    pub rx_fin: bool,
+    /// It has no place in a pair region and never gets one (again).
+    pub by_segments: bool,
+    /// The program's urgent mark as last seen.
+    pub tx_urgent: u64,
+    /// First bytes of the rx stream that came by a pair region: the TCB does not know of them.
+    pub uncounted: u64,
+    /// Its bytes don't: they are there, and both streams stay empty.
+    pub(super) pair: Option<End>,
+    /// The arithmetic.
+    pub tcb: Tcb,
+    /// Its name.
+    pub tuple: FourTuple,
     /// The listener in whose accept queue it waits: (client, socket slot).
     pub waiting: Option<u32>,
     /// It was opened fast at this listener, and its handshake is not complete.
     pub early: Option<u32>,
-    /// The peer's FIN came.
-    pub rx_fin: bool,
     /// Where the peer's bytes ended when the program had shut both directions down, if they go past the engine.
     pub deaf_at: Option<u64>,
-    /// The program's urgent mark as last seen.
-    pub tx_urgent: u64,
-    /// It has no place in a pair region and never gets one (again).
-    pub by_segments: bool,
-    /// First bytes of the rx stream that came by a pair region: the TCB does not know of them.
-    pub uncounted: u64,
     /// Bytes sent and received by a pair region before.
     pub carried: [u64; 2],
     /// Bytes are held back in a pair region: the peer's end of the stream as last seen, and when to look again, ns.
@@ -164,6 +171,15 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Bytes from the start of a flow on that its segments touch.
+    pub const HOT_LEN: usize = std::mem::offset_of!(Self, tcb) + Tcb::HOT_LEN;
+    /// Where that stands which tells whether a timer that fired is due.
+    pub const TIMING: [usize; 3] = [
+        std::mem::offset_of!(Self, timer),
+        std::mem::offset_of!(Self, path),
+        std::mem::offset_of!(Self, tcb) + Tcb::TIMERS_AT,
+    ];
+
     /// Takes what the program queued since the last look, up to `tail`: bytes added.
     ///
     /// # Errors

@@ -165,15 +165,15 @@ pub fn build(out: &mut [u8], headers: &Headers<'_>, fill: impl FnOnce(&mut [u8])
         ethernet::emit(&ethernet::Repr { dst: next_hop, src: mac, ethertype, vlan: None }, out).ok()?;
     let (head, rest) = out.split_at_mut_checked(link + if v4 { 20 } else { 40 })?;
     let header_len = tcp::emit(transmit, tuple.local.port, tuple.remote.port, rest).ok()?;
-    let (header, body) = rest.split_at_mut_checked(header_len)?;
-    let len = fill(body.get_mut(..transmit.len as usize)?);
+    let len = fill(rest.get_mut(header_len..)?.get_mut(..transmit.len as usize)?);
     let payload_len = u16::try_from(header_len + len).ok()?;
     let tcp_at = head.len() as u16;
     if vnet {
-        tcp::fill_partial_checksum(src, dst, header, u32::from(payload_len));
+        tcp::fill_partial_checksum(src, dst, rest, u32::from(payload_len));
         front.copy_from_slice(&vnet_header(transmit, v4, tcp_at, tcp_at + header_len as u16));
     } else {
-        tcp::fill_checksum(src, dst, header, [body.get(..len)?, &[]]);
+        // Header and payload lie together: one pass over both.
+        tcp::fill_checksum(src, dst, rest.get_mut(..header_len + len)?, [&[], &[]]);
     }
     let ecn = if transmit.ect { ECT0 } else { 0 };
     let network = head.get_mut(link..)?;

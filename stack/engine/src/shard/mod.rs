@@ -14,6 +14,7 @@
 //! | `connect`, `fast_client` | who serves a destination, and with which local port; data in SYNs |
 //! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
 //! | `device`, `frame`, `fragments` | frames in and out of ports |
+//! | `ahead`   | what the next steps touch is fetched before |
 //! | `directory` | flows of other shards whose frames come to our queue |
 //! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
@@ -22,6 +23,7 @@
 //! | `messages`  | what it and the control thread tell each other |
 //! | `flow`, `client`, `table`, `wheel` | what the others keep |
 
+mod ahead;
 pub mod client;
 mod commands;
 mod connect;
@@ -83,6 +85,8 @@ const FLOWS_RESERVED: usize = 1 << 17;
 const CROWDED_NS: u64 = 250_000;
 /// … so for this long the shard sleeps without a spin.
 const CALM_NS: u64 = 50_000_000;
+/// So many flows are kept in pages of the usual size: an engine with little to do stays small.
+const FLOWS_FEW: usize = 1024;
 /// Segments that one transmit phase sends at most before the loop looks around again.
 const TRANSMIT_BUDGET: u32 = 2048;
 
@@ -201,6 +205,8 @@ impl Shard {
             }
         }
         let pair_numbers = pairs::Numbers::new(config.index);
+        let mut flows = Slab::new(FLOWS_RESERVED);
+        flows.advise_large_pages(FLOWS_FEW);
         Ok(Self {
             config,
             life,
@@ -209,7 +215,7 @@ impl Shard {
             now: Instant::from_nanos(now),
             clients: Slab::new(16),
             by_number: HashMap::new(),
-            flows: Slab::new(FLOWS_RESERVED),
+            flows,
             table: FlowTable::new(FLOWS_RESERVED),
             half_open: Slab::new(listen::HALF_OPEN_MAX),
             time_wait: Slab::new(TIME_WAIT_MAX),
@@ -351,15 +357,19 @@ impl Shard {
         let mut fired = std::mem::take(&mut self.fired_scratch);
         self.wheel.advance(now, |what| fired.push(what));
         let any = !fired.is_empty();
-        for timer in fired.drain(..) {
-            match timer {
-                Timer::Flow(index) => self.on_flow_timer(index),
-                Timer::HalfOpen(index) => self.on_half_open_timer(index),
-                Timer::TimeWait(index) => self.end_time_wait(index),
-                Timer::Sweep(client) => self.sweep(client),
-                Timer::Held(index) => self.on_held_timer(index),
+        for timers in fired.chunks(ahead::LOOK_AHEAD) {
+            self.look_ahead_to(timers);
+            for timer in timers {
+                match *timer {
+                    Timer::Flow(index) => self.on_flow_timer(index),
+                    Timer::HalfOpen(index) => self.on_half_open_timer(index),
+                    Timer::TimeWait(index) => self.end_time_wait(index),
+                    Timer::Sweep(client) => self.sweep(client),
+                    Timer::Held(index) => self.on_held_timer(index),
+                }
             }
         }
+        fired.clear();
         self.fired_scratch = fired;
         any
     }
@@ -368,6 +378,11 @@ impl Shard {
         let now = self.now;
         let Some(flow) = self.flows.get_mut(index) else { return };
         flow.timer = None;
+        let resolving = matches!(flow.path, flow::Path::Device { next_hop: device::UNRESOLVED, .. });
+        if !resolving && flow.tcb.next_deadline().is_none_or(|due| due > now) {
+            // It was put off, or is not wanted any more, since it was filed.
+            return self.refile(index);
+        }
         let actions = flow.tcb.on_timer(now);
         self.act(index, &actions, segments::Payload::None);
         self.give_up_next_hop(index);

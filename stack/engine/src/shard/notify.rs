@@ -58,7 +58,11 @@ impl Shard {
             self.tell_by_signal(client_index, sock);
         }
         for member in &socket.members {
-            self.mark(client_index, region, member.load(std::sync::atomic::Ordering::SeqCst), events);
+            // Most sockets are in one set.
+            let word = member.load(std::sync::atomic::Ordering::SeqCst);
+            if word != 0 {
+                self.mark(client_index, region, word, events);
+            }
         }
         self.wake_sleepers(&socket.rx_bell, &socket.tx_bell, events);
         if let Some(side) = self.side_of(client_index, sock) {

@@ -175,7 +175,10 @@ impl Shard {
         if actions.transmit {
             self.list_transmit(index);
         }
-        self.refile(index);
+        // Who is listed is filed anew when it has sent what it has.
+        if self.flows.get(index).is_some_and(|flow| !flow.transmit_listed) {
+            self.refile(index);
+        }
     }
 
     /// The tx stream has room: tells a program that met it full, once a third of it is free.

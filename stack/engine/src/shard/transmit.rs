@@ -62,6 +62,8 @@ impl Shard {
                     // Listed again when the next hop's address is known. What ends before has nobody to say it to.
                     if self.flows.get(index).is_some_and(|flow| flow.finished) {
                         self.end_flow(index);
+                    } else {
+                        self.refile(index);
                     }
                     return Some(sent);
                 }

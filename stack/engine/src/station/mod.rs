@@ -220,6 +220,21 @@ impl Station {
         self.send_neighbor(tx, mac, source, dst, &solicit);
     }
 
+    /// Whether a frame is an IPv4 packet with TCP for one of our addresses, sent to us alone: what nearly all frames are, told
+    /// by a few bytes. Whoever takes it in checks the rest.
+    #[must_use]
+    pub fn is_plainly_ours(&self, frame: &[u8]) -> bool {
+        let Some((&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1], packet)) =
+            frame.split_first_chunk()
+        else {
+            return false;
+        };
+        let Some(&[0x45, .., a, b, c, d]) = packet.first_chunk::<20>() else { return false };
+        let whole = packet[6] & 0x3f == 0 && packet[7] == 0;
+        let ours = [d0, d1, d2, d3, d4, d5] == self.mac && [s0, s1, s2, s3, s4, s5] != self.mac;
+        ours && [t0, t1] == [8, 0] && whole && packet[9] == TCP && self.owns(IpAddr::v4([a, b, c, d]))
+    }
+
     /// A frame came; answers go to `tx` at once.
     pub fn on_frame(&mut self, now: Instant, frame: &[u8], tx: &mut TxRing<'_>) -> Verdict {
         // A malformed frame is as foreign as any other.

@@ -44,7 +44,11 @@ use recovery::Recovery;
 use state::{AckState, Options, Receive, Send, Stats, Timers};
 
 /// One TCP connection: arithmetic on sequence numbers, no bytes, no clock.
+///
+/// In memory what every segment touches comes first, in the order in which it is needed: [`Tcb::HOT_LEN`] bytes, of which
+/// the last are the beginning of the board.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Tcb {
     state: State,
     /// No program has the socket any more.
@@ -53,24 +57,30 @@ pub struct Tcb {
     read_shut: bool,
     /// The last soft ICMP error, reported if the connection times out.
     soft_error: Option<SocketError>,
-    snd: Send,
-    rcv: Receive,
-    ack: AckState,
     opt: Options,
+    rcv: Receive,
+    snd: Send,
+    ack: AckState,
     timers: Timers,
     rtt: Rtt,
-    cc: Congestion,
-    recovery: Recovery,
-    search: path::Search,
     stats: Stats,
     chrono: state::Chrono,
+    recovery: Recovery,
+    cc: Congestion,
+    search: path::Search,
     cfg: Config,
-    tuple: FourTuple,
-    reassembly: Reassembly,
     board: Scoreboard,
+    reassembly: Reassembly,
+    tuple: FourTuple,
 }
 
 impl Tcb {
+    /// Bytes from the start of a TCB on that segments in order touch: all but the board's and the reassembly's records.
+    pub const HOT_LEN: usize = core::mem::offset_of!(Self, board) + Scoreboard::HOT_LEN;
+
+    /// Where in a TCB that stands which [`Tcb::next_deadline`] reads.
+    pub const TIMERS_AT: usize = core::mem::offset_of!(Self, timers);
+
     fn new(cfg: &Config, now: Instant, tuple: FourTuple, iss: SeqNum) -> Self {
         Self {
             state: State::Closed,

@@ -441,7 +441,9 @@ impl Tcb {
         let rto = self.rtt.rto(&self.cfg);
         if idle > rto && self.cfg.slow_start_after_idle && self.stats.bytes_sent > 0 {
             let restart = u32::from(self.cfg.initial_cwnd.max(1)) * u32::from(self.snd.mss);
-            let rtos = idle.as_nanos() / rto.as_nanos().max(1);
+            // A division, and its result moves a window alone that is above the restart window.
+            let above = self.cc.cwnd > restart;
+            let rtos = if above { idle.as_nanos() / rto.as_nanos().max(1) } else { 0 };
             self.cc.on_idle(now, idle, rtos, restart.min(self.cc.cwnd));
             self.snd.max_flight = 0;
         }

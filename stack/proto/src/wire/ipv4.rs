@@ -50,8 +50,8 @@ pub struct Repr {
 /// [`WireError::BadChecksum`].
 #[inline]
 pub fn parse(packet: &[u8]) -> Result<(Repr, Range<usize>), WireError> {
-    let &[vihl, tos, l0, l1, i0, i1, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
-        packet.first_chunk::<HEADER_LEN>().ok_or(WireError::Truncated)?;
+    let fixed = packet.first_chunk::<HEADER_LEN>().ok_or(WireError::Truncated)?;
+    let &[vihl, tos, l0, l1, i0, i1, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = fixed;
     if vihl >> 4 != 4 {
         return Err(WireError::Unsupported);
     }
@@ -64,8 +64,12 @@ pub fn parse(packet: &[u8]) -> Result<(Repr, Range<usize>), WireError> {
         return Err(WireError::Truncated);
     }
     // RFC 1122 §3.2.1.2: MUST verify the header checksum and silently discard what fails.
-    let header = packet.get(..header_len).ok_or(WireError::Truncated)?;
-    if checksum::of(header) != 0 {
+    let sum = if header_len == HEADER_LEN {
+        checksum::of_header(fixed)
+    } else {
+        checksum::of(packet.get(..header_len).ok_or(WireError::Truncated)?)
+    };
+    if sum != 0 {
         return Err(WireError::BadChecksum);
     }
     let flags = u16::from_be_bytes([f0, f1]);
@@ -105,7 +109,7 @@ pub fn emit(repr: &Repr, out: &mut [u8]) -> Result<usize, WireError> {
     let flags = if repr.dont_fragment { 0x40 } else { 0 };
     let mut header =
         [0x45, tos, l0, l1, i0, i1, flags, 0, repr.ttl, repr.protocol, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3];
-    let [c0, c1] = checksum::of(&header).to_be_bytes();
+    let [c0, c1] = checksum::of_header(&header).to_be_bytes();
     header[10] = c0;
     header[11] = c1;
     *out = header;

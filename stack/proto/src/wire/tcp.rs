@@ -273,8 +273,9 @@ pub fn fill_checksum(src: IpAddr, dst: IpAddr, header: &mut [u8], payload: [&[u8
     let mut sum = Sum::pseudo_header(src, dst, TCP, len as u32);
     set_field(header, 0);
     sum.add(header);
-    sum.add(first);
-    sum.add(second);
+    for piece in [first, second].into_iter().filter(|piece| !piece.is_empty()) {
+        sum.add(piece);
+    }
     set_field(header, sum.finish());
 }
 
