@@ -1,6 +1,6 @@
 //! Whole connections over a faulty link: every byte arrives once and in order, nothing stalls, nothing is left over.
 //!
-//! `UTCP_SIM_SEEDS=n` sets how many seeds run, `UTCP_SIM_SEED=n` replays one, `UTCP_SIM_TRACE=1` prints the segments.
+//! `UTCP_SIM_SEEDS=n` sets how many seeds run (from `UTCP_SIM_FROM` on), `UTCP_SIM_SEED=n` replays one, `UTCP_SIM_TRACE=1` prints the segments.
 
 mod common;
 
@@ -18,7 +18,8 @@ fn seeds(test: &str, count: u64, body: impl Fn(u64) + std::panic::RefUnwindSafe)
     if let Some(seed) = env("UTCP_SIM_SEED") {
         return body(seed);
     }
-    for seed in 0..env("UTCP_SIM_SEEDS").unwrap_or(count) {
+    let from = env("UTCP_SIM_FROM").unwrap_or(0);
+    for seed in from..from + env("UTCP_SIM_SEEDS").unwrap_or(count) {
         if let Err(panic) = std::panic::catch_unwind(|| body(seed)) {
             eprintln!(
                 "replay: UTCP_SIM_SEED={seed} UTCP_SIM_TRACE=1 cargo test -p utcp-proto --test simulation {test}"
