@@ -122,3 +122,20 @@ fn off_by_default() {
     assert_eq!(lab.tcb.info(lab.now).snd_mss, 1_460);
     assert!(lab.drain().iter().all(|tx| tx.len <= 1_460));
 }
+
+/// §7.4: without enough data behind it, the loss of a probe would be noticed by a timeout alone: there is none.
+#[test]
+fn section_7_4_no_probe_without_data_behind_it() {
+    let mut lab = Lab::passive(&config(MtuProbing::Always));
+    lab.wnd = 65_535;
+    lab.get(seg(1, 0).ack(1));
+    lab.send(6_000);
+    assert_eq!(lab.drain().len(), 10);
+    lab.wait_ms(10);
+    lab.get(seg(1, 0).ack(6_001));
+    assert!(lab.tcb.info(lab.now).snd_cwnd > 11);
+    lab.send(2_400);
+    assert_eq!(lab.drain().iter().map(|tx| tx.len).collect::<Vec<_>>(), [600; 4]);
+    lab.send(6_000);
+    assert_eq!(lab.expect().len, 1_460);
+}

@@ -1,7 +1,7 @@
 //! RFC 7323: TCP Extensions for High Performance.
 
 use crate::lab::{IRS, Lab, peer_options, plain, seg};
-use utcp_proto::{Config, DropReason, Duration, Flags, Options, Timestamps};
+use utcp_proto::{Config, DropReason, Duration, Flags, Options, State, Timestamps};
 
 fn ts() -> Config {
     Config { timestamps: true, ..plain() }
@@ -138,4 +138,20 @@ fn section_5_5_outdated_timestamps() {
     lab.drain();
     lab.wait_ms(25 * 24 * 3_600 * 1_000);
     assert_eq!(lab.get(seg(101, 100).ack(1).ts(10, 0)).advanced, 100);
+}
+
+/// §3.2: a SYN-ACK that echoes a timestamp which none of our SYNs had answers somebody else's, and is reset (as Linux does).
+#[test]
+fn section_3_2_echo_of_another_syn() {
+    let cfg = Config { timestamps: true, ..plain() };
+    let (mut lab, syn) = Lab::connecting(&cfg);
+    let val = syn.options.timestamps.expect("offered").val;
+    lab.wait_ms(20);
+    for wrong in [val.wrapping_sub(1), val.wrapping_add(21)] {
+        lab.get(seg(0, 0).ack(1).flags(Flags::SYN).ts(700, wrong));
+        assert_eq!(lab.state(), State::SynSent);
+        lab.expect_rst(1);
+    }
+    lab.get(seg(0, 0).ack(1).flags(Flags::SYN).ts(700, val));
+    assert_eq!(lab.state(), State::Established);
 }

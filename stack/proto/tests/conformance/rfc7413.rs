@@ -3,7 +3,8 @@
 use crate::lab::{IRS, ISS, Lab, plain, seg, tuple};
 use utcp_proto::isn::Secret;
 use utcp_proto::{
-    Actions, Config, Events, FastOpenCookie, Flags, HalfOpen, Instant, Options, Segment, State, Tcb, UserCall,
+    Actions, Config, Events, FastOpenCookie, Flags, HalfOpen, IcmpError, IcmpKind, Instant, Options, Segment,
+    State, Tcb, UserCall,
 };
 
 /// Bytes that the SYN may bring.
@@ -160,4 +161,36 @@ fn server_closes_before_the_handshake_is_complete() {
     lab.get(seg(11, 0).ack(102));
     assert_eq!(lab.state(), State::FinWait2);
     let _ = Config::DEFAULT;
+}
+
+/// Linux: a call that waits to send more lets the ACK of the SYN-ACK go with that.
+#[test]
+fn the_ack_goes_with_what_waits() {
+    let now = Instant::from_millis(1_000_000);
+    let tcb = Tcb::connect_fast(&plain(), now, tuple(), ISS, Some(cookie()), ROOM);
+    let mut lab = Lab { tcb, now, wnd: 50_000, last: Actions::default() };
+    lab.send(100);
+    lab.user(UserCall::Start { more_waits: true });
+    assert_eq!(lab.expect().len, 100);
+    lab.get(seg(0, 0).ack(101).flags(Flags::SYN));
+    lab.expect_nothing();
+    lab.send(300);
+    assert_eq!(lab.expect_data(101, 300).ack, Some(IRS + 1));
+}
+
+/// §4.1.3.1: a router says that the SYN was too large for its data: it goes again without, at once, and offers what fits.
+#[test]
+fn section_4_1_3_1_too_big() {
+    let mut lab = client(cookie(), 400);
+    assert_eq!(lab.expect().len, 400);
+    let error = IcmpError { seq: ISS, kind: IcmpKind::TooBig { mtu: 640 } };
+    assert!(lab.tcb.on_icmp(lab.now, error).transmit);
+    let again = lab.expect();
+    assert!(again.flags.any(Flags::SYN));
+    assert_eq!((again.seq, again.len, again.options.mss, again.options.fast_open), (ISS, 0, Some(600), None));
+    // Once: what the data has to do with it is said.
+    let _ = lab.tcb.on_icmp(lab.now, IcmpError { seq: ISS, kind: IcmpKind::TooBig { mtu: 600 } });
+    lab.expect_nothing();
+    lab.get(seg(0, 0).ack(1).flags(Flags::SYN));
+    lab.expect_data(1, 400);
 }

@@ -167,10 +167,17 @@ fn must_34_shrinking_window() {
     let mut lab = Lab::passive(&plain());
     lab.send(3_000);
     assert_eq!(lab.drain().len(), 3);
+    // The usable window is negative now: what is in flight ends beyond it, and nothing new may leave.
     lab.get(seg(1, 0).ack(1_001).wnd(500));
+    lab.send(1_000);
+    lab.expect_nothing();
+    // What is in flight is watched over all the same.
+    let (_, again) = lab.next_sent();
+    assert_eq!((again.seq, again.retransmission), (ISS + 1_001, true));
     lab.get(seg(1, 0).ack(3_001).wnd(500));
-    lab.send(400);
-    lab.expect_data(3_001, 400);
+    lab.expect_nothing();
+    lab.get(seg(1, 0).ack(3_001).wnd(2_000));
+    lab.expect_data(3_001, 1_000);
 }
 
 /// §3.8.6.2.1: the sender's silly window avoidance.
