@@ -264,6 +264,7 @@ impl SetRef {
         }
         self.shared.count.fetch_add(1, Relaxed);
         lane::refresh(sock);
+        tell_waiting(sock);
         self.look(sock, index, events);
         Ok(index)
     }
@@ -309,6 +310,7 @@ impl SetRef {
     pub fn remove(&self, sock: &Sock, cell: &AtomicU64, index: u32) {
         cell.store(0, SeqCst);
         lane::refresh(sock);
+        tell_waiting(sock);
         self.release(index);
     }
 
@@ -340,6 +342,15 @@ pub fn members(sock: &Sock) -> impl Iterator<Item = &'static AtomicU64> {
 /// Whether it is in an epoll set.
 pub fn is_member(sock: &Sock) -> bool {
     members(sock).any(|cell| cell.load(Relaxed) != 0)
+}
+
+/// Somebody began or ceased to wait at `sock`: where other programs have the same listener, the engine shares its connections out anew.
+fn tell_waiting(sock: &Sock) {
+    if sock.entry.kind() == Kind::Listener && sock.shared.status.load(SeqCst) & status::SHARED != 0 {
+        for shard in 0..sock.att.shards() {
+            sock.att.kick(shard, sock.slot());
+        }
+    }
 }
 
 fn word(set: u32, interest: u32, events: u32) -> u64 {

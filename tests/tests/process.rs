@@ -313,3 +313,41 @@ fn faults_of_the_program_are_its_own() {
         assert_eq!(end.err.contains("Fatal Python error: Segmentation fault"), told, "{what}: {}", end.err);
     }
 }
+
+/// inetd's "wait", systemd's socket activation, dovecot: one program sees that somebody connects, and starts another with the listener.
+#[test]
+fn a_program_is_started_for_who_waits() {
+    let lab = Lab::new("activation");
+    let engine = Engine::start(&lab);
+    let program = "
+import os, select, socket, subprocess, sys
+child = '''
+import select, socket, sys
+listener = socket.socket(fileno=3)
+how = sys.argv[1]
+if how == 'poll': select.select([listener], [], [])
+if how == 'epoll':
+    with select.epoll() as set:
+        set.register(listener, select.EPOLLIN)
+        assert set.poll(10)
+connection, _ = listener.accept()
+connection.sendall(connection.recv(100) + how.encode())
+'''
+listener = socket.create_server(('127.0.0.1', 0))
+os.dup2(listener.fileno(), 3)
+poll = select.epoll()
+poll.register(listener, select.EPOLLIN)
+for how in ['accept', 'poll', 'epoll']:
+    client = socket.create_connection(listener.getsockname(), timeout=10)
+    client.sendall(b'hello ')
+    assert poll.poll(10)
+    poll.unregister(listener)
+    started = subprocess.Popen([sys.executable, '-c', child, how], pass_fds=[3])
+    print(client.recv(100) + client.recv(100))
+    assert started.wait() == 0
+    poll.register(listener, select.EPOLLIN)
+";
+    let text = lab.python(program).under(&engine).ok().text();
+    assert_eq!(text, "b'hello accept'\nb'hello poll'\nb'hello epoll'\n");
+    engine.went_through(3);
+}

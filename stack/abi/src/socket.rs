@@ -32,6 +32,8 @@ pub mod status {
     pub const MOVED: u32 = 128;
     /// With [`CONNECTING`]: a fast open, whose SYN waits for what the first `send` puts into [`super::Socket::early_buf`].
     pub const DEFERRED: u32 = 256;
+    /// With [`LISTENING`]: other programs have the same listener. The engine wants to know who begins to wait there, and who ceases to.
+    pub const SHARED: u32 = 512;
 }
 
 /// Bits of [`Socket::intent`]: what the program wants, read by the engine when the dirty bit is set.

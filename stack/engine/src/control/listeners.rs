@@ -71,7 +71,7 @@ impl Control {
         };
         socket.listener.store(slot, Ordering::Relaxed);
         socket.local.store(addr);
-        socket.status.store(status::LISTENING, Ordering::Release);
+        socket.status.fetch_or(status::LISTENING, Ordering::Release);
         let request = ListenRequest {
             client,
             sock,

@@ -78,6 +78,7 @@ impl Shard {
                 if asked {
                     client.answer_op(sock, socket, 0);
                 }
+                self.on_listener_command(client_index, sock);
             }
         }
     }

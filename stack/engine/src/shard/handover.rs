@@ -1,7 +1,8 @@
 //! Listeners that several programs share: one kernel socket whose descriptor went from an old program to a new one, by exec
 //! or over a unix socket (a reload, a binary upgrade). In the kernel they share the accept queue. Here each program has a
 //! queue in its own region, so
-//! - a connection goes to a program that waits for one ([`Shard::representative`]);
+//! - a connection goes to a program that waits for one ([`Shard::represents`]); one that came before anybody waited, or while somebody
+//!   waited who started another program for it (dovecot, inetd), goes on to the first that does ([`Shard::share_out`]);
 //! - what waits in the queue of a program that goes, or closes its descriptor, waits in another's from then on. Nobody has
 //!   accepted it, so no program's word about its streams counts: there is only what the peer sent.
 
@@ -58,6 +59,64 @@ impl Shard {
         }
     }
 
+    /// Has the program at `place` (client index and socket slot) tell who begins and who ceases to wait there.
+    pub(super) fn say_shared(&self, (client, sock): (u32, u32)) {
+        if let Some(socket) = self.clients.get(client).and_then(|client| client.region.socket(sock)) {
+            // SeqCst: a program that does not see it has its interest in place before our look.
+            socket.status.fetch_or(status::SHARED, Ordering::SeqCst);
+        }
+    }
+
+    /// A program began or ceased to wait for connections of the listener in its slot `sock`.
+    pub(super) fn on_listener_command(&mut self, client: u32, sock: u32) {
+        let found = self.listeners.iter().find(|(_, l)| l.client == client && l.sock == sock);
+        if let Some((index, _)) = found.filter(|(_, listener)| listener.shared) {
+            self.share_out(index);
+        }
+    }
+
+    /// What waits where nobody waits for it goes where somebody does: to listener `index` from others of its kernel socket, or
+    /// from it to another.
+    pub(super) fn share_out(&mut self, index: u32) {
+        let Some(listener) = self.listeners.get(index) else { return };
+        if !self.is_awaited(index) {
+            if let Some(heir) = self.heir(index).filter(|&heir| self.is_awaited(heir)) {
+                self.hand_on(index, heir);
+            }
+            return;
+        }
+        let (inode, port) = (listener.inode, listener.tcp_port);
+        let same =
+            |other: &u32| *other != index && self.listeners.get(*other).is_some_and(|l| l.inode == inode);
+        let idle = |other: &u32| same(other) && !self.is_awaited(*other);
+        let idle: Vec<u32> =
+            self.by_port.get(&port).map_or(Vec::new(), |list| list.iter().copied().filter(idle).collect());
+        for other in idle {
+            self.hand_on(other, index);
+        }
+    }
+
+    /// Moves what waits at listener `from` to `to`, as much as there is room for.
+    fn hand_on(&mut self, from: u32, to: u32) {
+        let Some((client_index, slot)) = self.listeners.get(from).map(|l| (l.client, l.slot)) else { return };
+        // What does not fit stands in the queue again behind the rest.
+        let waiting = self.listeners.get(from).map_or(0, |listener| self.accept_queue_len(listener));
+        for _ in 0..waiting.min(ACCEPT_RING as u32) {
+            let Some(sock) = self.take_queued(from) else { return };
+            let Some(client) = self.clients.get_mut(client_index) else { return };
+            let used = client.slot(sock);
+            if let SlotUse::Ended(_) = used {
+                let end = client.free_slot(sock);
+                self.release(end);
+            } else if let SlotUse::Flow(flow) = used
+                && self.flows.get(flow).is_some_and(|flow| flow.waiting.is_some())
+                && self.rehome(flow, to).is_none()
+            {
+                self.queue_accepted(from, client_index, slot, sock);
+            }
+        }
+    }
+
     /// What waits at listener `index`, half-open or not, goes to the heir; without one it is reset, as the kernel does.
     pub(super) fn pass_on(&mut self, index: u32, heir: Option<u32>) {
         let halves: Vec<u32> =
@@ -68,7 +127,9 @@ impl Shard {
                 None => self.drop_half_open(half),
             }
         }
-        for sock in self.take_queue(index) {
+        // Bounded by the ring's length: a lying index can't keep us here.
+        let waiting: Vec<u32> = std::iter::from_fn(|| self.take_queued(index)).take(ACCEPT_RING).collect();
+        for sock in waiting {
             let Some(client_index) = self.listeners.get(index).map(|l| l.client) else { return };
             let Some(client) = self.clients.get_mut(client_index) else { return };
             match client.slot(sock) {
@@ -87,14 +148,11 @@ impl Shard {
         }
     }
 
-    /// Empties a listener's accept queue.
-    fn take_queue(&self, index: u32) -> Vec<u32> {
-        let Some(listener) = self.listeners.get(index) else { return Vec::new() };
-        let Some(client) = self.clients.get(listener.client) else { return Vec::new() };
-        let Some(shared) = client.region.listener(listener.slot) else { return Vec::new() };
-        let ring = shared.queues[self.config.index as usize].ring();
-        // Bounded by the ring's length: a lying index can't keep us here.
-        std::iter::from_fn(|| ring.pop()).map(waiting::slot_of).take(ACCEPT_RING).collect()
+    /// Takes the oldest connection out of a listener's accept queue: its slot.
+    fn take_queued(&self, index: u32) -> Option<u32> {
+        let listener = self.listeners.get(index)?;
+        let shared = self.clients.get(listener.client)?.region.listener(listener.slot)?;
+        shared.queues[self.config.index as usize].ring().pop().map(waiting::slot_of)
     }
 
     fn pass_half_open(&mut self, half: u32, heir: u32) {

@@ -106,6 +106,8 @@ impl Shard {
             if let Some(other) = self.listeners.get_mut(other).filter(|l| l.inode == request.inode) {
                 other.shared = true;
                 shared = true;
+                let place = (other.client, other.sock);
+                self.say_shared(place);
             }
         }
         let index = self.listeners.insert(Listener {
@@ -125,6 +127,10 @@ impl Shard {
             news: false,
         });
         self.by_port.entry(request.addr.port).or_default().push(index);
+        if shared {
+            self.say_shared((client, request.sock));
+            self.share_out(index);
+        }
     }
 
     pub(super) fn on_unlisten(&mut self, number: u32, sock: u32) {

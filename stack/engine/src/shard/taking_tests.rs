@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
+use utcp_abi::set::Member;
 use utcp_abi::socket::{intent, status};
 use utcp_abi::waiting;
 
-use super::tests::World;
+use super::tests::{PORT, World};
 use super::{Place, ToShard};
 
 #[test]
@@ -100,4 +101,67 @@ fn a_descriptor_is_its_last_sockets() {
     }
     assert_eq!(got, 2 * bytes.len());
     assert!(server.socket(b).is(status::RX_FIN) && !server.socket(b).is(status::DEAD));
+}
+
+/// A program has this member word at its listener, or (0) none.
+fn watch(world: &World, program: u32, word: u64) {
+    let region = world.region(program);
+    region.listener(0).expect("listener").members[0].store(word, Ordering::SeqCst);
+}
+
+/// One program started another for the connection that it saw: dovecot's master, inetd.
+#[test]
+fn what_waits_goes_to_a_program_that_begins_to_wait() {
+    let member = Member { set: 1, interest: 1, events: libc::EPOLLIN as u16, exclusive: false }.pack();
+    for ceases in [false, true] {
+        let mut world = World::new(3);
+        let old = world.listen_as(1, PORT, 16, 77);
+        let (starter, started, client) = (world.program(1), world.program(2), world.program(3));
+        watch(&world, 1, member);
+        let a = world.connect(3);
+        client.send(a, b"first words");
+        world.settle();
+        let new = world.listen_as(2, PORT, 1, 77);
+        assert!(
+            [(starter, old), (started, new)]
+                .iter()
+                .all(|(program, sock)| program.socket(*sock).is(status::SHARED))
+        );
+        // In either order.
+        if ceases {
+            watch(&world, 2, member);
+            started.kick(new);
+            world.settle();
+            assert!(started.pop().is_none(), "the first waits, too");
+            watch(&world, 1, 0);
+            starter.kick(old);
+        } else {
+            watch(&world, 1, 0);
+            watch(&world, 2, member);
+            started.kick(new);
+        }
+        world.settle();
+        assert!(starter.pop().is_none());
+        let b = started.accept().expect("it waits here now");
+        assert_eq!(started.recv(b), b"first words");
+        started.send(b, b"answer");
+        world.settle();
+        assert_eq!(client.recv(a), b"answer");
+    }
+}
+
+/// What does not fit into the queue of the program that waits stays where it is, and is not reset.
+#[test]
+fn what_does_not_fit_stays() {
+    let member = Member { set: 1, interest: 1, events: libc::EPOLLIN as u16, exclusive: false }.pack();
+    let mut world = World::new(3);
+    world.listen_as(1, PORT, 16, 77);
+    let clients: Vec<u32> = (0..5).map(|_| world.connect(3)).collect();
+    let new = world.listen_as(2, PORT, 2, 77);
+    watch(&world, 2, member);
+    world.program(2).kick(new);
+    world.settle();
+    let accepted = |program: u32| std::iter::from_fn(|| world.program(program).accept()).count();
+    assert_eq!((accepted(2), accepted(1)), (2, 3));
+    assert!(clients.iter().all(|sock| !world.program(3).socket(*sock).is(status::DEAD)));
 }
