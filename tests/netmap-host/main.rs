@@ -9,6 +9,8 @@
 //!                                      engine ── programs
 //! ```
 //!
+//! While the file `NETMAP_HOST_OUT` is there, the NIC is pulled out.
+//!
 //! Takes the variables of `utcp engine`, and `NETMAP_HOST_CABLE` (the TAP device at the cable's end), `NETMAP_HOST_RINGS`
 //! (pairs of the NIC). Frames come to a ring by their last byte, so that a flow comes to all of them.
 
@@ -56,12 +58,32 @@ fn serve() -> Result<(), String> {
             }
         });
     }
+    if let Some(file) = variable("NETMAP_HOST_OUT") {
+        let provider = provider.clone();
+        std::thread::spawn(move || watch(&provider, shape, std::path::Path::new(&file)));
+    }
     let config = Config::from_variables(variable).map_err(|error| error.to_string())?;
     let open = move |device: &str, options: &OpenOptions| -> Result<Device, PortError> {
         provider.open(device, options)
     };
     run_in(config, Surroundings { open: Box::new(open), ..Surroundings::default() })
         .map_err(|error| error.to_string())
+}
+
+/// Pulls the NIC out and puts it back.
+fn watch(provider: &Provider, shape: NicShape, file: &std::path::Path) {
+    let mut present = true;
+    loop {
+        if file.exists() == present {
+            present = !present;
+            if present {
+                let _ = provider.add_nic(NIC, shape);
+            } else {
+                provider.remove(NIC);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The device as the kernel has it: checksums are whole, segments short.

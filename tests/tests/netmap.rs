@@ -2,7 +2,9 @@
 //! NIC.
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, Run, Running, WAIT, is_root, not_run, on_kernel, release_file};
+use utcp_tests::{
+    Engine, Host, Lab, Net, Run, Running, WAIT, is_root, not_run, on_kernel, release_file, wait_until,
+};
 
 /// Our host's addresses on the NIC, and the other one's at the end of the cable.
 const OURS: [&str; 2] = ["10.88.0.1", "fd00:88::1"];
@@ -24,7 +26,7 @@ fn ip(lab: &Lab, host: &Host, words: &str) {
 }
 
 /// An engine on `netmap:nm0` of the server, joined to `wire0` of the client.
-fn engine<'l>(lab: &'l Lab, net: &Net, rings: u32) -> Engine<'l> {
+fn engine<'l>(lab: &'l Lab, net: &Net, rings: u32, device: &str) -> Engine<'l> {
     let cores = if rings > 1 { "0-1" } else { "0" };
     // The devices are there before the engine, as a NIC would be.
     for device in ["nm0", "wire0"] {
@@ -39,8 +41,9 @@ fn engine<'l>(lab: &'l Lab, net: &Net, rings: u32) -> Engine<'l> {
     let engine = Engine::new(lab)
         .inside(&net.server)
         .by(release_file("utcp-netmap-host"))
-        .set("UTCP_DEVICE", "netmap:nm0")
+        .set("UTCP_DEVICE", device)
         .set("NETMAP_HOST_CABLE", "wire0")
+        .set("NETMAP_HOST_OUT", lab.path("out").display().to_string())
         .set("NETMAP_HOST_RINGS", rings.to_string())
         .set("UTCP_CORES", cores)
         .run();
@@ -157,7 +160,7 @@ fn everybody_is_served(lab: &Lab, net: &Net, engine: &Engine<'_>, rings: u32) {
 fn the_kernel_goes_on_using_a_nic_in_netmap_mode() {
     needs_utcp_and_root!();
     let (lab, net) = (Lab::new("netmap"), Net::new());
-    let engine = engine(&lab, &net, 1);
+    let engine = engine(&lab, &net, 1, "netmap:nm0");
     everybody_is_served(&lab, &net, &engine, 1);
 }
 
@@ -165,6 +168,81 @@ fn the_kernel_goes_on_using_a_nic_in_netmap_mode() {
 fn two_rings_are_two_shards_and_one_kernel() {
     needs_utcp_and_root!();
     let (lab, net) = (Lab::new("netmap-rings"), Net::new());
-    let engine = engine(&lab, &net, 2);
+    let engine = engine(&lab, &net, 2, "netmap:nm0");
     everybody_is_served(&lab, &net, &engine, 2);
+}
+
+/// The NIC is pulled out under a connection and put back: it goes on, and so does the kernel's traffic.
+#[test]
+fn a_nic_that_was_pulled_out_is_opened_again() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("netmap-out"), Net::new());
+    let engine = engine(&lab, &net, 1, "netmap:nm0");
+    let port = lab.port();
+    let script = format!(
+        "import socket
+s = socket.create_server(('0.0.0.0', {port}))
+print('listens')
+c, _ = s.accept()
+while data := c.recv(100): c.sendall(data)"
+    );
+    let mut server = lab.python(&script).under(&engine).spawn();
+    server.wait_for_output("listens");
+    let script = format!(
+        "import socket, sys
+s = socket.create_connection(('{}', {port}), timeout=30)
+for word in [b'one', b'two']:
+    s.sendall(word); assert s.recv(100) == word
+    print(word.decode())
+    sys.stdin.readline()",
+        OURS[0]
+    );
+    let gate = lab.path("gate");
+    let _ = lab.run("mkfifo").arg(&gate).ok();
+    let mut open_gate = std::fs::OpenOptions::new().read(true).write(true).open(&gate).expect("a pipe");
+    let mut client = lab.python(&script).inside(&net.client).stdin(&gate).spawn();
+    client.wait_for_output("one");
+    std::fs::write(lab.path("out"), "").expect("a file");
+    wait_until("the port is gone", WAIT, || {
+        let sockets = engine.sockets();
+        sockets.iter().any(|socket| socket.line.contains("link:gone")).then_some(())
+    });
+    std::io::Write::write_all(&mut open_gate, b"\n").expect("the client reads it");
+    std::fs::remove_file(lab.path("out")).expect("it is there");
+    client.wait_for_output("two");
+    std::io::Write::write_all(&mut open_gate, b"\n").expect("the client reads it");
+    ping(&lab, &net.client, OURS[0]);
+    engine.went_through(1);
+}
+
+/// Without the kernel: two rings, an address of the engine's own on both.
+#[test]
+fn a_host_of_its_own_has_all_rings_of_a_nic() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("netmap-station"), Net::new());
+    let own = ["10.88.0.3", "fd00:88::3"];
+    let device = format!("netmap:nm0,addr={}/24,addr={}/64", own[0], own[1]);
+    let engine = engine(&lab, &net, 2, &device);
+    for addr in own {
+        ping(&lab, &net.client, addr);
+    }
+    let nginx = Nginx::start(&lab, &engine);
+    let file = lab.random_file("www/big", 3_000_000);
+    let got = lab.path("got");
+    let other = http_server(&lab, &net.client);
+    for (own, theirs) in own.into_iter().zip(THEIRS) {
+        let url = format!("http://{}:{}/big", bracketed(own), nginx.port);
+        let _ = curl(&lab, &net.client, &url).arg("-o").arg(&got).ok();
+        assert_eq!(sum(&lab, &got), sum(&lab, &file), "{url}");
+        let url = format!("http://{}:{}/big", bracketed(theirs), other.0);
+        let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).under(&engine).ok();
+        assert_eq!(sum(&lab, &got), sum(&lab, &file), "{url}");
+    }
+    engine.went_through(2);
+    let counters = engine.counters();
+    for ring in 0..2 {
+        assert!(counters.get(&format!("netmap:nm0-{ring}.rx_frames")) > 500, "frames came to both rings");
+        assert_eq!(counters.get(&format!("netmap:nm0-{ring}.to_host")), 0);
+    }
+    engine.wait_until_empty(WAIT);
 }

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use utcp_netmap_io::{FaultSpec, OpenOptions, PortError, Proto, Steering, Tuple};
+use utcp_netmap_io::{FaultSpec, OpenOptions, PortError, Proto, Steering, Tuple, inspect};
 use utcp_proto::wire::IpAddr;
 
 use super::listeners::to_std;
@@ -239,6 +239,12 @@ impl Control {
         if device.away.is_none() {
             tracing::warn!(device = device.text, "the device passes no frames any more");
             device.leave("it passes no frames".to_owned());
+            // An interface that is there and passes nothing (netmap's rings are stopped while a NIC is set up anew) is
+            // tried again now and then; one that was removed at once when it is back.
+            if device.interface.as_ref().is_some_and(|(name, _)| matches!(inspect::driver(name), Ok(Some(_))))
+            {
+                device.next_try = Instant::now() + RETRY;
+            }
             self.forget_steered(index);
         }
     }
@@ -246,7 +252,7 @@ impl Control {
     /// Opens a device again and hands its ports to the shards that had the old ones.
     fn reopen(&mut self, index: usize) {
         let old = &mut self.devices[index];
-        let (mut fresh, ports) = match Device::open(&old.text, &self.config, &mut utcp_netmap_io::open) {
+        let (mut fresh, ports) = match Device::open(&old.text, &self.config, &mut *self.open) {
             Ok(opened) => opened,
             Err(error) => {
                 let why = error.to_string();

@@ -158,6 +158,8 @@ struct Control {
     inboxes: Vec<Arc<Inbox>>,
     outbox: Arc<Outbox>,
     devices: Vec<devices::Device>,
+    /// Opens a device by its string.
+    open: Box<OpenDevice>,
     trace: Option<trace::Trace>,
     mirror: HostMirror,
     host: Arc<HostView>,

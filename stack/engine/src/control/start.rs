@@ -125,6 +125,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         inboxes,
         outbox,
         devices: opened.devices,
+        open: surroundings.open,
         trace: None,
         mirror,
         host,

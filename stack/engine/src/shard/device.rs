@@ -44,6 +44,8 @@ pub struct DevicePort {
     /// Its queue of the device, and how that spreads frames.
     pub(super) queue: u32,
     pub(super) rss: Option<Arc<Rss>>,
+    /// The last slot's frame goes on in the next one.
+    goes_on: bool,
     /// Writes down what passes, while somebody wants to see it.
     pub(super) tracer: Option<Tracer>,
 }
@@ -108,7 +110,7 @@ impl DevicePort {
             client_ports: client_ports(caps),
         };
         let (queue, rss) = (caps.queue, caps.rss.clone());
-        Self { link, port, gone: false, buried: false, station, queue, rss, tracer: None }
+        Self { link, port, gone: false, buried: false, station, queue, rss, goes_on: false, tracer: None }
     }
 
     /// Who we are there, if we are a host of our own.
@@ -210,12 +212,18 @@ impl Shard {
         }
         let Link { verify, vnet, .. } = device.link;
         let at = if vnet { frame::VNET_HEADER } else { 0 };
-        let DevicePort { port, station, .. } = device;
+        let DevicePort { port, station, goes_on, .. } = device;
         let (mut rx, mut tx) = port.rings();
         let mut batch = Batch::default();
         while !rx.is_empty() {
             for frame in rx.by_ref().take(LOOK_AHEAD) {
                 self.counters.rx_frames += 1;
+                // A piece of a frame that is longer than our buffers; what is in it would else pass for a frame.
+                let is_piece = std::mem::replace(goes_on, frame.more()) || frame.more();
+                if is_piece {
+                    self.counters.dropped_frames += 1;
+                    continue;
+                }
                 let bytes = frame.bytes().get(at..).unwrap_or_default();
                 let verdict = station.as_mut().map(|station| {
                     let plain = station.is_plainly_ours(bytes);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use utcp_netmap_io::rss::Rss;
 use utcp_netmap_io::{
-    Caps, Counters, OpenOptions, PollFd, PollFds, Port, PortError, RxRing, TxRing, mapped, open,
+    Caps, Counters, OpenOptions, PollFd, PollFds, Port, PortError, RxRing, SlotFlags, TxRing, mapped, open,
 };
 use utcp_proto::wire::IpAddr;
-use utcp_proto::{Endpoint, isn::Secret};
+use utcp_proto::{Endpoint, Instant, isn::Secret};
 
 use super::device::{DEVICE_PORTS, DevicePort};
 use super::flow::Path;
@@ -119,4 +119,38 @@ fn a_hash_that_leads_elsewhere_stops_nobody() {
     let (queues, hashed) = queues_of_replies(1, &rss);
     assert!(queues.iter().all(|queue| *queue == Some(9)));
     assert_eq!(hashed, 0);
+}
+
+/// A frame that is longer than a buffer comes in pieces (netmap's `NS_MOREFRAG`), and who sent it chose what each begins with.
+#[test]
+fn a_piece_of_a_longer_frame_is_no_frame() {
+    let rss = Arc::new(Rss::new(KEY.to_vec(), vec![0]));
+    let (mut shard, mut other) = shard(0, &rss);
+    // An IPv4 fragment of TCP: counted as soon as it is understood.
+    let mut frame = vec![0; 60];
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[14..26].copy_from_slice(&[0x45, 0, 0, 44, 0, 9, 0x20, 0, 64, 6, 0, 0]);
+    frame[26..34].copy_from_slice(&[10, 0, 0, 9, 10, 0, 0, 1]);
+    let sum: u32 = frame[14..34].chunks(2).map(|two| u32::from(u16::from_be_bytes([two[0], two[1]]))).sum();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).expect("one carry");
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    let mut send = |flags: &[u16]| {
+        for flags in flags {
+            let mut tx = other.tx();
+            let mut slot = tx.slot().expect("room");
+            slot[..frame.len()].copy_from_slice(&frame);
+            slot.commit_flags(frame.len(), *flags);
+        }
+        other.tx_sync().expect("a pipe");
+    };
+    let more = SlotFlags::MORE_FRAG;
+    send(&[0]);
+    shard.turn(Instant::from_millis(1));
+    assert_eq!((shard.counters.fragments, shard.counters.dropped_frames), (1, 0));
+    send(&[more, more, 0]);
+    shard.turn(Instant::from_millis(2));
+    assert_eq!((shard.counters.fragments, shard.counters.dropped_frames), (1, 3));
+    send(&[0]);
+    shard.turn(Instant::from_millis(3));
+    assert_eq!(shard.counters.fragments, 2, "the next one is whole again");
 }
