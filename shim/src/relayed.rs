@@ -49,7 +49,6 @@ fn request(fd: c_int) {
     if addresses(fd).is_some() {
         return;
     }
-    sigio::drain_inherited(fd);
     let Ok(token) = sys::eventfd(libc::EFD_CLOEXEC) else { return };
     let sent = channel::send(fd, &Message::new(Ask::Relay), Some(token));
     let _ = sys::close(token);

@@ -65,12 +65,27 @@ pub fn set_listener(listener: &Sock, on: bool) {
 /// Throws away the bytes that made signals.
 #[inline]
 pub fn hear(sock: &Sock) {
-    if sock.shared.file.load(Relaxed) & file::ASYNC != 0 && !relayed::is_moved(sock) {
-        drain(sock.fd);
+    if sock.shared.file.load(Relaxed) & file::ASYNC != 0 {
+        throw_away(sock);
     }
 }
 
 #[cold]
+fn throw_away(sock: &Sock) {
+    // Whoever stops the signals waits for us, so that what we take was sent before.
+    let before = sock.shared.file.fetch_or(file::HEARING, AcqRel);
+    if before & file::HEARING != 0 {
+        return; // Another thread does it.
+    }
+    if sock.shared.file.load(Acquire) & file::ASYNC != 0 && !relayed::is_moved(sock) {
+        drain(sock.fd);
+    }
+    sock.shared.file.fetch_and(!file::HEARING, AcqRel);
+}
+
+/// How long a thread may be in the middle of throwing bytes away, milliseconds; one that died there is not waited for.
+const PATIENCE_MS: u32 = 200;
+
 fn drain(fd: c_int) {
     let mut bytes = [0u8; 512];
     while call!(libc::SYS_recvfrom, fd, bytes.as_mut_ptr(), bytes.len(), libc::MSG_DONTWAIT, 0, 0)
@@ -84,16 +99,17 @@ pub fn stop(sock: &Sock) {
         return;
     }
     sock.shared.file.fetch_and(!file::ASYNC, AcqRel);
+    for _ in 0..PATIENCE_MS {
+        if sock.shared.file.load(Acquire) & file::HEARING == 0 {
+            break;
+        }
+        sys::nap_ms(1);
+    }
     // The engine's thread that sends them looks at the flag first, and answers this when it does not send any.
     let mut message = Message::new(Ask::ListenCheck);
     message.a = u64::from(sock.slot());
     let _ = sock.att.channel().ask(&message, None);
     drain(sock.fd);
-}
-
-/// What an inherited descriptor of another program may have in it, which nobody will hear.
-pub fn drain_inherited(fd: c_int) {
-    drain(fd);
 }
 
 /// Who gets signals of a descriptor, and which.

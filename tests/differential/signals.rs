@@ -19,7 +19,7 @@ extern "C" fn on_signal(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
 }
 
 /// `owner NAME me|none|init`, `fioasync NAME 0|1`, `async NAME 0|1`, `getown NAME`, `setsig NAME SIGNAL`,
-/// `signals SIGNAL [NAME]`: whether any came since the last look (and of which descriptor)
+/// `signals SIGNAL [NAME] [soon]`: whether any came since the last look (and of which descriptor)
 pub fn run(fds: &Fds, words: &Words) -> String {
     let number = || fds.number(words.get(1));
     // SAFETY: numbers, a place for an int, and a handler that only stores to atomics.
@@ -57,6 +57,13 @@ pub fn run(fds: &Fds, words: &Words) -> String {
 
 fn signals(fds: &Fds, words: &Words) -> String {
     let signal = if words.get(1) == "io" { libc::SIGIO } else { libc::SIGRTMIN() + 3 };
+    // Where one has to come, a busy machine has time for it.
+    for _ in 0..if words.has("soon") { 200 } else { 0 } {
+        if COUNT.load(Ordering::SeqCst) > 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     let any = COUNT.swap(0, Ordering::SeqCst) > 0;
     let of = FD.swap(-1, Ordering::SeqCst);
     // SAFETY: a zeroed sigaction is a valid one; the handler only stores to atomics.
@@ -67,7 +74,7 @@ fn signals(fds: &Fds, words: &Words) -> String {
         libc::sigaction(signal, &raw const action, std::ptr::null_mut());
     }
     match words.get(2) {
-        "" => any.to_string(),
+        "" | "soon" => any.to_string(),
         name => format!("{any} {}", of == fds.number(name)),
     }
 }

@@ -343,6 +343,8 @@ pub mod file {
     pub const CONNECTING: u32 = 16;
     /// A program said who gets signals of it, or which (F_SETOWN, F_SETSIG): the descriptor is used for this socket alone.
     pub const SIGNALS: u32 = 128;
+    /// A thread throws away the bytes that made signals: none that mean something may come yet.
+    pub const HEARING: u32 = 256;
     /// What a socket keeps when its connection is dissolved.
     pub const KEPT: u32 = NONBLOCK | ASYNC | INET6;
     /// A listener that blocks, as its program sees it, has a kernel half that does not: a thread asleep in the

@@ -72,7 +72,12 @@ impl Control {
     /// Moves the socket above `token` to the relay. `first` came over the descriptor already.
     fn relay(&mut self, token: u32, first: &[u8]) {
         let Some(from) = self.socket_of(token) else { return self.close_stand(token) };
-        let stray = |entry: &super::Token| entry.signalled && sys::unread(entry.far_end.as_fd()) != 0;
+        let heard = self.clients.get(&from.client).is_some_and(|client| {
+            let region = client.shared.region();
+            region.socket(from.sock).is_some_and(|s| s.file.load(Ordering::Acquire) & file::HEARING == 0)
+        });
+        let stray =
+            |entry: &super::Token| entry.signalled && (!heard || sys::unread(entry.far_end.as_fd()) != 0);
         if self.tokens.get(&token).is_some_and(stray) {
             tracing::warn!(
                 client = from.client,

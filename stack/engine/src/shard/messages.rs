@@ -263,6 +263,9 @@ pub enum ToControl {
     },
 }
 
+/// Messages beyond which programs' signals are left out.
+const CROWD: usize = 1024;
+
 /// How shards reach the control thread.
 #[derive(Debug)]
 pub struct Outbox {
@@ -280,6 +283,12 @@ impl Outbox {
     pub fn send(&self, message: ToControl) {
         self.queue.push(message);
         sys::ring(self.doorbell.as_fd());
+    }
+
+    /// Whether more waits than the control thread should be behind with.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.queue.len() > CROWD
     }
 
     /// Takes the oldest message.

@@ -73,7 +73,10 @@ impl Shard {
     #[cold]
     fn tell_by_signal(&mut self, client_index: u32, sock: u32) {
         let Some(client) = self.clients.get(client_index).map(|c| c.shared.id) else { return };
-        self.outbox.send(ToControl::Signal(Place { client, sock }));
+        // A program that has so many is signalled anyway, and must not hold up what others ask.
+        if !self.outbox.is_crowded() {
+            self.outbox.send(ToControl::Signal(Place { client, sock }));
+        }
     }
 
     fn wake_sleepers(&mut self, rx_bell: &Bell, tx_bell: &Bell, events: u32) {
