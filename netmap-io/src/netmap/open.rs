@@ -108,6 +108,10 @@ impl Opener<'_> {
 
     /// The NIC's rings with the kernel's behind them.
     fn open_beside(&mut self, rings: Rings) -> Result<Device, PortError> {
+        if self.wished_ways() != Ways::Both {
+            let reason = "beside the kernel both directions are needed: leave /R, /T, /r and /t out".into();
+            return Err(PortError::Option { option: format!("netmap:{}", self.name), reason });
+        }
         let steering = Arc::new(SoftSteering::new(format!("netmap:{}", self.name)));
         let nics = self.nic_rings(rings)?;
         let mut nic_ports = Vec::new();

@@ -317,6 +317,17 @@ fn one_ring_of_a_nic_and_an_old_module_serve_as_well() {
 }
 
 #[test]
+fn one_direction_alone_is_refused() {
+    let provider = provider(Shape::default());
+    provider.add_nic("nma", ONE).unwrap();
+    let options = OpenOptions { beside_kernel: true, ..OpenOptions::default() };
+    for name in ["netmap:nma/R", "netmap:nma/T", "netmap:nma/t"] {
+        let error = provider.open(name, &options).err().unwrap().to_string();
+        assert!(error.contains("both directions are needed"), "{name}: {error}");
+    }
+}
+
+#[test]
 fn the_kernels_rings_alone_make_a_port() {
     let provider = provider(Shape::default());
     provider.add_nic("nma", ONE).unwrap();
