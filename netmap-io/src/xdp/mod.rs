@@ -11,6 +11,9 @@
 //! themselves are not copied here (`direct`). In copy mode the kernel copies between its socket buffers and our
 //! memory, in zero-copy mode the NIC writes into it. Frames that are longer than a buffer come and go in pieces
 //! (`joined`).
+//!
+//! Each queue has a packet memory of its own: queues belong to shards, which share nothing, so one memory for all of them
+//! (`XDP_SHARED_UMEM`) would save no copy.
 
 mod asm;
 mod bpf;
