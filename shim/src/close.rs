@@ -212,11 +212,15 @@ fn onto(old: c_int, new: c_int, flags: c_int) -> c_int {
     if matches!(entry.kind(), Kind::Internal | Kind::Pool) || sys::fcntl(old, libc::F_GETFD, 0).is_err() {
         return errno::fail(Errno(libc::EBADF));
     }
-    if let Err(error) = vacate(new) {
-        return errno::fail(error);
-    }
+    let listener = match displace(new) {
+        Ok(listener) => listener,
+        Err(error) => return errno::fail(error),
+    };
     match sys::dup3(old, new, flags) {
         Ok(fd) => {
+            if let Some(sock) = listener.filter(|sock| sock.att.is_alive()) {
+                listen::closed(sock.att, sock.slot());
+            }
             adopt(fd, entry, flags & libc::O_CLOEXEC != 0);
             fd
         }
@@ -224,31 +228,41 @@ fn onto(old: c_int, new: c_int, flags: c_int) -> c_int {
     }
 }
 
-/// Makes `new` free for something else: what stands there is closed, or moved if it is the library's.
-pub fn vacate(new: c_int) -> Sys<()> {
+/// The kernel's `dup3` is about to put something else at `new`: what we have there ends now. It is the kernel that closes it, in one step
+/// with the copy: a number that were free for a moment could become another thread's. The listener whose number goes.
+fn displace(new: c_int) -> Sys<Option<Sock>> {
     let entry = fd_table::get(new);
     match entry.kind() {
-        Kind::Kernel => Ok(()),
+        Kind::Kernel => Ok(None),
         Kind::Pool => {
             attach::each(|att| {
                 att.pool().remove(new);
             });
             fd_table::set(new, Entry::KERNEL);
-            Ok(())
+            Ok(None)
         }
-        Kind::Internal if attach::relocate(new) => Ok(()),
+        Kind::Internal if attach::relocate(new) => Ok(None),
         Kind::Internal => Err(Errno(libc::EBUSY)),
-        Kind::Socket => {
-            // Not back into the pool: its number is wanted.
-            if let Some(sock) = handle::ours(new) {
-                sock.shared.file.fetch_or(file::SHARED, AcqRel);
-            }
-            close(new);
-            Ok(())
+        Kind::Epoll => {
+            epoll::closing(new, entry);
+            fd_table::replace(new, entry, Entry::KERNEL);
+            Ok(None)
         }
-        Kind::Listener | Kind::Epoll | Kind::Bound | Kind::Stranger | Kind::Kept => {
-            close(new);
-            Ok(())
+        Kind::Bound | Kind::Stranger | Kind::Kept => {
+            fd_table::replace(new, entry, Entry::KERNEL);
+            Ok(None)
+        }
+        Kind::Socket | Kind::Listener => {
+            let sock = handle::ours(new);
+            if let Some(sock) = &sock {
+                // Not back into the pool: the engine hears of the end of its descriptor.
+                sock.shared.file.fetch_or(file::SHARED, AcqRel);
+                if !another_number(new, entry) {
+                    epoll::forget(sock);
+                }
+            }
+            fd_table::replace(new, entry, Entry::KERNEL);
+            Ok(sock.filter(|_| entry.kind() == Kind::Listener))
         }
     }
 }

@@ -351,3 +351,38 @@ for how in ['accept', 'poll', 'epoll']:
     assert_eq!(text, "b'hello accept'\nb'hello poll'\nb'hello epoll'\n");
     engine.went_through(3);
 }
+
+/// A supervisor that listens, starts a server which inherits the socket, and never accepts itself: who came before the server is
+/// served by it, too.
+#[test]
+fn what_waits_at_a_supervisor_is_its_servers() {
+    let lab = Lab::new("supervisor");
+    let engine = Engine::start(&lab);
+    let program = "
+import socket, subprocess, sys
+listener = socket.create_server(('127.0.0.1', 0), backlog=8)
+early = socket.create_connection(listener.getsockname(), timeout=10)
+early.sendall(b'early')
+server = '''
+import selectors, socket, sys
+listener = socket.socket(fileno=int(sys.argv[1]))
+waits = selectors.DefaultSelector()
+waits.register(listener, selectors.EVENT_READ)
+for _ in range(2):
+    assert waits.select(10)
+    connection, _ = listener.accept()
+    connection.sendall(connection.recv(5))
+'''
+number = listener.fileno()
+child = subprocess.Popen([sys.executable, '-c', server, str(number)], pass_fds=[number])
+assert early.recv(5) == b'early'
+later = socket.create_connection(listener.getsockname(), timeout=10)
+later.sendall(b'later')
+assert later.recv(5) == b'later'
+assert child.wait() == 0
+print('done')
+";
+    let text = lab.python(program).under(&engine).ok().text();
+    assert!(text.contains("done"), "{text}");
+    engine.went_through(2);
+}

@@ -200,8 +200,9 @@ impl Shard {
         }
         let abort =
             socket.options.has(option::LINGER) && socket.options.linger_s.load(Ordering::Relaxed) == 0;
-        if abort {
-            // What was handed over by `send` went out before a `close` that came later; here both may have come in one look.
+        if abort || socket.rx_available() > 0 {
+            // A reset follows. What was handed over by `send` went out before a `close` that came later; here both may have come in
+            // one look.
             let _ = self.transmit_flow(index);
         }
         self.release_held(index);
