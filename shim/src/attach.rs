@@ -151,6 +151,9 @@ pub fn forked() {
         attachment.channel.forked();
         attachment.pool.drain();
     });
+    for (fd, _) in fd_table::used().filter(|(_, entry)| *entry == Entry::CHANGING) {
+        fd_table::set(fd, Entry::KERNEL); // Whoever was at it is not in this process.
+    }
     // Other threads of the parent had some in their hands, on their way into the pool or out of it.
     for (fd, _) in fd_table::used().filter(|(_, entry)| entry.kind() == fd_table::Kind::Pool) {
         fd_table::set(fd, Entry::KERNEL);

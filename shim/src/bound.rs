@@ -134,13 +134,14 @@ fn take_place(fd: c_int, entry: Entry, sock: &Sock) -> Sys<Sock> {
     let cloexec = sys::fcntl(fd, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
     let signals = Signals::of_kernel(fd);
     let new = sock.entry.with_cloexec(cloexec);
-    if !fd_table::replace(fd, entry, new) {
+    if !fd_table::replace(fd, entry, Entry::CHANGING) {
         return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
     }
     if let Err(error) = sys::dup3(sock.fd, fd, libc::O_CLOEXEC) {
-        fd_table::replace(fd, new, entry);
+        fd_table::set(fd, entry);
         return Err(error);
     }
+    fd_table::set(fd, new);
     fd_table::set(sock.fd, Entry::KERNEL);
     let _ = sys::close(sock.fd);
     let sock = Sock { fd, entry: new, ..*sock };

@@ -27,56 +27,73 @@ pub unsafe fn close_hook(fd: c_int) -> c_int {
 
 /// Closes one of the program's numbers, whatever stands there.
 pub fn close(fd: c_int) -> c_int {
-    let entry = fd_table::get(fd);
+    let entry = settled(fd);
     // In the child of vfork the table is the parent's: only the kernel may notice.
     if entry == Entry::KERNEL || tls::thread().is_vfork_child() {
         // SAFETY: a plain number.
         return unsafe { real::close(fd) };
     }
     match entry.kind() {
-        Kind::Internal | Kind::Pool => errno::fail(Errno(libc::EBADF)),
-        Kind::Kernel | Kind::Bound | Kind::Stranger | Kind::Kept => {
-            fd_table::replace(fd, entry, Entry::KERNEL);
-            errno::into_libc(sys::close(fd).map(|()| 0))
-        }
+        Kind::Internal | Kind::Pool | Kind::Changing => errno::fail(Errno(libc::EBADF)),
+        Kind::Kernel | Kind::Bound | Kind::Stranger | Kind::Kept => in_kernel(fd, entry),
         Kind::Epoll => {
             epoll::closing(fd, entry);
-            fd_table::replace(fd, entry, Entry::KERNEL);
-            errno::into_libc(sys::close(fd).map(|()| 0))
+            in_kernel(fd, entry)
         }
         Kind::Listener => close_listener(fd, entry),
         Kind::Socket => close_socket(fd, entry),
     }
 }
 
+/// Closes `fd`, at which `entry` stands, in the kernel. Of two threads that do, one wins.
+fn in_kernel(fd: c_int, entry: Entry) -> c_int {
+    if !fd_table::replace(fd, entry, Entry::CHANGING) {
+        return errno::fail(Errno(libc::EBADF));
+    }
+    let result = sys::close(fd);
+    fd_table::replace(fd, Entry::CHANGING, Entry::KERNEL);
+    errno::into_libc(result.map(|()| 0))
+}
+
+/// What stands at `fd`, once no other thread is about to put something else there.
+#[inline]
+fn settled(fd: c_int) -> Entry {
+    let mut entry = fd_table::get(fd);
+    for _ in 0..LOOKS_MAX {
+        if entry != Entry::CHANGING {
+            break;
+        }
+        sys::sched_yield();
+        entry = fd_table::get(fd);
+    }
+    entry
+}
+
 fn close_listener(fd: c_int, entry: Entry) -> c_int {
     if let Some(sock) = handle::at(fd, entry).filter(|_| !another_number(fd, entry)) {
         epoll::forget(&sock);
     }
-    if !fd_table::replace(fd, entry, Entry::KERNEL) {
-        return errno::fail(Errno(libc::EBADF));
-    }
-    let result = sys::close(fd);
-    if let Some(att) = attach::get(entry.region()).filter(|att| att.is_alive()) {
+    let result = in_kernel(fd, entry);
+    if result == 0
+        && let Some(att) = attach::get(entry.region()).filter(|att| att.is_alive())
+    {
         listen::closed(att, entry.slot());
     }
-    errno::into_libc(result.map(|()| 0))
+    result
 }
 
 fn close_socket(fd: c_int, entry: Entry) -> c_int {
     let Some(sock) = handle::ours(fd) else {
-        return errno::into_libc(sys::close(fd).map(|()| 0));
+        // Not ours any more; or another thread has just closed it, and it waits in the pool.
+        let now = fd_table::get(fd);
+        return if now == Entry::KERNEL { in_kernel(fd, now) } else { errno::fail(Errno(libc::EBADF)) };
     };
     linger(&sock);
     if sock.is_shared() || !sock.att.is_alive() {
         if !another_number(fd, entry) {
             epoll::forget(&sock);
         }
-        // Of two threads that close it, one wins.
-        if !fd_table::replace(fd, sock.entry, Entry::KERNEL) {
-            return errno::fail(Errno(libc::EBADF));
-        }
-        return errno::into_libc(sys::close(fd).map(|()| 0));
+        return in_kernel(fd, sock.entry);
     }
     let waiting = Entry::new(Kind::Pool, 0, 0, 0);
     if !fd_table::replace(fd, sock.entry, waiting) {
@@ -125,10 +142,11 @@ fn another_number(fd: c_int, entry: Entry) -> bool {
 /// # Safety
 /// None beyond C's.
 pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
-    if handle::is_hidden(fd) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     let Some(sock) = handle::stream(fd) else {
+        // In this order: another thread may just have closed it, and a shutdown would spoil the descriptor for its next socket.
+        if handle::is_hidden(fd) {
+            return errno::fail(Errno(libc::EBADF));
+        }
         // SAFETY: plain numbers.
         let result = unsafe { real::shutdown(fd, how) };
         if result == 0 && handle::listener(fd).is_some() {
@@ -170,10 +188,10 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
 /// # Safety
 /// None beyond C's.
 pub unsafe fn dup(fd: c_int) -> c_int {
-    if handle::is_hidden(fd) {
+    let entry = fd_table::get(fd);
+    if matches!(entry.kind(), Kind::Internal | Kind::Pool) {
         return errno::fail(Errno(libc::EBADF));
     }
-    let entry = fd_table::get(fd);
     // SAFETY: a plain number.
     let new = unsafe { real::dup(fd) };
     adopt(new, entry, false);
@@ -216,7 +234,11 @@ fn onto(old: c_int, new: c_int, flags: c_int) -> c_int {
         Ok(listener) => listener,
         Err(error) => return errno::fail(error),
     };
-    match sys::dup3(old, new, flags) {
+    let placed = sys::dup3(old, new, flags);
+    if placed.is_err() || matches!(entry.kind(), Kind::Kernel | Kind::Changing) {
+        fd_table::replace(new, Entry::CHANGING, Entry::KERNEL);
+    }
+    match placed {
         Ok(fd) => {
             if let Some(sock) = listener.filter(|sock| sock.att.is_alive()) {
                 listen::closed(sock.att, sock.slot());
@@ -228,48 +250,60 @@ fn onto(old: c_int, new: c_int, flags: c_int) -> c_int {
     }
 }
 
+/// Looks at a number that another thread has in its hands before it is given up: dup2(2), EBUSY.
+const LOOKS_MAX: u32 = 100;
+
 /// The kernel's `dup3` is about to put something else at `new`: what we have there ends now. It is the kernel that closes it, in one step
 /// with the copy: a number that were free for a moment could become another thread's. The listener whose number goes.
 fn displace(new: c_int) -> Sys<Option<Sock>> {
-    let entry = fd_table::get(new);
-    match entry.kind() {
-        Kind::Kernel => Ok(None),
-        Kind::Pool => {
-            attach::each(|att| {
-                att.pool().remove(new);
-            });
-            fd_table::set(new, Entry::KERNEL);
-            Ok(None)
-        }
-        Kind::Internal if attach::relocate(new) => Ok(None),
-        Kind::Internal => Err(Errno(libc::EBUSY)),
-        Kind::Epoll => {
-            epoll::closing(new, entry);
-            fd_table::replace(new, entry, Entry::KERNEL);
-            Ok(None)
-        }
-        Kind::Bound | Kind::Stranger | Kind::Kept => {
-            fd_table::replace(new, entry, Entry::KERNEL);
-            Ok(None)
-        }
-        Kind::Socket | Kind::Listener => {
-            let sock = handle::ours(new);
-            if let Some(sock) = &sock {
-                // Not back into the pool: the engine hears of the end of its descriptor.
-                sock.shared.file.fetch_or(file::SHARED, AcqRel);
-                if !another_number(new, entry) {
-                    epoll::forget(sock);
+    for _ in 0..LOOKS_MAX {
+        let entry = fd_table::get(new);
+        match entry.kind() {
+            Kind::Kernel => return Ok(None),
+            Kind::Pool => {
+                let mut found = false;
+                attach::each(|att| found |= att.pool().remove(new));
+                if found {
+                    fd_table::set(new, Entry::CHANGING);
+                    return Ok(None);
+                }
+                sys::sched_yield(); // On its way into the pool or out of it.
+            }
+            Kind::Changing => sys::sched_yield(),
+            Kind::Internal if attach::relocate(new) => return Ok(None),
+            Kind::Internal => return Err(Errno(libc::EBUSY)),
+            Kind::Epoll => {
+                epoll::closing(new, entry);
+                fd_table::replace(new, entry, Entry::CHANGING);
+                return Ok(None);
+            }
+            Kind::Bound | Kind::Stranger | Kind::Kept => {
+                if fd_table::replace(new, entry, Entry::CHANGING) {
+                    return Ok(None);
                 }
             }
-            fd_table::replace(new, entry, Entry::KERNEL);
-            Ok(sock.filter(|_| entry.kind() == Kind::Listener))
+            Kind::Socket | Kind::Listener => {
+                let sock = handle::ours(new);
+                if let Some(sock) = &sock {
+                    // Not back into the pool: the engine hears of the end of its descriptor.
+                    sock.shared.file.fetch_or(file::SHARED, AcqRel);
+                    if !another_number(new, entry) {
+                        epoll::forget(sock);
+                    }
+                }
+                // Otherwise another thread closed it meanwhile, and the number is on its way to the pool.
+                if fd_table::replace(new, entry, Entry::CHANGING) {
+                    return Ok(sock.filter(|_| entry.kind() == Kind::Listener));
+                }
+            }
         }
     }
+    Err(Errno(libc::EBUSY))
 }
 
 /// `new` refers to what `entry` says, like the number that it was copied from.
 pub fn adopt(new: c_int, entry: Entry, cloexec: bool) {
-    if new < 0 || entry == Entry::KERNEL || tls::thread().is_vfork_child() {
+    if new < 0 || matches!(entry.kind(), Kind::Kernel | Kind::Changing) || tls::thread().is_vfork_child() {
         return;
     }
     if let Some(sock) =

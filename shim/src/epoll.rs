@@ -208,7 +208,7 @@ fn set_for(epfd: c_int, att: &'static Attachment) -> Sys<SetRef> {
         Kind::Socket | Kind::Listener | Kind::Bound | Kind::Stranger | Kind::Kept => {
             return Err(Errno(libc::EINVAL));
         }
-        Kind::Internal | Kind::Pool => return Err(Errno(libc::EBADF)),
+        Kind::Internal | Kind::Pool | Kind::Changing => return Err(Errno(libc::EBADF)),
         Kind::Epoll | Kind::Kernel => {}
     }
     let here = |set: &SetRef| set.att.index() == att.index();

@@ -41,6 +41,9 @@ pub enum Kind {
     /// A TCP socket of the kernel's that stays so, because of a socket option that utcp can't serve; its generation says
     /// which ([`utcp_abi::region::LogCode::KernelOption`]).
     Kept,
+    /// The number is being closed, or another file put there, by a thread that has not done it yet. Until then nobody else may free
+    /// it: the next number of that name may be anybody's, one in the pool for instance.
+    Changing,
 }
 
 /// One word of the table.
@@ -52,6 +55,9 @@ const CLOEXEC: u64 = 1 << 4;
 impl Entry {
     /// The kernel's.
     pub const KERNEL: Self = Self(0);
+
+    /// Whatever it was, it is [`Kind::Changing`].
+    pub const CHANGING: Self = Self(9);
 
     /// An entry of `kind` for `slot` (a socket or set) in its `generation`.
     pub fn new(kind: Kind, region: u32, slot: u32, generation: u32) -> Self {
@@ -65,6 +71,7 @@ impl Entry {
             Kind::Bound => 6,
             Kind::Stranger => 7,
             Kind::Kept => 8,
+            Kind::Changing => 9,
         };
         let (region, slot) = (u64::from(region & 15) << 8, u64::from(slot & 0xf_ffff) << 12);
         Self(kind | region | slot | u64::from(generation) << 32)
@@ -82,6 +89,7 @@ impl Entry {
             6 => Kind::Bound,
             7 => Kind::Stranger,
             8 => Kind::Kept,
+            9 => Kind::Changing,
             _ => Kind::Kernel,
         }
     }

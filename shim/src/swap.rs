@@ -28,7 +28,7 @@ pub fn to_kernel(sock: &Sock) -> Sys<()> {
 
 fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
     let cloexec = if sock.entry.cloexec() { libc::O_CLOEXEC } else { 0 };
-    if !fd_table::replace(sock.fd, sock.entry, Entry::KERNEL) {
+    if !fd_table::replace(sock.fd, sock.entry, Entry::CHANGING) {
         return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
     }
     // With the last reference to the pair's end the engine frees the slot, and it may be another socket's before we have
@@ -45,6 +45,7 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
     let swapped = sys::dup3(kernel, sock.fd, cloexec);
     match swapped {
         Ok(_) => {
+            fd_table::set(sock.fd, Entry::KERNEL);
             if let Some(signals) = signals {
                 signals.put(sock.fd);
             }
@@ -73,7 +74,7 @@ pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
     new.shared.error.store(error, Relaxed);
     let signals = Signals::of(sock);
     let private = !sock.is_shared();
-    if !fd_table::replace(sock.fd, sock.entry, new.entry.with_cloexec(sock.entry.cloexec())) {
+    if !fd_table::replace(sock.fd, sock.entry, Entry::CHANGING) {
         return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
     }
     epoll::move_members(sock, &Sock { fd: sock.fd, ..*new });
@@ -85,13 +86,15 @@ pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
         sock.intend(intent::CLOSE);
     }
     let placed = sys::dup3(new.fd, sock.fd, libc::O_CLOEXEC);
+    fd_table::set(sock.fd, new.entry.with_cloexec(sock.entry.cloexec()));
     if let Some(signals) = signals.filter(|_| placed.is_ok()) {
         signals.put_on(&Sock { fd: sock.fd, ..*new });
     }
     for (other, entry) in fd_table::used().filter(|(_, entry)| entry.same_object(sock.entry)) {
-        if fd_table::replace(other, entry, new.entry.with_cloexec(entry.cloexec())) {
+        if fd_table::replace(other, entry, Entry::CHANGING) {
             new.shared.file.fetch_or(file::SHARED, AcqRel);
             let _ = sys::dup3(new.fd, other, libc::O_CLOEXEC);
+            fd_table::set(other, new.entry.with_cloexec(entry.cloexec()));
         }
     }
     fd_table::set(new.fd, Entry::KERNEL);

@@ -38,8 +38,8 @@ fn stress(kind: &str, path: &str, short: u64) {
     });
     measured(&format!("stress {kind}, cut-through {path}: {}", text.lines().next().unwrap_or_default()));
     engine.went_through(1);
-    // The program still lives, so what is left now is what it or the engine forgot. (Where one thread connects a socket that another
-    // closes, something may: README, Limits.)
+    // The program still lives, so what is left now is what it or the engine forgot. (Where threads use
+    // numbers that others close, something may: README, Limits.)
     if kind != "shared" {
         engine.wait_until_gone("sockets", Duration::from_secs(15), |socket| socket.state != "TIME-WAIT");
     }
@@ -70,10 +70,14 @@ fn signals_cut_through() {
     stress("signals", "on", 4);
 }
 
-/// Not cut through yet: that hangs once in some runs (README, Limits).
 #[test]
 fn forks() {
     stress("forks", "off", 4);
+}
+
+#[test]
+fn forks_cut_through() {
+    stress("forks", "on", 4);
 }
 
 #[test]

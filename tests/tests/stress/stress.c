@@ -281,8 +281,10 @@ static void signals(unsigned seed) {
 
 /* ---- forks: children that use, leave and are killed with what they inherited */
 
+static atomic_int serving = 1; /* until the last child has had its answers */
+
 static void *answer(void *unused) {
-    while (!over()) {
+    while (atomic_load(&serving)) {
         struct pollfd one = {.fd = listener, .events = POLLIN};
         if (poll(&one, 1, 100) != 1) continue;
         int fd = accept(listener, NULL, NULL);
@@ -322,6 +324,8 @@ static void forks(unsigned seed) {
     unsigned long there = 0, arrived = 0;
     int ends[2];
     pair(ends);
+    /* Of three that were told of a connection one gets it; the others must not sleep in accept when no more come. */
+    CHECK(fcntl(listener, F_SETFL, O_NONBLOCK) == 0);
     for (int at = 0; at < 3; at++) CHECK(pthread_create(&servers[at], NULL, answer, NULL) == 0);
     while (!over()) {
         pid_t children[6];
@@ -340,6 +344,7 @@ static void forks(unsigned seed) {
         }
         atomic_fetch_add(&moves, 1);
     }
+    atomic_store(&serving, 0);
     for (int at = 0; at < 3; at++) CHECK(pthread_join(servers[at], NULL) == 0);
     CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
 }
