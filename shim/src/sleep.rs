@@ -27,7 +27,7 @@ const SPIN_NS: u64 = 50_000;
 /// The budget never falls below this share of the limit, so that it can grow again.
 const SPIN_FLOOR: u64 = 16;
 /// A yield that takes longer has fed somebody who has work of his own …
-const CROWDED_NS: u64 = 250_000;
+const CROWDED_NS: u64 = 1_000_000;
 /// … and for so long we don't spin.
 const CALM_NS: u64 = 50_000_000;
 /// How often the engine's life is looked at where we cannot sleep on it.

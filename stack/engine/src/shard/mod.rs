@@ -82,7 +82,7 @@ const TIME_WAIT_MAX: usize = 1 << 16;
 const FLOWS_RESERVED: usize = 1 << 17;
 /// A yield that comes back later has fed somebody with work of his own, who keeps the core for a slice each time, where a sleeper that
 /// is rung gets it at once: …
-const CROWDED_NS: u64 = 250_000;
+const CROWDED_NS: u64 = 1_000_000;
 /// … so for this long the shard sleeps without a spin.
 const CALM_NS: u64 = 50_000_000;
 /// So many flows are kept in pages of the usual size: an engine with little to do stays small.
