@@ -51,6 +51,11 @@ impl<'l> Pair<'l> {
         for host in [&net.server, &net.client] {
             let words = format!("link set {} mtu {mtu}", host.interface);
             let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
+            // The path loses the kernel's questions for neighbours, too, of which three lost ones in a row make a host unreachable.
+            for (ip, kind) in [("ipv4", "mcast"), ("ipv4", "ucast"), ("ipv6", "mcast"), ("ipv6", "ucast")] {
+                let setting = format!("net.{ip}.neigh.{}.{kind}_solicit=30", host.interface);
+                let _ = lab.run("sysctl").args(["-qw", &setting]).inside(host).ok();
+            }
         }
         let device = format!("xdp:{}", net.server.interface);
         let engine = Engine::new(lab).inside(&net.server).set("UTCP_DEVICE", device).run();
