@@ -256,9 +256,11 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Grab> {
             return Ok(Grab::Bytes(len as usize));
         }
         // The engine looks at what was taken whenever data comes. A peer that filled its window sends none until
-        // it hears of more: so the engine must never be behind by more than a part of the stream.
-        let behind = start.wrapping_add(len).wrapping_sub(sock.shared.rx_seen.load(Acquire));
-        if mode.takes() && behind >= sock.shared.taken_step(seen.capacity) {
+        // it hears of more: so the engine must never be behind by more than a part of the stream. One with Nagle's algorithm
+        // sends no second small segment before the first is acknowledged.
+        let drained = len == available && hole.saturating_add(len) == seen.available;
+        let next = start.wrapping_add(len);
+        if mode.takes() && sock.shared.awaits_reader(next, seen.capacity, drained) {
             sock.kick();
         }
         return Ok(Grab::Bytes(len as usize));

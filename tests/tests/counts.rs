@@ -201,6 +201,69 @@ fn an_empty_server_sleeps() {
     assert!(calls.total() <= 10, "{calls:?}");
 }
 
+/// One thread has both ends: it sends a byte, and the next when that was read (first argument: in one direction), or answered.
+const ROUNDS: &str = r"
+import signal, socket, sys, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+server = socket.create_server(('127.0.0.1', 0))
+a = socket.create_connection(server.getsockname())
+b = server.accept()[0]
+answered = sys.argv[1] == 'answered'
+for one in (a, b):
+    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, answered)
+def rounds(count):
+    began = time.monotonic()
+    for _ in range(count):
+        a.sendall(b'x')
+        b.recv(10)
+        if answered:
+            b.sendall(b'y')
+            a.recv(10)
+    return time.monotonic() - began
+rounds(100)
+print('ready', flush=True)
+signal.sigwait([signal.SIGUSR1])
+print('took', int(rounds(500) * 1000), flush=True)
+signal.sigwait([signal.SIGUSR1])
+";
+
+/// By segments: milliseconds, commands and segments of 500 rounds.
+fn rounds(kind: &str) -> [u64; 3] {
+    let _alone = alone();
+    let lab = Lab::new(&format!("rounds-{kind}"));
+    let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", "off").run();
+    let mut program = lab.python(ROUNDS).args([kind]).under(&engine).spawn();
+    program.wait_for_output("ready");
+    let before = engine.counters();
+    program.signal(libc::SIGUSR1);
+    let took = wait_until("the rounds are over", Duration::from_secs(60), || {
+        program.stdout().split_once("took ")?.1.trim().parse().ok()
+    });
+    let after = engine.counters();
+    [took, after.since(&before, "commands"), after.since(&before, "local_segments")]
+}
+
+/// A small write waits until the one before is acknowledged (Nagle). Whoever reads that one to the end makes the engine acknowledge it, as in
+/// Linux; a delayed ACK for each would make 20 s of this.
+#[test]
+fn a_reader_that_drained_lets_the_next_small_write_go() {
+    let [ms, commands, segments] = rounds("one-way");
+    measured(&format!(
+        "500 small writes in one direction: {ms} ms, {commands} commands, {segments} segments; at most 10000, 1100, 1100"
+    ));
+    assert!(ms <= 10_000 && commands <= 1100 && segments <= 1100);
+}
+
+/// Where an answer brings the acknowledgement, a reader has nothing to say: two sends make two commands and two segments.
+#[test]
+fn a_reader_that_answers_says_nothing() {
+    let [ms, commands, segments] = rounds("answered");
+    measured(&format!(
+        "500 answers to small writes: {ms} ms, {commands} commands, {segments} segments; at most 1050 commands and segments"
+    ));
+    assert!(commands <= 1050 && segments <= 1050);
+}
+
 /// Somebody else wants the processor all the time: a yield would hand him a time slice for every message, so nobody yields.
 #[test]
 fn nobody_yields_to_a_busy_neighbour() {

@@ -34,6 +34,9 @@ pub mod status {
     pub const DEFERRED: u32 = 256;
     /// With [`LISTENING`]: other programs have the same listener. The engine wants to know who begins to wait there, and who ceases to.
     pub const SHARED: u32 = 512;
+    /// An acknowledgement waits for the program to read: whoever takes the last byte makes the engine look. Set before the bytes
+    /// that it is about are published, so nobody takes them unawares.
+    pub const ACK_WAITS: u32 = 1024;
 }
 
 /// Bits of [`Socket::intent`]: what the program wants, read by the engine when the dirty bit is set.
@@ -502,6 +505,17 @@ impl Socket {
             bytes => capacity.min(u64::from(bytes) / 2),
         };
         (window / 4).max(1)
+    }
+
+    /// Whether the engine must hear that a reader has moved [`Socket::rx_head`] to `head` in a stream of `capacity` bytes, and
+    /// thereby taken all that it saw (`drained`): it is behind by [`Socket::taken_step`], or a sender may wait for an
+    /// acknowledgement that waits for this ([`status::ACK_WAITS`]).
+    #[inline]
+    #[must_use]
+    pub fn awaits_reader(&self, head: u64, capacity: u64, drained: bool) -> bool {
+        let behind = head.wrapping_sub(self.rx_seen.load(Ordering::Acquire));
+        behind >= self.taken_step(capacity)
+            || drained && self.status.load(Ordering::Relaxed) & status::ACK_WAITS != 0
     }
 
     /// Bytes that `recv` could take now.

@@ -258,11 +258,9 @@ impl Line {
                 Ok(count) => {
                     socket.rx_head.store(head.wrapping_add(count as u64), Ordering::Release);
                     moved += count as u64;
-                    let behind = socket
-                        .rx_head
-                        .load(Ordering::Relaxed)
-                        .wrapping_sub(socket.rx_seen.load(Ordering::Acquire));
-                    news |= behind >= socket.taken_step(buf.capacity());
+                    let drained = count as u64 == available;
+                    let head = head.wrapping_add(count as u64);
+                    news |= socket.awaits_reader(head, buf.capacity(), drained);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_full = true;

@@ -156,6 +156,9 @@ impl Shard {
         }
         let Some(flow) = self.flows.get_mut(index) else { return };
         if actions.advanced > 0 {
+            if flow.tcb.acks_when_read() {
+                socket.status.fetch_or(status::ACK_WAITS, Ordering::AcqRel);
+            }
             flow.rx.tail = flow.rx.tail.wrapping_add(u64::from(actions.advanced));
             // Release: the bytes before the index that publishes them.
             socket.rx_tail.store(flow.rx.tail, Ordering::Release);

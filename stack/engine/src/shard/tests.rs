@@ -235,6 +235,47 @@ fn one_byte_there_and_one_back() {
     assert_eq!(server.socket(b).local.load(), loopback(PORT));
 }
 
+/// One byte after another in one direction: the engine says when an acknowledgement waits for the reader, before the byte can be read, and
+/// sends it as soon as it hears that it was. In an exchange to and fro nothing is said.
+#[test]
+fn an_acknowledgement_waits_for_the_reader() {
+    let mut world = World::new(2);
+    world.listen(1, 16);
+    let (server, client) = (world.program(1), world.program(2));
+    let a = world.connect(2);
+    let b = server.accept().expect("a connection waits");
+    let mut waited = 0;
+    for _ in 0..40 {
+        client.send(a, b"x");
+        world.settle();
+        let waits = server.socket(b).is(status::ACK_WAITS);
+        assert_eq!(
+            server.socket(b).awaits_reader(server.socket(b).rx_tail.load(Ordering::Relaxed), 1 << 14, true),
+            waits
+        );
+        assert_eq!(
+            waits,
+            client.socket(a).tx_queued() > 0,
+            "it is acknowledged, or that waits for the reader"
+        );
+        waited += u32::from(waits);
+        assert_eq!(server.recv(b), b"x");
+        world.settle();
+        assert_eq!(client.socket(a).tx_queued(), 0);
+        assert!(!server.socket(b).is(status::ACK_WAITS));
+    }
+    assert!((20..40).contains(&waited), "the first ones need nobody: {waited}");
+    for _ in 0..40 {
+        server.send(b, b"y");
+        world.settle();
+        assert_eq!(client.recv(a), b"y");
+        client.send(a, b"x");
+        world.settle();
+        assert!(!server.socket(b).is(status::ACK_WAITS) && !client.socket(a).is(status::ACK_WAITS));
+        assert_eq!(server.recv(b), b"x");
+    }
+}
+
 #[test]
 fn bulk_arrives_whole_and_the_window_closes_and_opens() {
     let mut world = World::new(2);

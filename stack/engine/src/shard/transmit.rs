@@ -1,5 +1,8 @@
 //! From a TCB's decision to a frame on a device, or straight into the peer's rx stream on this host.
 
+use std::sync::atomic::Ordering;
+
+use utcp_abi::socket::status;
 use utcp_proto::{Segment, Transmit, TxLimits};
 
 use super::device::UNRESOLVED;
@@ -72,7 +75,11 @@ impl Shard {
                 }
             }
             let flow = self.flows.get_mut(index)?;
+            let waited = flow.tcb.acks_when_read();
             let Some(transmit) = flow.tcb.poll_transmit(now, limits) else { break };
+            if waited {
+                self.ack_waits_no_more(index);
+            }
             if transmit.retransmission {
                 self.counters.retransmits += 1;
                 self.doubt_next_hop(index);
@@ -98,13 +105,21 @@ impl Shard {
         Some(sent)
     }
 
+    /// Every segment brings the ACK: readers need not tell any more that they have read.
+    fn ack_waits_no_more(&mut self, index: u32) {
+        let Some(flow) = self.flows.get(index) else { return };
+        let Some(region) = self.clients.get(flow.client).map(|c| c.region) else { return };
+        let Some(socket) = region.socket(flow.sock) else { return };
+        socket.status.fetch_and(!status::ACK_WAITS, Ordering::AcqRel);
+    }
+
     /// TCP_NOTSENT_LOWAT: the program learns where the bytes begin that were never sent.
     pub(super) fn tell_unsent(&mut self, index: u32) {
         let Some(flow) = self.flows.get(index).filter(|flow| flow.lowat != u32::MAX) else { return };
         let Some(region) = self.clients.get(flow.client).map(|c| c.region) else { return };
         let Some(socket) = region.socket(flow.sock) else { return };
         let first = flow.tx.tail.wrapping_sub(u64::from(flow.tcb.unsent()));
-        socket.tx_sent.store(first, std::sync::atomic::Ordering::Release);
+        socket.tx_sent.store(first, Ordering::Release);
         self.offer_space(index);
     }
 

@@ -24,7 +24,7 @@ impl Tcb {
         out.events.insert(Events::READABLE);
         self.rcv.nxt += seg.len;
         self.note_data(now, seg.len);
-        self.schedule_ack(now);
+        self.schedule_ack(now, seg);
     }
 
     /// Statistics and estimates that each data segment feeds.
@@ -46,7 +46,7 @@ impl Tcb {
 
     /// RFC 9293 §3.8.6.3 and RFC 5681 §4.2: which ACK to send when, for data that arrived in order.
     #[inline]
-    fn schedule_ack(&mut self, now: Instant) {
+    fn schedule_ack(&mut self, now: Instant, seg: &Segment) {
         let unacked = self.rcv.acked.distance_to(self.rcv.nxt);
         // SHLD-19: at least every second full-sized segment; and at once while the peer's slow start depends on it.
         let quick = self.ack.always_quick || (self.ack.quick > 0 && !self.ack.interactive);
@@ -54,8 +54,18 @@ impl Tcb {
             self.ack.quick = self.ack.quick.saturating_sub(1);
             self.ack.now = true;
         } else {
+            self.ack.pushed |= seg.len < self.rcv.mss || seg.flags.any(Flags::PSH);
             self.delay_ack(now);
         }
+    }
+
+    /// Whether the ACK that is pending goes as soon as the program has read everything (Linux tcp_cleanup_rbuf): a sender with
+    /// Nagle's algorithm may be waiting for it, and the exchange does not go to and fro, so no answer will bring it. Linux lets it go
+    /// in an exchange to and fro, too, after a second small segment: who sends two at once does not wait, and the answer follows.
+    #[inline]
+    #[must_use]
+    pub const fn acks_when_read(&self) -> bool {
+        self.ack.pending && self.ack.pushed && !self.ack.interactive && !self.rcv.fin_seen
     }
 
     /// MUST-40: the ACK goes with data, or in less than half a second.
@@ -154,7 +164,7 @@ impl Tcb {
             self.note_data(now, len);
             self.rcv.nxt = kept_end;
             if self.reassembly.is_empty() {
-                self.schedule_ack(now);
+                self.schedule_ack(now, seg);
             } else {
                 if let Some((from, to)) = self.reassembly.first_below(kept_end) {
                     // RFC 2883 §4: it repeats some of what had come out of order.
@@ -321,6 +331,7 @@ impl Tcb {
         self.ack.dsack = None;
         if self.ack.pending {
             self.ack.pending = false;
+            self.ack.pushed = false;
             self.timers.clear(Timer::DelayedAck);
         }
     }

@@ -207,6 +207,8 @@ pub(super) struct AckState {
     pub(super) now: bool,
     /// Data has arrived that no ACK covers yet.
     pub(super) pending: bool,
+    /// Some of it ended a write of the peer's: a small segment, or one that says so (Linux ICSK_ACK_PUSHED).
+    pub(super) pushed: bool,
     /// The exchange goes to and fro: an ACK is likely to ride on data, so wait for it (Linux "pingpong").
     pub(super) interactive: bool,
     /// ACKs that are still sent at once, at the start and after idle periods.
@@ -233,6 +235,7 @@ impl AckState {
         Self {
             now: false,
             pending: false,
+            pushed: false,
             interactive: false,
             quick: QUICK_ACKS,
             always_quick: false,

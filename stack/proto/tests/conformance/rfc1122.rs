@@ -30,6 +30,45 @@ fn quick_acks_at_the_start() {
     }
 }
 
+/// As Linux's tcp_cleanup_rbuf: a small segment that was read to the end is acknowledged at once where nothing is answered, as the peer's
+/// Nagle algorithm may be waiting; so is a full one that ends a write. One in the middle of a bulk waits for the next.
+#[test]
+fn read_to_the_end_in_one_direction() {
+    for (len, flags, at_once) in
+        [(10, Flags::NONE, true), (1_000, Flags::PSH, true), (1_000, Flags::NONE, false)]
+    {
+        let mut lab = Lab::passive(&plain());
+        for n in 1..=16 {
+            lab.get(seg(n, 1).ack(1));
+            lab.expect_ack(n + 1);
+            lab.received(1);
+        }
+        lab.get(seg(17, len).flags(flags).ack(1));
+        lab.expect_nothing();
+        assert_eq!(lab.tcb.acks_when_read(), at_once, "{len} {flags:?}");
+        lab.received(len);
+        if at_once {
+            lab.expect_ack(17 + len);
+        }
+        assert!(!lab.tcb.acks_when_read());
+    }
+}
+
+/// What goes to and fro is acknowledged by the answer, however soon it was read.
+#[test]
+fn read_to_the_end_to_and_fro() {
+    let mut lab = Lab::passive(&plain());
+    lab.get(seg(1, 50).ack(1));
+    lab.drain();
+    lab.received(50);
+    lab.send(70);
+    lab.expect_data(1, 70);
+    lab.get(seg(51, 50).ack(71));
+    assert!(!lab.tcb.acks_when_read());
+    lab.received(50);
+    lab.expect_nothing();
+}
+
 /// Request and response: the ACK rides on the response.
 #[test]
 fn interactive_exchange_delays_acks() {
