@@ -57,6 +57,9 @@ pub struct Row {
     /// is the bottleneck.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving_cores: Option<Sides<Option<f64>>>,
+    /// Frames that the device lost, in all runs: with any, a rate tells of the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_frames: Option<Sides<u64>>,
     /// Which curve it belongs to, and where on its x axis.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub point: Option<Point>,
@@ -261,6 +264,10 @@ fn row(
             utcp: Latency { p50: p50.utcp, p99: p99.utcp, p999: p999.utcp },
         }
     };
+    let lost = |side: fn(&Sides<Sample>) -> &Sample| {
+        measured.pairs.iter().map(|pair| side(pair).lost_frames).sum::<u64>()
+    };
+    let on_device = measured.case.scenario == Scenario::Device;
     let errors = |side: fn(&Sides<Sample>) -> &Sample| {
         measured.pairs.iter().map(|pair| side(pair).load.errors).sum::<u64>()
     };
@@ -283,6 +290,8 @@ fn row(
         },
         latency_us: (latency != Sides::default()).then_some(latency),
         serving_cores: lean.then_some(serving),
+        lost_frames: on_device
+            .then(|| Sides { kernel: lost(|pair| &pair.kernel), utcp: lost(|pair| &pair.utcp) }),
         point: measured.case.point,
     }
 }

@@ -85,6 +85,8 @@ pub struct Sample {
     pub client_receive: Duration,
     /// What the engine counted.
     pub counters: Counters,
+    /// Frames that the link lost.
+    pub lost_frames: u64,
 }
 
 impl Sample {
@@ -92,9 +94,23 @@ impl Sample {
     #[must_use]
     pub fn foreign_share(&self) -> f64 {
         // Softirq work is charged to whomever it interrupts, or to nobody; either way it is not foreign.
-        let ours = self.serving() + self.client + self.client_receive + self.machine.softirq;
+        let ours = self.own() + self.machine.softirq;
         let busy = self.machine.busy.as_secs_f64();
         if busy > 0.0 { (busy - ours.as_secs_f64()).max(0.0) / busy } else { 0.0 }
+    }
+
+    /// CPU time of every process and thread of the run: what `machine` says on a quiet machine, and the better figure on
+    /// one that is not.
+    #[must_use]
+    pub fn own(&self) -> Duration {
+        self.serving() + self.client + self.client_receive
+    }
+
+    /// That per operation, µs.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "counts below 2^52")]
+    pub fn own_us_per_op(&self) -> f64 {
+        self.own().as_secs_f64() * 1e6 / self.load.operations.max(1) as f64
     }
 
     /// CPU time of all that serves: server, engine, and the receive work of the server's device.
@@ -346,6 +362,7 @@ impl<'a> Stage<'a> {
     /// When it fails, or its connections went another way than they should.
     pub fn measure(&mut self, client: Client, amount: Amount) -> Result<Sample, Error> {
         let counters = self.counters()?;
+        let lost = self.net.lost_frames();
         let before = self.cpu()?;
         let start = Instant::now();
         let load = self.load(client, amount)?;
@@ -363,6 +380,7 @@ impl<'a> Stage<'a> {
             receive: after.receive.saturating_sub(before.receive),
             client_receive: after.client_receive.saturating_sub(before.client_receive),
             counters,
+            lost_frames: self.net.lost_frames().saturating_sub(lost),
         })
     }
 

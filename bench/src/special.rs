@@ -157,6 +157,7 @@ fn row(
         cpu_us_per_op: Sides::default(),
         errors: Sides::default(),
         latency_us: None,
+        lost_frames: None,
         serving_cores: None,
         point: case.point,
     }

@@ -428,10 +428,14 @@ impl Progress for Terminal {
         if load.errors > 0 {
             self.part(&format!(" ({} errors)", load.errors));
         }
+        if sample.lost_frames > 0 {
+            self.part(&format!(" ({} frames lost by the link)", sample.lost_frames));
+        }
         if self.verbose {
             let seconds = |time: &Duration| format!("{:.2}", time.as_secs_f64());
             self.part(&format!(
-                " [CPU s: all {} server {} client {} engine {} receive {} softirq {} stolen {}; others {:.0} %; p99 {:.0} µs]",
+                " [CPU s: all {} server {} client {} engine {} receive {} softirq {} stolen {}; others {:.0} %; \
+                 own CPU {:.2} µs/op; p99 {:.0} µs]",
                 seconds(&machine.busy),
                 seconds(server),
                 seconds(client),
@@ -440,6 +444,7 @@ impl Progress for Terminal {
                 seconds(&machine.softirq),
                 seconds(&machine.stolen),
                 100.0 * sample.foreign_share(),
+                sample.own_us_per_op(),
                 load.p99_us.unwrap_or(f64::NAN),
             ));
         }

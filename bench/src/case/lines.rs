@@ -143,6 +143,7 @@ const MSG: &[Line] = &[
     line("1KB-k8", msg(1 << 10, 8), FULL, FULL).on("bytes of a message", 1024.0),
     line("8KB-k8", msg(1 << 13, 8), FULL, FULL).on("bytes of a message", 8192.0),
     line("64KB-k8", msg(1 << 16, 8), FULL, FULL).on("bytes of a message", 65_536.0),
+    line("64B-k1-burst", Work::Messages { bytes: 64, messages: 1, connections: 512 }, None, ASKED),
     line("64B-tail", stay(64, 64), None, FULL).with(Setting::Tail),
 ];
 

@@ -92,6 +92,7 @@ mod tests {
             cpu_us_per_op: Sides { kernel: Some(100.0), utcp: Some(33.3) },
             errors: Sides { kernel: 0, utcp: 0 },
             latency_us: None,
+            lost_frames: None,
             serving_cores: None,
             point: None,
         };
