@@ -28,6 +28,10 @@
 //!   In both cases poll first: the last ACK or RST is still inside.
 //! * A segment for nothing at all: [`reset_for`].
 //!
+//! * A TCB is small, and borrows from a [`Lender`] while it has much in flight or out of order: call [`Tcb::borrow_for`]
+//!   before `on_segment`, [`Tcb::borrow_to_send`] before `poll_transmit`, [`Tcb::give_back`] when it has worked, and
+//!   [`Tcb::end_loan`] at its end. Who does not lend gets a connection that recovers more slowly from losses.
+//!
 //! # Where the bytes are
 //!
 //! ```text
@@ -72,12 +76,14 @@ pub use challenge::{CHALLENGES_PER_SECOND, ChallengeLimit};
 pub use config::{Config, CongestionKind, EcnMode, Keepalive, MtuProbing};
 pub use half_open::{HalfOpen, HalfOpenTimer, HalfOpenVerdict};
 pub use info::{RecoveryState, State, TcpInfo};
+pub use reassembly::ArrivedRuns;
 pub use reset::reset_for;
+pub use scoreboard::SentRecords;
 pub use segment::{
     Endpoint, FastOpenCookie, Flags, FourTuple, Options, SackBlock, SackBlocks, Segment, Timestamps,
     Transmit, TxLimits,
 };
 pub use seq::SeqNum;
-pub use tcb::Tcb;
+pub use tcb::{Lender, Tcb};
 pub use time::{Duration, Instant};
 pub use time_wait::{TimeWait, TimeWaitVerdict};

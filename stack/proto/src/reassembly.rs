@@ -9,6 +9,8 @@ use crate::seq::SeqNum;
 
 /// Ranges on the list.
 pub(crate) const RANGES_MAX: usize = 64;
+/// Ranges that it has place for itself.
+const FEW: usize = 2;
 
 /// Packed, as the list is a good part of a TCB's memory.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,12 +22,36 @@ struct Run {
     stamp: u16,
 }
 
+impl Run {
+    const EMPTY: Self = Self { start: SeqNum::new(0), end: SeqNum::new(0), stamp: 0 };
+}
+
+/// Room for many ranges that arrived out of order, which a connection borrows: see [`crate::Lender`].
+#[derive(Debug)]
+pub struct ArrivedRuns([Run; RANGES_MAX]);
+
+impl ArrivedRuns {
+    /// Ready to be lent.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([Run::EMPTY; RANGES_MAX])
+    }
+}
+
+impl Default for ArrivedRuns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// The list: sorted, disjoint, not touching, all after RCV.NXT.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Reassembly {
+    /// What is borrowed, in place of its own.
+    many: Option<&'static mut ArrivedRuns>,
+    few: [Run; FEW],
     len: u8,
     clock: u16,
-    runs: [Run; RANGES_MAX],
 }
 
 /// What became of an out-of-order segment.
@@ -41,8 +67,33 @@ pub(crate) enum Insert {
 
 impl Reassembly {
     pub(crate) const fn new() -> Self {
-        const EMPTY: Run = Run { start: SeqNum::new(0), end: SeqNum::new(0), stamp: 0 };
-        Self { len: 0, clock: 0, runs: [EMPTY; RANGES_MAX] }
+        Self { many: None, few: [Run::EMPTY; FEW], len: 0, clock: 0 }
+    }
+
+    /// Another range may be one too many for its own places.
+    #[inline]
+    pub(crate) const fn wants_many(&self) -> bool {
+        self.many.is_none() && self.len as usize + 1 >= FEW
+    }
+
+    /// Borrows `many`.
+    pub(crate) fn lend(&mut self, many: &'static mut ArrivedRuns) {
+        for (to, run) in many.0.iter_mut().zip(self.runs()) {
+            *to = *run;
+        }
+        self.many = Some(many);
+    }
+
+    /// Gives back what it borrowed and needs no more.
+    #[inline]
+    pub(crate) const fn give_back(&mut self) -> Option<&'static mut ArrivedRuns> {
+        if self.len == 0 { self.many.take() } else { None }
+    }
+
+    /// Gives back what it borrowed; it is never used again.
+    pub(crate) const fn end_loan(&mut self) -> Option<&'static mut ArrivedRuns> {
+        self.len = 0;
+        self.many.take()
     }
 
     #[inline]
@@ -51,7 +102,19 @@ impl Reassembly {
     }
 
     fn runs(&self) -> &[Run] {
-        self.runs.get(..usize::from(self.len)).unwrap_or(&[])
+        let all: &[Run] = match &self.many {
+            None => &self.few,
+            Some(many) => &many.0,
+        };
+        all.get(..usize::from(self.len)).unwrap_or(&[])
+    }
+
+    /// All places, also those that are free.
+    fn places(&mut self) -> &mut [Run] {
+        match &mut self.many {
+            None => &mut self.few,
+            Some(many) => &mut many.0,
+        }
     }
 
     /// Adds `start..end`, which is not empty and lies after RCV.NXT.
@@ -65,7 +128,7 @@ impl Reassembly {
         self.clock = self.clock.wrapping_add(1);
         let mut merged = Run { start, end, stamp: self.clock };
         if touching == 0 {
-            if len == RANGES_MAX {
+            if len == self.places().len() {
                 return Insert::Full;
             }
             self.make_room(first);
@@ -79,7 +142,7 @@ impl Reassembly {
             }
             self.take_out(first + 1, touching - 1);
         }
-        if let Some(slot) = self.runs.get_mut(first) {
+        if let Some(slot) = self.places().get_mut(first) {
             *slot = merged;
         }
         Insert::Stored
@@ -98,8 +161,9 @@ impl Reassembly {
     /// Shifts the runs from `at` on by one place; the caller has checked that there is one.
     fn make_room(&mut self, at: usize) {
         self.len += 1;
+        let len = usize::from(self.len);
         let mut carried = Run::default();
-        for run in self.runs.iter_mut().take(usize::from(self.len)).skip(at) {
+        for run in self.places().iter_mut().take(len).skip(at) {
             core::mem::swap(run, &mut carried);
         }
     }
@@ -107,8 +171,8 @@ impl Reassembly {
     /// Closes the gap of `n` runs from `at` on.
     fn take_out(&mut self, at: usize, n: usize) {
         for i in at + n..usize::from(self.len) {
-            let moved = self.runs.get(i).copied().unwrap_or_default();
-            if let Some(slot) = self.runs.get_mut(i - n) {
+            let moved = self.places().get(i).copied().unwrap_or_default();
+            if let Some(slot) = self.places().get_mut(i - n) {
                 *slot = moved;
             }
         }
@@ -153,8 +217,15 @@ impl Reassembly {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::boxed::Box;
 
     const BASE: SeqNum = SeqNum::new(0xffff_ff00);
+
+    fn roomy() -> Reassembly {
+        let mut list = Reassembly::new();
+        list.lend(Box::leak(Box::default()));
+        list
+    }
 
     #[track_caller]
     fn check(list: &Reassembly, expected: &[(u32, u32)]) {
@@ -167,7 +238,7 @@ mod tests {
 
     #[test]
     fn ranges_merge_across_the_wrap() {
-        let mut list = Reassembly::new();
+        let mut list = roomy();
         assert_eq!(list.insert(BASE + 300, BASE + 400), Insert::Stored);
         assert_eq!(list.insert(BASE + 100, BASE + 200), Insert::Stored);
         check(&list, &[(100, 200), (300, 400)]);
@@ -184,7 +255,7 @@ mod tests {
 
     #[test]
     fn sack_reports_the_latest_first() {
-        let mut list = Reassembly::new();
+        let mut list = roomy();
         for n in [5, 1, 3, 7, 9] {
             list.insert(BASE + n * 100, BASE + n * 100 + 50);
         }
@@ -198,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_full_list_refuses_and_recovers() {
-        let mut list = Reassembly::new();
+        let mut list = roomy();
         for n in 0..RANGES_MAX as u32 {
             assert_eq!(list.insert(BASE + 10 + 4 * n, BASE + 11 + 4 * n), Insert::Stored);
         }
@@ -206,5 +277,24 @@ mod tests {
         assert_eq!(list.insert(BASE + 9, BASE + 10), Insert::Stored, "it merges");
         assert_eq!(list.advance(BASE + 10), BASE + 11);
         assert_eq!(list.insert(BASE + 1_000, BASE + 1_001), Insert::Stored);
+    }
+
+    #[test]
+    fn it_borrows_for_the_second_range_and_gives_back_when_the_holes_are_filled() {
+        let mut list = Reassembly::new();
+        assert!(!list.wants_many());
+        assert_eq!(list.insert(BASE + 10, BASE + 20), Insert::Stored);
+        assert!(list.wants_many());
+        assert_eq!(list.insert(BASE + 30, BASE + 40), Insert::Stored);
+        assert_eq!(list.insert(BASE + 50, BASE + 60), Insert::Full, "it has two places");
+        list.lend(Box::leak(Box::default()));
+        assert_eq!(list.insert(BASE + 50, BASE + 60), Insert::Stored);
+        check(&list, &[(10, 20), (30, 40), (50, 60)]);
+        assert!(!list.wants_many() && list.give_back().is_none());
+        list.insert(BASE + 20, BASE + 50);
+        assert_eq!(list.advance(BASE + 10), BASE + 60);
+        assert!(list.give_back().is_some() && list.give_back().is_none());
+        assert_eq!(list.insert(BASE + 70, BASE + 80), Insert::Stored);
+        check(&list, &[(70, 80)]);
     }
 }

@@ -9,6 +9,9 @@
 //! Segments of equal fate share a record, so the board has a fixed size: bytes sent at (nearly) the same time are one
 //! record, and so is a run of bytes that are selectively acknowledged. When it is full, neighbours merge, which blurs the
 //! times a little; a SACK that would need another record is ignored, which costs a retransmission, never data.
+//!
+//! Most connections have next to nothing in flight at any time. So a board has a few records of its own, and borrows many
+//! while it needs them ([`SentRecords`]).
 
 mod tick;
 
@@ -21,6 +24,9 @@ pub(crate) use tick::{Tick, ticks_to_nanos};
 /// records, half of a lost window of 300 segments was sent again for nothing.
 pub(crate) const RECORDS_MAX: usize = 128;
 const MASK: usize = RECORDS_MAX - 1;
+/// Records of its own; a power of two.
+const FEW: usize = 4;
+const FEW_MASK: usize = FEW - 1;
 
 /// Selectively acknowledged.
 const SACKED: u8 = 1;
@@ -44,6 +50,8 @@ struct Record {
 }
 
 impl Record {
+    const EMPTY: Self = Self { end: SeqNum::new(0), sent_at: Tick(0), late: Span::NONE, flags: 0 };
+
     const fn is(&self, flags: u8) -> bool {
         self.flags & flags != 0
     }
@@ -62,8 +70,26 @@ impl Record {
     }
 }
 
+/// Room for what is known of many segments in flight, which a connection borrows: see [`crate::Lender`].
+#[derive(Debug)]
+pub struct SentRecords([Record; RECORDS_MAX]);
+
+impl SentRecords {
+    /// Ready to be lent.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self([Record::EMPTY; RECORDS_MAX])
+    }
+}
+
+impl Default for SentRecords {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// The board.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Scoreboard {
     /// SND.UNA: the first record starts here.
@@ -78,7 +104,9 @@ pub(crate) struct Scoreboard {
     lost: u32,
     /// Bytes in records that are RESENT.
     resent: u32,
-    records: [Record; RECORDS_MAX],
+    /// What is borrowed, in place of its own.
+    many: Option<&'static mut SentRecords>,
+    few: [Record; FEW],
 }
 
 /// A run of bytes that was delivered: the end of it, and how it had been sent.
@@ -150,11 +178,7 @@ pub(crate) fn sent_after(a: (Tick, SeqNum), b: (Tick, SeqNum)) -> bool {
 }
 
 impl Scoreboard {
-    /// Bytes from its start on that are touched while little is in flight: an empty board begins at its first record again.
-    pub(crate) const HOT_LEN: usize = core::mem::offset_of!(Self, records) + 4 * size_of::<Record>();
-
     pub(crate) const fn new(una: SeqNum) -> Self {
-        const EMPTY: Record = Record { end: SeqNum::new(0), sent_at: Tick(0), late: Span::NONE, flags: 0 };
         Self {
             start: una,
             head: 0,
@@ -163,8 +187,42 @@ impl Scoreboard {
             sacked: 0,
             lost: 0,
             resent: 0,
-            records: [EMPTY; RECORDS_MAX],
+            many: None,
+            few: [Record::EMPTY; FEW],
         }
+    }
+
+    /// Records that there is room for.
+    #[inline]
+    const fn room(&self) -> usize {
+        if self.many.is_some() { RECORDS_MAX } else { FEW }
+    }
+
+    /// Its own records may soon be too few: one more is to be appended, or, with `marks`, some are to be cut into pieces.
+    #[inline]
+    pub(crate) const fn wants_many(&self, marks: bool) -> bool {
+        self.many.is_none() && (self.len as usize + 1 >= FEW || !self.is_clean() || (marks && self.len > 0))
+    }
+
+    /// Borrows `many`.
+    pub(crate) fn lend(&mut self, many: &'static mut SentRecords) {
+        for (i, to) in many.0.iter_mut().take(usize::from(self.len)).enumerate() {
+            *to = *self.get(i);
+        }
+        self.head = 0;
+        self.many = Some(many);
+    }
+
+    /// Gives back what it borrowed and needs no more: nothing is in flight.
+    #[inline]
+    pub(crate) const fn give_back(&mut self) -> Option<&'static mut SentRecords> {
+        if self.len == 0 { self.many.take() } else { None }
+    }
+
+    /// Gives back what it borrowed; it is never used again.
+    pub(crate) const fn end_loan(&mut self) -> Option<&'static mut SentRecords> {
+        self.len = 0;
+        self.many.take()
     }
 
     /// Bytes selectively acknowledged.
@@ -217,12 +275,20 @@ impl Scoreboard {
 
     #[inline]
     fn get(&self, i: usize) -> &Record {
-        &self.records[(usize::from(self.head) + i) & MASK]
+        let at = usize::from(self.head) + i;
+        match &self.many {
+            None => &self.few[at & FEW_MASK],
+            Some(many) => &many.0[at & MASK],
+        }
     }
 
     #[inline]
     fn get_mut(&mut self, i: usize) -> &mut Record {
-        &mut self.records[(usize::from(self.head) + i) & MASK]
+        let at = usize::from(self.head) + i;
+        match &mut self.many {
+            None => &mut self.few[at & FEW_MASK],
+            Some(many) => &mut many.0[at & MASK],
+        }
     }
 
     fn start_of(&self, i: usize) -> SeqNum {
@@ -246,7 +312,7 @@ impl Scoreboard {
                 return;
             }
         }
-        if len == RECORDS_MAX {
+        if len == self.room() {
             self.append_to_full(end, now);
             return;
         }
@@ -265,7 +331,7 @@ impl Scoreboard {
     fn append_to_full(&mut self, end: SeqNum, now: Tick) {
         self.thin_out();
         let len = usize::from(self.len);
-        if len < RECORDS_MAX {
+        if len < self.room() {
             *self.get_mut(len) = Record { end, sent_at: now, late: Span::NONE, flags: 0 };
             self.len += 1;
             return;
@@ -424,7 +490,7 @@ impl Scoreboard {
     /// Puts a boundary at `at`, which lies inside record `i`; false if there is no room for it.
     fn split(&mut self, i: usize, at: SeqNum) -> bool {
         let mut len = usize::from(self.len);
-        if len == RECORDS_MAX {
+        if len == self.room() {
             // Neighbours before `i` might merge and shift it: only try when nothing else helps.
             return false;
         }
@@ -444,7 +510,7 @@ impl Scoreboard {
         if !start.before(end) {
             return;
         }
-        if usize::from(self.len) + 2 > RECORDS_MAX {
+        if usize::from(self.len) + 2 > self.room() {
             self.thin_out();
         }
         let mut i = 0;
@@ -608,7 +674,7 @@ impl Scoreboard {
 
     /// `len` bytes from `start` on, all within one record, were sent again.
     pub(crate) fn resend(&mut self, start: SeqNum, len: u32, now: Tick) {
-        if usize::from(self.len) + 2 > RECORDS_MAX {
+        if usize::from(self.len) + 2 > self.room() {
             self.thin_out();
         }
         let end = start + len;

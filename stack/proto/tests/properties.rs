@@ -1,6 +1,10 @@
 //! A TCB under arbitrary segments, calls, timers and ICMP errors: no panic, and what it says always makes sense.
 
+#[path = "shelf.rs"]
+mod shelf;
+
 use proptest::prelude::*;
+use shelf::Shelf;
 use utcp_proto::wire::{IpAddr, checksum, ethernet, icmpv4, icmpv6, ipv4, ipv6, tcp};
 use utcp_proto::{
     Actions, Config, CongestionKind, Duration, EcnMode, Endpoint, Events, Flags, FourTuple, HalfOpen,
@@ -135,6 +139,8 @@ struct Model {
     unread: u64,
     capacity: u32,
     over: bool,
+    /// It may borrow memory for much in flight.
+    lends: bool,
 }
 
 impl Model {
@@ -165,6 +171,9 @@ impl Model {
 
     fn poll(&mut self, max: u32, times: usize) {
         for _ in 0..times {
+            if self.lends {
+                self.tcb.borrow_to_send(&mut Shelf);
+            }
             let Some(tx) = self.tcb.poll_transmit(self.now, TxLimits { payload_max: max }) else { return };
             self.tcb.check();
             assert!(
@@ -208,7 +217,11 @@ impl Model {
                     options,
                     ce: *ce,
                 };
+                if self.lends {
+                    self.tcb.borrow_for(&seg, &mut Shelf);
+                }
                 let out = self.tcb.on_segment(self.now, &seg);
+                self.tcb.give_back(&mut Shelf);
                 self.take(&out, *len);
             }
             Op::User(call) => {
@@ -266,7 +279,7 @@ fn tuple() -> FourTuple {
     FourTuple { local: end(1), remote: end(2) }
 }
 
-fn established(cfg: &Config, wscale: u8) -> Model {
+fn established(cfg: &Config, wscale: u8, lends: bool) -> Model {
     let now = Instant::from_millis(77_777);
     let options = Options {
         mss: Some(1_460),
@@ -282,7 +295,7 @@ fn established(cfg: &Config, wscale: u8) -> Model {
     let ack = Segment { seq: IRS + 1, ack: Some(ISS + 1), wnd: 20_000, options, ..Segment::default() };
     let (tcb, _) = Tcb::from_half_open(&half, cfg, now, &ack);
     assert_eq!(tcb.state(), State::Established);
-    Model { tcb, now, queued: 0, unread: 0, capacity: cfg.recv_capacity, over: false }
+    Model { tcb, now, queued: 0, unread: 0, capacity: cfg.recv_capacity, over: false, lends }
 }
 
 /// `UTCP_PROP_CASES` runs more of them.
@@ -295,22 +308,30 @@ proptest! {
     #![proptest_config(settings())]
 
     #[test]
-    fn established_tcb_keeps_its_invariants(cfg in config(), wscale in 0u8..15, ops in proptest::collection::vec(op(), 1..120)) {
-        let mut model = established(&cfg, wscale);
+    fn established_tcb_keeps_its_invariants(
+        cfg in config(),
+        wscale in 0u8..15,
+        lends in any::<bool>(),
+        ops in proptest::collection::vec(op(), 1..120),
+    ) {
+        let mut model = established(&cfg, wscale, lends);
         for op in &ops {
             model.apply(op);
         }
+        model.tcb.end_loan(&mut Shelf);
     }
 
     #[test]
     fn connecting_tcb_keeps_its_invariants(cfg in config(), ops in proptest::collection::vec(op(), 1..40)) {
         let now = Instant::from_millis(77_777);
         let tcb = Tcb::connect(&cfg, now, tuple(), ISS);
-        let mut model = Model { tcb, now, queued: 0, unread: 0, capacity: cfg.recv_capacity, over: false };
+        let mut model =
+            Model { tcb, now, queued: 0, unread: 0, capacity: cfg.recv_capacity, over: false, lends: true };
         model.poll(0, 10);
         for op in &ops {
             model.apply(op);
         }
+        model.tcb.end_loan(&mut Shelf);
     }
 
     /// Bytes from the network: any parser may refuse them, none may panic, and ranges lie within the input.

@@ -224,3 +224,16 @@ impl Flow {
         Ok((freed - uncounted) as u32)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An idle connection costs little more than this in the engine.
+    #[test]
+    fn a_flow_is_small() {
+        let (flow, tcb, hot) = (size_of::<Flow>(), size_of::<Tcb>(), Flow::HOT_LEN);
+        println!("Flow {flow}, TCB {tcb}, hot {hot}");
+        assert!(flow <= 1536, "{flow}");
+    }
+}

@@ -21,7 +21,7 @@
 //! | `pairs`, `held`, `uncut` | cut-through: connections of this host whose bytes don't pass here |
 //! | `notify`    | readiness bits and bells, once per batch |
 //! | `messages`  | what it and the control thread tell each other |
-//! | `flow`, `client`, `table`, `wheel` | what the others keep |
+//! | `flow`, `client`, `table`, `wheel`, `loans` | what the others keep |
 
 mod ahead;
 pub mod client;
@@ -38,6 +38,7 @@ mod handover;
 mod held;
 mod links;
 mod listen;
+mod loans;
 mod messages;
 mod moving;
 mod notify;
@@ -141,6 +142,7 @@ pub struct Shard {
     clients: Slab<Client>,
     by_number: HashMap<u32, u32>,
     flows: Slab<Flow>,
+    loans: loans::Loans,
     table: FlowTable,
     half_open: Slab<listen::HalfOpenRecord>,
     time_wait: Slab<TimeWaitRecord>,
@@ -232,6 +234,7 @@ impl Shard {
             headers: VecDeque::with_capacity(1024),
             outbox,
             host,
+            loans: loans::Loans::new(),
             to_transmit: VecDeque::with_capacity(FLOWS_RESERVED),
             with_news: Vec::with_capacity(4096),
             listeners_with_news: Vec::with_capacity(64),

@@ -58,7 +58,9 @@ impl Shard {
             self.take_consumed(index);
         }
         let Some(flow) = self.flows.get_mut(index) else { return };
+        flow.tcb.borrow_for(seg, &mut self.loans);
         let mut actions = flow.tcb.on_segment(now, seg);
+        flow.tcb.give_back(&mut self.loans);
         if actions.events.any(Events::CHALLENGE.with(Events::CONNECTED)) {
             self.before_act(index, seg, &mut actions);
         }
@@ -263,7 +265,8 @@ impl Shard {
     /// Drops a flow whose last segment is out.
     pub(super) fn end_flow(&mut self, index: u32) {
         let now = self.now;
-        let Some(flow) = self.flows.remove(index) else { return };
+        let Some(mut flow) = self.flows.remove(index) else { return };
+        flow.tcb.end_loan(&mut self.loans);
         self.counters.closed += 1;
         if let Some(listener) = flow.early {
             self.no_longer_early(listener);

@@ -76,6 +76,7 @@ impl Shard {
             }
             let flow = self.flows.get_mut(index)?;
             let waited = flow.tcb.acks_when_read();
+            flow.tcb.borrow_to_send(&mut self.loans);
             let Some(transmit) = flow.tcb.poll_transmit(now, limits) else { break };
             if waited {
                 self.ack_waits_no_more(index);

@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use std::boxed::Box;
 use std::vec::Vec;
 
 const UNA: SeqNum = SeqNum::new(0xffff_f000);
@@ -8,8 +9,15 @@ fn tick(n: u32) -> Tick {
     Tick(n)
 }
 
-fn board(ends: &[(u32, u32)]) -> Scoreboard {
+/// A board that has borrowed.
+fn roomy() -> Scoreboard {
     let mut board = Scoreboard::new(UNA);
+    board.lend(Box::leak(Box::default()));
+    board
+}
+
+fn board(ends: &[(u32, u32)]) -> Scoreboard {
+    let mut board = roomy();
     for &(end, at) in ends {
         board.append(UNA + end, tick(at));
     }
@@ -90,12 +98,17 @@ fn a_repeated_segment_gives_no_sample() {
 
 #[test]
 fn a_full_board_blurs_times_but_counts_every_byte() {
-    let mut b = Scoreboard::new(UNA);
+    fill(Scoreboard::new(UNA));
+    fill(roomy());
+}
+
+fn fill(mut b: Scoreboard) {
+    let room = b.room();
     for n in 1..=1_000 {
         b.append(UNA + n * 10, tick(n * 100));
         b.check();
     }
-    assert!(usize::from(b.len) <= RECORDS_MAX);
+    assert!(usize::from(b.len) <= room);
     assert_eq!(b.pipe(), 10_000);
     // Every other segment is sacked: far more ranges than records.
     for n in 0..500 {
@@ -135,18 +148,51 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+#[test]
+fn it_borrows_before_its_own_records_are_full_and_gives_back_when_all_is_acknowledged() {
+    let mut b = Scoreboard::new(UNA);
+    for n in 1..FEW as u32 {
+        assert!(!b.wants_many(false), "{n}");
+        b.append(UNA + n * 100, tick(n * 50));
+    }
+    assert!(b.wants_many(false));
+    b.lend(Box::leak(Box::default()));
+    assert!(!b.wants_many(true) && b.give_back().is_none());
+    b.append(UNA + 400, tick(400));
+    b.append(UNA + 500, tick(500));
+    assert_eq!((b.len, b.pipe(), b.oldest_sent_at()), (5, 500, Some(tick(50))));
+    let d = ack(&mut b, 500);
+    assert_eq!((d.bytes, d.oldest_once, d.newest_once), (500, Some(tick(50)), Some(tick(500))));
+    assert!(b.give_back().is_some() && b.give_back().is_none());
+    b.append(UNA + 600, tick(600));
+    assert_eq!((b.end(), b.pipe()), (UNA + 600, 100));
+    assert!(b.wants_many(true) && !b.wants_many(false), "a SACK cuts into pieces");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// Against a list with one entry per byte: what the board calls sacked has been sacked, what it calls lost can be sent
     /// again, no byte is counted twice as delivered.
     #[test]
-    fn agrees_with_a_list_of_bytes(ops in proptest::collection::vec(op(), 1..200)) {
+    fn agrees_with_a_list_of_bytes(
+        borrow_at in 0usize..400,
+        ops in proptest::collection::vec(op(), 1..200),
+    ) {
         let mut b = Scoreboard::new(UNA);
+        let mut many = Some(Box::<SentRecords>::default());
         let (mut una, mut nxt, mut now) = (0u32, 0u32, 0u32);
         let mut seen: Vec<bool> = Vec::new();
-        for op in ops {
+        for (at, op) in ops.into_iter().enumerate() {
             now += 3;
+            if at >= borrow_at && let Some(many) = many.take() {
+                b.lend(Box::leak(many));
+            }
+            if let Some(back) = b.give_back() {
+                // Its own records are enough, until it borrows again.
+                prop_assert!(b.len == 0);
+                b.lend(back);
+            }
             let mut d = Delivered::default();
             match op {
                 Op::Append(n) => {

@@ -11,6 +11,7 @@
 //! | `recovery.rs` | what is lost, how fast it is sent again (RFC 6675, 8985, 6937, 6582) |
 //! | `timers.rs` | timeouts (§3.10.8) |
 //! | `transmit.rs` | what to send next |
+//! | `loan.rs` | memory that is borrowed while much is in flight or out of order |
 //! | `path.rs` | black holes and probing for the path's MTU (RFC 4821) |
 //! | `user.rs`, `icmp.rs`, `snapshot.rs` | calls of the program, errors from the network, `TCP_INFO` |
 
@@ -18,6 +19,7 @@ mod ack;
 mod arrives;
 mod data;
 mod icmp;
+mod loan;
 mod path;
 mod recovery;
 mod snapshot;
@@ -40,14 +42,15 @@ use crate::seq::SeqNum;
 use crate::time::Instant;
 use crate::time_wait::{TimeWait, TimeWaitClock};
 
+pub use loan::Lender;
 use recovery::Recovery;
 use state::{AckState, Options, Receive, Send, Stats, Timers};
 
 /// One TCP connection: arithmetic on sequence numbers, no bytes, no clock.
 ///
-/// In memory what every segment touches comes first, in the order in which it is needed: [`Tcb::HOT_LEN`] bytes, of which
-/// the last are the beginning of the board.
-#[derive(Clone, Debug)]
+/// In memory what every segment touches comes first, in the order in which it is needed: [`Tcb::HOT_LEN`] bytes. What only
+/// connections with much in flight need is borrowed: see [`Lender`].
+#[derive(Debug)]
 #[repr(C)]
 pub struct Tcb {
     state: State,
@@ -75,8 +78,8 @@ pub struct Tcb {
 }
 
 impl Tcb {
-    /// Bytes from the start of a TCB on that segments in order touch: all but the board's and the reassembly's records.
-    pub const HOT_LEN: usize = core::mem::offset_of!(Self, board) + Scoreboard::HOT_LEN;
+    /// Bytes from the start of a TCB on that segments in order touch.
+    pub const HOT_LEN: usize = core::mem::offset_of!(Self, reassembly) + size_of::<Reassembly>();
 
     /// Where in a TCB that stands which [`Tcb::next_deadline`] reads.
     pub const TIMERS_AT: usize = core::mem::offset_of!(Self, timers);

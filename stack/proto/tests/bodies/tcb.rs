@@ -1,6 +1,10 @@
 //! A TCB under segments, calls, timers and errors that bytes choose. Its own assertions (`Tcb::check`, those of a debug
 //! build) are the oracle, and that what it wants done can be done.
 
+#[path = "../shelf.rs"]
+mod shelf;
+
+use shelf::Shelf;
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{
     Actions, Config, CongestionKind, Duration, Endpoint, Flags, FourTuple, HalfOpen, IcmpError, IcmpKind,
@@ -32,15 +36,27 @@ pub fn steps(bytes: &[u8]) {
         recv_capacity: if bits & 16 != 0 { 3_000 } else { 65_536 },
         ..Config::DEFAULT
     };
+    let Some(mut tcb) = established(&cfg, START) else { return };
+    live(&cfg, &mut tcb, bits & 8 != 0, rest);
+    tcb.end_loan(&mut Shelf);
+}
+
+/// `lends`: it may borrow memory for much in flight.
+fn live(cfg: &Config, tcb: &mut Tcb, lends: bool, steps: &[u8]) {
     let mut now = START;
-    let Some(mut tcb) = established(&cfg, now) else { return };
     let mut streams = Streams { tx: 0, rx: 0, capacity: cfg.recv_capacity };
-    for step in rest.chunks_exact(8).take(300) {
+    for step in steps.chunks_exact(8).take(300) {
         let Ok(step) = <[u8; 8]>::try_from(step) else { return };
         let small = u32::from(u16::from_be_bytes([step[2], step[3]]));
         let actions = match step[0] % 8 {
-            0..3 => Some(tcb.on_segment(now, &segment(&tcb, now, step))),
-            3 => call(&mut tcb, now, &mut streams, step[1], small),
+            0..3 => {
+                let seg = segment(tcb, now, step);
+                if lends {
+                    tcb.borrow_for(&seg, &mut Shelf);
+                }
+                Some(tcb.on_segment(now, &seg))
+            }
+            3 => call(tcb, now, &mut streams, step[1], small),
             4 => {
                 now += Duration::from_micros(u64::from(small) << (step[1] % 16));
                 Some(tcb.on_timer(now))
@@ -62,9 +78,14 @@ pub fn steps(bytes: &[u8]) {
         if let Some(actions) = actions {
             apply(&mut streams, &actions);
         }
+        tcb.give_back(&mut Shelf);
         let limits = TxLimits { payload_max: if step[1] & 1 == 0 { 0 } else { 65_536 } };
         let mut count = 0;
-        while let Some(tx) = tcb.poll_transmit(now, limits) {
+        loop {
+            if lends {
+                tcb.borrow_to_send(&mut Shelf);
+            }
+            let Some(tx) = tcb.poll_transmit(now, limits) else { break };
             assert!(u64::from(tx.offset) + u64::from(tx.len) <= streams.tx, "beyond the stream: {tx:?}");
             count += 1;
             assert!(count < 100_000, "it never stops sending");

@@ -5,12 +5,15 @@
 #![allow(dead_code)]
 
 mod link;
+#[path = "../shelf.rs"]
+mod shelf;
 mod trace;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 pub use link::{Link, Rng, byte_at};
+use shelf::Shelf;
 use trace::describe;
 use utcp_proto::wire::checksum::Verify;
 use utcp_proto::wire::{IpAddr, tcp};
@@ -284,6 +287,7 @@ impl World {
             let host = &mut self.hosts[side];
             let limits = host.limits;
             let Peer::Flow(tcb) = &mut host.peer else { return };
+            tcb.borrow_to_send(&mut Shelf);
             let Some(tx) = tcb.poll_transmit(self.now, limits) else { break };
             tcb.check();
             let start = tx.offset as usize;
@@ -292,7 +296,10 @@ impl World {
             self.transmit(side, &tx, &bytes);
         }
         let host = &mut self.hosts[side];
-        let Peer::Flow(tcb) = &host.peer else { return };
+        let Peer::Flow(tcb) = &mut host.peer else { return };
+        if matches!(tcb.state(), State::TimeWait | State::Closed) {
+            tcb.end_loan(&mut Shelf);
+        }
         if let Some(wait) = tcb.time_wait(self.now) {
             host.peer = Peer::Wait(wait);
         } else if tcb.state() == State::Closed {
@@ -415,7 +422,9 @@ impl World {
         let host = &mut self.hosts[side];
         match &mut host.peer {
             Peer::Flow(tcb) => {
+                tcb.borrow_for(seg, &mut Shelf);
                 let actions = tcb.on_segment(now, seg);
+                tcb.give_back(&mut Shelf);
                 if self.trace && actions.drop.is_some() {
                     eprintln!("{:>12} {side}! {:?}", now.as_micros(), actions.drop);
                 }

@@ -2,6 +2,7 @@
 //!
 //! Numbers are relative: ours count from ISS, the peer's from IRS, so that the first stream byte is 1 on both sides.
 
+use crate::shelf::Shelf;
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{
     Actions, Config, Duration, Endpoint, Flags, FourTuple, HalfOpen, HalfOpenVerdict, Instant, Options,
@@ -146,7 +147,9 @@ impl Lab {
     }
 
     pub fn get_raw(&mut self, seg: Seg) -> Actions {
+        self.tcb.borrow_for(&seg.0, &mut Shelf);
         self.last = self.tcb.on_segment(self.now, &seg.0);
+        self.tcb.give_back(&mut Shelf);
         self.tcb.check();
         self.last
     }
@@ -171,6 +174,7 @@ impl Lab {
 
     /// The next segment that leaves, if one does.
     pub fn sent(&mut self) -> Option<Transmit> {
+        self.tcb.borrow_to_send(&mut Shelf);
         let tx = self.tcb.poll_transmit(self.now, TxLimits::WIRE);
         self.tcb.check();
         tx

@@ -16,3 +16,5 @@ mod rfc7413;
 mod rfc8985;
 mod rfc9293;
 mod rfc9293_states;
+#[path = "../shelf.rs"]
+mod shelf;
