@@ -251,6 +251,13 @@ pub trait Port: Send {
         None
     }
 
+    /// The kernel's interface below came up, or went down. Returns whether nobody may wait on [`Port::poll_fds`] while it is
+    /// down: the netmap module lets whoever asks it about such an interface wait, not to be interrupted, until it is up
+    /// again.
+    fn set_up(&mut self, _up: bool) -> bool {
+        false
+    }
+
     /// What it has done and lost. Asks the device, so not for the fast path.
     fn counters(&self) -> Counters;
 }

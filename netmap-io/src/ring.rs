@@ -117,6 +117,8 @@ pub(crate) struct SlotRing {
     bufs: Buffers,
     /// The bits of `Slot::ptr` that are an offset; 0 where the ring has none.
     offset_mask: u64,
+    /// Where frames of ours begin in their buffers.
+    offset: u32,
     /// Slots that were skipped because they pointed outside the memory.
     pub(crate) bad_slots: u64,
 }
@@ -131,7 +133,18 @@ impl SlotRing {
     /// offset, 0 where the ring has none.
     pub(crate) unsafe fn new(slots: NonNull<Slot>, num_slots: u32, bufs: Buffers, offset_mask: u64) -> Self {
         assert!(num_slots >= 2, "a ring needs two slots at least: one is always the device's");
-        Self { slots, num_slots, head: 0, tail: 0, bufs, offset_mask, bad_slots: 0 }
+        Self { slots, num_slots, head: 0, tail: 0, bufs, offset_mask, offset: 0, bad_slots: 0 }
+    }
+
+    /// Frames begin so many bytes into their buffers, where the ring has offsets: room that others of the ring rely on.
+    pub(crate) fn begin_at(&mut self, offset: u32) {
+        let fits = u64::from(offset) & self.offset_mask == u64::from(offset) && offset <= self.bufs.stride;
+        self.offset = if fits { offset } else { 0 };
+    }
+
+    /// A slot whose frame begins where ours do.
+    fn at_offset(&self, slot: Slot) -> Slot {
+        Slot { ptr: slot.ptr & !self.offset_mask | u64::from(self.offset), ..slot }
     }
 
     /// Number of slots.
@@ -211,7 +224,8 @@ impl SlotRing {
     /// The frame in a slot leaves with its buffer, and `buf` comes for it. What stays is a slot of no bytes.
     pub(crate) fn take(&mut self, index: u32, buf: u32) -> Slot {
         let slot = self.slot(index);
-        self.set_slot(index, Slot { buf, len: 0, flags: SlotFlags::BUF_CHANGED, ptr: 0 });
+        let left = Slot { buf, len: 0, flags: SlotFlags::BUF_CHANGED, ptr: 0 };
+        self.set_slot(index, self.at_offset(left));
         slot
     }
 
@@ -349,7 +363,7 @@ impl<'a> RxRing<'a> {
             out.ring.set_slot(index, Slot { flags, ..from });
             out.ring.head = out.ring.next(index);
             let back = Slot { buf: to.buf, ptr: 0, len: 0, flags: SlotFlags::BUF_CHANGED };
-            self.ring.set_slot(self.ring.head, back);
+            self.ring.set_slot(self.ring.head, self.ring.at_offset(back));
         } else {
             let Some(bytes) = self.ring.frame(from) else { return false };
             if bytes.len() > out.len() {
@@ -446,15 +460,14 @@ impl<'a> TxRing<'a> {
         if self.ring.head == self.ring.tail {
             return None;
         }
-        let mut slot = self.ring.slot(self.ring.head);
+        let slot = self.ring.slot(self.ring.head);
         if !self.ring.bufs.contains(slot.buf) {
             // Only a peer that writes into our half of a shared ring can do that. A slot without a
             // buffer can't be skipped on the tx side, so the ring counts as full.
             self.ring.bad_slots += 1;
             return None;
         }
-        slot.ptr &= !self.ring.offset_mask;
-        Some(TxSlot { buf: slot.buf, slot, ring: self.ring })
+        Some(TxSlot { slot: self.ring.at_offset(slot), ring: self.ring })
     }
 
     /// The last `count` frames that were committed.
@@ -476,11 +489,10 @@ impl<'a> TxRing<'a> {
     }
 }
 
-/// One free slot. Derefs to its whole buffer, whose old content is arbitrary.
+/// One free slot. Derefs to its buffer, whose old content is arbitrary.
 #[derive(Debug)]
 pub struct TxSlot<'r> {
     ring: &'r mut SlotRing,
-    buf: u32,
     slot: Slot,
 }
 
@@ -488,7 +500,7 @@ impl TxSlot<'_> {
     /// Sends the first `len` bytes at the next sync.
     ///
     /// # Panics
-    /// When `len` is longer than the buffer.
+    /// When `len` is longer than the slot.
     pub fn commit(self, len: usize) {
         self.commit_flags(len, 0);
     }
@@ -496,14 +508,21 @@ impl TxSlot<'_> {
     /// [`TxSlot::commit`] with [`SlotFlags`], e.g. `MORE_FRAG`.
     ///
     /// # Panics
-    /// When `len` is longer than the buffer.
+    /// When `len` is longer than the slot.
     pub fn commit_flags(self, len: usize, flags: u16) {
-        assert!(len <= self.ring.bufs.stride as usize, "a frame of {len} bytes does not fit its slot");
-        let len = u16::try_from(len).expect("a buffer is shorter than 64 KiB");
+        let (_, room) = self.room();
+        assert!(len <= room, "a frame of {len} bytes does not fit its slot");
+        let len = u16::try_from(len).expect("a slot's room is a u16");
         let index = self.ring.head;
         let kept = self.slot.flags & SlotFlags::BUF_CHANGED;
         self.ring.set_slot(index, Slot { len, flags: flags | kept, ..self.slot });
         self.ring.head = self.ring.next(index);
+    }
+
+    /// Where the frame begins, and how long it may be: a slot says so in 16 bits, and a buffer may have 64 KiB.
+    fn room(&self) -> (NonNull<u8>, usize) {
+        let SlotRing { bufs, offset, .. } = &*self.ring;
+        (bufs.at(self.slot.buf, *offset), (bufs.stride - offset).min(u32::from(u16::MAX)) as usize)
     }
 }
 
@@ -511,16 +530,16 @@ impl Deref for TxSlot<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        let stride = self.ring.bufs.stride;
+        let (at, len) = self.room();
         // SAFETY: `TxRing::slot` checked the index; the slot is ours until it is committed and synced.
-        unsafe { std::slice::from_raw_parts(self.ring.bufs.at(self.buf, 0).as_ptr(), stride as usize) }
+        unsafe { std::slice::from_raw_parts(at.as_ptr(), len) }
     }
 }
 
 impl DerefMut for TxSlot<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        let stride = self.ring.bufs.stride;
+        let (at, len) = self.room();
         // SAFETY: as in `deref`; the buffer stands in this slot alone, so nothing else refers to it.
-        unsafe { std::slice::from_raw_parts_mut(self.ring.bufs.at(self.buf, 0).as_ptr(), stride as usize) }
+        unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len) }
     }
 }

@@ -9,7 +9,7 @@
 //!                                      engine ── programs
 //! ```
 //!
-//! While the file `NETMAP_HOST_OUT` is there, the NIC is pulled out.
+//! The NIC is up and down as the kernel's device is. While the file `NETMAP_HOST_OUT` is there, the NIC is pulled out.
 //!
 //! Takes the variables of `utcp engine`, and `NETMAP_HOST_CABLE` (the TAP device at the cable's end), `NETMAP_HOST_RINGS`
 //! (pairs of the NIC). Frames come to a ring by their last byte, so that a flow comes to all of them.
@@ -45,7 +45,7 @@ fn serve() -> Result<(), String> {
     let rings = variable("NETMAP_HOST_RINGS").and_then(|text| text.parse().ok()).unwrap_or(1);
     let provider =
         Provider::new(Shape { buffers: 16_384, ..Shape::default() }).map_err(|error| error.to_string())?;
-    let shape = NicShape { rings, host_rings: 1, slots: 512 };
+    let shape = NicShape { rings, slots: 512, ..NicShape::default() };
     provider.add_nic(NIC, shape).map_err(|error| error.to_string())?;
     for (name, side) in [(NIC, Side::Host), (cable.as_str(), Side::Nic)] {
         let mut tap = tap(name).map_err(|error| error.to_string())?;
@@ -61,6 +61,10 @@ fn serve() -> Result<(), String> {
     if let Some(file) = variable("NETMAP_HOST_OUT") {
         let provider = provider.clone();
         std::thread::spawn(move || watch(&provider, shape, std::path::Path::new(&file)));
+    }
+    {
+        let provider = provider.clone();
+        std::thread::spawn(move || follow_link(&provider));
     }
     let config = Config::from_variables(variable).map_err(|error| error.to_string())?;
     let open = move |device: &str, options: &OpenOptions| -> Result<Device, PortError> {
@@ -83,6 +87,30 @@ fn watch(provider: &Provider, shape: NicShape, file: &std::path::Path) {
             }
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The NIC goes up and down with the kernel's device.
+fn follow_link(provider: &Provider) {
+    // SAFETY: makes a descriptor, which is this thread's own and lasts as long as the process.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    // SAFETY: a structure of numbers, of which zero is one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(NIC.bytes()) {
+        *to = libc::c_char::try_from(from).unwrap_or(0);
+    }
+    let mut was_up = true;
+    loop {
+        // SAFETY: the request has the device's name, and lives until the call returns.
+        let asked = unsafe { libc::ioctl(socket, libc::SIOCGIFFLAGS, &raw mut request) } == 0;
+        // SAFETY: the call wrote the flags.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        let up = !asked || i32::from(flags) & libc::IFF_UP != 0;
+        if up != was_up {
+            provider.set_up(NIC, up);
+            was_up = up;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use utcp_netmap_io::admin::Admin;
 use utcp_netmap_io::provider::{NicShape, Provider, Shape, Side};
-use utcp_netmap_io::{OpenOptions, Port, Proto, SlotFlags, Tuple};
+use utcp_netmap_io::{Device, OpenOptions, Port, PortError, Proto, SlotFlags, Tuple};
 
 use crate::{ETHERTYPE, MODULE, SWITCH, Tally, check, joined, open};
 
@@ -18,7 +18,7 @@ pub fn over_the_provider(tally: &mut Tally) {
         Ok(provider) => provider,
         Err(error) => return tally.failed("the provider of our own", &error.to_string()),
     };
-    let shape = NicShape { rings: 2, host_rings: 1, slots: 1024 };
+    let shape = NicShape { rings: 2, slots: 1024, ..NicShape::default() };
     for name in ["ut0", "ut1", "ut2"] {
         if let Err(error) = provider.add_nic(name, shape) {
             return tally.failed(&format!("the provider's {name}"), &error.to_string());
@@ -35,6 +35,12 @@ pub fn over_the_provider(tally: &mut Tally) {
     }
     manners(tally, &Admin::from(provider.clone()), "ut2", "the provider");
     tally.result("the provider: what is not ours passes between NIC and kernel", beside(&provider));
+    let open = |device: &str, options: &OpenOptions| provider.open(device, options);
+    tally.result(
+        "the provider: a long frame behind a virtio-net header arrives in one piece",
+        long_frames(&open),
+    );
+    tally.result("the provider: a segment is cut for a port without that header", cut_frames(&open));
     tally.result("the provider: no buffer is lost or in two places", provider.check_buffers());
 }
 
@@ -96,6 +102,11 @@ pub fn over_the_module(tally: &mut Tally) {
     tally.result("@conf: a port of VALE has the slots and rings that it was asked for", conf(&admin));
     tally.result("VALE: an interface that outlives its users is made and ended", persistent(&admin));
     tally.result("VALE: the length of a port's virtio-net header is set and told", header(&admin));
+    tally.result(
+        "VALE: a long frame behind a virtio-net header arrives in one piece",
+        long_frames(&utcp_netmap_io::open),
+    );
+    tally.result("VALE: a segment is cut for a port without that header", cut_frames(&utcp_netmap_io::open));
     tally.result("the time of a sync is told", timestamps());
     tally.result("a loop of the kernel's starts and stops", looped(&admin));
 }
@@ -179,6 +190,86 @@ fn header(admin: &Admin) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Opens the first port of a device, of the module's or the provider's.
+type Opener<'o> = &'o dyn Fn(&str, &OpenOptions) -> Result<Device, PortError>;
+
+fn open_with_header(from: Opener<'_>, device: &str) -> Result<Box<dyn Port>, String> {
+    let options = OpenOptions { vnet_header: true, ..OpenOptions::default() };
+    Ok(from(device, &options).map_err(words)?.ports.swap_remove(0))
+}
+
+/// What comes within a while, at most `bytes` of it behind the first `skip` of each frame.
+fn collect(port: &mut dyn Port, skip: usize, bytes: usize) -> Result<(usize, Vec<u8>), String> {
+    let (mut frames, mut got) = (0, Vec::new());
+    let until = Instant::now() + PATIENCE;
+    while got.len() < bytes {
+        port.rx_sync().map_err(words)?;
+        for frame in port.rx() {
+            frames += 1;
+            got.extend_from_slice(frame.bytes().get(skip..).unwrap_or_default());
+        }
+        if Instant::now() > until {
+            return Err(format!("{} of {bytes} bytes came in {frames} frames", got.len()));
+        }
+    }
+    Ok((frames, got))
+}
+
+fn long_frames(from: Opener<'_>) -> Result<(), String> {
+    for header in [10, 12] {
+        let mut a = open_with_header(from, &format!("vale_utcp:v{header}@vnet={header}"))?;
+        let mut b = open_with_header(from, &format!("vale_utcp:w{header}@vnet={header}"))?;
+        let mut frame = vec![0; 10];
+        frame.extend([0xff; 6]);
+        frame.extend([2, 0, 0, 0, 0, 9]);
+        frame.extend(ETHERTYPE);
+        frame.extend((0..30_000_u32).map(|n| (n % 251) as u8));
+        if !a.tx().push(&frame) {
+            return Err("no room for a long frame".into());
+        }
+        a.tx_sync().map_err(words)?;
+        let (frames, got) = collect(&mut *b, 0, frame.len())?;
+        if frames != 1 || got != frame {
+            return Err(format!(
+                "header of {header}: {frames} frames, {} bytes of {}",
+                got.len(),
+                frame.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A TCP segment of 20 000 bytes, to be cut into frames of an ordinary MTU.
+fn cut_frames(from: Opener<'_>) -> Result<(), String> {
+    const HEADERS: usize = 54;
+    let mut a = open_with_header(from, "vale_utcp:g12@vnet=12")?;
+    let plain = from("vale_utcp:plain", &OpenOptions::default()).map_err(words)?.ports;
+    let mut plain = plain.into_iter().next().ok_or("no port")?;
+    let payload: Vec<u8> = (0..20_000_u32).map(|n| (n % 251) as u8).collect();
+    // Checksum wanted; TCP over IPv4; headers, size of a piece, where the checksum begins, and where it goes from there.
+    let mut frame = vec![1, 1];
+    for half in [HEADERS as u16, 1448, 34, 16] {
+        frame.extend(half.to_ne_bytes());
+    }
+    frame.extend([0xff; 6]);
+    frame.extend([2, 0, 0, 0, 0, 9, 8, 0, 0x45, 0]);
+    frame.extend(((40 + payload.len()) as u16).to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 78, 1, 1, 10, 78, 1, 2]);
+    frame.extend([0x1b, 0x59, 0x1b, 0x5a, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
+    frame.extend(&payload);
+    if !a.tx().push(&frame) {
+        return Err("no room for a long frame".into());
+    }
+    a.tx_sync().map_err(words)?;
+    let (frames, got) = collect(&mut *plain, HEADERS, payload.len())?;
+    if got == payload && frames == payload.len().div_ceil(1514 - HEADERS) {
+        Ok(())
+    } else {
+        Err(format!("{frames} frames, {} bytes of {}", got.len(), payload.len()))
+    }
 }
 
 fn timestamps() -> Result<(), String> {

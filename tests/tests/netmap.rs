@@ -172,47 +172,104 @@ fn two_rings_are_two_shards_and_one_kernel() {
     everybody_is_served(&lab, &net, &engine, 2);
 }
 
+/// A connection that says a word, and another when the gate opens.
+struct TwoWords {
+    _server: Running,
+    client: Running,
+    gate: std::fs::File,
+}
+
+impl TwoWords {
+    fn begin(lab: &Lab, net: &Net, engine: &Engine<'_>) -> Self {
+        let port = lab.port();
+        let script = format!(
+            "import socket
+s = socket.create_server(('0.0.0.0', {port}))
+print('listens')
+c, _ = s.accept()
+while data := c.recv(100): c.sendall(data)"
+        );
+        let mut server = lab.python(&script).under(engine).spawn();
+        server.wait_for_output("listens");
+        let script = format!(
+            "import socket, sys
+s = socket.create_connection(('{}', {port}), timeout=30)
+for word in [b'one', b'two']:
+    s.sendall(word); assert s.recv(100) == word
+    print(word.decode())
+    sys.stdin.readline()",
+            OURS[0]
+        );
+        let pipe = lab.path("gate");
+        let _ = lab.run("mkfifo").arg(&pipe).ok();
+        let gate = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).expect("a pipe");
+        let mut client = lab.python(&script).inside(&net.client).stdin(&pipe).spawn();
+        // Both have it open; whoever looks at what a failed test left would wait for a writer.
+        std::fs::remove_file(&pipe).expect("it is there");
+        client.wait_for_output("one");
+        Self { _server: server, client, gate }
+    }
+
+    fn open_gate(&mut self) {
+        std::io::Write::write_all(&mut self.gate, b"\n").expect("the client reads it");
+    }
+
+    /// The second word comes back.
+    fn end(mut self) {
+        self.client.wait_for_output("two");
+        self.open_gate();
+    }
+}
+
+fn wait_for_link(engine: &Engine<'_>, trouble: &str) {
+    wait_until(trouble, WAIT, || {
+        let sockets = engine.sockets();
+        sockets.iter().any(|socket| socket.line.contains(trouble)).then_some(())
+    });
+}
+
 /// The NIC is pulled out under a connection and put back: it goes on, and so does the kernel's traffic.
 #[test]
 fn a_nic_that_was_pulled_out_is_opened_again() {
     needs_utcp_and_root!();
     let (lab, net) = (Lab::new("netmap-out"), Net::new());
     let engine = engine(&lab, &net, 1, "netmap:nm0");
+    let mut words = TwoWords::begin(&lab, &net, &engine);
+    std::fs::write(lab.path("out"), "").expect("a file");
+    wait_for_link(&engine, "link:gone");
+    words.open_gate();
+    std::fs::remove_file(lab.path("out")).expect("it is there");
+    words.end();
+    ping(&lab, &net.client, OURS[0]);
+    engine.went_through(1);
+}
+
+/// The module lets whoever syncs an interface that is down wait, not to be interrupted: the engine must not ask then.
+#[test]
+fn a_nic_that_is_down_stops_nothing_else() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("netmap-down"), Net::new());
+    let engine = engine(&lab, &net, 1, "netmap:nm0");
+    let mut words = TwoWords::begin(&lab, &net, &engine);
+    ip(&lab, &net.server, "link set nm0 down");
+    wait_for_link(&engine, "link:down");
+    words.open_gate();
+    // The shard goes on: programs of this host reach each other.
     let port = lab.port();
     let script = format!(
         "import socket
-s = socket.create_server(('0.0.0.0', {port}))
-print('listens')
-c, _ = s.accept()
-while data := c.recv(100): c.sendall(data)"
+s = socket.create_server(('127.0.0.1', {port}))
+c = socket.create_connection(('127.0.0.1', {port}))
+d, _ = s.accept()
+for n in range(100):
+    c.sendall(b'x'); assert d.recv(1) == b'x'
+print('served')"
     );
-    let mut server = lab.python(&script).under(&engine).spawn();
-    server.wait_for_output("listens");
-    let script = format!(
-        "import socket, sys
-s = socket.create_connection(('{}', {port}), timeout=30)
-for word in [b'one', b'two']:
-    s.sendall(word); assert s.recv(100) == word
-    print(word.decode())
-    sys.stdin.readline()",
-        OURS[0]
-    );
-    let gate = lab.path("gate");
-    let _ = lab.run("mkfifo").arg(&gate).ok();
-    let mut open_gate = std::fs::OpenOptions::new().read(true).write(true).open(&gate).expect("a pipe");
-    let mut client = lab.python(&script).inside(&net.client).stdin(&gate).spawn();
-    client.wait_for_output("one");
-    std::fs::write(lab.path("out"), "").expect("a file");
-    wait_until("the port is gone", WAIT, || {
-        let sockets = engine.sockets();
-        sockets.iter().any(|socket| socket.line.contains("link:gone")).then_some(())
-    });
-    std::io::Write::write_all(&mut open_gate, b"\n").expect("the client reads it");
-    std::fs::remove_file(lab.path("out")).expect("it is there");
-    client.wait_for_output("two");
-    std::io::Write::write_all(&mut open_gate, b"\n").expect("the client reads it");
+    assert_eq!(lab.python(&script).under(&engine).ok().text(), "served\n");
+    ip(&lab, &net.server, "link set nm0 up");
+    words.end();
     ping(&lab, &net.client, OURS[0]);
-    engine.went_through(1);
+    engine.went_through(2);
 }
 
 /// Without the kernel: two rings, an address of the engine's own on both.

@@ -368,6 +368,10 @@ impl Port for CapturePort {
         self.inner.resync_in()
     }
 
+    fn set_up(&mut self, up: bool) -> bool {
+        self.inner.set_up(up)
+    }
+
     fn counters(&self) -> Counters {
         Counters { capture_lost: self.tracer.lost, ..self.inner.counters() }
     }

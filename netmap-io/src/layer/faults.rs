@@ -381,6 +381,10 @@ impl Port for FaultPort {
         [ours, self.inner.resync_in()].into_iter().flatten().min()
     }
 
+    fn set_up(&mut self, up: bool) -> bool {
+        self.inner.set_up(up)
+    }
+
     fn counters(&self) -> Counters {
         let inner = self.inner.counters();
         let Counters { rx_frames, rx_bytes, tx_frames, tx_bytes, .. } = self.counters;

@@ -50,8 +50,9 @@ const _: () = {
 pub(crate) const VERSIONS: std::ops::RangeInclusive<u16> = 14..=15;
 /// The one that we speak.
 pub(crate) const VERSION: u16 = 14;
-/// Versions of the old interface, the newer one first.
-pub(crate) const VERSIONS_LEGACY: [u32; 2] = [12, 11];
+/// Versions that stand in a request of the old interface: those of old modules, and those that modules since 2019 want to see
+/// there.
+pub(crate) const VERSIONS_LEGACY: [u32; 4] = [12, 11, 14, 15];
 /// Bytes of a port's name, with the zero at its end.
 pub(crate) const NAME_LEN: usize = 64;
 

@@ -12,6 +12,7 @@
 //! - A frame that is gone leaves a slot of no bytes behind, which whoever reads the ring passes over.
 //! - The kernel is never waited for. When its ring is full, frames to it move into extra buffers, in order; when those are
 //!   used up, they are dropped and counted, as a NIC drops what a slow host leaves in its ring.
+//! - A frame of several slots can't go to the kernel: the module would make a frame of each. It is dropped and counted.
 //! - Frames of the kernel wait in its ring while the NIC has no room: the kernel's own queue fills and pushes back. They
 //!   get at most half of the room there is, and at least one slot, so neither side starves the other.
 //! - Of a host ring, the two directions are two handles: the one that sends is used by every shard under a lock, the one
@@ -135,11 +136,16 @@ impl Beside {
             let mut index = from;
             while index != rx.tail {
                 let slot = rx.slot(index);
+                let is_piece = judge.going_on.is_some() || slot.flags & SlotFlags::MORE_FRAG != 0;
                 // A slot that lies is left to whoever reads the ring, who counts it.
                 let ours = rx.frame(slot).is_none_or(|frame| judge.is_ours(&table, frame, slot.flags));
                 if ours {
                     frames += 1;
                     bytes += u64::from(slot.len);
+                } else if is_piece {
+                    // The module makes a frame of every slot that is sent to the host.
+                    rx.set_slot(index, Slot { len: 0, ..slot });
+                    counters.to_host_dropped += u64::from(judge.going_on.is_none());
                 } else if slot.len != 0 {
                     let host = host.get_or_insert_with(|| Self::lock(to_host));
                     host.pass(rx, index, counters)?;

@@ -182,26 +182,33 @@ pub(crate) fn rx_sync(handle: &dyn Handle) -> io::Result<()> {
 pub(crate) enum Dialect {
     /// API 14 and 15.
     Today,
-    /// API 11 and 12: version of the structure.
+    /// The old structure, and the version that is to stand in it.
     Legacy(u32),
 }
 
+/// A name that no interface has.
+const NOBODY: &str = "utcp-no-such";
+
 /// Finds out which interface answers.
 pub(crate) fn dialect(handle: &dyn Handle) -> io::Result<Dialect> {
-    let nobody = "utcp-no-such";
-    let asked = ask::<GetPortInfo>(handle, nobody, &mut PortInfo::default(), &mut Options::default());
+    let asked = ask::<GetPortInfo>(handle, NOBODY, &mut PortInfo::default(), &mut Options::default());
     match asked.err().and_then(|error| error.raw_os_error()) {
         // It understood the question.
         None | Some(libc::ENXIO) => return Ok(Dialect::Today),
         Some(libc::EINVAL | libc::ENOTTY) => {}
         Some(other) => return Err(io::Error::from_raw_os_error(other)),
     }
+    old_dialect(handle)
+}
+
+/// The version that is taken in requests of the old interface.
+pub(crate) fn old_dialect(handle: &dyn Handle) -> io::Result<Dialect> {
     for version in VERSIONS_LEGACY {
-        let mut request = Legacy { name: name_field(nobody)?, version, ..Legacy::default() };
-        match ask_legacy(handle, NIOCGINFO, &mut request) {
-            // EINVAL is for the version, or for a port that is not there.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && request.version != version => {}
-            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => return Err(error),
+        let mut request = Legacy { name: name_field(NOBODY)?, version, ..Legacy::default() };
+        match ask_legacy(handle, NIOCGINFO, &mut request).err().and_then(|error| error.raw_os_error()) {
+            // Not this version. An interface that is not there has another errno.
+            Some(libc::EINVAL) => {}
+            Some(libc::ENOTTY) => return Err(io::Error::from_raw_os_error(libc::ENOTTY)),
             _ => return Ok(Dialect::Legacy(version)),
         }
     }

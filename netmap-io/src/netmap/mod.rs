@@ -10,6 +10,7 @@
 //! | `user` | the user's half of a ring |
 //! | `sides` | both directions of a handle's rings, and when they are synced |
 //! | `open` | from a name to ports |
+//! | `long` | frames of several slots, in one piece |
 //! | `beside` | NIC and kernel: what is not ours goes on |
 //! | `steering` | what is ours |
 //! | `extra` | extra buffers |
@@ -26,6 +27,7 @@ mod beside;
 pub(crate) mod control;
 mod extra;
 pub(crate) mod layout;
+mod long;
 mod manners;
 pub(crate) mod name;
 pub(crate) mod open;
@@ -70,6 +72,21 @@ struct NetmapPort {
     beside: Option<Beside>,
     /// The caller said that it sleeps.
     armed: bool,
+    /// The interface is down: a call would not return.
+    down: bool,
+    /// Bytes of virtio-net header in front of the module's frames.
+    header: usize,
+}
+
+impl NetmapPort {
+    /// The port as users see it: what has frames of several slots puts them together.
+    fn finished(self) -> io::Result<Box<dyn Port>> {
+        if self.header == 0 && self.caps.mtu <= self.caps.frame_bytes_max {
+            return Ok(Box::new(self));
+        }
+        let header = self.header;
+        Ok(Box::new(long::LongPort::new(self, header)?))
+    }
 }
 
 impl Port for NetmapPort {
@@ -78,6 +95,9 @@ impl Port for NetmapPort {
     }
 
     fn rx_sync(&mut self) -> Result<u32, PortError> {
+        if self.down {
+            return Ok(self.sides.rx.slots.available());
+        }
         let woken = std::mem::take(&mut self.armed);
         let Self { sides, beside, .. } = self;
         let first_new = sides.rx_sync(false)?;
@@ -102,7 +122,9 @@ impl Port for NetmapPort {
     }
 
     fn tx_sync(&mut self) -> Result<u32, PortError> {
-        self.sides.tx_sync()?;
+        if !self.down {
+            self.sides.tx_sync()?;
+        }
         Ok(self.sides.tx.slots.available())
     }
 
@@ -130,12 +152,17 @@ impl Port for NetmapPort {
         Some(PollFd { fd: self.sides.handle.fd().as_raw_fd(), events: libc::POLLOUT })
     }
 
+    fn set_up(&mut self, up: bool) -> bool {
+        self.down = !up;
+        true
+    }
+
     fn rx_time(&self) -> Option<Duration> {
         Some(self.sides.rx.synced_at()).filter(|micros| *micros > 0).map(Duration::from_micros)
     }
 
     fn resync_in(&self) -> Option<Duration> {
-        self.beside.as_ref().filter(|beside| beside.waits()).map(|_| RETRY)
+        self.beside.as_ref().filter(|beside| !self.down && beside.waits()).map(|_| RETRY)
     }
 
     fn counters(&self) -> Counters {

@@ -9,7 +9,8 @@
 //!  └ netmap, or valeNAME: a switch
 //! ```
 //!
-//! One thing is taken that libnetmap refuses: a '-' in an interface's name, where no number follows it.
+//! Two things are taken that libnetmap refuses: a '-' in an interface's name, where no number follows it, and the option
+//! `@vnet=N`, which sets the length of a switch's port's virtio-net header.
 
 use std::fmt;
 
@@ -61,6 +62,8 @@ pub struct NetmapOptions {
     pub extmem: Option<Extmem>,
     /// `@offset=N`: frames begin so many bytes into their buffers.
     pub offset: Option<Offset>,
+    /// `@vnet=10` or `12`: frames begin with a virtio-net header of so many bytes.
+    pub vnet: Option<u32>,
 }
 
 /// `@conf:`: sizes that a port is asked for; 0: as it is.
@@ -256,8 +259,9 @@ impl Suffix<'_> {
                 "share" => self.options.share = Some(keys.one(body, "port")?),
                 "extmem" => self.options.extmem = Some(keys.extmem(body)?),
                 "offset" => self.options.offset = Some(keys.offset(body)?),
+                "vnet" => self.options.vnet = Some(keys.vnet(body)?),
                 "" => return Err(self.error("an '@' without an option or a memory's number behind it")),
-                _ => return Err(keys.error("options are conf, share, extmem and offset")),
+                _ => return Err(keys.error("options are conf, share, extmem, offset and vnet")),
             }
         }
         self.rest = "";
@@ -372,6 +376,15 @@ impl Keys<'_> {
         Ok(extmem)
     }
 
+    fn vnet(&self, body: &str) -> Result<u32, SpecError> {
+        let len = self.value(&self.one(body, "len")?)?;
+        if [0, 10, 12].contains(&len) {
+            Ok(len)
+        } else {
+            Err(self.error("a virtio-net header has 10 or 12 bytes"))
+        }
+    }
+
     fn offset(&self, body: &str) -> Result<Offset, SpecError> {
         let mut offset = Offset::default();
         let mut set = false;
@@ -442,6 +455,9 @@ impl fmt::Display for NetmapOptions {
         }
         if let Some(Offset { initial, bits }) = self.offset {
             write_keys(f, "offset", Some(("initial", &initial.to_string())), &[("bits", bits)])?;
+        }
+        if let Some(len) = self.vnet {
+            write!(f, "@vnet={len}")?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
 use super::NetmapPort;
-use super::abi::{Mode, OptExtmem, OptOffsets, PoolsInfo, PortInfo, Register, VERSIONS_LEGACY, flag};
+use super::abi::{Mode, OptExtmem, OptOffsets, PoolsInfo, PortHdr, PortInfo, Register, flag};
 use super::beside::{Beside, EXTRA_BUFFERS, ToHost};
 use super::control::{self, Dialect, Options};
 use super::name::{Conf, Extmem, NetmapOptions, Rings};
@@ -35,10 +35,7 @@ pub(crate) fn open(
     };
     let mut opener =
         Opener { module, name, wishes, options, dialect: Dialect::Today, memories: Vec::new(), extmem: None };
-    opener.dialect = match opener.ask_dialect()? {
-        Dialect::Today if options.old_interface => Dialect::Legacy(VERSIONS_LEGACY[0]),
-        told => told,
-    };
+    opener.dialect = opener.ask_dialect()?;
     opener.open(*rings)
 }
 
@@ -82,7 +79,7 @@ impl Opener<'_> {
             return self.open_beside(rings);
         }
         let mut ports = Vec::new();
-        if matches!(rings, Rings::All | Rings::AllAndHost) && self.is_virtual() {
+        if matches!(rings, Rings::All | Rings::AllAndHost) && self.is_virtual() && self.pairs_made() == 1 {
             ports.push(self.port(self.nic(Mode::AllNic, 0))?);
         } else if matches!(rings, Rings::All | Rings::One(_) | Rings::AllAndHost) {
             for ring in self.nic_rings(rings)? {
@@ -102,7 +99,7 @@ impl Opener<'_> {
             }
             Rings::All | Rings::One(_) => {}
         }
-        let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
+        let ports = ports.into_iter().map(finished).collect::<Result<_, _>>()?;
         Ok(Device { ports, steering: None })
     }
 
@@ -118,6 +115,11 @@ impl Opener<'_> {
         // First the NIC's: the kernel's rings get frames only while some of those are in netmap mode.
         for &ring in &nics {
             nic_ports.push(self.port(self.nic(Mode::OneNic, ring))?);
+        }
+        if nic_ports.iter().any(|port| port.header > 0) {
+            let reason = "its frames begin with a virtio-net header, which the kernel's do not: it can't stand beside \
+                          the kernel; give it an address of its own (addr=)";
+            return Err(PortError::Option { option: format!("netmap:{}", self.name), reason: reason.into() });
         }
         let pairs = self.host_pairs()?.max(1);
         let mut ways: Vec<Arc<Mutex<ToHost>>> = Vec::new();
@@ -139,7 +141,7 @@ impl Opener<'_> {
             let to_host = ways[place % ways.len()].clone();
             port.beside = Some(Beside::new(steering.clone(), to_host, from_host));
             port.caps.mode.push_str(", beside the kernel");
-            ports.push(Box::new(port));
+            ports.push(finished(port)?);
         }
         Ok(Device { ports, steering: Some(steering as Arc<dyn Steering>) })
     }
@@ -176,6 +178,12 @@ impl Opener<'_> {
     /// A port that the module makes, rather than an interface of the kernel.
     fn is_virtual(&self) -> bool {
         self.name.contains([':', '{', '}'])
+    }
+
+    /// Ring pairs that a port has which is made for us: as many as asked for.
+    fn pairs_made(&self) -> u16 {
+        let Conf { tx_rings, rx_rings, .. } = self.wishes.conf;
+        tx_rings.max(1).min(rx_rings.max(1))
     }
 
     fn info(&self) -> Result<PortInfo, PortError> {
@@ -220,7 +228,8 @@ impl Opener<'_> {
     }
 
     fn ask_dialect(&self) -> Result<Dialect, PortError> {
-        control::dialect(&*self.handle()?).map_err(|error| self.refused("asking netmap", error))
+        let ask = if self.options.old_interface { control::old_dialect } else { control::dialect };
+        ask(&*self.handle()?).map_err(|error| self.refused("asking netmap", error))
     }
 
     fn port(&mut self, wanted: Wanted) -> Result<NetmapPort, PortError> {
@@ -234,8 +243,51 @@ impl Opener<'_> {
             let asked = interface(self.name);
             asked.map_err(|error| PortError::io(format!("asking for interface {}", self.name), error))?
         };
-        let caps = self.caps(wanted, &sides, &reply, interface.as_ref());
-        Ok(NetmapPort { caps, sides, beside: None, armed: false })
+        let header = self.header(&*sides.handle)?;
+        let mut caps = self.caps(wanted, &sides, &reply, interface.as_ref());
+        if header > 0 {
+            caps.mtu = interface.as_ref().map_or(MTU, |interface| interface.mtu);
+            caps.mtu_max = caps.mtu_max.max(caps.mtu);
+        }
+        Ok(NetmapPort { caps, sides, beside: None, armed: false, down: false, header })
+    }
+
+    /// Whether frames may begin with a virtio-net header.
+    fn takes_header(&self) -> bool {
+        self.dialect == Dialect::Today && (self.options.vnet_header || self.wishes.vnet.is_some())
+    }
+
+    /// Bytes of virtio-net header in front of the port's frames, set before where that was asked for.
+    fn header(&self, handle: &dyn Handle) -> Result<usize, PortError> {
+        if !self.takes_header() {
+            return Ok(0);
+        }
+        let ask = |set: Option<u32>| -> io::Result<u32> {
+            let mut body = PortHdr { header_len: set.unwrap_or(0), pad: 0 };
+            if set.is_some() {
+                control::ask::<control::SetPortHeader>(
+                    handle,
+                    self.name,
+                    &mut body,
+                    &mut Options::default(),
+                )?;
+            }
+            control::ask::<control::GetPortHeader>(handle, self.name, &mut body, &mut Options::default())?;
+            Ok(body.header_len)
+        };
+        match (ask(self.wishes.vnet), self.wishes.vnet) {
+            (Ok(len @ (0 | 10 | 12)), _) => Ok(len as usize),
+            // A module without VALE answers no such question.
+            (Err(_), None) => Ok(0),
+            (Ok(len), _) => Err(PortError::Option {
+                option: format!("netmap:{}", self.name),
+                reason: format!("its virtio-net header has {len} bytes; 0, 10 and 12 are known"),
+            }),
+            (Err(error), Some(_)) => Err(PortError::Option {
+                option: format!("{}@vnet", self.name),
+                reason: format!("the module refuses it ({error}): ports of VALE alone have such headers"),
+            }),
+        }
     }
 
     /// Binds a handle and finds its rings.
@@ -255,7 +307,10 @@ impl Opener<'_> {
         let find = |tx: bool, absent: Ways| {
             (ways != absent).then(|| region.ring(tx, side, ring)).transpose().map_err(bad)
         };
-        let (tx, rx) = (find(true, Ways::Rx)?, find(false, Ways::Tx)?);
+        let (mut tx, mut rx) = (find(true, Ways::Rx)?, find(false, Ways::Tx)?);
+        if let Some(offset) = self.wishes.offset {
+            tx.iter_mut().chain(&mut rx).for_each(|ring| ring.slots.begin_at(offset.initial));
+        }
         let name = self.ring_name(wanted);
         let sides = Sides::new(name, handle, region, rx, tx);
         Ok((sides.map_err(|error| PortError::io("making a ring", error))?, reply))
@@ -272,6 +327,7 @@ impl Opener<'_> {
             (monitor_rx, flag::MONITOR_RX),
             (ways == Ways::Rx && !monitor_rx && !monitor_tx, flag::RX_RINGS_ONLY),
             (ways == Ways::Tx, flag::TX_RINGS_ONLY),
+            (self.takes_header(), flag::ACCEPT_VNET_HDR),
         ] {
             flags |= if set { bit } else { 0 };
         }
@@ -386,6 +442,10 @@ impl Opener<'_> {
         let some = if sides.has_tx { &sides.tx } else { &sides.rx };
         let buf_size = some.buf_size().min(u32::from(u16::MAX));
         let mtu = interface.map_or(MTU, |interface| interface.mtu);
+        // The module binds such an interface only if its driver can put a frame into several slots.
+        let long = mtu > buf_size && wanted.side == Side::Nic && self.options.frame_size.is_none();
+        let buf_room = self.options.frame_size.unwrap_or(buf_size).min(buf_size) - LINK_HEADER;
+        let long_room = u32::from(u16::MAX) - LINK_HEADER;
         let old = if self.dialect == Dialect::Today { "" } else { " (old interface)" };
         let slots =
             |there: bool, ring: &super::user::UserRing| if there { ring.slots.num_slots() } else { 0 };
@@ -397,8 +457,8 @@ impl Opener<'_> {
             ifindex: interface.map(|interface| interface.index),
             queue: wanted.ring,
             mac: interface.map_or_else(|| station(&name), |interface| interface.mac),
-            mtu: mtu.min(self.options.frame_size.unwrap_or(buf_size).min(buf_size) - LINK_HEADER),
-            mtu_max: buf_size - LINK_HEADER,
+            mtu: mtu.min(if long { long_room } else { buf_room }),
+            mtu_max: if long { long_room } else { buf_size - LINK_HEADER },
             frame_bytes_max: buf_size,
             rx_slots: slots(sides.has_rx, &sides.rx),
             tx_slots: slots(sides.has_tx, &sides.tx),
@@ -423,6 +483,17 @@ impl Opener<'_> {
                 need: "read and write access to /dev/netmap, and CAP_NET_ADMIN for interfaces",
                 setcap: "cap_net_admin",
             },
+            Some(libc::EINVAL) if what.starts_with("registering") && !self.is_virtual() => PortError::Option {
+                option: format!("netmap:{}", self.name),
+                reason: "the module refuses it (EINVAL): there is no memory of that number, the driver has no host \
+                         rings, or netmap's buffers are shorter than its MTU: write at least the MTU to \
+                         /sys/module/netmap/parameters/buf_size"
+                    .into(),
+            },
+            Some(libc::EIO) if what.starts_with("registering") => PortError::Option {
+                option: format!("netmap:{}", self.name),
+                reason: "frames of that port begin with a virtio-net header, which was not asked for".into(),
+            },
             Some(libc::ENXIO) => PortError::NoInterface { name: self.name.into() },
             Some(libc::EBUSY) => PortError::InUse {
                 what: format!("netmap:{}", self.name),
@@ -442,6 +513,11 @@ impl Opener<'_> {
             _ => PortError::io(format!("{what} for {}", self.name), error),
         }
     }
+}
+
+/// A port for users.
+fn finished(port: NetmapPort) -> Result<Box<dyn Port>, PortError> {
+    port.finished().map_err(|error| PortError::io("allocating packet memory", error))
 }
 
 /// A station address for a port without an interface: from its name, which no other port has.

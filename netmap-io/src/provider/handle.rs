@@ -2,93 +2,123 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Provider, Side, State};
+use super::request::{Asked, text};
+use super::{NicShape, Provider, Side, State, errno};
 use crate::netmap::abi::{
-    Header, Legacy, Mode, NIOCCTRL, NIOCGINFO, NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, PoolsInfo, PortInfo,
-    Register, VERSIONS, VERSIONS_LEGACY, flag, kind, legacy,
+    Legacy, NIOCCTRL, NIOCGINFO, NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, OptCsb, PoolsInfo, PortHdr, PortInfo,
+    Register, VERSIONS_LEGACY, flag, kind, legacy,
 };
 use crate::netmap::layout::NetmapIf;
 use crate::netmap::sys::Handle;
 use crate::pipe::sys as pipe_sys;
 use crate::sys::Mapping;
 
-fn errno(number: i32) -> io::Error {
-    io::Error::from_raw_os_error(number)
-}
-
 /// What a descriptor is bound to.
 #[derive(Clone, Debug)]
-struct Bound {
-    nic: usize,
+pub(super) struct Bound {
+    pub(super) nic: usize,
+    memory: usize,
     /// Of the interface in the region.
     interface: usize,
     /// Indices of rings.
-    tx: Vec<usize>,
-    rx: Vec<usize>,
+    pub(super) tx: Vec<usize>,
+    pub(super) rx: Vec<usize>,
     exclusive: bool,
+    /// The rings' words stand there.
+    pub(super) csb: Option<OptCsb>,
 }
 
 /// An open descriptor.
 #[derive(Debug)]
 pub(super) struct Open {
-    provider: Provider,
+    pub(super) provider: Provider,
     bell: Arc<OwnedFd>,
     bound: Mutex<Option<Bound>>,
+    /// Somebody is the loop of the rings; it is to end.
+    pub(super) looping: AtomicBool,
+    pub(super) stopping: AtomicBool,
 }
 
 impl Open {
     pub(super) fn new(provider: Provider) -> io::Result<Self> {
         let [bell, _] = pipe_sys::doorbells()?;
-        Ok(Self { provider, bell: Arc::new(bell), bound: Mutex::new(None) })
+        let (looping, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { provider, bell: Arc::new(bell), bound: Mutex::new(None), looping, stopping })
     }
 
-    fn bound(&self) -> Option<Bound> {
-        self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn lock_bound(&self) -> MutexGuard<'_, Option<Bound>> {
+        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn bound(&self) -> Option<Bound> {
+        self.lock_bound().clone()
     }
 
     /// # Safety
     /// As [`Handle::ioctl`] for `NIOCCTRL`.
     unsafe fn control(&self, state: &mut State, argument: usize) -> io::Result<()> {
-        let header = std::ptr::with_exposed_provenance_mut::<Header>(argument);
-        // SAFETY: the caller's contract.
-        let asked = unsafe { *header };
-        if state.shape.legacy {
-            return Err(errno(libc::ENOTTY));
-        }
-        if !VERSIONS.contains(&asked.version) {
-            return Err(errno(libc::EINVAL));
-        }
-        let name = text(&asked.name);
-        let body = usize::try_from(asked.body).unwrap_or(0);
-        match asked.kind {
-            kind::REGISTER => {
-                let body = std::ptr::with_exposed_provenance_mut::<Register>(body);
-                // SAFETY: the body of this kind, by the caller's contract.
-                let reply = self.register(state, &name, unsafe { *body })?;
-                // SAFETY: as above.
-                unsafe { *body = reply };
+        // SAFETY: the caller's contract, for this and for every body and option below.
+        unsafe {
+            let asked = Asked::read(argument)?;
+            match asked.kind {
+                kind::REGISTER => {
+                    let reply = self.register(state, &asked.name, asked.body())?;
+                    let refused = self.take_options(&asked);
+                    if refused.is_err() {
+                        self.unbind(state);
+                    }
+                    refused?;
+                    asked.reply(reply);
+                }
+                kind::PORT_INFO_GET => {
+                    let wanted: PortInfo = asked.body();
+                    asked.reply(info(state, &asked.name, &wanted)?);
+                }
+                kind::POOLS_INFO_GET => asked.reply(pools(state, &asked.name)?),
+                kind::CSB_ENABLE => {
+                    let csb = asked.csb(|csb| self.check_csb(csb))?.ok_or_else(|| errno(libc::EINVAL))?;
+                    self.lock_bound().iter_mut().for_each(|bound| bound.csb = Some(csb));
+                }
+                kind::PORT_HDR_GET => {
+                    let at = state.find(&asked.name).ok_or_else(|| errno(libc::ENXIO))?;
+                    let header_len = u32::try_from(state.nics[at].header).unwrap_or(0);
+                    asked.reply(PortHdr { header_len, pad: 0 });
+                }
+                kind::PORT_HDR_SET => state.set_header(&asked.name, asked.body())?,
+                kind::VALE_ATTACH => asked.reply(state.attach(&asked.name, asked.body())?),
+                kind::VALE_DETACH => asked.reply(state.detach(&asked.name)?),
+                kind::VALE_LIST => {
+                    let (name, reply) = state.list(&asked.name, asked.body())?;
+                    Asked::reply_name(argument, &name);
+                    asked.reply(reply);
+                }
+                kind::VALE_NEWIF => asked.reply(state.new_interface(&asked.name, asked.body())?),
+                kind::VALE_DELIF => state.delete_interface(&asked.name)?,
+                kind::VALE_POLLING_ENABLE | kind::VALE_POLLING_DISABLE => {
+                    let on = asked.kind == kind::VALE_POLLING_ENABLE;
+                    state.poll_in_kernel(&asked.name, on.then(|| asked.body()))?;
+                }
+                _ => return Err(errno(libc::EINVAL)),
             }
-            kind::PORT_INFO_GET => {
-                let info = info(state, &name)?;
-                // SAFETY: as above.
-                unsafe { *std::ptr::with_exposed_provenance_mut::<PortInfo>(body) = info };
-            }
-            kind::POOLS_INFO_GET => {
-                let pools = PoolsInfo {
-                    mem_size: state.memory.bytes() as u64,
-                    mem_id: 1,
-                    buf_total: state.shape.buffers,
-                    buf_size: state.shape.buf_size,
-                    ..PoolsInfo::default()
-                };
-                // SAFETY: as above.
-                unsafe { *std::ptr::with_exposed_provenance_mut::<PoolsInfo>(body) = pools };
-            }
-            _ => return Err(errno(libc::EINVAL)),
         }
         Ok(())
+    }
+
+    /// Looks at what a registration asks for besides.
+    ///
+    /// # Safety
+    /// As for [`Asked::read`].
+    unsafe fn take_options(&self, asked: &Asked) -> io::Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe {
+            if let Some(csb) = asked.csb(|csb| self.check_csb(csb))? {
+                self.lock_bound().iter_mut().for_each(|bound| bound.csb = Some(csb));
+            }
+            asked.check_options()
+        }
     }
 
     /// # Safety
@@ -97,14 +127,18 @@ impl Open {
         let request_at = std::ptr::with_exposed_provenance_mut::<Legacy>(argument);
         // SAFETY: the caller's contract.
         let mut asked = unsafe { *request_at };
-        let answer = if VERSIONS_LEGACY.contains(&asked.version) {
+        // A module of today takes the old structure with today's versions in it; one of yesterday knows 11 and 12.
+        let known = if state.shape.legacy { (11..=12).contains(&asked.version) } else { asked.version >= 14 };
+        let answer = if known {
             if request == NIOCGINFO {
                 old_info(state, &mut asked)
             } else {
                 self.old_register(state, &mut asked)
             }
         } else {
-            asked.version = VERSIONS_LEGACY[0];
+            if state.shape.legacy {
+                asked.version = VERSIONS_LEGACY[0];
+            }
             Err(errno(libc::EINVAL))
         };
         // SAFETY: as above; it comes back whatever the answer is.
@@ -115,6 +149,10 @@ impl Open {
     fn old_register(&self, state: &mut State, asked: &mut Legacy) -> io::Result<()> {
         let polling = |bit: u16, flag: u64| if asked.ring_id & bit == 0 { 0 } else { flag };
         let wanted = Register {
+            tx_slots: asked.tx_slots,
+            rx_slots: asked.rx_slots,
+            tx_rings: asked.tx_rings,
+            rx_rings: asked.rx_rings,
             ring_id: asked.ring_id & legacy::RING_MASK,
             mode: asked.flags & legacy::MODE_MASK,
             mem_id: asked.arg2,
@@ -135,40 +173,49 @@ impl Open {
 
     /// Binds the descriptor.
     fn register(&self, state: &mut State, name: &str, wanted: Register) -> io::Result<Register> {
-        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
-        if bound.is_some() {
+        if self.lock_bound().is_some() {
             return Err(errno(libc::EBUSY));
         }
-        if wanted.mem_id > 1 {
+        state.check_memory(wanted.mem_id)?;
+        let at = state.find_or_make(name, &wanted)?;
+        let reply = self.bind(state, at, name, wanted);
+        if reply.is_err() {
+            state.end_unused(at);
+        }
+        reply
+    }
+
+    fn bind(&self, state: &mut State, at: usize, name: &str, wanted: Register) -> io::Result<Register> {
+        let nic = &state.nics[at];
+        let (shape, place) = (nic.shape, nic.memory);
+        if nic.attached && !super::vale::is_vale(name) {
+            return Err(errno(libc::EBUSY));
+        }
+        if nic.header > 0 && wanted.flags & flag::ACCEPT_VNET_HDR == 0 {
+            return Err(errno(libc::EIO));
+        }
+        let rings = nic.rings_of(&wanted, state.shape.legacy)?;
+        let all = usize::from(shape.rings + shape.host_rings);
+        let first_user = nic.users.iter().all(|users| *users == 0);
+        if first_user && wanted.flags & flag::TX_RINGS_ONLY == 0 && !nic.fits_mtu() {
             return Err(errno(libc::EINVAL));
         }
-        let at = state.find(name).ok_or_else(|| errno(libc::ENXIO))?;
-        let nic = &state.nics[at];
-        let shape = nic.shape;
-        let (nics, all) = (usize::from(shape.rings), usize::from(shape.rings + shape.host_rings));
-        let one = usize::from(wanted.ring_id);
-        let rings: Vec<usize> = match wanted.mode {
-            mode if mode == Mode::AllNic as u32 => (0..nics).collect(),
-            mode if mode == Mode::Host as u32 => (nics..all).collect(),
-            mode if mode == Mode::NicAndHost as u32 => (0..all).collect(),
-            mode if mode == Mode::OneNic as u32 && one < nics => vec![one],
-            mode if mode == Mode::OneHost as u32 && one < all - nics && !state.shape.legacy => {
-                vec![nics + one]
-            }
-            _ => return Err(errno(libc::EINVAL)),
-        };
         let exclusive = wanted.flags & flag::EXCLUSIVE != 0;
         if rings.iter().any(|&ring| nic.exclusive[ring] || (exclusive && nic.users[ring] > 0)) {
             return Err(errno(libc::EBUSY));
         }
         let only = |bit: u64| if wanted.flags & bit == 0 { rings.clone() } else { Vec::new() };
         let (tx, rx) = (only(flag::RX_RINGS_ONLY), only(flag::TX_RINGS_ONLY));
-        let mut offsets = vec![0; 2 * all];
+        // Whoever has no host rings is told of one pair all the same, which is nowhere.
+        let entries = all.max(usize::from(shape.rings) + 1);
+        let mut offsets = vec![0; 2 * entries];
         tx.iter().for_each(|&ring| offsets[ring] = nic.tx[ring].at.at);
-        rx.iter().for_each(|&ring| offsets[all + ring] = nic.rx[ring].at.at);
-        let interface = state.memory.make_interface(interface(name, shape, state.shape.legacy), &offsets)?;
-        let (head, got) = state.memory.take_chain(wanted.extra_bufs);
-        state.memory.set_bufs_head(interface, head);
+        rx.iter().for_each(|&ring| offsets[entries + ring] = nic.rx[ring].at.at);
+        let memory = state.memories[place].as_mut().ok_or_else(|| errno(libc::ENXIO))?;
+        let interface = memory.make_interface(interface(name, shape, state.shape.legacy), &offsets)?;
+        let (head, got) = memory.take_chain(wanted.extra_bufs);
+        memory.set_bufs_head(interface, head);
+        let mem_size = memory.bytes() as u64;
         let nic = &mut state.nics[at];
         for &ring in &rings {
             nic.users[ring] += 1;
@@ -179,25 +226,51 @@ impl Open {
         }
         let reply = Register {
             offset: interface as u64,
-            mem_size: state.memory.bytes() as u64,
+            mem_size,
             tx_slots: shape.slots,
             rx_slots: shape.slots,
             tx_rings: shape.rings,
             rx_rings: shape.rings,
             host_tx_rings: shape.host_rings,
             host_rx_rings: shape.host_rings,
-            mem_id: 1,
+            mem_id: State::memory_id(place),
             extra_bufs: got,
             ..wanted
         };
-        *bound = Some(Bound { nic: at, interface, tx, rx, exclusive });
+        *self.lock_bound() = Some(Bound { nic: at, memory: place, interface, tx, rx, exclusive, csb: None });
         Ok(reply)
     }
 
-    fn tx_sync(&self, state: &mut State, bound: &Bound) {
-        let State { memory, nics, violations, .. } = state;
+    /// Whether nobody else has its rings; `None`: it has none.
+    pub(super) fn exclusive(&self) -> Option<bool> {
+        self.lock_bound().as_ref().map(|bound| bound.exclusive)
+    }
+
+    fn unbind(&self, state: &mut State) {
+        let Some(bound) = self.lock_bound().take() else { return };
+        if let Some(memory) = &mut state.memories[bound.memory] {
+            memory.end_interface(bound.interface);
+        }
+        let nic = &mut state.nics[bound.nic];
+        let mut rings: Vec<usize> = bound.tx.iter().chain(&bound.rx).copied().collect();
+        rings.sort_unstable();
+        rings.dedup();
+        for ring in rings {
+            nic.users[ring] -= 1;
+            nic.exclusive[ring] &= !bound.exclusive;
+        }
+        state.end_unused(bound.nic);
+    }
+
+    pub(super) fn tx_sync(state: &mut State, bound: &Bound) {
         for &index in &bound.tx {
+            let State { memories, nics, violations, .. } = state;
             let nic = &mut nics[bound.nic];
+            if nic.vale {
+                state.vale_tx(bound.nic, index);
+                continue;
+            }
+            let Some(memory) = &memories[bound.memory] else { return };
             let (rings, cable) = (nic.shape.rings, nic.cable);
             let mut ring = std::mem::take(&mut nic.tx);
             let number = u16::try_from(index).unwrap_or(0);
@@ -226,8 +299,9 @@ impl Open {
         }
     }
 
-    fn rx_sync(&self, state: &mut State, bound: &Bound) {
-        let State { memory, nics, violations, .. } = state;
+    pub(super) fn rx_sync(&self, state: &mut State, bound: &Bound) {
+        let State { memories, nics, violations, .. } = state;
+        let Some(memory) = &memories[bound.memory] else { return };
         let nic = &mut nics[bound.nic];
         let mut pending = false;
         for &ring in &bound.rx {
@@ -238,17 +312,30 @@ impl Open {
             pipe_sys::clear(&self.bell);
         }
     }
+
+    /// `NIOCTXSYNC` and `NIOCRXSYNC`.
+    fn sync(&self, request: u64) -> io::Result<()> {
+        let bound = self.bound().ok_or_else(|| errno(libc::ENXIO))?;
+        if bound.csb.is_some() {
+            return Err(errno(libc::EBUSY));
+        }
+        let mut state = self.provider.when_up(bound.nic);
+        if !state.nics[bound.nic].present {
+            return Err(errno(libc::EIO));
+        }
+        match request {
+            NIOCTXSYNC => Self::tx_sync(&mut state, &bound),
+            _ => self.rx_sync(&mut state, &bound),
+        }
+        Ok(())
+    }
 }
 
-fn text(field: &[u8]) -> String {
-    String::from_utf8_lossy(field.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
-}
-
-/// `netmap_if` of a NIC. One of API 11 says nothing of host rings, which are a pair always.
-fn interface(name: &str, shape: super::NicShape, old: bool) -> NetmapIf {
+/// `netmap_if` of a NIC. One of API 11 says nothing of host rings, which are a pair always; today's tells of one at least.
+fn interface(name: &str, shape: NicShape, old: bool) -> NetmapIf {
     let mut bytes = [0; 16];
     bytes.iter_mut().zip(name.bytes().take(15)).for_each(|(to, from)| *to = from);
-    let host = if old { 0 } else { shape.host_rings.into() };
+    let host = if old { 0 } else { u32::from(shape.host_rings).max(1) };
     NetmapIf {
         name: bytes,
         version: 0,
@@ -262,23 +349,40 @@ fn interface(name: &str, shape: super::NicShape, old: bool) -> NetmapIf {
     }
 }
 
-fn info(state: &State, name: &str) -> io::Result<PortInfo> {
-    let nic = &state.nics[state.find(name).ok_or_else(|| errno(libc::ENXIO))?];
-    Ok(PortInfo {
-        mem_size: state.memory.bytes() as u64,
+/// A port that is asked about need not be there yet, if it is a switch's: it is made, and ended again.
+fn info(state: &mut State, name: &str, asked: &PortInfo) -> io::Result<PortInfo> {
+    state.check_memory(asked.mem_id)?;
+    let PortInfo { tx_slots, rx_slots, tx_rings, rx_rings, .. } = *asked;
+    let wanted = Register { tx_slots, rx_slots, tx_rings, rx_rings, ..Register::default() };
+    let at = state.find_or_make(name, &wanted)?;
+    let nic = &state.nics[at];
+    let mem_size = state.memories[nic.memory].as_ref().map_or(0, |memory| memory.bytes() as u64);
+    let told = PortInfo {
+        mem_size,
         tx_slots: nic.shape.slots,
         rx_slots: nic.shape.slots,
         tx_rings: nic.shape.rings,
         rx_rings: nic.shape.rings,
         host_tx_rings: nic.shape.host_rings,
         host_rx_rings: nic.shape.host_rings,
-        mem_id: 1,
+        mem_id: State::memory_id(nic.memory),
         ..PortInfo::default()
-    })
+    };
+    state.end_unused(at);
+    Ok(told)
 }
 
-fn old_info(state: &State, asked: &mut Legacy) -> io::Result<()> {
-    let info = info(state, &text(&asked.name))?;
+fn pools(state: &mut State, name: &str) -> io::Result<PoolsInfo> {
+    let at = state.find_or_make(name, &Register::default())?;
+    let place = state.nics[at].memory;
+    let told = state.memories[place].as_ref().map(|memory| memory.pools(State::memory_id(place)));
+    state.end_unused(at);
+    told.ok_or_else(|| errno(libc::EINVAL))
+}
+
+fn old_info(state: &mut State, asked: &mut Legacy) -> io::Result<()> {
+    let wanted = PortInfo { mem_id: asked.arg2, ..PortInfo::default() };
+    let info = info(state, &text(&asked.name), &wanted)?;
     asked.mem_size = u32::try_from(info.mem_size).unwrap_or(0);
     (asked.tx_slots, asked.rx_slots) = (info.tx_slots, info.rx_slots);
     (asked.tx_rings, asked.rx_rings, asked.arg2) = (info.tx_rings, info.rx_rings, info.mem_id);
@@ -287,34 +391,27 @@ fn old_info(state: &State, asked: &mut Legacy) -> io::Result<()> {
 
 impl Handle for Open {
     unsafe fn ioctl(&self, request: u64, argument: usize) -> io::Result<()> {
-        let mut state = self.provider.lock();
-        let state = &mut *state;
+        if request == NIOCCTRL && self.provider.lock().shape.legacy {
+            return Err(errno(libc::ENOTTY));
+        }
         match request {
+            NIOCTXSYNC | NIOCRXSYNC => self.sync(request),
             // SAFETY: the caller's contract.
-            NIOCCTRL => unsafe { self.control(state, argument) },
+            NIOCCTRL if unsafe { Asked::read(argument) }.is_ok_and(|asked| asked.is_of_loop()) => unsafe {
+                self.looped(&Asked::read(argument)?)
+            },
             // SAFETY: the caller's contract.
-            NIOCREGIF | NIOCGINFO => unsafe { self.old(state, request, argument) },
-            NIOCTXSYNC | NIOCRXSYNC => {
-                let bound = self.bound().ok_or_else(|| errno(libc::ENXIO))?;
-                if !state.nics[bound.nic].present {
-                    return Err(errno(libc::ENXIO));
-                }
-                match request {
-                    NIOCTXSYNC => self.tx_sync(state, &bound),
-                    _ => self.rx_sync(state, &bound),
-                }
-                Ok(())
-            }
+            NIOCCTRL => unsafe { self.control(&mut self.provider.lock(), argument) },
+            // SAFETY: the caller's contract.
+            NIOCREGIF | NIOCGINFO => unsafe { self.old(&mut self.provider.lock(), request, argument) },
             _ => Err(errno(libc::ENOTTY)),
         }
     }
 
     fn map(&self, bytes: usize) -> io::Result<Mapping> {
         let state = self.provider.lock();
-        if self.bound().is_none() {
-            return Err(errno(libc::EINVAL));
-        }
-        state.memory.map(bytes)
+        let bound = self.bound().ok_or_else(|| errno(libc::EINVAL))?;
+        state.memories[bound.memory].as_ref().ok_or_else(|| errno(libc::EINVAL))?.map(bytes)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -323,23 +420,13 @@ impl Handle for Open {
 
     fn in_error(&self) -> bool {
         let state = self.provider.lock();
-        self.bound().is_none_or(|bound| !state.nics[bound.nic].present)
+        self.bound().is_none_or(|bound| bound.csb.is_some() || !state.nics[bound.nic].present)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let mut state = self.provider.lock();
-        let Some(bound) = self.bound() else { return };
-        let state = &mut *state;
-        state.memory.end_interface(bound.interface);
-        let nic = &mut state.nics[bound.nic];
-        let mut rings: Vec<usize> = bound.tx.iter().chain(&bound.rx).copied().collect();
-        rings.sort_unstable();
-        rings.dedup();
-        for ring in rings {
-            nic.users[ring] -= 1;
-            nic.exclusive[ring] &= !bound.exclusive;
-        }
+        let provider = self.provider.clone();
+        self.unbind(&mut provider.lock());
     }
 }

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use super::Shape;
+use crate::netmap::abi::PoolsInfo;
 use crate::netmap::layout::{FIRST_BUF, NetmapIf, NetmapRing, SLOTS_OFFSET};
 use crate::ring::{Slot, SlotFlags};
 use crate::sys::Mapping;
@@ -209,6 +210,28 @@ impl Memory {
         let at = at.min(self.mapping.len() - 4) & !3;
         // SAFETY: inside the mapping and aligned. Volatile: users of the memory are to see it.
         unsafe { self.mapping.at(at).cast::<u32>().write_volatile(word) };
+    }
+
+    pub(super) fn buffers(&self) -> u32 {
+        self.shape.buffers
+    }
+
+    /// What it is made of: interfaces, rings, buffers, one behind the other.
+    pub(super) fn pools(&self, mem_id: u16) -> PoolsInfo {
+        let total = |bytes: usize, each: usize| u32::try_from(bytes / each).unwrap_or(0);
+        PoolsInfo {
+            mem_size: self.bytes() as u64,
+            mem_id,
+            if_total: total(RINGS_AT, INTERFACE_BYTES),
+            if_size: total(INTERFACE_BYTES, 1),
+            ring_offset: RINGS_AT as u64,
+            ring_total: total(RINGS_BYTES, PAGE),
+            ring_size: total(PAGE, 1),
+            buf_offset: self.buffers_at() as u64,
+            buf_total: self.shape.buffers,
+            buf_size: self.shape.buf_size,
+            ..PoolsInfo::default()
+        }
     }
 
     pub(super) fn buf_size(&self) -> u32 {

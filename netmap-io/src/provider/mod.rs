@@ -8,26 +8,34 @@
 //!                                              cable to another NIC, or Wire     Wire: the kernel's side
 //! ```
 //!
-//! It gives nothing that the real one does not give, and takes nothing more: a ring's head and cur are checked at each
-//! sync and set back when they make no sense, while the sync succeeds; a slot whose buffer changed without saying so sends
-//! the buffer that the "hardware" knows, as a NIC would, and is noted ([`Provider::violations`]); descriptors without
-//! rings have ENXIO; a NIC that is removed leaves its descriptors in error.
+//! It gives nothing that the real one does not give, and takes nothing more (`netmap.c`, `netmap_vale.c`, `netmap_generic.c`
+//! of 2026): what a sync does with head and cur is in [`kring`]; a slot whose buffer changed without saying so sends the
+//! buffer that the "hardware" knows, as a NIC would; a frame of several slots is one to a NIC whose driver can, and several to
+//! everybody else; a request has a body or none and zeroes where they have to be; descriptors without rings have ENXIO, those
+//! of a NIC that is gone EIO, and those of an interface that is down *wait*. What no correct user does is noted
+//! ([`Provider::violations`]).
 //!
-//! What it does not imitate: `epoll_wait` does no sync here, so a woken port makes a call of its own; VALE, and
-//! offsets, polling threads and loops of the kernel.
+//! What it does not imitate: `epoll_wait` does no sync here, so a woken port makes a call of its own; offsets; netmap pipes;
+//! frames between a switch and the NICs on it.
 
 mod handle;
+mod kloop;
+mod kring;
 mod memory;
 mod nic;
+mod ports;
+mod request;
+mod vale;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::netmap::open;
 use crate::netmap::sys::{Handle, Module};
 use crate::{Device, DeviceSpec, OpenOptions, PortError};
 use memory::Memory;
 use nic::Nic;
+use vale::Bridge;
 
 /// Sizes of a NIC.
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +46,25 @@ pub struct NicShape {
     pub host_rings: u16,
     /// Slots of each ring.
     pub slots: u32,
+    /// Largest IP packet of the interface.
+    pub mtu: u32,
+    /// Who drives it.
+    pub driver: Driver,
+}
+
+/// How a NIC comes by its frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Driver {
+    /// A driver that knows netmap: a frame may have several slots.
+    #[default]
+    Native,
+    /// Any driver, through socket buffers: a slot is a frame, and which have left is seen at a later sync.
+    Emulated,
 }
 
 impl Default for NicShape {
     fn default() -> Self {
-        Self { rings: 1, host_rings: 1, slots: 64 }
+        Self { rings: 1, host_rings: 1, slots: 64, mtu: 1500, driver: Driver::Native }
     }
 }
 
@@ -76,8 +98,10 @@ pub enum Side {
 #[derive(Debug)]
 pub(crate) struct State {
     shape: Shape,
-    memory: Memory,
+    /// The first is that of all NICs; ports of switches have their own, as long as they last.
+    memories: Vec<Option<Memory>>,
     nics: Vec<Nic>,
+    bridges: Vec<Bridge>,
     /// Things that no correct user does.
     violations: Vec<String>,
 }
@@ -86,6 +110,8 @@ pub(crate) struct State {
 #[derive(Clone, Debug)]
 pub struct Provider {
     state: Arc<Mutex<State>>,
+    /// A NIC came up, or went away.
+    up: Arc<Condvar>,
 }
 
 impl Provider {
@@ -95,8 +121,9 @@ impl Provider {
     /// The kernel has no memory.
     pub fn new(shape: Shape) -> io::Result<Self> {
         let memory = Memory::new(shape)?;
-        let state = State { shape, memory, nics: Vec::new(), violations: Vec::new() };
-        Ok(Self { state: Arc::new(Mutex::new(state)) })
+        let (nics, bridges, violations) = (Vec::new(), Vec::new(), Vec::new());
+        let state = State { shape, memories: vec![Some(memory)], nics, bridges, violations };
+        Ok(Self { state: Arc::new(Mutex::new(state)), up: Arc::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -112,7 +139,9 @@ impl Provider {
         if state.find(name).is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let nic = Nic::new(name, shape, &mut state.memory)?;
+        let State { memories, .. } = &mut *state;
+        let memory = memories[0].as_mut().ok_or_else(|| errno(libc::ENOMEM))?;
+        let nic = Nic::new(name, shape, memory, 0, false)?;
         state.nics.push(nic);
         Ok(())
     }
@@ -126,6 +155,15 @@ impl Provider {
         }
     }
 
+    /// `ip link set … up` or `down`. While it is down the module lets nobody sync: they wait, and can't be interrupted.
+    pub fn set_up(&self, name: &str, up: bool) {
+        let mut state = self.lock();
+        if let Some(at) = state.find(name) {
+            state.nics[at].up = up;
+        }
+        self.up.notify_all();
+    }
+
     /// The NIC is pulled out.
     pub fn remove(&self, name: &str) {
         let mut state = self.lock();
@@ -134,6 +172,7 @@ impl Provider {
             nic.present = false;
             nic.wake_all();
         }
+        self.up.notify_all();
     }
 
     /// Opens a port of it by a name as [`crate::open`] takes it.
@@ -180,13 +219,15 @@ impl Provider {
     pub fn slot_buffers(&self, name: &str) -> Vec<Vec<u32>> {
         let state = self.lock();
         let nic = state.find(name).map(|at| &state.nics[at]);
-        nic.map(|nic| nic.slot_buffers(&state.memory)).unwrap_or_default()
+        nic.and_then(|nic| Some(nic.slot_buffers(state.memories[nic.memory].as_ref()?))).unwrap_or_default()
     }
 
     /// Writes a word into the region, as whoever else maps it might: interfaces from its start on, then rings.
     #[cfg(test)]
     pub(crate) fn scribble(&self, at: usize, word: u32) {
-        self.lock().memory.scribble(at, word);
+        if let Some(memory) = &mut self.lock().memories[0] {
+            memory.scribble(at, word);
+        }
     }
 
     /// What users did wrong.
@@ -201,14 +242,32 @@ impl Provider {
     /// In words.
     pub fn check_buffers(&self) -> Result<(), String> {
         let state = self.lock();
-        let mut seen = vec![0_u32; state.shape.buffers as usize];
+        (0..state.memories.len()).try_for_each(|place| state.check_memory_of(place))
+    }
+
+    /// The state, once the NIC is up or away. The module waits so for an interface that is down.
+    fn when_up(&self, nic: usize) -> MutexGuard<'_, State> {
+        let waits = |state: &mut State| !state.nics[nic].up && state.nics[nic].present;
+        self.up.wait_while(self.lock(), waits).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn find(&self, name: &str) -> Option<usize> {
+        self.nics.iter().position(|nic| nic.name == name && nic.present)
+    }
+
+    /// Every buffer of a memory is in one place alone.
+    fn check_memory_of(&self, place: usize) -> Result<(), String> {
+        let Some(memory) = &self.memories[place] else { return Ok(()) };
+        let mut seen = vec![0_u32; memory.buffers() as usize];
         let mut note = |buf: u32| match seen.get_mut(buf as usize) {
             Some(count) => *count += 1,
             None => seen[0] += 1,
         };
-        state.memory.free_buffers().for_each(&mut note);
-        for nic in &state.nics {
-            nic.buffers(&state.memory).for_each(&mut note);
+        memory.free_buffers().for_each(&mut note);
+        for nic in self.nics.iter().filter(|nic| nic.memory == place) {
+            nic.buffers(memory).for_each(&mut note);
         }
         let wrong = |at: usize, count: u32| count != u32::from(at >= 2);
         match seen.iter().enumerate().find(|(at, count)| wrong(*at, **count)) {
@@ -218,10 +277,8 @@ impl Provider {
     }
 }
 
-impl State {
-    fn find(&self, name: &str) -> Option<usize> {
-        self.nics.iter().position(|nic| nic.name == name && nic.present)
-    }
+fn errno(number: i32) -> io::Error {
+    io::Error::from_raw_os_error(number)
 }
 
 impl Module for Provider {

@@ -39,6 +39,8 @@ pub struct DevicePort {
     pub(super) gone: bool,
     /// It is not slept on any more.
     pub(super) buried: bool,
+    /// Its interface is down, and nobody may ask it anything before it is up again: what is sent is lost as in a cut cable.
+    pub(super) unplugged: bool,
     /// We are a host of our own there.
     station: Option<Station>,
     /// Its queue of the device, and how that spreads frames.
@@ -110,7 +112,18 @@ impl DevicePort {
             client_ports: client_ports(caps),
         };
         let (queue, rss) = (caps.queue, caps.rss.clone());
-        Self { link, port, gone: false, buried: false, station, queue, rss, goes_on: false, tracer: None }
+        Self {
+            link,
+            port,
+            gone: false,
+            buried: false,
+            unplugged: false,
+            station,
+            queue,
+            rss,
+            goes_on: false,
+            tracer: None,
+        }
     }
 
     /// Who we are there, if we are a host of our own.
@@ -121,7 +134,7 @@ impl DevicePort {
     /// Frames that can be read now.
     fn rx_sync(&mut self) -> u32 {
         let result = match &mut self.tracer {
-            _ if self.gone => return 0,
+            _ if self.gone || self.unplugged => return 0,
             None => self.port.rx_sync(),
             Some(tracer) => tracer.rx_sync(&mut *self.port),
         };
@@ -131,7 +144,7 @@ impl DevicePort {
     /// Slots that can be filled now.
     fn tx_sync(&mut self) -> u32 {
         let result = match &mut self.tracer {
-            _ if self.gone => return 0,
+            _ if self.gone || self.unplugged => return 0,
             None => self.port.tx_sync(),
             Some(tracer) => tracer.tx_sync(&mut *self.port),
         };
@@ -162,7 +175,7 @@ impl DevicePort {
 
     /// How long the shard may sleep at most.
     pub(super) fn resync_in(&self) -> Option<std::time::Duration> {
-        if self.gone { None } else { self.port.resync_in() }
+        if self.gone || self.unplugged { None } else { self.port.resync_in() }
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -330,7 +343,7 @@ impl Shard {
     pub(super) fn port_has_room(&mut self, port: u32) -> bool {
         let Some(device) = self.ports.get_mut(port as usize) else { return false };
         // What goes to a device that is gone takes no room.
-        if device.gone || device.port.tx().space() > 0 {
+        if device.gone || device.unplugged || device.port.tx().space() > 0 {
             return true;
         }
         // Send what is committed and take back what has left.
@@ -389,7 +402,7 @@ impl Shard {
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) {
         let Some(device) = self.ports.get_mut(port as usize) else { return };
-        if device.gone {
+        if device.gone || device.unplugged {
             self.counters.dropped_no_device += 1;
             return;
         }
@@ -417,7 +430,9 @@ impl Shard {
 
     /// Tells the ports that the shard is about to sleep; false: frames wait.
     pub(super) fn arm_ports(&mut self) -> bool {
-        self.ports.iter_mut().all(|device| device.gone || device.port.arm().unwrap_or(true))
+        self.ports
+            .iter_mut()
+            .all(|device| device.gone || device.unplugged || device.port.arm().unwrap_or(true))
     }
 
     /// The way to a destination that is not this host; `None`: no device of ours leads there.

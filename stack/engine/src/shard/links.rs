@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use utcp_netmap_io::Port;
 use utcp_proto::wire::IpAddr;
 
 use super::device::{DevicePort, UNRESOLVED};
@@ -50,6 +51,14 @@ impl Shard {
             device.gone = true;
             return;
         };
+        let unplugged = !interface.up && (device.unplugged || device.port.set_up(false));
+        if unplugged != device.unplugged {
+            device.unplugged = unplugged;
+            if !unplugged {
+                device.port.set_up(true);
+            }
+            watch(&self.epoll, &*device.port, !unplugged);
+        }
         let link = &mut device.link;
         if link.ifindex.is_some() {
             link.mac = interface.mac;
@@ -81,16 +90,10 @@ impl Shard {
     /// A device that was away is back: its new port takes the place of the old one, and flows go on.
     pub(super) fn replace_port(&mut self, place: usize, mut port: DevicePort) {
         let Some(old) = self.ports.get_mut(place) else { return };
-        if !old.buried {
-            for poll in old.port.poll_fds().iter() {
-                self.epoll.remove_port(poll.fd);
-            }
+        if !old.buried && !old.unplugged {
+            watch(&self.epoll, &*old.port, false);
         }
-        for poll in port.poll_fds().iter() {
-            if let Err(error) = self.epoll.add_port(poll.fd, i32::from(poll.events)) {
-                tracing::error!(%error, "a port can't be slept on: its frames will be late");
-            }
-        }
+        watch(&self.epoll, &*port.port, true);
         if let Some((capture, wanted)) = &self.traced
             && crate::control::is_of(&port.port.caps().name, wanted)
         {
@@ -173,6 +176,17 @@ impl Shard {
                 }
                 self.list_transmit(index);
             }
+        }
+    }
+}
+
+/// Sleeps on a port from now on, or no more.
+fn watch(epoll: &crate::sys::Epoll, port: &dyn Port, on: bool) {
+    for poll in port.poll_fds().iter() {
+        if !on {
+            epoll.remove_port(poll.fd);
+        } else if let Err(error) = epoll.add_port(poll.fd, i32::from(poll.events)) {
+            tracing::error!(%error, "a port can't be slept on: its frames will be late");
         }
     }
 }
