@@ -11,6 +11,8 @@
 //!
 //! The NIC is up and down as the kernel's device is. While the file `NETMAP_HOST_OUT` is there, the NIC is pulled out.
 //!
+//! With `NETMAP_HOST_SWITCH=vale0:wire` there is no NIC, but a switch with that port, where the TAP device at the cable's end is.
+//!
 //! Takes the variables of `utcp engine`, and `NETMAP_HOST_CABLE` (the TAP device at the cable's end), `NETMAP_HOST_RINGS`
 //! (pairs of the NIC). Frames come to a ring by their last byte, so that a flow comes to all of them.
 
@@ -45,6 +47,9 @@ fn serve() -> Result<(), String> {
     let rings = variable("NETMAP_HOST_RINGS").and_then(|text| text.parse().ok()).unwrap_or(1);
     let provider =
         Provider::new(Shape { buffers: 16_384, ..Shape::default() }).map_err(|error| error.to_string())?;
+    if let Some(port) = variable("NETMAP_HOST_SWITCH") {
+        return serve_with(&provider, &mut || join_switch(&provider, &port, &cable));
+    }
     let shape = NicShape { rings, slots: 512, ..NicShape::default() };
     provider.add_nic(NIC, shape).map_err(|error| error.to_string())?;
     for (name, side) in [(NIC, Side::Host), (cable.as_str(), Side::Nic)] {
@@ -66,12 +71,46 @@ fn serve() -> Result<(), String> {
         let provider = provider.clone();
         std::thread::spawn(move || follow_link(&provider));
     }
+    serve_with(&provider, &mut || Ok(()))
+}
+
+/// An engine whose devices are the provider's.
+fn serve_with(provider: &Provider, prepare: &mut dyn FnMut() -> Result<(), PortError>) -> Result<(), String> {
+    prepare().map_err(|error| error.to_string())?;
+    let provider = provider.clone();
     let config = Config::from_variables(variable).map_err(|error| error.to_string())?;
     let open = move |device: &str, options: &OpenOptions| -> Result<Device, PortError> {
         provider.open(device, options)
     };
     run_in(config, Surroundings { open: Box::new(open), ..Surroundings::default() })
         .map_err(|error| error.to_string())
+}
+
+/// Frames pass between a port of a switch and a TAP device.
+fn join_switch(provider: &Provider, port: &str, cable: &str) -> Result<(), PortError> {
+    let mut port = provider.open(port, &OpenOptions::default())?.ports.swap_remove(0);
+    let mut tap = tap(cable)?;
+    std::thread::spawn(move || {
+        while let Ok(moved) = relay(&mut *tap, &mut *port).and_then(|a| Ok(a | relay(&mut *port, &mut *tap)?))
+        {
+            if !moved {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Moves what waits in one port to the other; whether there was anything.
+fn relay(from: &mut dyn Port, to: &mut dyn Port) -> Result<bool, PortError> {
+    let moved = from.rx_sync()? > 0;
+    for frame in from.rx() {
+        while !to.tx().push(&frame) {
+            to.tx_sync()?;
+        }
+    }
+    to.tx_sync()?;
+    Ok(moved)
 }
 
 /// Pulls the NIC out and puts it back.

@@ -47,6 +47,12 @@ fn engine<'l>(lab: &'l Lab, net: &Net, rings: u32, device: &str) -> Engine<'l> {
         .set("NETMAP_HOST_RINGS", rings.to_string())
         .set("UTCP_CORES", cores)
         .run();
+    plug_in(lab, net);
+    engine
+}
+
+/// The client has the device at the cable's end.
+fn plug_in(lab: &Lab, net: &Net) {
     ip(lab, &net.server, &format!("link set wire0 netns {}", net.client.namespace()));
     for addr in THEIRS {
         let len = if addr.contains(':') { "64" } else { "24" };
@@ -54,7 +60,6 @@ fn engine<'l>(lab: &'l Lab, net: &Net, rings: u32, device: &str) -> Engine<'l> {
         ip(lab, &net.client, &format!("addr add {addr}/{len} dev wire0{nodad}"));
     }
     ip(lab, &net.client, "link set wire0 up");
-    engine
 }
 
 /// Five echoes, one after the other.
@@ -270,6 +275,47 @@ print('served')"
     words.end();
     ping(&lab, &net.client, OURS[0]);
     engine.went_through(2);
+}
+
+/// A port of a switch with a virtio-net header: segments leave long and unchecked, and the switch cuts them for whoever has no
+/// such header, as the kernel behind the other port.
+#[test]
+fn a_switch_cuts_what_the_engine_sends() {
+    needs_utcp_and_root!();
+    for header in [10, 12] {
+        let (lab, net) = (Lab::new(&format!("netmap-switch{header}")), Net::new());
+        let own = ["10.88.0.3", "fd00:88::3"];
+        ip(&lab, &net.server, "tuntap add dev wire0 mode tap");
+        let engine = Engine::new(&lab)
+            .inside(&net.server)
+            .by(release_file("utcp-netmap-host"))
+            .set("UTCP_DEVICE", format!("vale0:a@vnet={header},addr={}/24,addr={}/64", own[0], own[1]))
+            .set("NETMAP_HOST_CABLE", "wire0")
+            .set("NETMAP_HOST_SWITCH", "vale0:wire")
+            .set("UTCP_CORES", "0")
+            .run();
+        plug_in(&lab, &net);
+        for addr in own {
+            ping(&lab, &net.client, addr);
+        }
+        let nginx = Nginx::start(&lab, &engine);
+        let file = lab.random_file("www/big", 3_000_000);
+        let got = lab.path("got");
+        let other = http_server(&lab, &net.client);
+        for (own, theirs) in own.into_iter().zip(THEIRS) {
+            let before = engine.counters();
+            let url = format!("http://{}:{}/big", bracketed(own), nginx.port);
+            let _ = curl(&lab, &net.client, &url).arg("-o").arg(&got).ok();
+            assert_eq!(sum(&lab, &got), sum(&lab, &file), "{url}");
+            let sent = engine.counters().since(&before, "vale0:a.tx_frames");
+            assert!(sent < 3_000_000 / 1448, "{sent} frames for three megabytes");
+            let url = format!("http://{}:{}/big", bracketed(theirs), other.0);
+            let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).under(&engine).ok();
+            assert_eq!(sum(&lab, &got), sum(&lab, &file), "{url}");
+        }
+        engine.went_through(2);
+        engine.wait_until_empty(WAIT);
+    }
 }
 
 /// Without the kernel: two rings, an address of the engine's own on both.

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Users of a port want a frame in one piece, so it is put together here, and taken apart. The copy costs less than the frames
-//! that a long one saves. Ports without header whose frames fit their slots don't come here.
+//! that a long one saves. What comes is read in netmap's own ring until the first frame of several slots comes: any port of a
+//! switch may send one, and a NIC in emulated mode passes on what the kernel has joined (GRO, or a veth's peer that leaves
+//! cutting to others). What goes out needs long slots only behind a header, or with an MTU above netmap's buffers.
 //!
 //! - Frames that find no long slot free stay in netmap's ring, and so push back.
 //! - A frame of more than [`LONG`] bytes, or of more pieces than the module tells of, is dropped and counted.
@@ -37,6 +39,10 @@ pub(super) const HEADER: usize = 10;
 pub(super) struct LongPort {
     inner: NetmapPort,
     caps: Caps,
+    /// Frames go out by long slots.
+    long_tx: bool,
+    /// Frames are put together.
+    joins: bool,
     rx: SlotRing,
     tx: SlotRing,
     /// Bytes of the frame at the long rx ring's tail that have come; its last piece has not.
@@ -50,19 +56,24 @@ pub(super) struct LongPort {
     /// First long tx slot that was not handed to the module yet.
     handed: u32,
     counters: Counters,
+    /// Frames and bytes that were read before any was put together.
+    read_before: (u64, u64),
     _memory: SlotMemory,
 }
 
 impl LongPort {
-    /// `header`: bytes of virtio-net header that the module's frames begin with.
-    pub(super) fn new(inner: NetmapPort, header: usize) -> std::io::Result<Self> {
+    /// `long`: frames that go out may be longer than a slot.
+    pub(super) fn new(inner: NetmapPort, long: bool) -> std::io::Result<Self> {
+        let header = inner.header;
         let memory = SlotMemory::on_demand(SLOTS, SLOTS, LONG)?;
         let (rx, mut tx) = memory.rings();
         tx.tail = SLOTS - 1;
         let mut caps = inner.caps.clone();
-        let way = |slots: u32| if slots > 0 { SLOTS } else { 0 };
-        (caps.rx_slots, caps.tx_slots) = (way(caps.rx_slots), way(caps.tx_slots));
-        caps.frame_bytes_max = u32::from(u16::MAX);
+        if long {
+            let way = |slots: u32| if slots > 0 { SLOTS } else { 0 };
+            (caps.rx_slots, caps.tx_slots) = (way(caps.rx_slots), way(caps.tx_slots));
+            caps.frame_bytes_max = u32::from(u16::MAX);
+        }
         if header > 0 {
             caps.vnet_header = u8::try_from(HEADER).unwrap_or(0);
             caps.tx_checksum = true;
@@ -71,6 +82,8 @@ impl LongPort {
         Ok(Self {
             inner,
             caps,
+            long_tx: long,
+            joins: long,
             rx,
             tx,
             come: 0,
@@ -79,8 +92,33 @@ impl LongPort {
             surplus: header.saturating_sub(HEADER),
             handed: 0,
             counters: Counters::default(),
+            read_before: (0, 0),
             _memory: memory,
         })
+    }
+
+    /// Whether a frame of several slots is among those that wait.
+    fn meets_piece(&self) -> bool {
+        let ring = &self.inner.sides.rx.slots;
+        let mut index = ring.head;
+        while index != ring.tail {
+            if ring.slot(index).flags & SlotFlags::MORE_FRAG != 0 {
+                return true;
+            }
+            index = ring.next(index);
+        }
+        false
+    }
+
+    /// From now on frames are put together: also those that were counted, and are not read yet.
+    fn begin_to_join(&mut self) {
+        self.joins = true;
+        let sides = &self.inner.sides;
+        let Counters { rx_frames, rx_bytes, .. } = sides.counters;
+        let lens = sides.rx.slots.frames(sides.rx.slots.head, sides.rx.slots.available()).map(<[u8]>::len);
+        let (count, bytes) =
+            lens.filter(|len| *len > 0).fold((0, 0), |(n, sum), len| (n + 1, sum + len as u64));
+        self.read_before = (rx_frames.saturating_sub(count), rx_bytes.saturating_sub(bytes));
     }
 
     /// Arrived pieces become frames, as long as there are long slots.
@@ -231,24 +269,38 @@ impl Port for LongPort {
     }
 
     fn rx_sync(&mut self) -> Result<u32, PortError> {
-        self.inner.rx_sync()?;
+        let readable = self.inner.rx_sync()?;
+        if !self.joins {
+            if readable == 0 || !self.meets_piece() {
+                return Ok(readable);
+            }
+            self.begin_to_join();
+        }
         self.take_frames();
         Ok(self.rx.available())
     }
 
     fn tx_sync(&mut self) -> Result<u32, PortError> {
+        if !self.long_tx {
+            return self.inner.tx_sync();
+        }
         self.hand_over()?;
         self.inner.tx_sync()?;
         Ok(self.tx.available())
     }
 
     fn rings(&mut self) -> (RxRing<'_>, TxRing<'_>) {
-        (RxRing::new(&mut self.rx), TxRing::new(&mut self.tx))
+        let sides = &mut self.inner.sides;
+        let rx = if self.joins { &mut self.rx } else { &mut sides.rx.slots };
+        let tx = if self.long_tx { &mut self.tx } else { &mut sides.tx.slots };
+        (RxRing::new(rx), TxRing::new(tx))
     }
 
     fn arm(&mut self) -> Result<bool, PortError> {
-        // What waits for a long slot is read when one is free.
-        self.take_frames();
+        if self.joins {
+            // What waits for a long slot is read when one is free.
+            self.take_frames();
+        }
         Ok(self.inner.arm()? && self.rx.available() == 0)
     }
 
@@ -274,9 +326,16 @@ impl Port for LongPort {
     }
 
     fn counters(&self) -> Counters {
+        let mut all = self.inner.counters();
         let Counters { rx_frames, rx_bytes, tx_frames, tx_bytes, rx_dropped, tx_dropped, .. } = self.counters;
-        let inner = self.inner.counters();
-        let tx_bad_slot = inner.tx_bad_slot + self.tx.bad_slots;
-        Counters { rx_frames, rx_bytes, tx_frames, tx_bytes, rx_dropped, tx_dropped, tx_bad_slot, ..inner }
+        if self.joins {
+            let (frames, bytes) = self.read_before;
+            (all.rx_frames, all.rx_bytes) = (frames + rx_frames, bytes + rx_bytes);
+        }
+        if self.long_tx {
+            (all.tx_frames, all.tx_bytes) = (tx_frames, tx_bytes);
+        }
+        all.tx_bad_slot += self.tx.bad_slots;
+        Counters { rx_dropped, tx_dropped, ..all }
     }
 }

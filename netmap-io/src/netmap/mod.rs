@@ -9,7 +9,7 @@
 //! | `region` | finds the rings in a mapped region |
 //! | `user` | the user's half of a ring |
 //! | `sides` | both directions of a handle's rings, and when they are synced |
-//! | `open` | from a name to ports |
+//! | `open`, `refusal` | from a name to ports, or to an error that helps |
 //! | `long` | frames of several slots, in one piece |
 //! | `beside` | NIC and kernel: what is not ours goes on |
 //! | `steering` | what is ours |
@@ -31,6 +31,7 @@ mod long;
 mod manners;
 pub(crate) mod name;
 pub(crate) mod open;
+mod refusal;
 pub(crate) mod region;
 mod sides;
 mod steering;
@@ -79,13 +80,10 @@ struct NetmapPort {
 }
 
 impl NetmapPort {
-    /// The port as users see it: what has frames of several slots puts them together.
+    /// The port as users see it: frames of several slots are put together.
     fn finished(self) -> io::Result<Box<dyn Port>> {
-        if self.header == 0 && self.caps.mtu <= self.caps.frame_bytes_max {
-            return Ok(Box::new(self));
-        }
-        let header = self.header;
-        Ok(Box::new(long::LongPort::new(self, header)?))
+        let long = self.header > 0 || self.caps.mtu > self.caps.frame_bytes_max;
+        Ok(Box::new(long::LongPort::new(self, long)?))
     }
 }
 

@@ -58,12 +58,12 @@ struct Wanted {
 }
 
 /// What is to be opened, and the memory that its ports share.
-struct Opener<'a> {
+pub(super) struct Opener<'a> {
     module: &'a dyn Module,
-    name: &'a str,
+    pub(super) name: &'a str,
     wishes: &'a NetmapOptions,
     options: &'a OpenOptions,
-    dialect: Dialect,
+    pub(super) dialect: Dialect,
     /// By number of the allocator.
     memories: Vec<(u16, Memory)>,
     /// The file that the memory is to be in.
@@ -176,7 +176,7 @@ impl Opener<'_> {
     }
 
     /// A port that the module makes, rather than an interface of the kernel.
-    fn is_virtual(&self) -> bool {
+    pub(super) fn is_virtual(&self) -> bool {
         self.name.contains([':', '{', '}'])
     }
 
@@ -468,49 +468,6 @@ impl Opener<'_> {
             mode: format!("netmap{old}"),
             name,
             ..Caps::default()
-        }
-    }
-
-    fn refused(&self, what: &'static str, error: io::Error) -> PortError {
-        match error.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV) if what.starts_with("opening") => PortError::Option {
-                option: format!("netmap:{}", self.name),
-                reason: "the netmap module is not loaded (no /dev/netmap); `modprobe netmap`, or use xdp:"
-                    .into(),
-            },
-            Some(libc::EPERM | libc::EACCES) => PortError::Privilege {
-                what,
-                need: "read and write access to /dev/netmap, and CAP_NET_ADMIN for interfaces",
-                setcap: "cap_net_admin",
-            },
-            Some(libc::EINVAL) if what.starts_with("registering") && !self.is_virtual() => PortError::Option {
-                option: format!("netmap:{}", self.name),
-                reason: "the module refuses it (EINVAL): there is no memory of that number, the driver has no host \
-                         rings, or netmap's buffers are shorter than its MTU: write at least the MTU to \
-                         /sys/module/netmap/parameters/buf_size"
-                    .into(),
-            },
-            Some(libc::EIO) if what.starts_with("registering") => PortError::Option {
-                option: format!("netmap:{}", self.name),
-                reason: "frames of that port begin with a virtio-net header, which was not asked for".into(),
-            },
-            Some(libc::ENXIO) => PortError::NoInterface { name: self.name.into() },
-            Some(libc::EBUSY) => PortError::InUse {
-                what: format!("netmap:{}", self.name),
-                detail: "another program has registered these rings; stop that one or name another ring"
-                    .into(),
-            },
-            Some(libc::EOPNOTSUPP) if self.dialect != Dialect::Today => PortError::Option {
-                option: format!("netmap:{}", self.name),
-                reason:
-                    "a module of API 11 or 12 has neither options (@…) nor single host rings; build today's"
-                        .into(),
-            },
-            Some(libc::EPROTONOSUPPORT) => PortError::Option {
-                option: format!("netmap:{}", self.name),
-                reason: "the netmap module speaks neither API 14, 15 nor 11, 12; build today's".into(),
-            },
-            _ => PortError::io(format!("{what} for {}", self.name), error),
         }
     }
 }

@@ -232,19 +232,26 @@ fn bits_above_the_flags_mean_nothing() {
     assert_eq!(provider.violations(), Vec::<String>::new());
 }
 
+/// What the kernel has joined in front of an emulated NIC, or another port of a switch sends.
 #[test]
-fn a_frame_of_several_slots_is_passed_in_pieces_both_ways() {
+fn a_frame_of_several_slots_is_read_in_one_piece() {
     let provider = provider(Shape::default());
     provider.add_nic("nma", ONE).unwrap();
     let mut port = open_one(&provider, "netmap:nma");
     let long: Vec<u8> = (0..5000).map(|i| u8::try_from(i % 249).unwrap()).collect();
-    provider.send("nma", Side::Nic, 0, &long);
-    assert_eq!(port.rx_sync().unwrap(), 3);
-    let (mut rx, mut tx) = port.rings();
-    let more: Vec<bool> = (0..3).map(|_| (rx.peek().unwrap().more(), rx.forward(&mut tx)).0).collect();
-    assert_eq!(more, [true, true, false]);
-    port.tx_sync().unwrap();
-    assert_eq!(provider.receive("nma", Side::Nic), [(0, long)]);
+    let mut read = |frames: &[&[u8]]| {
+        frames.iter().for_each(|frame| assert!(provider.send("nma", Side::Nic, 0, frame)));
+        assert_eq!(port.rx_sync().unwrap() as usize, frames.len());
+        assert!(port.rx().map(|frame| frame.bytes().to_vec()).eq(frames.iter().map(|frame| frame.to_vec())));
+        port.counters()
+    };
+    read(&[b"short", b"and short"]);
+    let counters = read(&[b"short", &long, b"last"]);
+    assert_eq!((counters.rx_frames, counters.rx_bytes), (5, 5 + 9 + 5 + 5000 + 4));
+    assert!(port.tx().push(b"back") && port.tx_sync().is_ok());
+    assert_eq!(provider.receive("nma", Side::Nic), [(0, b"back".to_vec())]);
+    drop(port);
+    assert_eq!((provider.violations(), provider.check_buffers()), (vec![], Ok(())));
 }
 
 #[test]

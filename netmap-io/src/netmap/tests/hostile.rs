@@ -1,6 +1,7 @@
 //! Memory that others write: what is in it may be an error, and no more.
 
 use super::*;
+use crate::SlotFlags;
 
 /// Of the only interface, and of its rings: see the provider's memory.
 const INTERFACE: usize = 0;
@@ -114,11 +115,76 @@ fn scribbling_in_the_region_makes_no_port_panic() {
             let (mut rx, mut tx) = port.rings();
             let _ = rx.peek().map(|frame| frame.len());
             rx.forward(&mut tx);
-            rx.for_each(|frame| assert!(frame.len() <= 2048));
+            rx.for_each(|frame| assert!(frame.len() <= 65_535));
             tx.push(&[3; 60]);
             let _ = (port.tx_sync(), port.arm(), port.counters(), port.resync_in());
             provider.receive("nma", Side::Nic);
             provider.receive("nma", Side::Host);
         }
     }
+}
+
+/// The shortest rings that there are: one slot is always the module's.
+#[test]
+fn rings_of_a_few_slots_carry_everything() {
+    for slots in [2, 3, 4] {
+        for driver in [Driver::Native, Driver::Emulated] {
+            let provider = provider(Shape::default());
+            for nic in ["nma", "nmb"] {
+                provider.add_nic(nic, NicShape { slots, driver, ..ONE }).unwrap();
+            }
+            provider.join("nma", "nmb");
+            let [mut a, mut b] = ["netmap:nma", "netmap:nmb"].map(|name| open_one(&provider, name));
+            let (mut sent, mut seen) = (0_u32, 0_u32);
+            let mut rounds = 0;
+            while seen < 500 {
+                if sent < 500 && a.tx().push(&[&[9; 60][..], &sent.to_be_bytes()].concat()) {
+                    sent += 1;
+                }
+                a.tx_sync().unwrap();
+                b.rx_sync().unwrap();
+                for frame in b.rx() {
+                    assert_eq!(frame[60..], seen.to_be_bytes());
+                    seen += 1;
+                }
+                rounds += 1;
+                assert!(
+                    rounds < 5000,
+                    "{slots} slots, {driver:?}: {seen} of {sent} frames in {rounds} rounds"
+                );
+            }
+            drop((a, b));
+            assert_eq!((provider.violations(), provider.check_buffers()), (vec![], Ok(())));
+        }
+    }
+}
+
+/// Ports of a switch whose peers send what makes no sense: nothing but lost frames comes of it.
+#[test]
+fn a_switch_full_of_nonsense_is_put_up_with() {
+    let provider = provider(Shape::default());
+    let options = OpenOptions { vnet_header: true, ..OpenOptions::default() };
+    let mut victim = provider.open("vale0:v@vnet=12", &options).unwrap().ports.remove(0);
+    let mut plain = open_one(&provider, "vale0:p@conf:slots=128");
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for round in 0..3000_u32 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let len = (state >> 33) as usize % 70;
+        let more = if state >> 60 < 11 { SlotFlags::MORE_FRAG } else { 0 };
+        let mut tx = plain.tx();
+        if let Some(mut slot) = tx.slot() {
+            slot[..len].fill((state >> 20) as u8);
+            slot.commit_flags(len, more);
+        }
+        if round % 7 == 0 {
+            plain.tx_sync().unwrap();
+        }
+        let before = victim.counters().rx_dropped;
+        victim.rx_sync().unwrap();
+        for frame in victim.rx() {
+            assert!(frame.len() >= 10 && frame.len() <= 65_535, "{}", frame.len());
+        }
+        assert!(victim.counters().rx_dropped >= before);
+    }
+    assert!(plain.tx_sync().is_ok() && victim.arm().is_ok());
 }
