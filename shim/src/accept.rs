@@ -10,10 +10,10 @@ use utcp_abi::waiting;
 
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
-use crate::pool::Stand;
+use crate::pool::{Stand, Unsettled};
 use crate::sys::{Errno, Sys};
 use crate::table::real;
-use crate::{control, death, errno, listen, poll, process, ready, user};
+use crate::{connect, control, death, errno, listen, poll, process, ready, user};
 
 /// Where the next look begins, so that no shard's ring is always the last.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -36,13 +36,13 @@ pub unsafe fn accept(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int
 /// # Safety
 /// As `accept4`.
 pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
-    if handle::is_hidden(fd) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     death::revive();
     let Some(listener) = handle::listener(fd).or_else(|| listen::meet(fd)) else {
         if handle::stream(fd).is_some() {
             return errno::fail(Errno(libc::EINVAL)); // Not listening.
+        }
+        if handle::is_hidden(fd) {
+            return errno::fail(Errno(libc::EBADF));
         }
         // SAFETY: the program's own arguments.
         return unsafe { real::accept4(fd, to, len, flags) };
@@ -83,12 +83,7 @@ fn pop(listener: &Sock, flags: c_int) -> Sys<Option<Sock>> {
     if !ready::accept_waits(listener) || !listener.att.is_alive() {
         return Ok(None);
     }
-    // First the descriptor: a connection that was popped could not be put back.
-    let stand = listener.att.pool().take(listener.att)?;
-    let Some((slot, shared, generation)) = next_connection(listener, stand.token) else {
-        put_back(listener, stand);
-        return Ok(None);
-    };
+    let Some((slot, shared, generation, stand)) = next_settled(listener)? else { return Ok(None) };
     let cloexec = flags & libc::SOCK_CLOEXEC != 0;
     let entry = Entry::new(Kind::Socket, listener.att.index(), slot, generation).with_cloexec(cloexec);
     let family = listener.shared.file.load(Relaxed) & file::INET6;
@@ -107,10 +102,27 @@ fn pop(listener: &Sock, flags: c_int) -> Sys<Option<Sock>> {
     Ok(Some(sock))
 }
 
-fn put_back(listener: &Sock, stand: Stand) {
-    if !listener.att.pool().put(stand) {
-        fd_table::set(stand.fd, Entry::KERNEL);
-        let _ = crate::sys::close(stand.fd);
+/// What [`next_settled`] found: slot, its words, its generation, and the descriptor under it.
+type Settled = (u32, &'static Socket, u32, Stand);
+
+/// The next connection, on a descriptor that is whole.
+fn next_settled(listener: &Sock) -> Sys<Option<Settled>> {
+    let att = listener.att;
+    loop {
+        // First the descriptor: a connection that was popped could not be put back.
+        let stand = att.pool().take(att)?;
+        let Some((slot, shared, generation)) = next_connection(listener, stand.token) else {
+            att.pool().give(att, stand);
+            return Ok(None);
+        };
+        match att.pool().settle(att, shared, stand) {
+            Ok(stand) => return Ok(Some((slot, shared, generation, stand))),
+            Err(Unsettled::Lost) => {}
+            Err(Unsettled::Bare(error)) => {
+                connect::abandon(att, slot, shared);
+                return Err(error);
+            }
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::attach::{self, Attachment};
 use crate::connect::{self, Served};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::Sock;
-use crate::pool::Stand;
+use crate::pool::{self, Stand};
 use crate::sigio::Signals;
 use crate::sys::{self, Errno, Sys};
 use crate::{channel, listen, options, process, tls, user};
@@ -142,8 +142,7 @@ fn take_place(fd: c_int, entry: Entry, sock: &Sock) -> Sys<Sock> {
         return Err(error);
     }
     fd_table::set(fd, new);
-    fd_table::set(sock.fd, Entry::KERNEL);
-    let _ = sys::close(sock.fd);
+    pool::throw_away(sock.fd);
     let sock = Sock { fd, entry: new, ..*sock };
     if let Some(signals) = signals {
         signals.put_on(&sock);
@@ -153,10 +152,12 @@ fn take_place(fd: c_int, entry: Entry, sock: &Sock) -> Sys<Sock> {
 
 /// The socket is not needed after all; whether its descriptor is as it was.
 fn give_up(sock: &Sock, pristine: bool) {
+    let seen = sock.shared.stand_seen.load(Relaxed);
     let token = sock.shared.token.swap(0, AcqRel);
     sock.intend(intent::CLOSE);
-    if !pristine || !sock.att.pool().put(Stand { fd: sock.fd, token }) {
-        fd_table::set(sock.fd, Entry::KERNEL);
-        let _ = sys::close(sock.fd);
+    if pristine && token != 0 {
+        sock.att.pool().give(sock.att, Stand { fd: sock.fd, token, seen });
+    } else {
+        pool::throw_away(sock.fd);
     }
 }

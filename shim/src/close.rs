@@ -5,17 +5,18 @@
 //! SCM_RIGHTS) is closed in the kernel, which tells the engine when the last reference is gone.
 
 use core::ffi::c_int;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 
+use utcp_abi::freeze::FROZEN;
 use utcp_abi::socket::{file, intent, option, status};
 
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
-use crate::pool::Stand;
+use crate::pool::{self, Stand};
 use crate::sleep;
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{attach, bound, epoll, errno, listen, pair, send, tls};
+use crate::{attach, bound, epoll, errno, listen, pair, relayed, send, tls};
 
 /// `close(2)`.
 ///
@@ -59,11 +60,16 @@ fn in_kernel(fd: c_int, entry: Entry) -> c_int {
 #[inline]
 fn settled(fd: c_int) -> Entry {
     let mut entry = fd_table::get(fd);
-    for _ in 0..LOOKS_MAX {
+    for look in 0..LOOKS_MAX.saturating_add(NAPS_MAX) {
         if entry != Entry::CHANGING {
             break;
         }
-        sys::sched_yield();
+        // Whoever is at it has a system call to do, and may have lost the processor.
+        if look < LOOKS_MAX {
+            sys::sched_yield();
+        } else {
+            sys::nap_ms(1);
+        }
         entry = fd_table::get(fd);
     }
     entry
@@ -100,18 +106,34 @@ fn close_socket(fd: c_int, entry: Entry) -> c_int {
         return errno::fail(Errno(libc::EBADF));
     }
     epoll::forget(&sock);
-    let token = sock.shared.token.load(Relaxed);
+    // Who copies a number says so first and then looks whether it still is what it was; a fork counts first.
+    if sock.is_shared() {
+        return in_kernel(fd, waiting);
+    }
     send::flush(&sock);
-    // Nobody may be copying into the stream when the engine reuses it.
-    let right = sock.take_tx();
-    sock.shared.intent.fetch_or(intent::CLOSE, AcqRel);
-    drop(right);
-    sock.kick();
-    if token == 0 || !sock.att.pool().put(Stand { fd, token }) {
-        fd_table::set(fd, Entry::KERNEL);
-        let _ = sys::close(fd);
+    match leave(&sock) {
+        Some(stand) => sock.att.pool().give(sock.att, stand),
+        None => pool::throw_away(fd),
     }
     0
+}
+
+/// Tells the engine that `sock` is closed. The descriptor under it, if that can have another socket.
+fn leave(sock: &Sock) -> Option<Stand> {
+    let shared = sock.shared;
+    // Nobody may be copying into the stream when the engine reuses it.
+    let right = sock.take_tx();
+    // Before the look at the generation: a slot that the engine took back is somebody else's, and so are these.
+    let (token, seen) = (shared.token.load(Acquire), shared.stand_seen.load(Relaxed));
+    if !sock.is_current() {
+        return None;
+    }
+    // The engine freezes the positions and then looks for this bit, if it gives the socket and its own end to the relay.
+    shared.intent.fetch_or(intent::CLOSE, SeqCst);
+    drop(right);
+    sock.kick();
+    let stays = shared.tx_tail.load(SeqCst) != FROZEN && !relayed::is_moved(sock);
+    (token != 0 && stays).then_some(Stand { fd: sock.fd, token, seen })
 }
 
 /// SO_LINGER with a time: a blocking close waits until the peer has everything, or the time is over.
@@ -188,14 +210,40 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
 /// # Safety
 /// None beyond C's.
 pub unsafe fn dup(fd: c_int) -> c_int {
-    let entry = fd_table::get(fd);
-    if matches!(entry.kind(), Kind::Internal | Kind::Pool) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     // SAFETY: a plain number.
-    let new = unsafe { real::dup(fd) };
-    adopt(new, entry, false);
-    new
+    copy(fd, false, || unsafe { real::dup(fd) })
+}
+
+/// A copy of `fd` that `make` makes, under a number of its own.
+pub fn copy(fd: c_int, cloexec: bool, make: impl Fn() -> c_int) -> c_int {
+    if tls::thread().is_vfork_child() {
+        return make();
+    }
+    for _ in 0..LOOKS_MAX {
+        let entry = settled(fd);
+        if matches!(entry.kind(), Kind::Internal | Kind::Pool) {
+            break;
+        }
+        share(fd, entry);
+        let new = make();
+        if new < 0 || fd_table::get(fd).same_object(entry) {
+            adopt(new, entry, cloexec);
+            return new;
+        }
+        let _ = sys::close(new); // Another thread has put something else there: what this is nobody knows.
+    }
+    errno::fail(Errno(libc::EBADF))
+}
+
+/// The socket behind `fd` is about to have another number. Whoever closes this one from now on leaves that to the kernel; who has
+/// begun before has taken the number out of the table, which the caller looks at when the copy is made.
+fn share(fd: c_int, entry: Entry) {
+    if !matches!(entry.kind(), Kind::Socket | Kind::Listener) {
+        return;
+    }
+    if let Some(sock) = handle::at(fd, entry).filter(Sock::is_current) {
+        sock.shared.file.fetch_or(file::SHARED, SeqCst);
+    }
 }
 
 /// `dup2(2)`.
@@ -234,7 +282,13 @@ fn onto(old: c_int, new: c_int, flags: c_int) -> c_int {
         Ok(listener) => listener,
         Err(error) => return errno::fail(error),
     };
-    let placed = sys::dup3(old, new, flags);
+    share(old, entry);
+    let mut placed = sys::dup3(old, new, flags);
+    if placed.is_ok() && !fd_table::get(old).same_object(entry) {
+        // Another thread has put something else there: what was copied nobody knows.
+        let _ = sys::close(new);
+        placed = Err(Errno(libc::EBADF));
+    }
     if placed.is_err() || matches!(entry.kind(), Kind::Kernel | Kind::Changing) {
         fd_table::replace(new, Entry::CHANGING, Entry::KERNEL);
     }
@@ -252,6 +306,8 @@ fn onto(old: c_int, new: c_int, flags: c_int) -> c_int {
 
 /// Looks at a number that another thread has in its hands before it is given up: dup2(2), EBUSY.
 const LOOKS_MAX: u32 = 100;
+/// Milliseconds for the same, where giving up means that a close fails: that thread may have been ended in the middle.
+const NAPS_MAX: u32 = 500;
 
 /// The kernel's `dup3` is about to put something else at `new`: what we have there ends now. It is the kernel that closes it, in one step
 /// with the copy: a number that were free for a moment could become another thread's. The listener whose number goes.
@@ -302,14 +358,9 @@ fn displace(new: c_int) -> Sys<Option<Sock>> {
 }
 
 /// `new` refers to what `entry` says, like the number that it was copied from.
-pub fn adopt(new: c_int, entry: Entry, cloexec: bool) {
+fn adopt(new: c_int, entry: Entry, cloexec: bool) {
     if new < 0 || matches!(entry.kind(), Kind::Kernel | Kind::Changing) || tls::thread().is_vfork_child() {
         return;
-    }
-    if let Some(sock) =
-        handle::at(new, entry).filter(|_| matches!(entry.kind(), Kind::Socket | Kind::Listener))
-    {
-        sock.shared.file.fetch_or(file::SHARED, AcqRel);
     }
     if entry.kind() == Kind::Bound {
         fd_table::set(new, entry);
@@ -376,4 +427,107 @@ fn kernel_range(first: u32, last: u32, flags: c_int) -> Sys<()> {
 pub unsafe fn closefrom(first: c_int) {
     // SAFETY: plain numbers.
     unsafe { close_range(first.max(0) as u32, u32::MAX, 0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+    use crate::pool::throw_away;
+
+    fn a_file() -> c_int {
+        sys::eventfd(0).expect("a descriptor")
+    }
+
+    fn is_open(fd: c_int) -> bool {
+        sys::fcntl(fd, libc::F_GETFD, 0).is_ok()
+    }
+
+    /// A socket of an attachment that this process has not: only its entry counts here.
+    const SOCKET: fn(u32) -> Entry = |slot| Entry::new(Kind::Socket, 9, slot, 1);
+
+    /// Copies `fd`; while that is done the first time, another thread makes it mean `then`. The copy and how many were made.
+    fn copy_while(fd: c_int, then: Entry) -> (c_int, Vec<c_int>) {
+        let made = std::cell::RefCell::new(Vec::new());
+        let new = copy(fd, false, || {
+            if made.borrow().is_empty() {
+                fd_table::set(fd, then);
+            }
+            let new = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3).expect("a copy");
+            made.borrow_mut().push(new);
+            new
+        });
+        (new, made.into_inner())
+    }
+
+    #[test]
+    fn a_copy_is_what_its_number_was() {
+        let fd = a_file();
+        fd_table::set(fd, SOCKET(1));
+        let (new, made) = copy_while(fd, SOCKET(1));
+        assert_eq!((made.len(), fd_table::get(new)), (1, SOCKET(1)));
+        for fd in [fd, new] {
+            throw_away(fd);
+        }
+    }
+
+    /// It was closed and is another socket's by the time of the copy: that is what the copy is then.
+    #[test]
+    fn a_number_that_changes_is_copied_anew() {
+        let fd = a_file();
+        fd_table::set(fd, SOCKET(2));
+        let (new, made) = copy_while(fd, SOCKET(3));
+        assert_eq!((made.len(), fd_table::get(new)), (2, SOCKET(3)));
+        for fd in [fd, new] {
+            throw_away(fd);
+        }
+    }
+
+    /// It was closed and waits in the pool: nothing may hold what the next socket stands on.
+    #[test]
+    fn a_number_that_is_closed_meanwhile_is_not_copied() {
+        let fd = a_file();
+        fd_table::set(fd, SOCKET(4));
+        let (new, made) = copy_while(fd, Entry::new(Kind::Pool, 0, 0, 0));
+        assert_eq!((new, errno::get()), (-1, Errno(libc::EBADF)));
+        assert!(made.iter().all(|copy| !is_open(*copy)), "{made:?}");
+        throw_away(fd);
+    }
+
+    #[test]
+    fn dup2_of_a_number_that_waits_in_the_pool_changes_nothing() {
+        let (old, new) = (a_file(), a_file());
+        fd_table::set(old, Entry::new(Kind::Pool, 0, 0, 0));
+        fd_table::set(new, Entry::new(Kind::Kept, 0, 0, 1));
+        assert_eq!((onto(old, new, 0), errno::get()), (-1, Errno(libc::EBADF)));
+        assert_eq!(fd_table::get(new).kind(), Kind::Kept);
+        for fd in [old, new] {
+            throw_away(fd);
+        }
+    }
+
+    /// A number that another thread is at: whoever closes it waits for what it becomes.
+    #[test]
+    fn a_close_waits_for_a_number_that_changes() {
+        for (then, result) in [(Entry::KERNEL, 0), (Entry::new(Kind::Pool, 0, 0, 0), -1)] {
+            let fd = a_file();
+            fd_table::set(fd, Entry::CHANGING);
+            let turns = AtomicU32::new(0);
+            std::thread::scope(|scope| {
+                let closer = scope.spawn(|| {
+                    turns.store(1, SeqCst);
+                    close(fd)
+                });
+                while turns.load(SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5)); // Time to do the wrong thing.
+                fd_table::set(fd, then);
+                assert_eq!(closer.join().expect("it ends"), result);
+            });
+            assert_eq!(is_open(fd), result != 0);
+            fd_table::set(fd, Entry::KERNEL);
+        }
+    }
 }

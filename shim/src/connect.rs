@@ -6,11 +6,12 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use libc::{sockaddr, socklen_t};
 use utcp_abi::arbiter::Busy;
 use utcp_abi::region::LogCode;
-use utcp_abi::socket::{Addr, OpCode, RESULT_KERNEL, file, intent, status};
+use utcp_abi::socket::{Addr, OpCode, RESULT_KERNEL, Socket, file, intent, status};
 
 use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
+use crate::pool::Unsettled;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
@@ -47,25 +48,41 @@ fn create(att: &'static Attachment, domain: c_int, kind: c_int) -> Option<c_int>
 
 /// A slot of the region with a descriptor under it and [`file`] bits `flags`. The table does not know it yet.
 pub fn fresh(att: &'static Attachment, flags: u32) -> Option<Sock> {
-    let stand = att.pool().take(att).ok()?;
-    let Some((slot, shared)) = claim(att) else {
-        att.pool().put(stand);
-        return None;
-    };
-    shared.token.store(stand.token, Relaxed);
-    shared.file.store(flags, Relaxed);
-    shared.epoch.store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
-    shared.owner_pid.store(process::pid(), Relaxed);
-    shared.options.reset();
-    shared.intent.store(intent::OWNED, Release);
-    // A thread's connections stay together; threads spread over the shards.
-    shared.shard.store(tls::thread().tid() % att.shards().max(1), Relaxed);
-    let entry = Entry::new(Kind::Socket, att.index(), slot, shared.generation.load(Relaxed));
-    Some(Sock { fd: stand.fd, entry, att, shared })
+    loop {
+        let stand = att.pool().take(att).ok()?;
+        let Some((slot, shared)) = claim(att) else {
+            att.pool().give(att, stand);
+            return None;
+        };
+        let entry = Entry::new(Kind::Socket, att.index(), slot, shared.generation.load(Relaxed));
+        shared.file.store(flags, Relaxed);
+        shared.epoch.store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
+        shared.owner_pid.store(process::pid(), Relaxed);
+        shared.options.reset();
+        // A thread's connections stay together; threads spread over the shards.
+        shared.shard.store(tls::thread().tid() % att.shards().max(1), Relaxed);
+        shared.intent.store(intent::OWNED, Release);
+        // Last: with the token the engine may find the slot, and take it back if the descriptor is spoiled.
+        shared.token.store(stand.token, Release);
+        match att.pool().settle(att, shared, stand) {
+            Ok(stand) => return Some(Sock { fd: stand.fd, entry, att, shared }),
+            Err(Unsettled::Lost) => {}
+            Err(Unsettled::Bare(_)) => {
+                abandon(att, slot, shared);
+                return None;
+            }
+        }
+    }
+}
+
+/// Gives a slot without a descriptor back, and the connection that it may have.
+pub fn abandon(att: &'static Attachment, slot: u32, shared: &Socket) {
+    shared.intent.fetch_or(intent::OWNED | intent::CLOSE, AcqRel);
+    att.kick(shared.shard.load(Relaxed), slot);
 }
 
 /// A free slot of the region.
-pub fn claim(att: &'static Attachment) -> Option<(u32, &'static utcp_abi::socket::Socket)> {
+pub fn claim(att: &'static Attachment) -> Option<(u32, &'static Socket)> {
     let slot = att.region().free_sockets().claim()?;
     Some((slot, att.region().socket(slot)?))
 }
@@ -75,10 +92,10 @@ pub fn claim(att: &'static Attachment) -> Option<(u32, &'static utcp_abi::socket
 /// # Safety
 /// As `connect`.
 pub unsafe fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
-    if handle::is_hidden(fd) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     let Some(sock) = handle::stream(fd) else {
+        if handle::is_hidden(fd) {
+            return errno::fail(Errno(libc::EBADF));
+        }
         // SAFETY: the program's own address.
         if let Some(result) = unsafe { bound::connect(fd, to, len) } {
             return errno::into_libc(result.map(|_| 0));

@@ -33,10 +33,9 @@ pub unsafe fn fcntl(fd: c_int, command: c_int, arg: usize) -> c_int {
     }
     match command {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
+            let cloexec = command == libc::F_DUPFD_CLOEXEC;
             // SAFETY: plain numbers.
-            let new = unsafe { real::fcntl(fd, command, arg) };
-            close::adopt(new, entry, command == libc::F_DUPFD_CLOEXEC);
-            new
+            close::copy(fd, cloexec, || unsafe { real::fcntl(fd, command, arg) })
         }
         libc::F_SETFD => {
             set_cloexec(fd, entry, arg & libc::FD_CLOEXEC as usize != 0);

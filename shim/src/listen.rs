@@ -25,9 +25,6 @@ use crate::{bound, connect, control, epoll, errno, log, options, process, swap, 
 /// # Safety
 /// As `bind`.
 pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
-    if handle::is_hidden(fd) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     if let Some(sock) = handle::stream(fd) {
         if sock.was_connected() {
             return errno::fail(Errno(libc::EINVAL));
@@ -36,6 +33,8 @@ pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
             return errno::fail(error);
         }
         bound::remember(fd);
+    } else if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
     }
     // SAFETY: the program's own arguments; `fd` is the kernel's.
     unsafe { real::bind(fd, to, len) }
@@ -46,9 +45,6 @@ pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
 /// # Safety
 /// None beyond C's.
 pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
-    if handle::is_hidden(fd) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     if let Some(sock) = handle::stream(fd) {
         if sock.was_connected() {
             return errno::fail(Errno(libc::EINVAL));
@@ -57,6 +53,8 @@ pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
         if let Err(error) = swap::to_kernel(&sock) {
             return errno::fail(error);
         }
+    } else if handle::is_hidden(fd) {
+        return errno::fail(Errno(libc::EBADF));
     }
     // SAFETY: plain numbers; `fd` is the kernel's.
     let result = unsafe { real::listen(fd, backlog) };

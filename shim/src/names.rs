@@ -15,12 +15,12 @@ use crate::{connect, errno, handle, listen, relayed, urgent, user};
 /// # Safety
 /// As `getsockname`.
 pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
-    if handle::is_hidden(fd) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     // A program that got its listeners by exec asks them who they are, while it still has its privileges.
     listen::meet(fd);
     let Some(sock) = handle::stream(fd) else {
+        if handle::is_hidden(fd) {
+            return errno::fail(Errno(libc::EBADF));
+        }
         // SAFETY: the program's own arguments.
         return unsafe { kernels(fd, false, to, len) };
     };
@@ -56,10 +56,10 @@ unsafe fn kernels(fd: c_int, remote: bool, to: *mut sockaddr, len: *mut socklen_
 /// # Safety
 /// As `getpeername`.
 pub unsafe fn getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int {
-    if handle::is_hidden(fd) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     let Some(sock) = handle::stream(fd) else {
+        if handle::is_hidden(fd) {
+            return errno::fail(Errno(libc::EBADF));
+        }
         // SAFETY: the program's own arguments.
         return unsafe { kernels(fd, true, to, len) };
     };

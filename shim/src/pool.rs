@@ -3,14 +3,25 @@
 //! They come in batches over the control channel, `socket` and `accept` take the lowest, `close` puts
 //! them back: in the steady state a connection costs no system call. Each has the token by which
 //! the engine knows its end.
+//!
+//! A thread that uses a number which another has just closed can meet what waits here, with a `shutdown` for instance: then the
+//! engine sees an end, and gives its own up. A socket on such a descriptor would never be told of as closed. So each says up to which
+//! count of ends that the engine gave up ([`Header::stands_gone`](utcp_abi::region::Header::stands_gone)) it was found whole:
+//!
+//! ```text
+//!   program   token into the slot ── count still the same? ── no: ask the kernel, take another one if it is spoiled
+//!   engine    count ── who has the token? ── nobody: it is in stock, or about to be taken by somebody who sees the count
+//! ```
 
 use core::ffi::c_int;
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::{AtomicU64, fence};
 
 use utcp_abi::message::{Kind, Message};
+use utcp_abi::socket::Socket;
 
 use crate::attach::Attachment;
+use crate::channel::Quiet;
 use crate::fd_table::{self, Entry};
 use crate::sys::{self, Errno, Sys};
 
@@ -20,11 +31,14 @@ const LEN: usize = 128;
 const FIRST: u64 = 4;
 /// Asked for when those did not last.
 const MORE: u64 = 32;
+/// Bits of a place that hold a descriptor + 1; those up to the token are the low bits of [`Stand::seen`].
+const FD_BITS: u32 = 21;
+const SEEN_MASK: u32 = (1 << (32 - FD_BITS)) - 1;
 
 /// A stock of descriptors.
 #[derive(Debug)]
 pub struct Pool {
-    /// Token in the upper half, descriptor + 1 in the lower; 0 = empty.
+    /// Token in the upper half, then what was seen, and the descriptor + 1; 0 = empty.
     places: [AtomicU64; LEN],
     refills: AtomicU64,
 }
@@ -36,15 +50,42 @@ pub struct Stand {
     pub fd: c_int,
     /// The engine's name for its end.
     pub token: u32,
+    /// How many ends the engine had given up when this one was found whole, modulo 2048.
+    pub seen: u32,
 }
 
 fn pack(stand: Stand) -> u64 {
-    u64::from(stand.token) << 32 | u64::from((stand.fd as u32).wrapping_add(1))
+    let fd = u64::from((stand.fd as u32).wrapping_add(1));
+    u64::from(stand.token) << 32 | u64::from(stand.seen & SEEN_MASK) << FD_BITS | fd
 }
 
 fn unpack(word: u64) -> Option<Stand> {
-    let fd = (word as u32).checked_sub(1)?;
-    Some(Stand { fd: fd as c_int, token: (word >> 32) as u32 })
+    let fd = (word as u32 & ((1 << FD_BITS) - 1)).checked_sub(1)?;
+    Some(Stand { fd: fd as c_int, token: (word >> 32) as u32, seen: word as u32 >> FD_BITS })
+}
+
+/// How many ends the engine has given up, if `stand` is whole.
+fn whole_at(att: &'static Attachment, stand: Stand) -> Option<u32> {
+    let gone = att.region().header().stands_gone.load(Acquire);
+    let known = (gone ^ stand.seen) & SEEN_MASK == 0;
+    (known || !sys::has_news(stand.fd)).then_some(gone)
+}
+
+/// Why a slot got no descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsettled {
+    /// The descriptor was spoiled, and the engine has taken the slot back already.
+    Lost,
+    /// There was no other. The slot is the caller's.
+    Bare(Errno),
+}
+
+/// Closes a number that is ours alone. Meanwhile nobody takes it for a file of the kernel's.
+pub fn throw_away(fd: c_int) {
+    fd_table::set(fd, Entry::CHANGING);
+    let _ = sys::close(fd);
+    // By now it may be another's, who has said so.
+    fd_table::replace(fd, Entry::CHANGING, Entry::KERNEL);
 }
 
 impl Pool {
@@ -72,16 +113,48 @@ impl Pool {
     }
 
     /// Takes a descriptor; its entry in the table is still that of a waiting one.
-    pub fn take(&self, attachment: &Attachment) -> Sys<Stand> {
+    pub fn take(&self, att: &'static Attachment) -> Sys<Stand> {
         if let Some(stand) = self.try_take() {
             return Ok(stand);
         }
-        self.refill(attachment)?;
+        self.refill(att)?;
         self.try_take().ok_or(Errno(libc::ENOBUFS))
     }
 
-    /// Puts a descriptor back. False: there is no room.
-    pub fn put(&self, stand: Stand) -> bool {
+    /// The token of `stand` has just been put into the slot `shared`: makes sure that it is whole, or takes another.
+    pub fn settle(
+        &self,
+        att: &'static Attachment,
+        shared: &Socket,
+        mut stand: Stand,
+    ) -> Result<Stand, Unsettled> {
+        loop {
+            // Our token before the look at the count; the engine counts before it looks for the token.
+            fence(SeqCst);
+            if let Some(gone) = whole_at(att, stand) {
+                shared.stand_seen.store(gone, Relaxed);
+                return Ok(stand);
+            }
+            // The engine may have found it and taken the slot as closed: one of us has it.
+            let ours = shared.token.compare_exchange(stand.token, 0, AcqRel, Relaxed).is_ok();
+            throw_away(stand.fd);
+            if !ours {
+                return Err(Unsettled::Lost);
+            }
+            stand = self.take(att).map_err(Unsettled::Bare)?;
+            shared.token.store(stand.token, Release);
+        }
+    }
+
+    /// Puts a descriptor back, or closes it: there is no room, or it is spoiled.
+    pub fn give(&self, att: &'static Attachment, stand: Stand) {
+        let put = whole_at(att, stand).is_some_and(|seen| self.put(Stand { seen, ..stand }));
+        if !put {
+            throw_away(stand.fd);
+        }
+    }
+
+    fn put(&self, stand: Stand) -> bool {
         fd_table::set(stand.fd, Entry::new(fd_table::Kind::Pool, 0, 0, 0));
         self.places.iter().any(|place| {
             place.load(Relaxed) == 0 && place.compare_exchange(0, pack(stand), AcqRel, Relaxed).is_ok()
@@ -101,25 +174,27 @@ impl Pool {
     pub fn drain(&self) {
         for place in &self.places {
             if let Some(stand) = unpack(place.swap(0, AcqRel)) {
-                fd_table::set(stand.fd, Entry::KERNEL);
-                let _ = sys::close(stand.fd);
+                throw_away(stand.fd);
             }
         }
     }
 
-    fn refill(&self, attachment: &Attachment) -> Sys<()> {
+    fn refill(&self, att: &'static Attachment) -> Sys<()> {
+        // A handler that jumps away would leave numbers that nobody knows of.
+        let _quiet = Quiet::new();
         let mut message = Message::new(Kind::Pool);
         message.a = if self.refills.fetch_add(1, Relaxed) == 0 { FIRST } else { MORE };
-        let (reply, fds) = attachment.channel().request(&message, None)?;
+        // Before the engine makes them: whole at that count.
+        let seen = att.region().header().stands_gone.load(Acquire);
+        let (reply, fds) = att.channel().request(&message, None)?;
         if reply.error != 0 {
             fds.close();
             return Err(Errno(reply.error));
         }
         for (fd, token) in fds.as_slice().iter().zip(reply.tokens) {
             let Some(fd) = off_the_standard_streams(*fd) else { continue };
-            if !fd_table::covers(fd) || !self.put(Stand { fd, token }) {
-                fd_table::set(fd, Entry::KERNEL);
-                let _ = sys::close(fd);
+            if !fd_table::covers(fd) || !self.put(Stand { fd, token, seen }) {
+                throw_away(fd);
             }
         }
         Ok(())
@@ -144,15 +219,28 @@ mod tests {
     fn the_lowest_first_and_bounded() {
         let pool = Pool::new();
         for fd in [900_009, 900_003, 900_007] {
-            assert!(pool.put(Stand { fd, token: fd as u32 * 2 }));
+            assert!(pool.put(Stand { fd, token: fd as u32 * 2, seen: 3 }));
         }
-        assert_eq!(pool.try_take(), Some(Stand { fd: 900_003, token: 1_800_006 }));
+        assert_eq!(pool.try_take(), Some(Stand { fd: 900_003, token: 1_800_006, seen: 3 }));
         assert!(pool.remove(900_009) && !pool.remove(900_009));
         assert_eq!(pool.try_take().map(|stand| stand.fd), Some(900_007));
         assert_eq!(pool.try_take(), None);
         for fd in 0..LEN as c_int {
-            assert!(pool.put(Stand { fd: 900_100 + fd, token: 1 }));
+            assert!(pool.put(Stand { fd: 900_100 + fd, token: 1, seen: 0 }));
         }
-        assert!(!pool.put(Stand { fd: 900_200, token: 1 }));
+        assert!(!pool.put(Stand { fd: 900_200, token: 1, seen: 0 }));
+    }
+
+    #[test]
+    fn places_keep_their_parts() {
+        for (fd, token, seen) in
+            [(0, 0, 0), (fd_table::NUMBERS as c_int - 1, u32::MAX >> 1, SEEN_MASK), (77, 5, 9)]
+        {
+            let stand = Stand { fd, token, seen };
+            assert_eq!(unpack(pack(stand)), Some(stand));
+        }
+        let later = Stand { fd: 5, token: 6, seen: SEEN_MASK + 4 };
+        assert_eq!(unpack(pack(later)), Some(Stand { seen: 3, ..later }));
+        assert_eq!(unpack(0), None);
     }
 }

@@ -15,6 +15,7 @@ use utcp_abi::set::{Interest, Member, Set};
 use utcp_abi::socket::status;
 
 use crate::attach::{ATTACHMENTS, Attachment};
+use crate::channel::Quiet;
 use crate::fd_table::{Entry, Kind};
 use crate::handle::Sock;
 use crate::sys::{self, Errno, Sys};
@@ -105,6 +106,8 @@ pub fn at(att: &'static Attachment, index: u32) -> Option<SetRef> {
 impl SetRef {
     /// Makes a set with a bell of its own, known to the engine.
     pub fn create(att: &'static Attachment) -> Sys<Self> {
+        // A handler that jumps away would leave a set without an owner, and numbers that nobody knows of.
+        let _quiet = Quiet::new();
         att.channel().own_fd()?;
         let index = att.region().free_sets().claim().ok_or(Errno(libc::ENOSPC))?;
         let set = at(att, index).ok_or(Errno(libc::ENOSPC))?;

@@ -12,7 +12,7 @@ use crate::fd_table::{self, Entry};
 use crate::handle::Sock;
 use crate::sigio::Signals;
 use crate::sys::{self, Errno, Sys};
-use crate::{epoll, options};
+use crate::{epoll, options, pool};
 
 /// Puts a kernel socket at `sock`'s number.
 pub fn to_kernel(sock: &Sock) -> Sys<()> {
@@ -73,10 +73,10 @@ pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
     new.shared.options.copy_from(&sock.shared.options);
     new.shared.error.store(error, Relaxed);
     let signals = Signals::of(sock);
-    let private = !sock.is_shared();
     if !fd_table::replace(sock.fd, sock.entry, Entry::CHANGING) {
         return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
     }
+    let private = !sock.is_shared();
     epoll::move_members(sock, &Sock { fd: sock.fd, ..*new });
     // Before the kernel tells the engine that its descriptor is gone.
     sock.shared.options.linger_s.store(0, Relaxed);
@@ -97,8 +97,7 @@ pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
             fd_table::set(other, new.entry.with_cloexec(entry.cloexec()));
         }
     }
-    fd_table::set(new.fd, Entry::KERNEL);
-    let _ = sys::close(new.fd);
+    pool::throw_away(new.fd);
     new.kick();
     placed.map(|_| ())
 }

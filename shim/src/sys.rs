@@ -256,6 +256,12 @@ pub fn has_hung_up(fd: c_int) -> bool {
     only.revents & libc::POLLHUP != 0
 }
 
+/// Whether anything has come over a socket, or an end: of the other side's or of its own making.
+pub fn has_news(fd: c_int) -> bool {
+    let mut list = [libc::pollfd { fd, events: libc::POLLIN | libc::POLLRDHUP, revents: 0 }];
+    poll(&mut list, 0) != Ok(0)
+}
+
 /// Whether a socket is connected, or was.
 pub fn has_peer(fd: c_int) -> bool {
     let (mut byte, mut len) = (0u8, 1u32);

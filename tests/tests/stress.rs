@@ -38,11 +38,8 @@ fn stress(kind: &str, path: &str, short: u64) {
     });
     measured(&format!("stress {kind}, cut-through {path}: {}", text.lines().next().unwrap_or_default()));
     engine.went_through(1);
-    // The program still lives, so what is left now is what it or the engine forgot. (Where threads use
-    // numbers that others close, something may: README, Limits.)
-    if kind != "shared" {
-        engine.wait_until_gone("sockets", Duration::from_secs(15), |socket| socket.state != "TIME-WAIT");
-    }
+    // The program still lives, so what is left now is what it or the engine forgot.
+    engine.wait_until_gone("sockets", Duration::from_secs(15), |socket| socket.state != "TIME-WAIT");
     let counters = engine.counters();
     for name in ["corrupt_clients", "out_of_sockets"] {
         assert_eq!(counters.get(name), 0, "{name}");

@@ -28,10 +28,10 @@ pub unsafe fn setsockopt(
     value: *const c_void,
     len: socklen_t,
 ) -> c_int {
-    if handle::is_hidden(fd) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     let Some(sock) = handle::stream(fd) else {
+        if handle::is_hidden(fd) {
+            return errno::fail(Errno(libc::EBADF));
+        }
         // SAFETY: the program's own arguments.
         return unsafe { of_kernel(fd, level, name, value, len) };
     };
@@ -219,12 +219,12 @@ pub unsafe fn getsockopt(
     value: *mut c_void,
     len: *mut socklen_t,
 ) -> c_int {
-    if handle::is_hidden(fd) {
-        return errno::fail(Errno(libc::EBADF));
-    }
     // A program that got its listeners by exec asks them who they are, while it still has its privileges.
     listen::meet(fd);
     let Some(sock) = handle::stream(fd) else {
+        if handle::is_hidden(fd) {
+            return errno::fail(Errno(libc::EBADF));
+        }
         // SAFETY: the program's own arguments.
         return unsafe { real::getsockopt(fd, level, name, value, len) };
     };

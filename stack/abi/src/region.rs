@@ -62,8 +62,11 @@ pub struct Header {
     pub client: AtomicU32,
     /// Set by the engine when it threw this client out (a corrupt word): no more service.
     pub closed: AtomicU32,
+    /// How many far ends of this client's descriptors the engine has given up. It counts first and then looks who stands on one: a
+    /// descriptor that was found whole at one count, and got a socket before the next, is whole or the engine finds the socket.
+    pub stands_gone: AtomicU32,
     /// Line end.
-    pub spare: [AtomicU32; 11],
+    pub spare: [AtomicU32; 10],
     /// Per shard: the sleep count for which somebody of this client already rang.
     pub rung: [AtomicU32; 16],
     /// Tickets given out for log records.

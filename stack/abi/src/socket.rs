@@ -485,8 +485,10 @@ pub struct Socket {
     pub zerocopy_sent: AtomicU32,
     /// How many of them the program knows the completion of, by its error queue.
     pub zerocopy_told: AtomicU32,
+    /// [`crate::region::Header::stands_gone`] when the descriptor under this socket was found whole: the program's word.
+    pub stand_seen: AtomicU32,
     /// Room for what is to come.
-    pub spare: [AtomicU32; 6],
+    pub spare: [AtomicU32; 5],
 }
 
 /// The first position of both streams of a slot in its `generation`-th use.

@@ -11,6 +11,7 @@ mod pairs;
 mod relays;
 mod report;
 mod sets;
+mod stands;
 mod start;
 mod trace;
 
@@ -294,35 +295,6 @@ impl Control {
                 ToControl::Touch { ifindex, next_hop } => self.mirror.touch(ifindex, next_hop),
                 ToControl::LeftToKernel { pid, to, scope } => self.note_left_to_kernel(pid, to, scope),
             }
-        }
-    }
-
-    /// Descriptors under sockets (or in pools) whose last reference is gone.
-    fn on_hangups(&mut self, hung_up: &[u32]) {
-        let mut by_client: HashMap<u32, Vec<u32>> = HashMap::new();
-        for token in hung_up {
-            if let Some(entry) = self.tokens.remove(token) {
-                if let Some(client) = self.clients.get_mut(&entry.client) {
-                    client.tokens = client.tokens.saturating_sub(1);
-                }
-                by_client.entry(entry.client).or_default().push(*token);
-            }
-        }
-        for (number, mut gone) in by_client {
-            gone.sort_unstable();
-            let Some(client) = self.clients.get(&number) else { continue };
-            let region = client.shared.region();
-            region.free_sockets().for_each_clear(|sock| {
-                let Some(socket) = region.socket(sock) else { return };
-                let token = socket.token.load(std::sync::atomic::Ordering::Acquire);
-                if token != 0 && gone.binary_search(&token).is_ok() {
-                    let shard = socket.shard.load(std::sync::atomic::Ordering::Relaxed) as usize;
-                    let inbox = self.inboxes.get(shard).or(self.inboxes.first());
-                    if let Some(inbox) = inbox {
-                        inbox.send(ToShard::Hangup { client: number, sock, token });
-                    }
-                }
-            });
         }
     }
 

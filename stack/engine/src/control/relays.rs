@@ -36,9 +36,6 @@ impl Control {
         match kind {
             Some(Kind::Hold) => entry.held.append(&mut fds),
             Some(Kind::Relay) => self.relay(token, &[]),
-            // A thread used a number that another one was just closing: its bytes are nobody's, and the descriptor waits in the pool
-            // for its next socket.
-            _ if !first.is_empty() && self.socket_of(token).is_none() => {}
             _ => self.relay(token, first),
         }
     }
@@ -164,10 +161,12 @@ impl Control {
         found
     }
 
-    /// Nothing stands above this descriptor that could be carried: its holders see the end.
+    /// Nothing stands above this descriptor that could be carried: its holders see the end. A socket that gets there meanwhile, too.
     fn close_stand(&mut self, token: u32) {
-        if let Some((far_end, _)) = self.take_stand(token) {
+        let client = self.tokens.get(&token).map(|entry| entry.client);
+        if let (Some((far_end, _)), Some(client)) = (self.take_stand(token), client) {
             drop(far_end);
+            self.tell_of_gone(client, &[token]);
             tracing::debug!(token, "a descriptor without a connection was used from outside");
         }
     }

@@ -235,7 +235,8 @@ impl Client {
             &socket.owner_pid,
             &socket.op_code,
         ] {
-            word.store(0, Ordering::Relaxed);
+            // Release: who reads a word of the next use sees that the generation is another.
+            word.store(0, Ordering::Release);
         }
         for word in [&socket.zerocopy_sent, &socket.zerocopy_told] {
             word.store(0, Ordering::Relaxed);

@@ -274,6 +274,10 @@ impl Shard {
         if !stands() || socket.intent.load(Ordering::Acquire) & intent::CLOSE != 0 {
             return;
         }
+        // Its program may have found that the descriptor is spoiled and be putting another there: one of us has the socket.
+        if socket.token.compare_exchange(token, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return;
+        }
         let Some(client) = self.clients.get_mut(index) else { return };
         match client.slot(sock) {
             SlotUse::Flow(flow) => self.close_flow(flow),

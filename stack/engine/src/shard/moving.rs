@@ -50,7 +50,10 @@ impl Shard {
         let Some(used) = self.clients.get(from_client).map(|c| c.slot(from.sock)) else { return false };
         // Programs that hold it may be reading and writing: from here on nothing of that counts.
         let positions = [freeze(&old.tx_tail), freeze(&old.rx_head)];
+        // Of a program that closes it and the engine that gives its descriptor away one sees the other (`shim/src/close.rs`).
+        let closed = old.intent.load(Ordering::SeqCst) & intent::CLOSE != 0;
         let moved = match used {
+            _ if closed => false,
             SlotUse::Flow(flow) => {
                 self.catch_up_to(flow, old, positions) && self.move_flow(flow, old, to_client, to.sock)
             }
