@@ -183,6 +183,9 @@ pub enum Setting {
     KernelByUnix,
     /// Server and waiting kernel poll the device before they sleep (`net.core.busy_poll`, `napi_defer_hard_irqs`).
     BusyPoll,
+    /// Both ends of the device take long segments (TSO), as a veth pair does by itself; the receive work is pinned by RPS, since
+    /// NAPI has none of it then.
+    LongSegments,
     /// Open loop at 70 % of what the kernel can do; what counts is the latency of the slowest of a hundred.
     Tail,
 }

@@ -27,8 +27,8 @@ const SYSCTLS: [&str; 8] = [
     "net.ipv4.tcp_ecn=0",
 ];
 
-/// Offloads of both ends of the veth pair. Segmentation offload does not exist for AF_XDP, so neither
-/// side has it. GRO makes veth use NAPI, which then can be pinned.
+/// Offloads of both ends of the veth pair. Without segmentation offload GRO makes veth use NAPI, which then can be pinned, and
+/// the lean generator's AF_XDP has none. Bulk has it, on both sides ([`Net::long_segments`]).
 const OFFLOADS: [&str; 8] = ["tso", "off", "gso", "off", "gro", "on", "tx", "on"];
 
 /// What stands in front of both ends of the veth pair: its ring of 256 frames then holds a sender back when it is full, as a
@@ -128,6 +128,8 @@ pub struct Net {
     settings: Vec<(String, String)>,
     /// Kernel threads that do the receive work of the server's interface, and of the client's.
     receive_threads: [Vec<u32>; 2],
+    /// Cores of the server's receive work, and of the client's.
+    cores: [Option<String>; 2],
     // Last: put back after the namespaces are gone.
     allowed: Vec<Restored>,
 }
@@ -151,6 +153,7 @@ impl Net {
             server_mac: None,
             settings: Vec::new(),
             receive_threads: Default::default(),
+            cores: [server_cores, client_cores].map(|cores| cores.map(str::to_owned)),
             allowed: Vec::new(),
         };
         if !is_root() {
@@ -296,6 +299,16 @@ impl Net {
         Ok(busy)
     }
 
+    /// Lets both ends of the device take long segments, for as long as the value that is returned lives.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn long_segments(&self) -> Result<LongSegments<'_>, Error> {
+        let long = LongSegments { net: self };
+        long.set("on", true)?;
+        Ok(long)
+    }
+
     /// What to print beside the figures.
     #[must_use]
     pub fn settings(&self) -> &[(String, String)] {
@@ -327,6 +340,49 @@ impl Drop for BusyPoll<'_> {
     fn drop(&mut self) {
         let _ = self.defer_interrupts(0, 0);
     }
+}
+
+/// Segmentation offload that is taken back.
+#[derive(Debug)]
+pub struct LongSegments<'a> {
+    net: &'a Net,
+}
+
+impl LongSegments<'_> {
+    fn set(&self, offload: &str, steer: bool) -> Result<(), Error> {
+        let (Some(server), Some(client), Some([s, c])) =
+            (&self.net.server, &self.net.client, &self.net.interfaces)
+        else {
+            return Ok(());
+        };
+        for (namespace, interface, cores) in
+            [(server, s, &self.net.cores[0]), (client, c, &self.net.cores[1])]
+        {
+            namespace.exec(&["ethtool", "-K", interface, "tso", offload, "gso", offload])?;
+            let mask = cores.as_deref().filter(|_| steer).map_or(0, mask_of);
+            let script = format!("echo {mask:x} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");
+            namespace.exec(&["sh", "-c", &script])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LongSegments<'_> {
+    fn drop(&mut self) {
+        let _ = self.set("off", false);
+    }
+}
+
+/// A core list (`0,2-3`) as a mask; what is not understood is left out.
+fn mask_of(cores: &str) -> u64 {
+    let ends = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.trim().parse::<u32>().ok()?, last.trim().parse::<u32>().ok()?))
+    };
+    let of = |(first, last)| {
+        (first..=last).filter(|core| *core < 64).fold(0_u64, |mask, core| mask | 1_u64 << core)
+    };
+    cores.split(',').filter_map(ends).map(of).fold(0, |all, mask| all | mask)
 }
 
 /// Whether this process may make namespaces.
@@ -397,4 +453,14 @@ fn command(program: &str, arguments: &[&str]) -> Result<String, Error> {
         });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mask_of;
+
+    #[test]
+    fn a_list_of_cores_is_a_mask() {
+        assert_eq!((mask_of("0"), mask_of("1,3-5"), mask_of("any"), mask_of("99")), (1, 0b11_1010, 0, 0));
+    }
 }

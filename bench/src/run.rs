@@ -13,7 +13,7 @@ use crate::case::{Case, Scenario, Setting};
 use crate::child::{Launch, Process};
 use crate::engine::{self, Counters, Engine, Files, Setup};
 use crate::generator::{Generator, Route};
-use crate::net::{BusyPoll, CLIENT_IP, Net};
+use crate::net::{BusyPoll, CLIENT_IP, LongSegments, Net};
 use crate::parse::Load;
 use crate::{Error, cpu};
 
@@ -183,6 +183,7 @@ pub struct Stage<'a> {
     net: &'a Net,
     pinning: Pinning,
     _busy_poll: Option<BusyPoll<'a>>,
+    _long_segments: Option<LongSegments<'a>>,
     folder: RunFolder,
 }
 
@@ -209,6 +210,8 @@ impl<'a> Stage<'a> {
         let unix = by_unix.then(|| folder.path().join("unix.sock"));
         let application = Application::new(case, at, unix, lean, files);
         let busy_poll = (case.setting == Setting::BusyPoll).then(|| net.busy_poll()).transpose()?;
+        let long_segments =
+            (case.setting == Setting::LongSegments).then(|| net.long_segments()).transpose()?;
         let stack = format!("compare-{}", process::id());
         let mut generator = None;
         if lean {
@@ -258,6 +261,7 @@ impl<'a> Stage<'a> {
             net,
             pinning,
             _busy_poll: busy_poll,
+            _long_segments: long_segments,
             folder,
         })
     }

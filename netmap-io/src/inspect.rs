@@ -131,6 +131,12 @@ pub fn xdp_program_name(id: u32) -> Option<String> {
 /// Name of our own steering program.
 pub const STEERING_PROGRAM: &str = xdp::STEERING_PROGRAM;
 
+/// Number of that program on an interface where it stands behind the kernel's GRO instead of being an XDP program.
+#[must_use]
+pub fn steers_behind(ifindex: u32) -> Option<u32> {
+    xdp::steers_behind(ifindex)
+}
+
 /// Whether a netmap module answers whose control interface we know (API 14 and 15). `NotFound`: none is loaded.
 pub fn netmap() -> io::Result<()> {
     netmap::probe()

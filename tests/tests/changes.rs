@@ -262,10 +262,14 @@ fn a_killed_engine_leaves_no_program_behind() {
     let (lab, net) = (Lab::new("killed"), Net::new());
     let engine = on_device(&lab, &net.server).run();
     let nginx = Nginx::start(&lab, &engine);
-    let link = || lab.run("ip").args(["link", "show", &net.server.interface]).inside(&net.server).ok().text();
-    assert!(link().contains("xdp"), "{}", link());
+    let device = format!("xdp:{}", net.server.interface);
+    let doctor = || {
+        let told = lab.run(engine.program("utcp")).args(["doctor", &device]).inside(&net.server).finish();
+        String::from_utf8_lossy(&told.out).contains("an engine of utcp drives")
+    };
+    assert!(doctor(), "the doctor sees it");
     engine.kill();
-    wait_until("the program is detached", WAIT, || (!link().contains("xdp")).then_some(()));
+    wait_until("the program is detached", WAIT, || (!doctor()).then_some(()));
     let url = format!("http://{}:{}/hello", net.server.addr, nginx.port);
     assert_eq!(get(&lab, &net.client, &url), "hello\n");
 }

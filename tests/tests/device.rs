@@ -86,6 +86,22 @@ fn big_file_to_a_kernel_client() {
     engine.went_through(1);
 }
 
+/// Between neighbours on a veth pair a segment is as long as the sender made it: forty-five frames in one.
+#[test]
+fn bulk_passes_in_long_segments() {
+    needs_root!();
+    let (lab, net) = (Lab::new("dev-long"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let nginx = Nginx::start(&lab, &engine);
+    same_file_arrives(&lab, BIG / 4, |run| run.inside(&net.client), &url(&net.server, &nginx, "big"));
+    engine.went_through(1);
+    if !on_kernel() {
+        let count = |what: &str| engine.counters().get(what);
+        let mean = BIG as u64 / 4 / count("tx_frames").max(1);
+        assert!(mean > 8000, "{} frames of {mean} bytes", count("tx_frames"));
+    }
+}
+
 /// 1 % of the frames is lost, 1 % comes late, both ways.
 #[test]
 fn big_file_over_a_bad_link() {

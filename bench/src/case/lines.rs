@@ -125,7 +125,10 @@ const PINGPONG: &[Line] = &[
 ];
 
 const STREAM: &[Line] = &[
-    line("one-flow", Work::Stream { flows: 1 }, DEFAULT, DEFAULT).on("flows", 1.0),
+    line("one-flow", Work::Stream { flows: 1 }, DEFAULT, DEFAULT)
+        .on("flows", 1.0)
+        .with(Setting::LongSegments),
+    line("one-flow-no-tso", Work::Stream { flows: 1 }, None, ASKED),
     line("4-flows", Work::Stream { flows: 4 }, FULL, FULL).on("flows", 4.0),
     line("16-flows", Work::Stream { flows: 16 }, FULL, FULL).on("flows", 16.0),
 ];

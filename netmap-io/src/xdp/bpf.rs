@@ -18,12 +18,16 @@ const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const PROG_QUERY: libc::c_int = 16;
 const LINK_CREATE: libc::c_int = 28;
 const LINK_GET_FD_BY_ID: libc::c_int = 30;
 const LINK_GET_NEXT_ID: libc::c_int = 31;
 
+const PROG_TYPE_SCHED_CLS: u32 = 3;
 const PROG_TYPE_XDP: u32 = 6;
 const ATTACH_TYPE_XDP: u32 = 37;
+/// Behind GRO, in front of the protocols (Linux 6.6).
+const ATTACH_TYPE_TCX_INGRESS: u32 = 46;
 const LINK_TYPE_XDP: u32 = 6;
 /// Attach to socket buffers, in front of the stack.
 const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
@@ -31,6 +35,8 @@ const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 /// The program copes with frames that are chains of buffers: it looks at the first alone (Linux 5.18).
 const XDP_HAS_FRAGS: u32 = 1 << 5;
+/// In front of all other programs of a tcx hook (`BPF_F_BEFORE` without another program named).
+const TCX_FIRST: u32 = 1 << 3;
 /// Bytes of a verifier log; a refused program of our size fills a fraction.
 const LOG_BYTES: u32 = 256 * 1024;
 
@@ -135,6 +141,20 @@ struct InfoArgs {
     fd: u32,
     len: u32,
     info: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct QueryArgs {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    pad: u32,
+    /// Of programs and links: flags, numbers; then the revision.
+    rest: [u64; 4],
 }
 
 /// The head of `struct bpf_link_info` for XDP.
@@ -242,7 +262,16 @@ impl<K: Copy, V: Copy> Map<K, V> {
     }
 }
 
-/// A loaded XDP program.
+/// What a program gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Frames in front of the stack.
+    Xdp,
+    /// Socket buffers.
+    Buffers,
+}
+
+/// A loaded program.
 #[derive(Debug)]
 pub(super) struct Program {
     fd: OwnedFd,
@@ -250,16 +279,20 @@ pub(super) struct Program {
 
 impl Program {
     /// Loads `insns`. On refusal loads once more with the verifier's log on, and returns that log.
-    pub(super) fn load(name: &str, insns: &[Insn]) -> Result<Self, (io::Error, String)> {
+    pub(super) fn load(name: &str, kind: Kind, insns: &[Insn]) -> Result<Self, (io::Error, String)> {
+        let (prog_type, expected_attach_type, prog_flags) = match kind {
+            Kind::Xdp => (PROG_TYPE_XDP, ATTACH_TYPE_XDP, XDP_HAS_FRAGS),
+            Kind::Buffers => (PROG_TYPE_SCHED_CLS, ATTACH_TYPE_TCX_INGRESS, 0),
+        };
         let mut args = ProgLoadArgs {
-            prog_type: PROG_TYPE_XDP,
+            prog_type,
             insn_cnt: u32::try_from(insns.len()).unwrap_or(0),
             insns: address(insns),
             // None of the helpers that we call asks for a GPL program.
             license: address(c"Dual MIT/GPL"),
             name: object_name(name),
-            expected_attach_type: ATTACH_TYPE_XDP,
-            prog_flags: XDP_HAS_FRAGS,
+            expected_attach_type,
+            prog_flags,
             ..ProgLoadArgs::default()
         };
         // SAFETY: instructions and licence live until the call returns.
@@ -292,6 +325,18 @@ impl Program {
             target_ifindex: ifindex,
             attach_type: ATTACH_TYPE_XDP,
             flags: if native { XDP_FLAGS_DRV_MODE } else { XDP_FLAGS_SKB_MODE },
+        };
+        // SAFETY: the command reads its structure only and returns a new descriptor.
+        own(unsafe { bpf(LINK_CREATE, &mut args) }?)
+    }
+
+    /// Attaches behind GRO, in front of whatever stands there already; for as long as the link lives.
+    pub(super) fn attach_behind(&self, ifindex: u32) -> io::Result<OwnedFd> {
+        let mut args = LinkCreateArgs {
+            prog_fd: number(&self.fd),
+            target_ifindex: ifindex,
+            attach_type: ATTACH_TYPE_TCX_INGRESS,
+            flags: TCX_FIRST,
         };
         // SAFETY: the command reads its structure only and returns a new descriptor.
         own(unsafe { bpf(LINK_CREATE, &mut args) }?)
@@ -345,6 +390,22 @@ pub(super) fn attached(ifindex: u32) -> Option<(u32, String)> {
         }
     }
     None
+}
+
+/// Number of the program called `name` behind GRO of an interface (tcx).
+pub(super) fn attached_behind(ifindex: u32, name: &str) -> Option<u32> {
+    let mut ids = [0_u32; 64];
+    let mut args = QueryArgs {
+        target_ifindex: ifindex,
+        attach_type: ATTACH_TYPE_TCX_INGRESS,
+        ids: ids.as_mut_ptr().addr() as u64,
+        count: 64,
+        ..QueryArgs::default()
+    };
+    // SAFETY: the kernel writes at most `count` numbers.
+    unsafe { bpf(PROG_QUERY, &mut args) }.ok()?;
+    let known = ids.iter().take(args.count as usize);
+    known.copied().find(|id| program_name(*id).as_deref() == Some(name))
 }
 
 /// Name of the program with that number.

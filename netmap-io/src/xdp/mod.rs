@@ -19,6 +19,7 @@ mod asm;
 mod bpf;
 mod direct;
 mod joined;
+mod packets;
 mod program;
 mod ring;
 mod steer;
@@ -69,6 +70,12 @@ pub(crate) fn open(name: &str, queue: Option<u32>, options: &OpenOptions) -> Res
         return Err(PortError::NoQueue { name: device.name, queue, queues: device.queues });
     }
     check_options(options)?;
+    if packets::fits(&device, options) {
+        match packets::open(&device, options) {
+            Err(error) if packets::unknown(&error) => {}
+            other => return other,
+        }
+    }
     let mut steering = XdpSteering::load(device.queues, options.tuples_max)?;
     let native = steering.attach(&device.name, device.index, options.xdp_mode)?;
     let form = form(&device, native, options);
@@ -99,6 +106,11 @@ pub(crate) fn probe_bpf() -> io::Result<()> {
 /// Name of the BPF program with that number.
 pub(crate) fn program_name(id: u32) -> Option<String> {
     bpf::program_name(id)
+}
+
+/// Number of our steering program behind GRO of an interface.
+pub(crate) fn steers_behind(ifindex: u32) -> Option<u32> {
+    bpf::attached_behind(ifindex, STEERING_PROGRAM)
 }
 
 /// Looks the interface up. A name that itself ends like a queue (`br-12`) is found as a whole.

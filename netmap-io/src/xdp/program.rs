@@ -10,6 +10,8 @@
 //! Of a fragmented TCP packet, only the first fragment has ports. If it is ours, its name is remembered (addresses,
 //! identification), and the others follow it; one that comes before the first goes to the kernel, and TCP sends again.
 //!
+//! The same program stands behind the driver, too ([`Hook::Behind`]): there it gets socket buffers, and marks what is ours instead.
+//!
 //! What it doesn't understand, it passes to the kernel: ARP, ND, other protocols, IPv6 extension headers but the one of
 //! fragments, truncated frames, frames of VLAN interfaces. The verifier proves that it
 //! terminates and reads inside the frame alone.
@@ -19,6 +21,20 @@ use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 
 /// XDP verdict: on to the kernel's stack.
 pub(super) const XDP_PASS: i32 = 2;
+/// tcx verdicts: the next program decides, and on to the stack.
+const TCX_NEXT: i32 = -1;
+const TCX_PASS: i32 = 0;
+/// What a frame is made that the kernel's IP is not to take (`PACKET_OTHERHOST`).
+const OTHER_HOST: i32 = 3;
+
+/// Where the program stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hook {
+    /// In front of everything; what is ours goes to the AF_XDP socket of its queue, or gets the verdict where there is none.
+    Xdp(i32),
+    /// Behind GRO (tcx): what is ours bears the mark and is for another host.
+    Behind(u32),
+}
 
 /// Key of the tuple map: what [`Tuple`](crate::Tuple) says, in network byte order.
 #[repr(C)]
@@ -86,6 +102,16 @@ pub(super) struct Maps {
 const MD_DATA: i16 = 0;
 const MD_DATA_END: i16 = 4;
 const MD_RX_QUEUE: i16 = 16;
+// Offsets in `struct __sk_buff`.
+const SKB_LEN: i16 = 0;
+const SKB_MARK: i16 = 8;
+const SKB_VLAN_PRESENT: i16 = 20;
+const SKB_VLAN_TCI: i16 = 24;
+const SKB_DATA: i16 = 76;
+const SKB_DATA_END: i16 = 80;
+/// Headers that lie in one piece in every segment of a kernel; where fewer do, so many are asked for.
+const HEADERS_USUAL: i32 = 54;
+const HEADERS_MAX: i32 = 160;
 
 // The keys on the stack. The addresses of both begin with the local one, so it is written twice.
 const FLOW: i16 = -40;
@@ -136,17 +162,22 @@ fn copy_word(asm: &mut Asm, base: Reg, from: i16, to: &[i16]) {
     }
 }
 
-/// Assembles the program. `absent` is the verdict for a frame of ours on a queue without a socket.
+/// Assembles the program.
 ///
 /// R6: context, R7: frame, R8: its end, R9: IP header, R5: header behind it, R4: its protocol.
-pub(super) fn assemble(maps: Maps, absent: i32) -> Vec<Insn> {
+pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
     let mut asm = Asm::default();
     let [pass, untagged, ipv4, ipv6, ports, quoted, keys, tuple, take, redirect, later] =
         std::array::from_fn(|_| asm.label());
 
     asm.mov(R6, R1);
-    asm.load(Width::Word, R7, R6, MD_DATA);
-    asm.load(Width::Word, R8, R6, MD_DATA_END);
+    match hook {
+        Hook::Xdp(_) => {
+            asm.load(Width::Word, R7, R6, MD_DATA);
+            asm.load(Width::Word, R8, R6, MD_DATA_END);
+        }
+        Hook::Behind(_) => write_buffer(&mut asm, pass),
+    }
     need(&mut asm, R7, ETHER_HEADER, pass);
     asm.load(Width::Half, R3, R7, 12);
     asm.mov(R9, R7);
@@ -208,16 +239,57 @@ pub(super) fn assemble(maps: Maps, absent: i32) -> Vec<Insn> {
     asm.jump_if_imm(R0, If::Equal, 0, pass);
 
     asm.place(redirect);
-    asm.load(Width::Word, R2, R6, MD_RX_QUEUE);
-    asm.load_map(R1, maps.sockets);
-    asm.mov_imm(R3, absent);
-    asm.call(Helper::RedirectMap);
+    match hook {
+        Hook::Xdp(absent) => {
+            asm.load(Width::Word, R2, R6, MD_RX_QUEUE);
+            asm.load_map(R1, maps.sockets);
+            asm.mov_imm(R3, absent);
+            asm.call(Helper::RedirectMap);
+        }
+        Hook::Behind(mark) => {
+            asm.mov_imm(R1, mark.cast_signed());
+            asm.store(Width::Word, R6, SKB_MARK, R1);
+            asm.mov(R1, R6);
+            asm.mov_imm(R2, OTHER_HOST);
+            asm.call(Helper::ChangeType);
+            asm.mov_imm(R0, TCX_PASS);
+        }
+    }
     asm.exit();
 
     asm.place(pass);
-    asm.mov_imm(R0, XDP_PASS);
+    asm.mov_imm(R0, if matches!(hook, Hook::Xdp(_)) { XDP_PASS } else { TCX_NEXT });
     asm.exit();
     asm.finish()
+}
+
+/// The frame of a socket buffer, into R7 and R8. Its tag stands beside it, and only its first bytes lie in one piece.
+fn write_buffer(asm: &mut Asm, pass: Label) {
+    let [untagged, pull, ready] = std::array::from_fn(|_| asm.label());
+    asm.load(Width::Word, R1, R6, SKB_VLAN_PRESENT);
+    asm.jump_if_imm(R1, If::Equal, 0, untagged);
+    // As below: VLAN 0 is a priority tag.
+    asm.load(Width::Word, R1, R6, SKB_VLAN_TCI);
+    asm.and_imm(R1, 0x0fff);
+    asm.jump_if_imm(R1, If::NotEqual, 0, pass);
+    asm.place(untagged);
+    asm.load(Width::Word, R7, R6, SKB_DATA);
+    asm.load(Width::Word, R8, R6, SKB_DATA_END);
+    asm.mov(R3, R7);
+    asm.add_imm(R3, HEADERS_USUAL);
+    asm.jump_if(R3, If::Greater, R8, pull);
+    asm.jump(ready);
+    asm.place(pull);
+    let short = asm.label();
+    asm.load(Width::Word, R2, R6, SKB_LEN);
+    asm.jump_if_imm(R2, If::Less, HEADERS_MAX, short);
+    asm.mov_imm(R2, HEADERS_MAX);
+    asm.place(short);
+    asm.mov(R1, R6);
+    asm.call(Helper::PullData);
+    asm.load(Width::Word, R7, R6, SKB_DATA);
+    asm.load(Width::Word, R8, R6, SKB_DATA_END);
+    asm.place(ready);
 }
 
 /// IPv4 (RFC 791): addresses into the keys, R5 behind the header, R4 the protocol. Fragments without ports go on at `later`.

@@ -5,9 +5,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::bpf::{self, Map, MapType, NO_PREALLOC, Program, Update};
-use super::program::{self, FLOW_LEAVE, FLOW_TAKE, FlowKey, FragmentKey, Maps, State, TupleKey, XDP_PASS};
-use crate::sys::number;
+use super::bpf::{self, Kind, Map, MapType, NO_PREALLOC, Program, Update};
+use super::packets::MARK;
+use super::program::{
+    self, FLOW_LEAVE, FLOW_TAKE, FlowKey, FragmentKey, Hook, Maps, State, TupleKey, XDP_PASS,
+};
+use crate::sys::{Interface, number};
 use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
 
 /// Name of our program, as `bpftool prog` and another engine see it.
@@ -51,7 +54,8 @@ pub(super) struct XdpSteering {
 #[derive(Debug)]
 struct Attached {
     interface: String,
-    native: bool,
+    /// How, in words.
+    way: &'static str,
     /// Closing it detaches, also when the kernel closes it for a killed process.
     _link: OwnedFd,
 }
@@ -59,11 +63,21 @@ struct Attached {
 impl XdpSteering {
     /// Loads the program for a device with `queues` queues. Nothing is taken before [`Self::attach`].
     pub(super) fn load(queues: u32, tuples_max: u32) -> Result<Self, PortError> {
-        Self::load_with(queues, tuples_max, XDP_PASS)
+        Self::load_with(queues, tuples_max, Hook::Xdp(XDP_PASS))
     }
 
-    /// [`Self::load`] with another verdict for frames of ours that find no socket.
-    fn load_with(queues: u32, tuples_max: u32, absent: i32) -> Result<Self, PortError> {
+    /// Puts the program behind GRO of `device`, where it marks what is ours.
+    pub(super) fn behind(device: &Interface, tuples_max: u32) -> Result<Self, PortError> {
+        let mut steering = Self::load_with(1, tuples_max, Hook::Behind(MARK))?;
+        let link = steering.program.attach_behind(device.index);
+        let link = link.map_err(|error| refused("attaching the steering program", error))?;
+        let attached = Attached { interface: device.name.clone(), way: "tcx", _link: link };
+        steering.attached = Some(attached);
+        Ok(steering)
+    }
+
+    /// [`Self::load`] for another hook, or another verdict for frames of ours that find no socket.
+    fn load_with(queues: u32, tuples_max: u32, hook: Hook) -> Result<Self, PortError> {
         let map = |error| refused("making a BPF map", error);
         let tuples = Map::new(MapType::Hash, "utcp_tuples", tuples_max, NO_PREALLOC).map_err(map)?;
         let flows = Map::new(MapType::Hash, "utcp_flows", tuples_max, NO_PREALLOC).map_err(map)?;
@@ -77,8 +91,9 @@ impl XdpSteering {
             sockets: sockets.raw_fd(),
             fragments: fragments.raw_fd(),
         };
-        let insns = program::assemble(maps, absent);
-        let program = Program::load(PROGRAM_NAME, &insns).map_err(|(source, log)| {
+        let insns = program::assemble(maps, hook);
+        let kind = if matches!(hook, Hook::Xdp(_)) { Kind::Xdp } else { Kind::Buffers };
+        let program = Program::load(PROGRAM_NAME, kind, &insns).map_err(|(source, log)| {
             if log.is_empty() {
                 refused("loading the steering program", source)
             } else {
@@ -110,7 +125,8 @@ impl XdpSteering {
             other => other,
         };
         let link = link.map_err(|error| Self::attach_error(interface, ifindex, mode, error))?;
-        self.attached = Some(Attached { interface: interface.into(), native, _link: link });
+        let way = if native { "native XDP" } else { "generic XDP" };
+        self.attached = Some(Attached { interface: interface.into(), way, _link: link });
         Ok(native)
     }
 
@@ -225,12 +241,7 @@ impl Steering for XdpSteering {
     fn describe(&self) -> String {
         let id = self.program.id();
         match &self.attached {
-            Some(Attached { interface, native: true, .. }) => {
-                format!("native XDP on {interface} (program {id})")
-            }
-            Some(Attached { interface, native: false, .. }) => {
-                format!("generic XDP on {interface} (program {id})")
-            }
+            Some(Attached { interface, way, .. }) => format!("{way} on {interface} (program {id})"),
             None => format!("XDP program {id}, not attached"),
         }
     }

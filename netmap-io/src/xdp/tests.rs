@@ -117,9 +117,9 @@ fn the_kernel_may_know_no_chains() {
 #[test]
 fn registered_tuples_reach_us_and_all_else_the_kernel() {
     skip_without!(namespaces);
-    for mode in [XdpMode::Native, XdpMode::Generic] {
+    for (mode, vnet_header) in [(XdpMode::Native, false), (XdpMode::Generic, false), (XdpMode::Auto, true)] {
         let net = Network::new(1, 1500);
-        let options = OpenOptions { xdp_mode: mode, ..OpenOptions::default() };
+        let options = OpenOptions { xdp_mode: mode, vnet_header, ..OpenOptions::default() };
         let device = net.open(&net.a, "xdp:nio-a", &options).unwrap();
         let steering = device.steering.unwrap();
         let [mut port]: [Box<dyn Port>; 1] = device.ports.try_into().ok().unwrap();
@@ -135,8 +135,10 @@ fn registered_tuples_reach_us_and_all_else_the_kernel() {
             let error = net.b.run(connect).unwrap_err();
             assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{what}: nobody answered for us");
             port.rx_sync().unwrap();
+            let at = usize::from(port.caps().vnet_header);
+            assert_eq!(at > 0, vnet_header);
             let frame = port.rx().next().expect("the SYN").bytes().to_vec();
-            let ip = &frame[14..];
+            let ip = &frame[at + 14..];
             let tcp = if addr.is_ipv4() { &ip[20..] } else { &ip[40..] };
             assert_eq!(tcp[2..4], 80_u16.to_be_bytes(), "{what}: destination port");
             assert_eq!(tcp[13] & 0x3f, 0x02, "{what}: SYN");
@@ -249,7 +251,7 @@ fn a_foreign_program_is_named_and_stays() {
     asm.exit();
     let insns = asm.finish();
     for native in [true, false] {
-        let program = super::bpf::Program::load("firewall", &insns).unwrap();
+        let program = super::bpf::Program::load("firewall", super::bpf::Kind::Xdp, &insns).unwrap();
         let ifindex = net.a.run(|| crate::sys::interface("nio-a").unwrap().unwrap().index);
         let id = program.id();
         let (program, link) = net.a.run(move || {

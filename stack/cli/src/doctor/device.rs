@@ -187,14 +187,16 @@ fn interrupts(name: &str) -> Finding {
 }
 
 fn xdp(interface: &Interface) -> Vec<Finding> {
-    let Interface { name, mtu, .. } = interface;
+    let Interface { name, mtu, index, .. } = interface;
     let mut all = Vec::new();
-    all.push(match interface.xdp {
-        None => Finding::good("XDP", "no program is attached"),
-        Some(id) => match inspect::xdp_program_name(id) {
-            Some(program) if program == inspect::STEERING_PROGRAM => {
-                Finding::note("XDP", format!("an engine of utcp drives {name} (program {id}); a second one can't"))
-            }
+    let drives = |id| {
+        Finding::note("XDP", format!("an engine of utcp drives {name} (program {id}); a second one can't"))
+    };
+    all.push(match (interface.xdp, inspect::steers_behind(*index)) {
+        (None, Some(id)) => drives(id),
+        (None, None) => Finding::good("XDP", "no program is attached"),
+        (Some(id), _) => match inspect::xdp_program_name(id) {
+            Some(program) if program == inspect::STEERING_PROGRAM => drives(id),
             program => Finding::bad(
                 "XDP",
                 format!(
