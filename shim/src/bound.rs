@@ -105,7 +105,7 @@ fn begin(
     // SHARED: its descriptor holds the bound socket, so it must not go back into the pool.
     let flags = family | file::SHARED | if nonblocking { file::NONBLOCK } else { 0 };
     let sock = connect::fresh(att, flags)?;
-    options::import(&sock.shared.options, fd, inet6);
+    options::import(&sock, fd, inet6);
     let ([high, low, port], [from_high, from_low, from_port]) = (remote.to_words(), local.to_words());
     let args = [high, low, port, from_high, from_low, from_port];
     match connect::operate(&sock, OpCode::Connect, args) {

@@ -187,7 +187,12 @@ fn dissolve(sock: &Sock) -> Sys<Served> {
         return Ok(Served::Here);
     }
     let over = now & (status::DEAD | status::HUP) != 0;
-    let error = if over { sock.shared.error.load(Acquire) } else { libc::ECONNRESET };
+    let error = match () {
+        () if over => sock.shared.error.load(Acquire),
+        // No SYN has left: for Linux nothing was there that could be reset.
+        () if fast_open::is_deferred(sock) => 0,
+        () => libc::ECONNRESET,
+    };
     if sock.is_shared() && !over {
         // The other processes keep a socket that was reset; this one gets a new one.
         operate(sock, OpCode::Reset, [0; 6])?;

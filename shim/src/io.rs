@@ -389,8 +389,9 @@ unsafe fn send_fast(
     let mut buffers = user::Buffers::new(list)?;
     // SAFETY: the program's own address.
     let sent = unsafe { fast_open::send_to(sock, to, len, &mut buffers, flags) }?;
-    if let Sent::ByKernel = sent {
-        swap::to_kernel(sock)?;
+    match sent {
+        Sent::ByKernel => swap::to_kernel(sock)?,
+        Sent::Bytes(count) => zerocopy::note(sock, flags, count),
     }
     Ok(sent)
 }

@@ -121,10 +121,10 @@ pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
     shared.file.store(nonblocking | if inet6 { file::INET6 } else { 0 }, Relaxed);
     shared.epoch.store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
     shared.owner_pid.store(process::pid(), Relaxed);
-    options::import(&shared.options, fd, inet6);
-    shared.intent.store(intent::OWNED, Release);
     let entry = Entry::new(Kind::Listener, att.index(), slot, shared.generation.load(Relaxed));
     let sock = Sock { fd, entry, att, shared };
+    options::import(&sock, fd, inet6);
+    shared.intent.store(intent::OWNED, Release);
     match announce(&sock, backlog) {
         Ok(reply) => match reply.b.checked_sub(1) {
             None => {

@@ -6,7 +6,8 @@
 //! connected the kernel's, which then judges it; so a success is always true.
 //!
 //! - [`calls`]: the two calls, and [`judge`], which asks a kernel socket what it would say;
-//! - [`copies`]: replay and import.
+//! - [`copies`]: replay and import;
+//! - [`keys`]: TCP_FASTOPEN_KEY, which is longer than the words of an option.
 
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::AtomicU32;
@@ -21,9 +22,11 @@ use crate::{config, user};
 mod calls;
 mod copies;
 mod judge;
+mod keys;
 
 pub use calls::{getsockopt, setsockopt};
 pub use copies::{import, replay};
+pub use keys::carry as keep_keys;
 
 /// Not an errno: a value that utcp does not serve, while the kernel may.
 const UNSERVED: Errno = Errno(0);
@@ -69,6 +72,8 @@ enum Meaning {
     MaxSeg,
     /// TCP_FASTOPEN: not once there is a connection.
     FastOpen,
+    /// TCP_FASTOPEN_KEY: see [`keys`].
+    FastOpenKey,
     /// IP_MTU_DISCOVER and IPV6_MTU_DISCOVER: true for the first; packets are never fragmented on their way.
     MtuDiscover(bool),
     /// The forms of SO_TIMESTAMP: off.
@@ -105,7 +110,7 @@ macro_rules! lines {
 }
 
 /// The order is that of a replay.
-static TABLE: [Line; 76] = lines! {
+static TABLE: [Line; 77] = lines! {
     SOL_SOCKET SO_REUSEADDR => Meaning::Flag(option::REUSEADDR);
     SOL_SOCKET SO_REUSEPORT => Meaning::Flag(option::REUSEPORT);
     SOL_SOCKET SO_KEEPALIVE => Meaning::Flag(option::KEEPALIVE);
@@ -152,6 +157,7 @@ static TABLE: [Line; 76] = lines! {
     IPPROTO_TCP TCP_NOTSENT_LOWAT => int!(notsent_lowat, c_int::MIN, c_int::MAX, 0);
     IPPROTO_TCP TCP_CONGESTION => Meaning::Congestion;
     IPPROTO_TCP TCP_FASTOPEN => Meaning::FastOpen;
+    IPPROTO_TCP TCP_FASTOPEN_KEY => Meaning::FastOpenKey;
     IPPROTO_TCP TCP_FASTOPEN_CONNECT => Meaning::Early(option::FASTOPEN_CONNECT);
     IPPROTO_TCP TCP_FASTOPEN_NO_COOKIE => Meaning::Early(option::FASTOPEN_NO_COOKIE);
     IPPROTO_TCP TCP_WINDOW_CLAMP => Meaning::WindowClamp;
@@ -354,6 +360,7 @@ fn store_int(options: &Options, meaning: Meaning, value: c_int) -> Sys<()> {
         | Meaning::Zero
         | Meaning::Linger
         | Meaning::Timeout(_)
+        | Meaning::FastOpenKey
         | Meaning::Congestion => {}
     }
     Ok(())
@@ -433,6 +440,7 @@ fn load_int(options: &Options, meaning: Meaning) -> c_int {
         | Meaning::Zero
         | Meaning::Linger
         | Meaning::Timeout(_)
+        | Meaning::FastOpenKey
         | Meaning::Congestion => 0,
     }
 }
@@ -477,6 +485,7 @@ mod tests {
                     | Meaning::Congestion
                     | Meaning::PacingRate
                     | Meaning::Force { .. }
+                    | Meaning::FastOpenKey
                     | Meaning::Timestamp(_)
             );
             if !plain {

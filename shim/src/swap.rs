@@ -20,7 +20,7 @@ pub fn to_kernel(sock: &Sock) -> Sys<()> {
     let domain = if flags & file::INET6 != 0 { libc::AF_INET6 } else { libc::AF_INET };
     let nonblocking = if flags & file::NONBLOCK != 0 { libc::SOCK_NONBLOCK } else { 0 };
     let kernel = sys::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | nonblocking, 0)?;
-    options::replay(&sock.shared.options, kernel, domain == libc::AF_INET6);
+    options::replay(sock, kernel, domain == libc::AF_INET6);
     let result = put_at(sock, kernel);
     let _ = sys::close(kernel);
     result
@@ -71,6 +71,7 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
 /// it, with `error` pending; the connection of `sock` is reset, once no other process has it.
 pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
     new.shared.options.copy_from(&sock.shared.options);
+    options::keep_keys(sock, new);
     new.shared.error.store(error, Relaxed);
     let signals = Signals::of(sock);
     if !fd_table::replace(sock.fd, sock.entry, Entry::CHANGING) {

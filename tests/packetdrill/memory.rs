@@ -148,12 +148,14 @@ pub fn message(expr: &Expr, to: Option<(Memory, u32)>, send: bool) -> Result<(Me
         Some(list) => vectors(list)?,
         None => (Memory::null(), 0),
     };
-    let control = match expr.field("msg_control") {
-        Some(Expr::List(items)) if !items.is_empty() => {
-            return Err(format!("control messages ({} of them) are not known", items.len()));
+    let controls = match expr.field("msg_control") {
+        Some(Expr::List(items)) if send && !items.is_empty() => {
+            return Err(format!("control messages ({} of them) are not sent", items.len()));
         }
-        _ => Memory::zeroed(512),
+        Some(Expr::List(items)) => items.iter().map(control).collect::<Result<Vec<_>, _>>()?,
+        _ => Vec::new(),
     };
+    let room = Memory::zeroed(512);
     let wanted = expr.field("msg_flags").map_or(Ok(0), calls::number)?;
     let (name, name_len) = to.unwrap_or((Memory::null(), 0));
     let words = [
@@ -161,14 +163,86 @@ pub fn message(expr: &Expr, to: Option<(Memory, u32)>, send: bool) -> Result<(Me
         name_len as usize,
         list.ptr() as usize,
         count,
-        if send { 0 } else { control.ptr() as usize },
-        if send { 0 } else { control.len() },
+        if send { 0 } else { room.ptr() as usize },
+        if send { 0 } else { room.len() },
         0,
     ];
     let header = Memory::bytes(&words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>());
     let check = move |value: i64| {
+        if send || value < 0 {
+            return Ok(());
+        }
         let got = i64::from(header.int(48));
-        if send || value < 0 || got == wanted { Ok(()) } else { Err(format!("msg_flags are {got:#x}")) }
+        if got != wanted {
+            return Err(format!("msg_flags are {got:#x}"));
+        }
+        check_controls(&controls, &room.read(header.int(40) as usize))
     };
     Ok((header, Box::new(check)))
+}
+
+/// A control message: its level, its type, and how its data begins.
+type Control = (i32, i32, Vec<u8>);
+
+/// `{cmsg_level=…, cmsg_type=…, cmsg_data=…}`; the data is a number, or a `struct sock_extended_err`.
+fn control(expr: &Expr) -> Result<Control, String> {
+    let part = |name| expr.field(name).ok_or_else(|| format!("a control message without {name}"));
+    let data = part("cmsg_data")?;
+    let bytes = if data.field("ee_errno").is_some() {
+        let field = |name| data.field(name).map_or(Ok(0), calls::number);
+        let mut bytes = (field("ee_errno")? as u32).to_ne_bytes().to_vec();
+        for name in ["ee_origin", "ee_type", "ee_code"] {
+            bytes.push(field(name)? as u8);
+        }
+        bytes.push(0);
+        for name in ["ee_info", "ee_data"] {
+            bytes.extend((field(name)? as u32).to_ne_bytes());
+        }
+        bytes
+    } else {
+        (calls::number(data)? as i32).to_ne_bytes().to_vec()
+    };
+    Ok((calls::number(part("cmsg_level")?)? as i32, calls::number(part("cmsg_type")?)? as i32, bytes))
+}
+
+/// Whether the control messages in `got` are those that are wanted, in this order.
+fn check_controls(wanted: &[Control], mut got: &[u8]) -> Result<(), String> {
+    let mut found: Vec<Control> = Vec::new();
+    // `struct cmsghdr`: its length, which counts these 16 bytes, level and type; each begins at a multiple of 8.
+    while let Some((head, _)) = got.split_first_chunk::<16>() {
+        let word = |at: usize| i32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let len = word(0) as usize;
+        let data = got.get(16..len).ok_or_else(|| format!("a control message of {len} bytes"))?;
+        found.push((word(8), word(12), data.to_vec()));
+        got = got.get(len.next_multiple_of(8)..).unwrap_or_default();
+    }
+    let alike = |(wanted, found): (&Control, &Control)| {
+        (wanted.0, wanted.1) == (found.0, found.1) && found.2.starts_with(&wanted.2)
+    };
+    if wanted.len() == found.len() && wanted.iter().zip(&found).all(alike) {
+        return Ok(());
+    }
+    Err(format!("control messages are {found:?}, not {wanted:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_messages_are_compared() {
+        let message = |data: u8| {
+            let (len, level, kind) = (20u64.to_ne_bytes(), 6u32.to_ne_bytes(), 36u32.to_ne_bytes());
+            [&len[..], &level, &kind, &[data, 0, 0, 0]].concat()
+        };
+        let one = [message(7), vec![0; 4]].concat();
+        let wanted = |data: u8| vec![(6, 36, vec![data, 0, 0, 0])];
+        assert_eq!(check_controls(&wanted(7), &one), Ok(()));
+        assert!(check_controls(&wanted(8), &one).is_err());
+        assert!(check_controls(&[], &one).is_err());
+        assert!(check_controls(&wanted(7), &[]).is_err());
+        assert!(check_controls(&wanted(7), &one[..18]).is_err(), "cut");
+        let two = [wanted(7), wanted(9)].concat();
+        assert_eq!(check_controls(&two, &[one.clone(), message(9)].concat()), Ok(()));
+    }
 }

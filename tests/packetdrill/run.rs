@@ -132,7 +132,8 @@ impl<'a> Run<'a> {
             _ => false,
         };
         let opens = match call.name.as_str() {
-            "connect" => true,
+            // To nowhere: the connection ends.
+            "connect" => !matches!(call.args.get(1), Some(Expr::Word(to)) if to == "AF_UNSPEC"),
             // On a socket that has a connection it is a send as any other.
             "sendto" => flag(3)? & i64::from(libc::MSG_FASTOPEN) != 0 && !known,
             "sendmsg" => flag(2)? & i64::from(libc::MSG_FASTOPEN) != 0 && !known,

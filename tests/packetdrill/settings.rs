@@ -158,7 +158,10 @@ impl Settings {
     ///
     /// # Errors
     /// No shell could be started.
-    pub fn command(&self, command: &str) -> Result<(), String> {
+    pub fn command(&mut self, command: &str) -> Result<(), String> {
+        if let Some(mtu) = command.lines().find_map(mtu) {
+            self.link.mtu = mtu;
+        }
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(command).current_dir(&self.folder);
         shell.env("PACKETDRILL_PID", std::process::id().to_string());
@@ -168,6 +171,13 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// `ip link set dev tun0 mtu N`: the interface of the original runner, in whose place our link stands. It counts before the
+/// first event.
+fn mtu(line: &str) -> Option<u32> {
+    let rest = line.trim().strip_prefix("ip link set dev tun0 mtu ")?;
+    rest.trim().parse().ok()
 }
 
 /// Enters a network namespace of our own, where a script may set what it likes and bind what it likes.

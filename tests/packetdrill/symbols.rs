@@ -5,7 +5,7 @@ macro_rules! values {
 }
 
 /// Those that the libc crate has not.
-const OTHERS: [(&str, i64); 27] = [
+const OTHERS: [(&str, i64); 28] = [
     ("NULL", 0),
     ("SIOCINQ", 0x541b),
     ("SIOCOUTQ", 0x5411),
@@ -25,6 +25,7 @@ const OTHERS: [(&str, i64); 27] = [
     ("MSG_FASTOPEN", 0x2000_0000),
     ("SO_EE_ORIGIN_ICMP", 2),
     ("SO_EE_ORIGIN_ZEROCOPY", 5),
+    ("SO_EE_CODE_ZEROCOPY_COPIED", 1),
     ("SCM_TIMESTAMPING", 37),
     ("IP_RECVERR", 11),
     ("IPV6_RECVERR", 25),

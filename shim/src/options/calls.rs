@@ -7,7 +7,7 @@ use libc::socklen_t;
 use utcp_abi::region::LogCode;
 use utcp_abi::socket::{OpCode, Options, congestion, intent, option, status};
 
-use super::{Line, Meaning, UNSERVED, alias, judge, line, load_int, store};
+use super::{Line, Meaning, UNSERVED, alias, judge, keys, line, load_int, store};
 use crate::fd_table::Kind;
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
@@ -170,6 +170,10 @@ unsafe fn set(sock: &Sock, level: c_int, name: c_int, value: *const c_void, len:
     let line = line(level, alias(level, name)).ok_or(UNSERVED)?;
     // SAFETY: the program's own value.
     unsafe { check_state(sock, line, value, len) }?;
+    if let Meaning::FastOpenKey = line.meaning {
+        // SAFETY: as above. The engine reads them with the next SYN.
+        return unsafe { keys::set(sock, value, len) };
+    }
     // SAFETY: as above.
     unsafe { store(&sock.shared.options, line, value, len) }?;
     let told = sock.shared.intent.fetch_or(intent::OPTIONS, AcqRel) & intent::OPTIONS != 0;
@@ -414,6 +418,15 @@ unsafe fn load(sock: &Sock, options: &Options, line: &Line, answer: &mut Answer)
             // SAFETY: the caller's promise.
             unsafe { answer.put(mss) }
         }
+        Meaning::FastOpenKey => match keys::of(sock) {
+            // SAFETY: the caller's promise.
+            Some(keys::Keys { words, count: 1 }) => unsafe { answer.put([words[0], words[1]]) },
+            // SAFETY: as above.
+            Some(keys) => unsafe { answer.put(keys.words) },
+            // The host's are not told.
+            // SAFETY: as above.
+            None => unsafe { answer.put([0u64; 0]) },
+        },
         Meaning::PacingRate => {
             let rate = !options.max_pacing.load(Relaxed);
             if answer.room >= size_of::<u64>() {

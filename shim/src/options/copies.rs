@@ -5,17 +5,19 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use utcp_abi::socket::{Options, congestion, option};
 
-use super::{Line, Meaning, TABLE, load_half, load_int, put_flag, store_int};
+use super::{Line, Meaning, TABLE, keys, load_half, load_int, put_flag, store_int};
+use crate::handle::Sock;
 use crate::sys;
 
 /// Sets on kernel socket `fd` what was set on ours.
-pub fn replay(options: &Options, fd: c_int, inet6: bool) {
+pub fn replay(sock: &Sock, fd: c_int, inet6: bool) {
     for line in &TABLE {
         if line.level == libc::IPPROTO_IPV6 && !inet6 {
             continue;
         }
-        replay_one(options, line, fd);
+        replay_one(&sock.shared.options, line, fd);
     }
+    keys::replay(sock, fd);
 }
 
 fn replay_one(options: &Options, line: &Line, fd: c_int) {
@@ -70,8 +72,10 @@ fn replay_one(options: &Options, line: &Line, fd: c_int) {
 }
 
 /// Learns the options of kernel socket `fd`, which listens: those whom the engine accepts inherit them.
-pub fn import(options: &Options, fd: c_int, inet6: bool) {
+pub fn import(sock: &Sock, fd: c_int, inet6: bool) {
+    let options = &sock.shared.options;
     options.reset();
+    keys::import(sock, fd);
     // Buffers count only if somebody set them; the kernel says so in bits (send 1, receive 2).
     const SO_BUF_LOCK: c_int = 72;
     let locked = sys::getsockopt_int(fd, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(0);
@@ -80,6 +84,7 @@ pub fn import(options: &Options, fd: c_int, inet6: bool) {
             Meaning::Buffer { .. } => locked & if line.name == libc::SO_SNDBUF { 1 } else { 2 } == 0,
             // What the kernel says then may be its own default.
             Meaning::MaxSeg | Meaning::Zero | Meaning::QuickAck | Meaning::Force { .. } => true,
+            Meaning::FastOpenKey => true,
             _ => line.level == libc::IPPROTO_IPV6 && !inet6,
         };
         if !skip {

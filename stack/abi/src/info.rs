@@ -122,4 +122,7 @@ indices! {
     SND_WND = 49;
     /// Our window, bytes.
     RCV_WND = 50;
+    /// Written by the program: its keys of TCP_FASTOPEN_KEY, the one in use and the one before it, of two words each
+    /// (see [`crate::socket::Options::fastopen_keys`]).
+    FAST_OPEN_KEYS = 56;
 }

@@ -210,12 +210,14 @@ pub struct Options {
     pub max_pacing: AtomicU64,
     /// IP_MTU_DISCOVER | IPV6_MTU_DISCOVER << 8, each plus one; 0 = default.
     pub mtu_discover: AtomicU32,
+    /// TCP_FASTOPEN_KEY: how many of the keys at [`crate::info::FAST_OPEN_KEYS`] the socket has of its own, 0 to 2.
+    pub fastopen_keys: AtomicU32,
     /// Room for options to come.
-    pub spare: [AtomicU32; 3],
+    pub spare: [AtomicU32; 2],
 }
 
 impl Options {
-    /// Copies every option from `other`.
+    /// Copies every option from `other`, but for keys: those whom a listener accepts do not have its own.
     pub fn copy_from(&self, other: &Self) {
         // Both are 128 bytes of plain words; the fields are listed once, in `fields`.
         for (to, from) in self.fields().into_iter().zip(other.fields()) {
@@ -225,6 +227,7 @@ impl Options {
         self.sndtimeo_us.store(other.sndtimeo_us.load(Ordering::Relaxed), Ordering::Relaxed);
         self.max_pacing.store(other.max_pacing.load(Ordering::Relaxed), Ordering::Relaxed);
         self.linger2_s.store(other.linger2_s.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.fastopen_keys.store(0, Ordering::Relaxed);
     }
 
     fn fields(&self) -> [&AtomicU32; 22] {
@@ -263,6 +266,7 @@ impl Options {
         self.sndtimeo_us.store(0, Ordering::Relaxed);
         self.max_pacing.store(0, Ordering::Relaxed);
         self.linger2_s.store(0, Ordering::Relaxed);
+        self.fastopen_keys.store(0, Ordering::Relaxed);
     }
 
     /// Whether every bit of `flag` is set.

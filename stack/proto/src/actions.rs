@@ -177,6 +177,8 @@ pub enum DropReason {
     TimeWaitRst,
     /// The ICMP error does not belong to anything in flight.
     IcmpNotInFlight,
+    /// RFC 8201 §4: it asks for packets that are smaller than every link must carry.
+    IcmpMtuTooSmall,
     /// `TCP_DEFER_ACCEPT`: the handshake's ACK brought no data.
     Deferred,
 }

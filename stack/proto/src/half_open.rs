@@ -180,6 +180,11 @@ impl HalfOpen {
         self.fast_open = Some(cookie);
     }
 
+    /// The cookie that the SYN-ACK hands out.
+    pub(crate) const fn offered_cookie(&self) -> Option<FastOpenCookie> {
+        self.fast_open
+    }
+
     /// SND.ISS.
     #[must_use]
     pub const fn iss(&self) -> SeqNum {

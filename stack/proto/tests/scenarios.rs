@@ -58,6 +58,41 @@ fn an_mtu_black_hole_is_found() {
     }
 }
 
+/// RFC 1191, RFC 8201: a router that says what the path carries is believed, at once.
+#[test]
+fn a_router_tells_the_mtu() {
+    for (v6, mtu, mss) in
+        [(false, 1_300, 1_248), (false, 576, 524), (true, 1_400, 1_328), (true, 1_280, 1_208)]
+    {
+        let mut world = World::new(7, Link { mtu, tells: 1_000_000, ..link(10) }, cfg(), cfg());
+        if v6 {
+            world.use_v6();
+        }
+        world.establish();
+        bulk(&mut world, 300_000, Duration::from_secs(3));
+        let info = world.hosts[0].tcb().info(world.now);
+        assert_eq!((info.snd_mss, world.hosts[0].told_too_big > 0), (mss, true), "v6 {v6}, MTU {mtu}");
+        assert!(info.bytes_retrans <= 14_480, "more than the first window, again: {}", info.bytes_retrans);
+    }
+}
+
+/// RFC 3168 end to end: on a path that marks and loses nothing, the sender slows down and sends nothing twice.
+#[test]
+fn a_path_that_marks() {
+    for v6 in [false, true] {
+        let ecn = Config { ecn: EcnMode::Active, ..cfg() };
+        let mut world = World::new(8, Link { mark: 20_000, ..link(10) }, ecn, ecn);
+        if v6 {
+            world.use_v6();
+        }
+        world.establish();
+        bulk(&mut world, 2_000_000, Duration::from_secs(60));
+        let info = world.hosts[0].tcb().info(world.now);
+        assert!(info.snd_ssthresh < 100, "it never slowed down: {}", info.snd_ssthresh);
+        assert_eq!((info.total_retrans, world.lost), (0, 0));
+    }
+}
+
 /// RFC 4821: from below, or after a black hole, the largest size that the path carries is found, give or take eight bytes.
 #[test]
 fn probing_finds_the_mtu_of_the_path() {

@@ -61,6 +61,18 @@ fn random_link(rng: &mut Rng) -> Link {
         burst: rng.pick(&[(0, 1_000_000), (0, 1_000_000), (2_000, 200_000), (500, 30_000)]),
         // A black hole: nobody says that larger packets vanish.
         mtu: rng.pick(&[usize::MAX, usize::MAX, usize::MAX, usize::MAX, usize::MAX, 1_280, 1_100, 600]),
+        tells: 0,
+        mark: 0,
+    }
+}
+
+/// Every other world has IPv6; some mark congestion, and in some routers say what they drop for its size.
+fn vary(world: &mut World, seed: u64) {
+    let mut rng = Rng::new(seed ^ 0x6666);
+    world.link.tells = rng.pick(&[0, 500_000, 1_000_000]);
+    world.link.mark = rng.pick(&[0, 0, 10_000, 200_000, 1_000_000]);
+    if seed % 2 == 1 {
+        world.use_v6();
     }
 }
 
@@ -87,6 +99,7 @@ fn transfer(seed: u64, same_host: bool) {
     }
     let mut world = World::new(seed, link, client, server);
     world.direct = same_host;
+    vary(&mut world, seed);
     if world.trace {
         eprintln!("{link:?}\n{client:?}\n{server:?}");
     }
@@ -206,6 +219,7 @@ fn reboot(seed: u64) {
     let mut config = || Config { keepalive: Some(alive), ..random_config(&mut rng) };
     let configs = [config(), config()];
     let mut world = World::new(seed, link, configs[0], configs[1]);
+    vary(&mut world, seed);
     world.establish();
     for side in 0..2 {
         world.send(side, rng.below(100_000) as u32);

@@ -3,7 +3,7 @@
 
 use utcp_proto::{Config, CongestionKind, Duration, EcnMode, MtuProbing, siphash};
 
-use crate::shard::fast_open::FastOpenSettings;
+use crate::shard::fast_open::{FastOpenKeys, FastOpenSettings};
 use crate::shard::streams::{FIRST_MAX, STREAM_LOG2};
 
 /// What connections begin with.
@@ -24,7 +24,7 @@ impl TcpSettings {
     pub const DEFAULT: Self = Self {
         config: Config { recv_capacity: 1 << STREAM_LOG2, ..Config::DEFAULT },
         send_capacity: 1 << STREAM_LOG2,
-        fast_open: FastOpenSettings { flags: 1, key: None },
+        fast_open: FastOpenSettings { flags: 1, keys: FastOpenKeys::NONE },
         notsent_lowat: u32::MAX,
     };
 }
@@ -103,7 +103,7 @@ fn settings(read: Read<'_>) -> TcpSettings {
     };
     let fast_open = FastOpenSettings {
         flags: number("tcp_fastopen").map_or(1, |flags| flags as u32),
-        key: read("tcp_fastopen_key").and_then(|text| key(&text)),
+        keys: read("tcp_fastopen_key").map_or(FastOpenKeys::NONE, |text| keys(&text)),
     };
     TcpSettings {
         config,
@@ -113,11 +113,19 @@ fn settings(read: Read<'_>) -> TcpSettings {
     }
 }
 
-/// `tcp_fastopen_key`: four numbers in hexadecimal; perhaps a second, older key behind a comma. Zeros are none.
+/// `tcp_fastopen_key`: a key, and perhaps behind a comma the one before it.
+fn keys(text: &str) -> FastOpenKeys {
+    let mut list = text.trim().split(',').map(key);
+    match list.next().flatten() {
+        Some(current) => FastOpenKeys { current: Some(current), before: list.next().flatten() },
+        None => FastOpenKeys::NONE,
+    }
+}
+
+/// Four numbers in hexadecimal. Zeros are none.
 fn key(text: &str) -> Option<siphash::Key> {
-    let first = text.trim().split(',').next()?;
     let mut words = [0u64; 4];
-    for (word, text) in words.iter_mut().zip(first.split('-')) {
+    for (word, text) in words.iter_mut().zip(text.split('-')) {
         *word = u64::from_str_radix(text, 16).ok()?;
     }
     let [a, b, c, d] = words;
@@ -132,6 +140,20 @@ mod tests {
     fn what_is_not_said_is_the_default() {
         assert_eq!(settings(&|_| None), TcpSettings::DEFAULT);
         assert_eq!(settings(&|_| Some("nonsense".into())), TcpSettings::DEFAULT);
+    }
+
+    #[test]
+    fn keys_of_fast_open() {
+        let first = siphash::Key([0x0000_0002_0000_0001, 0x0000_000b_0000_000a]);
+        let one = FastOpenKeys { current: Some(first), before: None };
+        assert_eq!(keys("00000001-00000002-0000000a-0000000b\n"), one);
+        let second = siphash::Key([1 << 32, 0]);
+        let two = FastOpenKeys { before: Some(second), ..one };
+        let text = "00000001-00000002-0000000a-0000000b,00000000-00000001-00000000-00000000\n";
+        assert_eq!(keys(text), two);
+        for none in ["", "x", "00000000-00000000-00000000-00000000\n"] {
+            assert_eq!(keys(none), FastOpenKeys::NONE, "{none}");
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Fast Open at listeners (RFC 7413): a SYN that brings the cookie we once gave its sender makes a connection at once,
 //! with the data that it carries; the program can answer before the handshake is complete.
 //!
-//! `net.ipv4.tcp_fastopen` and the key of the kernel's cookies count as on the kernel, so that a cookie that one of them
-//! gave is good for the other. What an attacker with a valid cookie can make us hold is bounded by the listener's
-//! TCP_FASTOPEN, the connections whose handshake is not complete.
+//! `net.ipv4.tcp_fastopen` and the keys of the kernel's cookies count as on the kernel, so that a cookie that one of them
+//! gave is good for the other; a listener may have keys of its own (TCP_FASTOPEN_KEY). Of two keys the second is the one
+//! before: its cookies still count, and whoever brings one gets a new one. What an attacker with a valid cookie can make us
+//! hold is bounded by the listener's TCP_FASTOPEN, the connections whose handshake is not complete.
 
 use std::sync::atomic::Ordering;
 
+use utcp_abi::info;
+use utcp_abi::region::Region;
 use utcp_abi::socket::{option, status};
 use utcp_proto::{Config, FastOpenCookie, FourTuple, HalfOpen, Segment, Tcb, siphash};
 
@@ -26,14 +29,40 @@ const EVERY_LISTENER: u32 = 0x400;
 pub struct FastOpenSettings {
     /// `net.ipv4.tcp_fastopen`.
     pub flags: u32,
-    /// `net.ipv4.tcp_fastopen_key`; `None`: the kernel has not made one, or does not tell.
-    pub key: Option<siphash::Key>,
+    /// `net.ipv4.tcp_fastopen_key`; none if the kernel has not made one, or does not tell.
+    pub keys: FastOpenKeys,
 }
 
-impl FastOpenSettings {
-    /// The cookie for the peer of `tuple`, as Linux makes it.
-    fn cookie(&self, tuple: &FourTuple) -> Option<FastOpenCookie> {
-        let key = self.key?;
+/// What cookies are made with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FastOpenKeys {
+    /// Those that are given out.
+    pub current: Option<siphash::Key>,
+    /// Those that were given out before the key was changed.
+    pub before: Option<siphash::Key>,
+}
+
+impl FastOpenKeys {
+    /// No key.
+    pub const NONE: Self = Self { current: None, before: None };
+
+    /// Those that a program has set on a socket of its own.
+    fn of(region: Region, sock: u32) -> Option<Self> {
+        let count = region.socket(sock)?.options.fastopen_keys.load(Ordering::Acquire);
+        let words = region.info(sock)?.words.get(info::FAST_OPEN_KEYS..)?;
+        let key = |at: usize| {
+            let word = |at: usize| words.get(at).map(|word| word.load(Ordering::Relaxed));
+            Some(siphash::Key([word(at)?, word(at + 1)?]))
+        };
+        match count {
+            0 => None,
+            1 => Some(Self { current: key(0), before: None }),
+            _ => Some(Self { current: key(0), before: key(2) }),
+        }
+    }
+
+    /// The cookie under `key` for the peer of `tuple`, as Linux makes it.
+    fn cookie(key: siphash::Key, tuple: &FourTuple) -> Option<FastOpenCookie> {
         let word = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |word, &byte| word << 8 | u64::from(byte));
         let (from, to): ([u8; 16], [u8; 16]) = (tuple.remote.addr.0, tuple.local.addr.0);
         let hash = if tuple.remote.addr.is_v4() {
@@ -56,8 +85,8 @@ pub(super) enum FastOpen {
     No,
     /// The same, and give it this cookie.
     Offer(FastOpenCookie),
-    /// A connection at once.
-    Accept,
+    /// A connection at once; and a new cookie, if the one that came is an old one.
+    Accept(Option<FastOpenCookie>),
 }
 
 impl Shard {
@@ -79,11 +108,20 @@ impl Shard {
         }
         let trusts = own.is_some_and(|socket| socket.options.has(option::FASTOPEN_NO_COOKIE));
         if settings.flags & COOKIE_NOT_REQUIRED != 0 || trusts {
-            return FastOpen::Accept;
+            return FastOpen::Accept(None);
         }
         let Some(asked) = asked else { return FastOpen::No };
-        let cookie = settings.cookie(tuple).unwrap_or_else(|| self.config.secret.fast_open_cookie(tuple));
-        if asked == cookie { FastOpen::Accept } else { FastOpen::Offer(cookie) }
+        let region = self.clients.get(listener.client).map(|client| client.region);
+        let keys = region.and_then(|region| FastOpenKeys::of(region, listener.sock)).unwrap_or(settings.keys);
+        let under = |key: Option<siphash::Key>| key.and_then(|key| FastOpenKeys::cookie(key, tuple));
+        let cookie = under(keys.current).unwrap_or_else(|| self.config.secret.fast_open_cookie(tuple));
+        if asked == cookie {
+            return FastOpen::Accept(None);
+        }
+        match under(keys.before) {
+            Some(old) if asked == old => FastOpen::Accept(Some(cookie)),
+            _ => FastOpen::Offer(cookie),
+        }
     }
 
     /// Makes the connection of a SYN with a valid cookie and puts it into the accept queue; false: there is no room, the
@@ -150,12 +188,10 @@ mod tests {
     fn cookies_are_those_of_the_kernel() {
         let word = |half: [u32; 2]| u64::from(half[0].swap_bytes()) | u64::from(half[1].swap_bytes()) << 32;
         let key = siphash::Key([word([0xa1a1_a1a1, 0xb2b2_b2b2]), word([0xc3c3_c3c3, 0xd4d4_d4d4])]);
-        let settings = FastOpenSettings { flags: SERVER, key: Some(key) };
         let end = |addr| Endpoint { addr, port: 80 };
         let cookie = |local, remote| {
-            let cookie =
-                settings.cookie(&FourTuple { local: end(local), remote: end(remote) }).expect("a key");
-            cookie.as_slice().to_vec()
+            let tuple = FourTuple { local: end(local), remote: end(remote) };
+            FastOpenKeys::cookie(key, &tuple).expect("a cookie").as_slice().to_vec()
         };
         let v4 = cookie(IpAddr::v4([192, 168, 0, 1]), IpAddr::v4([192, 0, 2, 1]));
         assert_eq!(v4, [0x30, 0x21, 0xb9, 0xd8, 0x89, 0x01, 0x7e, 0xeb]);

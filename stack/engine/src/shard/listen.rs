@@ -202,9 +202,16 @@ impl Shard {
         let iss = iss.unwrap_or_else(|| self.config.secret.isn(tuple, now));
         let mut record = HalfOpen::on_syn(&config, now, *tuple, iss, seg);
         match self.fast_open_verdict(index, tuple, seg) {
-            FastOpen::Accept if self.open_fast((index, &config), &record, seg, payload, path) => return,
+            FastOpen::Accept(renewed) => {
+                if let Some(cookie) = renewed {
+                    record.offer_fast_open(cookie);
+                }
+                if self.open_fast((index, &config), &record, seg, payload, path) {
+                    return;
+                }
+            }
             FastOpen::Offer(cookie) => record.offer_fast_open(cookie),
-            FastOpen::No | FastOpen::Accept => {}
+            FastOpen::No => {}
         }
         let syn_ack = record.syn_ack(now);
         let half = self.half_open.insert(HalfOpenRecord { record, listener: index, path, timer: None });

@@ -29,6 +29,10 @@ impl Tcb {
             // RFC 5927 §5.2, RFC 1122 §4.2.3.9: an attempt ends; an established connection takes it for a hint.
             IcmpKind::Hard(reason) if connecting => self.close(&mut out, Some(reason)),
             IcmpKind::Hard(reason) | IcmpKind::Soft(reason) => self.soft_error = Some(reason),
+            // RFC 8201 §4: what asks for less than every IPv6 link carries is discarded.
+            IcmpKind::TooBig { mtu } if mtu < MTU_MIN_V6 && !self.tuple.remote.addr.is_v4() => {
+                out.drop = Some(DropReason::IcmpMtuTooSmall);
+            }
             IcmpKind::TooBig { mtu } => self.on_too_big(now, mtu, &mut out),
         }
         out.transmit = self.has_output();

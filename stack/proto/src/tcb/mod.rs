@@ -183,12 +183,13 @@ impl Tcb {
     }
 
     /// RFC 7413 §4.2.2: the SYN `seg` brought a valid cookie. The connection may be accepted at once, and its data read
-    /// and answered, before the handshake is complete; the SYN-ACK comes out of [`Tcb::poll_transmit`]. `half` is the
-    /// record of this SYN, which is not needed any more.
+    /// and answered, before the handshake is complete; the SYN-ACK comes out of [`Tcb::poll_transmit`], with the cookie that
+    /// `half` offers if it does. `half` is the record of this SYN, which is not needed any more.
     #[must_use]
     pub fn fast_open(half: &HalfOpen, cfg: &Config, now: Instant, seg: &Segment) -> (Self, Actions) {
         let mut tcb = Self::passive(half, cfg, now);
         tcb.opt.early = true;
+        tcb.opt.fast_open = half.offered_cookie();
         tcb.snd.syn_due = true;
         // Our SYN-ACK is not acknowledged yet, and takes nothing of the window that the peer's SYN offered for data.
         tcb.snd.wnd += 1;

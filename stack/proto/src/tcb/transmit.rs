@@ -83,6 +83,7 @@ impl Tcb {
             seq: self.snd.nxt,
             ack: Some(self.rcv.nxt),
             flags: Flags::RST,
+            wnd: self.select_window(),
             options: Options { timestamps, ..Options::default() },
             ..Transmit::default()
         })
@@ -147,7 +148,8 @@ impl Tcb {
             wscale: offer(self.opt.wscale, self.cfg.window_scaling).then(|| self.cfg.wscale()),
             sack_permitted: offer(self.opt.sack, self.cfg.sack),
             timestamps: ts.then_some(Timestamps { val, ecr: self.opt.ts_recent }),
-            fast_open: self.opt.fast_open.filter(|_| first && !answer),
+            // RFC 7413 §4.1.3: what is repeated goes without, in case the option is what gets lost.
+            fast_open: self.opt.fast_open.filter(|_| first),
             ..Options::default()
         }
     }

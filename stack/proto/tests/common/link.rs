@@ -48,6 +48,10 @@ pub struct Link {
     pub corrupt: u32,
     /// Packets larger than this vanish.
     pub mtu: usize,
+    /// How often a router says so.
+    pub tells: u32,
+    /// How often a packet that may be is marked (RFC 3168).
+    pub mark: u32,
     /// In parts per million: a burst of loss begins, and one that goes on ends.
     pub burst: (u32, u32),
 }
@@ -63,6 +67,8 @@ impl Link {
         reorder: 0,
         corrupt: 0,
         mtu: usize::MAX,
+        tells: 0,
+        mark: 0,
         burst: (0, 1_000_000),
     };
 }

@@ -1,9 +1,10 @@
 //! Two endpoints on virtual time over a seeded faulty link.
 //!
-//! Every segment is emitted to bytes, may be lost, repeated, delayed or damaged, and is parsed again. Stream bytes are a
-//! function of their position, so that every byte can be checked where it arrives.
+//! Every segment is emitted to a packet of either IP version, may be lost, repeated, delayed, damaged or marked, and is parsed
+//! again. Stream bytes are a function of their position, so that every byte can be checked where it arrives.
 #![allow(dead_code)]
 
+mod ip;
 mod link;
 #[path = "../shelf.rs"]
 mod shelf;
@@ -16,9 +17,9 @@ pub use link::{Link, Rng, byte_at};
 use shelf::Shelf;
 use trace::describe;
 use utcp_proto::wire::checksum::Verify;
-use utcp_proto::wire::{IpAddr, tcp};
+use utcp_proto::wire::tcp;
 use utcp_proto::{
-    Actions, Config, Duration, Endpoint, Events, FourTuple, HalfOpen, HalfOpenTimer, HalfOpenVerdict,
+    Actions, Config, Duration, Events, FourTuple, HalfOpen, HalfOpenTimer, HalfOpenVerdict, IcmpError,
     Instant, Segment, SeqNum, SocketError, State, Tcb, TimeWait, TimeWaitVerdict, Transmit, TxLimits,
     UserCall, reset_for,
 };
@@ -52,17 +53,19 @@ pub struct Host {
     pub closed: bool,
     pub drops: u64,
     pub resets_sent: u64,
+    /// Routers that said that a packet was too large.
+    pub told_too_big: u64,
 }
 
 impl Host {
     /// Before any connection: side 1 listens.
-    fn new(side: usize, cfg: Config) -> Self {
+    fn new(side: usize, cfg: Config, tuple: FourTuple) -> Self {
         Self {
             side,
             cfg,
             peer: if side == 1 { Peer::Listen } else { Peer::None },
             limits: TxLimits::WIRE,
-            tuple: FourTuple { local: endpoint(side), remote: endpoint(1 - side) },
+            tuple,
             tx: VecDeque::new(),
             tx_total: 0,
             rx: vec![0; cfg.recv_capacity as usize],
@@ -75,6 +78,7 @@ impl Host {
             closed: false,
             drops: 0,
             resets_sent: 0,
+            told_too_big: 0,
         }
     }
 
@@ -156,10 +160,8 @@ pub struct World {
     sent: [u64; 2],
     /// Both ends are on one host: a transmit of any size goes over as a segment, and nothing goes wrong on the way.
     pub direct: bool,
-}
-
-fn endpoint(side: usize) -> Endpoint {
-    Endpoint { addr: IpAddr::v4([10, 0, 0, 1 + side as u8]), port: 1_000 + side as u16 }
+    /// What came after the first seeds were kept has dice of its own: congestion marks, routers' answers.
+    extra: Rng,
 }
 
 impl World {
@@ -169,7 +171,7 @@ impl World {
             now: Instant::from_millis(1_000),
             rng: Rng::new(seed),
             link,
-            hosts: [Host::new(0, client), Host::new(1, server)],
+            hosts: [Host::new(0, client, ip::tuple(false, 0)), Host::new(1, server, ip::tuple(false, 1))],
             flying: BinaryHeap::new(),
             order: 0,
             busy_until: [Instant::ZERO; 2],
@@ -182,12 +184,26 @@ impl World {
             filter: None,
             sent: [0; 2],
             direct: false,
+            extra: Rng::new(seed ^ 0xe07a),
         }
+    }
+
+    /// The two talk IPv6. The MSS gives way as an engine's does (RFC 8200 §5: 20 bytes more of header).
+    pub fn use_v6(&mut self) {
+        for host in &mut self.hosts {
+            host.tuple = ip::tuple(true, host.side);
+            if host.cfg.mss >= 1_220 {
+                host.cfg.mss = host.cfg.mss.saturating_sub(20).max(1_220);
+            }
+        }
+        // RFC 8200 §5: every link carries so much.
+        self.link.mtu = self.link.mtu.max(1_280);
     }
 
     /// `side` knows nothing of any connection any more: a crash, or a program that begins anew.
     pub fn forget(&mut self, side: usize) {
-        self.hosts[side] = Host::new(side, self.hosts[side].cfg);
+        let host = &self.hosts[side];
+        self.hosts[side] = Host::new(side, host.cfg, host.tuple);
     }
 
     pub fn connect(&mut self) {
@@ -340,7 +356,8 @@ impl World {
     }
 
     fn wire(&mut self, side: usize, tx: &Transmit, payload: &[u8]) {
-        let (src, dst) = (endpoint(side), endpoint(1 - side));
+        let tuple = self.hosts[side].tuple;
+        let (src, dst) = (tuple.local, tuple.remote);
         let mut bytes = vec![0; tcp::header_len(&tx.options) + payload.len()];
         let n = tcp::emit(tx, src.port, dst.port, &mut bytes).expect("room for the header");
         bytes[n..].copy_from_slice(payload);
@@ -362,14 +379,15 @@ impl World {
             Some(_) => None,
             None => self.rng.hits(begin).then_some(self.now),
         };
-        if forced
-            || self.burst_since[side].is_some()
-            || self.rng.hits(self.link.loss)
-            || bytes.len() + 20 > self.link.mtu
-        {
+        let too_big = bytes.len() + ip::header_len(src.addr) > self.link.mtu;
+        if forced || self.burst_since[side].is_some() || self.rng.hits(self.link.loss) || too_big {
             self.lost += 1;
             if self.trace {
                 eprintln!("{:>12} {side}x lost", self.now.as_micros());
+            }
+            if too_big && !forced && self.extra.hits(self.link.tells) {
+                let told = ip::too_big(&ip::packet(&tuple, tx.ect, false, &bytes), self.link.mtu as u32);
+                self.fly(self.now + self.link.delay, side, told);
             }
             return;
         }
@@ -377,22 +395,26 @@ impl World {
             let bit = self.rng.below(bytes.len() as u64 * 8);
             bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
         }
+        let marked = tx.ect && self.link.mark > 0 && self.extra.hits(self.link.mark);
+        let packet = ip::packet(&tuple, tx.ect, marked, &bytes);
         let copies = 1 + usize::from(self.rng.hits(self.link.duplicate));
         for _ in 0..copies {
-            self.launch(side, bytes.clone());
+            self.launch(side, packet.clone());
         }
     }
 
-    fn launch(&mut self, side: usize, bytes: Vec<u8>) {
+    fn launch(&mut self, side: usize, packet: Vec<u8>) {
         let mut at = self.now;
         if self.link.rate > 0 {
             let busy = self.busy_until[side].max(self.now);
             let backlog = (busy - self.now).as_nanos() * self.link.rate / 1_000_000_000;
-            if backlog + bytes.len() as u64 > self.link.queue {
+            // The kept seeds count the queue without, and the wire with 20 bytes of headers more.
+            let len = packet.len() as u64;
+            if backlog + len - 20 > self.link.queue {
                 self.lost += 1;
                 return;
             }
-            let ns = (bytes.len() as u64 + 40) * 1_000_000_000 / self.link.rate;
+            let ns = (len + 20) * 1_000_000_000 / self.link.rate;
             self.busy_until[side] = busy + Duration::from_nanos(ns);
             at = self.busy_until[side];
         }
@@ -401,19 +423,38 @@ impl World {
         if self.rng.hits(self.link.reorder) {
             at += Duration::from_nanos(self.link.delay.as_nanos() + 1_000_000);
         }
-        self.order += 1;
-        self.flying.push(Reverse(Flying { at, order: self.order, to: 1 - side, bytes, direct: None }));
+        self.fly(at, 1 - side, packet);
     }
 
-    /// Delivers one packet's bytes.
-    fn arrive(&mut self, side: usize, bytes: &[u8]) {
-        let (src, dst) = (endpoint(1 - side), endpoint(side));
-        if tcp::verify(src.addr, dst.addr, bytes, Verify::Full).is_err() {
-            self.hosts[side].drops += 1;
-            return;
+    fn fly(&mut self, at: Instant, to: usize, bytes: Vec<u8>) {
+        self.order += 1;
+        self.flying.push(Reverse(Flying { at, order: self.order, to, bytes, direct: None }));
+    }
+
+    /// Delivers one packet.
+    fn arrive(&mut self, side: usize, packet: &[u8]) {
+        let tuple = self.hosts[side].tuple;
+        match ip::open(packet) {
+            ip::Got::Segment(bytes, ce) => {
+                if tcp::verify(tuple.remote.addr, tuple.local.addr, bytes, Verify::Full).is_err() {
+                    self.hosts[side].drops += 1;
+                    return;
+                }
+                let repr = tcp::parse(bytes).expect("a header with a good checksum");
+                let seg = Segment { ce, ..repr.segment };
+                self.deliver(side, &seg, &bytes[repr.payload..]);
+            }
+            ip::Got::Error(kind, quoted) => {
+                assert_eq!(quoted.tuple, tuple, "side {side}: an error about somebody else's segment");
+                let (now, host) = (self.now, &mut self.hosts[side]);
+                host.told_too_big += 1;
+                let Peer::Flow(tcb) = &mut host.peer else { return };
+                let actions = tcb.on_icmp(now, IcmpError { kind, seq: quoted.seq });
+                self.apply(side, &actions, &[]);
+                self.pump(side);
+            }
+            ip::Got::Nothing => panic!("side {side}: a packet that is none"),
         }
-        let repr = tcp::parse(bytes).expect("a header with a good checksum");
-        self.deliver(side, &repr.segment, &bytes[repr.payload..]);
     }
 
     /// Hands a segment to a host as its engine would.
