@@ -17,7 +17,7 @@ use libc::iovec;
 use utcp_abi::freeze::{FROZEN, accepted, advance};
 use utcp_abi::pair::{STREAM_MAX, class_for};
 use utcp_abi::socket::{BufRef, intent, option, status};
-use utcp_abi::stream::{Piece, pieces};
+use utcp_abi::stream::pieces;
 
 use crate::fast_open;
 use crate::handle::Sock;
@@ -37,8 +37,8 @@ pub trait Source {
     /// # Safety
     /// `to` must be writable for `len` bytes.
     unsafe fn put(&mut self, to: *mut u8, len: usize) -> Sys<usize>;
-    /// The last `len` bytes that were put shall come again, before which `left` were left; false: that can't be.
-    fn put_back(&mut self, len: usize, left: usize) -> bool;
+    /// The last `len` bytes that were put shall come again, before which `left` were left.
+    fn put_back(&mut self, len: usize, left: usize);
 }
 
 /// What TCP_CORK holds back at most, bytes: as a segment of the kernel's loopback.
@@ -55,8 +55,8 @@ impl Source for Buffers<'_> {
         Ok(len)
     }
 
-    fn put_back(&mut self, _len: usize, left: usize) -> bool {
-        self.back_to(left)
+    fn put_back(&mut self, _len: usize, left: usize) {
+        self.back_to(left);
     }
 }
 
@@ -171,6 +171,11 @@ fn bound(sock: &Sock, end: &End) -> u64 {
 /// Whether `send` would take at least a byte; another thread may be faster. True also if it would fail.
 pub fn has_room(sock: &Sock) -> bool {
     Room::of(sock).map_or(true, |room| room.free() > 0)
+}
+
+/// How many bytes `send` would take now, if no other thread is faster. Any number if it would fail.
+pub fn room(sock: &Sock) -> usize {
+    Room::of(sock).map_or(usize::MAX, |room| room.free() as usize)
 }
 
 /// Whether poll says "writable": Linux's rule, free space at least half of what is queued.
@@ -364,7 +369,7 @@ struct Pushed {
 
 /// Copies what fits. Nothing: the stream is full, or moves to another place just now.
 fn push(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<Pushed> {
-    let right = sock.take_tx()?;
+    let _right = sock.take_tx()?;
     if sock.intends(intent::SHUT_WR) {
         return Ok(Pushed::default()); // Shut down while we waited for the right: the caller finds out.
     }
@@ -397,52 +402,11 @@ fn push(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<Pushed> {
     }
     let what = publish(sock, &room, tail.wrapping_add(done as u64), flags, source.left() == 0);
     if what == Published::Gone {
-        if source.put_back(done, wanted as usize) {
-            return Ok(Pushed::default());
-        }
-        drop(right);
-        return Ok(Pushed {
-            count: send_again(sock, base, pieces(capacity, tail, done as u64)),
-            news: false,
-        });
+        // Copied to a place that the engine took away meanwhile.
+        source.put_back(done, wanted as usize);
+        return Ok(Pushed::default());
     }
     Ok(Pushed { count: done, news: what == Published::Yes })
-}
-
-/// Bytes of a pipe were copied to a place that the engine took away meanwhile. They can't go back into the pipe, so they are sent
-/// anew from where they stand: nobody else has that place before this socket is closed. How many were.
-#[cold]
-fn send_again(sock: &Sock, base: *mut u8, parts: [Piece; 2]) -> usize {
-    let mut sent = 0usize;
-    let mut bounce = [0u8; 4096];
-    for part in parts {
-        let mut at = 0usize;
-        while at < part.len {
-            let len = part.len.wrapping_sub(at).min(bounce.len());
-            let from = base.wrapping_add(part.offset).wrapping_add(at);
-            // SAFETY: a piece of the old stream's buffer, which stays mapped, and the bounce buffer.
-            unsafe { core::ptr::copy_nonoverlapping(from, bounce.as_mut_ptr(), len) };
-            let list = buffer(bounce.as_ptr().cast(), len);
-            let Ok(mut bytes) = Buffers::new(&list) else { return sent };
-            while bytes.left() > 0 {
-                if is_closed(sock) || !sock.is_current() || relayed::is_moved(sock) {
-                    return sent;
-                }
-                match push(sock, &mut bytes, 0) {
-                    Ok(pushed) if pushed.count > 0 => {
-                        sent = sent.saturating_add(pushed.count);
-                        announce(sock);
-                    }
-                    Ok(_) => {
-                        wait_for_room(sock, None);
-                    }
-                    Err(_) => return sent,
-                }
-            }
-            at = at.wrapping_add(len);
-        }
-    }
-    sent
 }
 
 /// Bytes were queued: whoever takes them hears of it.
@@ -482,15 +446,11 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
         if relayed::is_moved(sock) {
             return if sent > 0 { Ok(sent) } else { Err(Errno(libc::EINTR)) }; // The kernel's, from the next call on.
         }
-        if is_closed(sock) {
-            // The error stays for the next call if this one has something to tell.
-            if sent > 0 {
-                return Ok(sent);
-            }
-            let error = sock.take_error().unwrap_or(Errno(libc::EPIPE));
-            if error == Errno(libc::EPIPE) && flags & libc::MSG_NOSIGNAL == 0 {
-                sys::raise(libc::SIGPIPE);
-            }
+        // The error stays for the next call if this one has something to tell.
+        if sent > 0 && is_closed(sock) {
+            return Ok(sent);
+        }
+        if let Some(error) = refusal(sock, flags) {
             return Err(error);
         }
         match push(sock, source, flags) {
@@ -555,20 +515,35 @@ fn wait_for_room(sock: &Sock, deadline_ns: Option<u64>) -> Woken {
     })
 }
 
-/// Sends what `source` gives at once, and what there is room for.
-pub fn send_some(sock: &Sock, source: &mut impl Source) -> Sys<usize> {
-    if is_closed(sock) {
-        let error = sock.take_error().unwrap_or(Errno(libc::EPIPE));
-        if error == Errno(libc::EPIPE) {
-            sys::raise(libc::SIGPIPE);
+/// Why nothing can be sent any more, or not yet, if so; the program is told by a signal, too.
+pub fn refusal(sock: &Sock, flags: c_int) -> Option<Errno> {
+    if !is_closed(sock) {
+        return None;
+    }
+    let error = sock.take_error().unwrap_or(Errno(libc::EPIPE));
+    if error == Errno(libc::EPIPE) && flags & libc::MSG_NOSIGNAL == 0 {
+        sys::raise(libc::SIGPIPE);
+    }
+    Some(error)
+}
+
+/// Sends `bytes`, for which there was room and which can't be given back to where they were taken: all of them, if the connection holds,
+/// even if another thread has taken the room meanwhile. How many.
+pub fn send_taken(sock: &Sock, bytes: &[u8]) -> Sys<usize> {
+    let list = buffer(bytes.as_ptr().cast(), bytes.len());
+    let mut buffers = Buffers::new(&list)?;
+    let mut sent = 0usize;
+    loop {
+        match send_from(sock, &mut buffers, 0) {
+            Ok(count) => sent = sent.saturating_add(count),
+            Err(Errno(libc::EAGAIN | libc::EINTR)) if !relayed::is_moved(sock) => {
+                wait_for_room(sock, None);
+            }
+            Err(error) if sent == 0 => return Err(error),
+            Err(_) => return Ok(sent),
         }
-        return Err(error);
+        if buffers.left() == 0 {
+            return Ok(sent);
+        }
     }
-    let pushed = push(sock, source, 0)?;
-    if pushed.news {
-        announce(sock);
-    } else if fast_open::is_deferred(sock) {
-        return fast_open::send_first(sock, source, libc::MSG_DONTWAIT);
-    }
-    Ok(pushed.count)
 }

@@ -36,18 +36,13 @@ impl send::Source for FromFile {
         Ok(count)
     }
 
-    fn put_back(&mut self, len: usize, _left: usize) -> bool {
+    fn put_back(&mut self, len: usize, _left: usize) {
         let back = (len as i64).wrapping_neg();
-        let done = match self.offset {
-            Some(_) => true,
-            // A pipe has no position.
-            None => sys::call!(libc::SYS_lseek, self.fd, back, libc::SEEK_CUR).is_ok(),
-        };
-        if done {
-            self.offset = self.offset.map(|offset| offset.wrapping_add(back));
-            self.left = self.left.saturating_add(len);
+        if self.offset.is_none() {
+            let _ = sys::call!(libc::SYS_lseek, self.fd, back, libc::SEEK_CUR);
         }
-        done
+        self.offset = self.offset.map(|offset| offset.wrapping_add(back));
+        self.left = self.left.saturating_add(len);
     }
 }
 
@@ -171,9 +166,13 @@ fn into_pipe(sock: &Sock, pipe: c_int, len: usize, flags: c_uint) -> Sys<usize> 
 
 fn out_of_pipe(pipe: c_int, sock: &Sock, len: usize, flags: c_uint) -> Sys<usize> {
     // Space first: what was read from the pipe can't be put back.
-    loop {
-        if send::has_room(sock) || crate::ready::of(sock) & (crate::ready::ERR | crate::ready::HUP) != 0 {
-            break;
+    let free = loop {
+        if let Some(error) = send::refusal(sock, 0) {
+            return Err(error);
+        }
+        let free = send::room(sock);
+        if free > 0 {
+            break free;
         }
         if sock.is_nonblocking() {
             crate::ready::watch(sock, crate::ready::OUT);
@@ -181,15 +180,21 @@ fn out_of_pipe(pipe: c_int, sock: &Sock, len: usize, flags: c_uint) -> Sys<usize
         }
         let mut list = [libc::pollfd { fd: sock.fd, events: libc::POLLOUT, revents: 0 }];
         poll::wait(&mut list, None, core::ptr::null())?;
-    }
+    };
     if flags & libc::SPLICE_F_NONBLOCK != 0 {
         let mut list = [libc::pollfd { fd: pipe, events: libc::POLLIN, revents: 0 }];
         if sys::poll(&mut list, 0)? == 0 {
             return Err(Errno(libc::EAGAIN));
         }
     }
-    let mut source = FromFile { fd: pipe, offset: None, left: len.min(BOUNCE) };
-    send::send_some(sock, &mut source)
+    // Not straight into the stream: whoever waits for the pipe must keep nobody from the socket.
+    let mut bounce = [0u8; BOUNCE];
+    let part = len.min(free).min(BOUNCE);
+    let count = sys::call!(libc::SYS_read, pipe, sys::at_mut(&mut bounce), part)?;
+    match bounce.get(..count) {
+        Some(bytes) if count > 0 => send::send_taken(sock, bytes),
+        _ => Ok(0),
+    }
 }
 
 /// `tee(2)` works on pipes alone.

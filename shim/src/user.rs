@@ -102,12 +102,11 @@ impl<'a> Buffers<'a> {
         })
     }
 
-    /// Goes back to where `left` bytes were left; false if there never were as many.
-    pub fn back_to(&mut self, left: usize) -> bool {
-        let Some(before) = self.whole.checked_sub(left) else { return false };
+    /// Goes back to where `left` bytes were left.
+    pub fn back_to(&mut self, left: usize) {
+        let before = self.whole.saturating_sub(left);
         *self = Self { rest: self.list, done: 0, left: self.whole, ..*self };
         self.skip(before);
-        true
     }
 
     /// Passes `len` bytes over without a copy.
