@@ -28,6 +28,22 @@ pub struct Actions {
     pub urgent: Option<u32>,
 }
 
+impl Actions {
+    /// True if there is nothing to do, except perhaps to transmit.
+    #[inline]
+    #[must_use]
+    pub const fn is_quiet(&self) -> bool {
+        let Self { released, place, advanced, events, error, transmit: _, drop, urgent } = self;
+        *released == 0
+            && place.is_none()
+            && *advanced == 0
+            && events.is_empty()
+            && error.is_none()
+            && drop.is_none()
+            && urgent.is_none()
+    }
+}
+
 /// A copy from a segment's payload into the receive stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
@@ -80,6 +96,13 @@ impl Events {
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// What is in this set and not in `other`.
+    #[inline]
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// True if any of `other` is in this set.

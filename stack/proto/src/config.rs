@@ -78,16 +78,48 @@ impl Default for Keepalive {
     }
 }
 
-/// The settings of a connection.
+/// The settings of a connection. In memory what every segment asks for comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Config {
+    /// Floor of the retransmission timeout. RFC 6298 §2.4 says one second; Linux and all else use 200 ms.
+    pub rto_min: Duration,
+    /// Ceiling of the retransmission timeout.
+    pub rto_max: Duration,
+    /// Ceiling of the sending rate in bytes per second (`SO_MAX_PACING_RATE`); `u64::MAX` is no ceiling.
+    pub pacing_rate_max: u64,
+    /// Added to the millisecond clock in TSval, so that it tells nothing about the host (RFC 7323 §5.4). Take it
+    /// from [`crate::isn::Secret::ts_offset`].
+    pub ts_offset: u32,
+    /// Bytes that the receive stream may grow to. Chooses the window scale, which is fixed at the SYN.
+    pub recv_capacity_max: u32,
     /// Largest payload in bytes that we accept in a segment and send in one, before options: MTU − 40 (IPv4) or
     /// MTU − 60 (IPv6), lowered by `TCP_MAXSEG`. Sent in the MSS option.
     pub mss: u16,
+    /// Send small segments at once (`TCP_NODELAY`, Nagle off).
+    pub nodelay: bool,
+    /// Send full segments only (`TCP_CORK`), with a 200 ms ceiling.
+    pub cork: bool,
+    /// Fall back to a small window after an idle period (RFC 5681 §4.1).
+    pub slow_start_after_idle: bool,
+    /// Probe an idle peer, and how.
+    pub keepalive: Option<Keepalive>,
+    /// How long data may stay unacknowledged (RFC 5482, `TCP_USER_TIMEOUT`). Zero: `retries` decides.
+    pub user_timeout: Duration,
+    /// Retransmission timeout before the first measurement (RFC 6298 §2.1).
+    pub rto_initial: Duration,
+    /// Longest delay of an ACK (RFC 1122 §4.2.3.2 allows half a second).
+    pub delayed_ack: Duration,
+    /// How long an orphan stays in FIN-WAIT-2 (`tcp_fin_timeout`, `TCP_LINGER2`).
+    pub fin_timeout: Duration,
+    /// How long TIME-WAIT lasts. RFC 9293 says 2 MSL; Linux counts 60 s.
+    pub time_wait: Duration,
+    /// At most one answer to out-of-window segments without data in this time (RFC 5961 §7, `tcp_invalid_ratelimit`).
+    pub challenge_gap: Duration,
     /// Bytes that the receive stream can hold now. Raise it later with `UserCall::SetRecvCapacity`.
     pub recv_capacity: u32,
-    /// Bytes that the receive stream may grow to. Chooses the window scale, which is fixed at the SYN.
-    pub recv_capacity_max: u32,
+    /// A size that is nearly certain to get through (RFC 4821 §7.2, `tcp_base_mss`).
+    pub base_mss: u16,
     /// Offer window scaling (RFC 7323).
     pub window_scaling: bool,
     /// Offer timestamps (RFC 7323).
@@ -98,22 +130,6 @@ pub struct Config {
     pub ecn: EcnMode,
     /// The congestion controller.
     pub congestion: CongestionKind,
-    /// Send small segments at once (`TCP_NODELAY`, Nagle off).
-    pub nodelay: bool,
-    /// Send full segments only (`TCP_CORK`), with a 200 ms ceiling.
-    pub cork: bool,
-    /// Probe an idle peer, and how.
-    pub keepalive: Option<Keepalive>,
-    /// How long data may stay unacknowledged (RFC 5482, `TCP_USER_TIMEOUT`). Zero: `retries` decides.
-    pub user_timeout: Duration,
-    /// Floor of the retransmission timeout. RFC 6298 §2.4 says one second; Linux and all else use 200 ms.
-    pub rto_min: Duration,
-    /// Ceiling of the retransmission timeout.
-    pub rto_max: Duration,
-    /// Retransmission timeout before the first measurement (RFC 6298 §2.1).
-    pub rto_initial: Duration,
-    /// Longest delay of an ACK (RFC 1122 §4.2.3.2 allows half a second).
-    pub delayed_ack: Duration,
     /// SYN retransmissions before connect gives up (`tcp_syn_retries`, `TCP_SYNCNT`).
     pub syn_retries: u8,
     /// SYN-ACK retransmissions before a half-open connection is dropped (`tcp_synack_retries`).
@@ -124,27 +140,12 @@ pub struct Config {
     pub retries: u8,
     /// The same for a connection that no program owns any more (`tcp_orphan_retries`).
     pub orphan_retries: u8,
-    /// How long an orphan stays in FIN-WAIT-2 (`tcp_fin_timeout`, `TCP_LINGER2`).
-    pub fin_timeout: Duration,
-    /// How long TIME-WAIT lasts. RFC 9293 says 2 MSL; Linux counts 60 s.
-    pub time_wait: Duration,
-    /// At most one answer to out-of-window segments without data in this time (RFC 5961 §7, `tcp_invalid_ratelimit`).
-    pub challenge_gap: Duration,
     /// Ignore RST in TIME-WAIT (RFC 1337). Linux by default does not.
     pub rfc1337: bool,
     /// Initial congestion window in segments (RFC 6928).
     pub initial_cwnd: u8,
-    /// Fall back to a small window after an idle period (RFC 5681 §4.1).
-    pub slow_start_after_idle: bool,
     /// Probing for the path's MTU.
     pub mtu_probing: MtuProbing,
-    /// A size that is nearly certain to get through (RFC 4821 §7.2, `tcp_base_mss`).
-    pub base_mss: u16,
-    /// Ceiling of the sending rate in bytes per second (`SO_MAX_PACING_RATE`); `u64::MAX` is no ceiling.
-    pub pacing_rate_max: u64,
-    /// Added to the millisecond clock in TSval, so that it tells nothing about the host (RFC 7323 §5.4). Take it
-    /// from [`crate::isn::Secret::ts_offset`].
-    pub ts_offset: u32,
 }
 
 impl Config {

@@ -122,7 +122,7 @@ impl Shard {
     /// `byte`: of the stream that will be read or written.
     fn fetch_flows(&self, flows: &[Option<u32>; LOOK_AHEAD], byte: impl Fn(&Flow) -> *const u8) {
         for index in flows.iter().flatten() {
-            self.fetch_flow(*index, (0..Flow::HOT_LEN).step_by(LINE));
+            self.fetch_flow(*index, Flow::HOT.into_iter().flat_map(|run| run.step_by(LINE)));
         }
         for flow in flows.iter().flatten().filter_map(|index| self.flows.get(*index)) {
             sys::prefetch_at(byte(flow));

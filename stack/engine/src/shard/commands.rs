@@ -247,7 +247,11 @@ impl Shard {
         let Some(flow) = self.flows.get_mut(index) else { return };
         // A refused call (the connection ended meanwhile) changes nothing: the program sees the status.
         if let Ok(actions) = flow.tcb.on_user(now, call) {
-            self.act(index, &actions, Payload::None);
+            if actions.is_quiet() {
+                self.act_quietly(index, actions.transmit);
+            } else {
+                self.act(index, &actions, Payload::None);
+            }
         } else if matches!(call, UserCall::Close | UserCall::Abort)
             && let Some(flow) = self.flows.get_mut(index)
         {

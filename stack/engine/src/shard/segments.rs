@@ -174,10 +174,21 @@ impl Shard {
         if actions.events.any(Events::RECV_LIMITED) {
             self.grow_rx(index);
         }
-        if !actions.events.is_empty() || actions.error.is_some() {
+        // Bytes that came and went are said above; but for who was opened early any segment may complete the handshake.
+        let routine = actions.events.without(Events::READABLE.with(Events::WRITABLE)).is_empty();
+        if !routine
+            || actions.error.is_some()
+            || self.flows.get(index).is_some_and(|flow| flow.early.is_some())
+        {
             self.on_events(index, actions);
         }
-        if actions.transmit {
+        self.act_quietly(index, actions.transmit);
+    }
+
+    /// What is left of a TCB's decision that asks for no more than, perhaps, to `transmit`.
+    #[inline]
+    pub(super) fn act_quietly(&mut self, index: u32, transmit: bool) {
+        if transmit {
             self.list_transmit(index);
         }
         // Who is listed is filed anew when it has sent what it has.

@@ -12,6 +12,8 @@
 //! connection allocates nothing. Timers fire never early, and at most one tick late at level 0; those
 //! of the higher levels are filed anew when their slot comes up.
 
+use std::num::NonZeroU32;
+
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const LEVELS: usize = 5;
@@ -20,7 +22,7 @@ const NONE: u32 = u32::MAX;
 
 /// Names a filed timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Handle(u32);
+pub struct Handle(NonZeroU32);
 
 #[derive(Debug, Clone, Copy)]
 struct Node<T> {
@@ -73,13 +75,14 @@ impl<T: Copy> Wheel<T> {
         };
         self.link(index);
         self.len += 1;
-        Handle(index)
+        Handle(NonZeroU32::MIN.saturating_add(index))
     }
 
     /// Cancels a timer that has not fired.
     pub fn remove(&mut self, handle: Handle) {
-        self.unlink(handle.0);
-        self.release(handle.0);
+        let index = handle.0.get() - 1;
+        self.unlink(index);
+        self.release(index);
     }
 
     fn release(&mut self, index: u32) {

@@ -62,17 +62,20 @@ enum Algorithm {
     Bbr(Bbr),
 }
 
-/// The window and the controller that moves it.
+/// The window and the controller that moves it. In memory what every segment reads comes first.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub(crate) struct Congestion {
     /// The congestion window in bytes.
     pub(crate) cwnd: u32,
     /// The slow start threshold in bytes.
     pub(crate) ssthresh: u32,
+    /// The controller keeps a model: it paces, and hears of every ACK.
+    model: bool,
     /// Acknowledged bytes that did not make a whole byte of window yet, times the window.
     credit: u64,
-    hystart: HyStart,
     algorithm: Algorithm,
+    hystart: HyStart,
 }
 
 impl Congestion {
@@ -80,6 +83,7 @@ impl Congestion {
         let mut new = Self {
             cwnd,
             ssthresh: SSTHRESH_NONE,
+            model: false,
             credit: 0,
             hystart: HyStart::new(una),
             algorithm: Algorithm::NewReno,
@@ -99,12 +103,15 @@ impl Congestion {
     /// The controller keeps a model: it has to hear of every ACK, and recovery does not lower its window.
     #[inline]
     pub(crate) const fn is_model(&self) -> bool {
-        matches!(self.algorithm, Algorithm::Bbr(_))
+        self.model
     }
 
     /// Bytes per second at which segments may leave; `u64::MAX` for no limit.
     #[inline]
     pub(crate) const fn pacing(&self) -> u64 {
+        if !self.model {
+            return u64::MAX;
+        }
         match &self.algorithm {
             Algorithm::Bbr(bbr) => bbr.pacing(),
             _ => u64::MAX,
@@ -127,6 +134,7 @@ impl Congestion {
 
     /// Changes the controller; window and threshold stay.
     pub(crate) fn set_kind(&mut self, kind: CongestionKind, una: SeqNum) {
+        self.model = kind == CongestionKind::Bbr;
         self.algorithm = match kind {
             CongestionKind::NewReno => Algorithm::NewReno,
             CongestionKind::Cubic => Algorithm::Cubic(Cubic::new()),

@@ -48,7 +48,7 @@ use state::{AckState, Options, Receive, Send, Stats, Timers};
 
 /// One TCP connection: arithmetic on sequence numbers, no bytes, no clock.
 ///
-/// In memory what every segment touches comes first, in the order in which it is needed: [`Tcb::HOT_LEN`] bytes. What only
+/// In memory what every segment touches comes first, in the order in which it is needed: [`Tcb::HOT`]. What only
 /// connections with much in flight need is borrowed: see [`Lender`].
 #[derive(Debug)]
 #[repr(C)]
@@ -66,20 +66,23 @@ pub struct Tcb {
     ack: AckState,
     timers: Timers,
     rtt: Rtt,
-    stats: Stats,
-    chrono: state::Chrono,
-    recovery: Recovery,
-    cc: Congestion,
-    search: path::Search,
-    cfg: Config,
     board: Scoreboard,
     reassembly: Reassembly,
+    chrono: state::Chrono,
+    stats: Stats,
+    cc: Congestion,
+    recovery: Recovery,
+    search: path::Search,
+    cfg: Config,
     tuple: FourTuple,
 }
 
 impl Tcb {
-    /// Bytes from the start of a TCB on that segments in order touch.
-    pub const HOT_LEN: usize = core::mem::offset_of!(Self, reassembly) + size_of::<Reassembly>();
+    /// Bytes of a TCB that segments in order touch: two runs of them.
+    pub const HOT: [core::ops::Range<usize>; 2] = [
+        0..core::mem::offset_of!(Self, cc) + 16,
+        core::mem::offset_of!(Self, search) - 16..core::mem::offset_of!(Self, cfg) + 48,
+    ];
 
     /// Where in a TCB that stands which [`Tcb::next_deadline`] reads.
     pub const TIMERS_AT: usize = core::mem::offset_of!(Self, timers);

@@ -42,18 +42,10 @@ struct Tlp {
     repeated: bool,
 }
 
-/// The variables of loss recovery.
+/// The variables of loss recovery. In memory what every segment touches comes last.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(super) struct Recovery {
-    pub(super) state: RecoveryState,
-    /// Nothing is lost, sacked, probed or repeated: the fast path need not look here.
-    quiet: bool,
-    /// SYN or SYN-ACK had to be repeated.
-    pub(super) syn_resent: bool,
-    /// Timeouts in a row.
-    pub(super) retransmits: u8,
-    /// Window or keep-alive probes without an answer.
-    pub(super) probes: u8,
     /// RecoveryPoint (RFC 6675 §2): recovery ends when SND.UNA gets here.
     pub(super) high_seq: SeqNum,
     /// RACK.xmit_ts and RACK.end_seq.
@@ -83,8 +75,18 @@ pub(super) struct Recovery {
     frto: bool,
     /// TSval of the first retransmission of this episode.
     retrans_ts: Option<u32>,
+
     /// When the oldest byte in flight began to wait, for the user timeout.
     pub(super) waiting_since: Instant,
+    pub(super) state: RecoveryState,
+    /// Nothing is lost, sacked, probed or repeated: the fast path need not look here.
+    quiet: bool,
+    /// Timeouts in a row.
+    pub(super) retransmits: u8,
+    /// Window or keep-alive probes without an answer.
+    pub(super) probes: u8,
+    /// SYN or SYN-ACK had to be repeated.
+    pub(super) syn_resent: bool,
 }
 
 /// What an ACK says before anything is concluded from it.

@@ -386,34 +386,36 @@ impl Chrono {
     }
 }
 
-/// What is counted.
+/// What is counted. In memory what every segment touches comes last.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(super) struct Stats {
-    pub(super) bytes_acked: u64,
-    pub(super) bytes_received: u64,
-    pub(super) bytes_sent: u64,
     pub(super) bytes_retrans: u64,
     pub(super) opened_at: Instant,
-    pub(super) segs_in: u32,
-    pub(super) segs_out: u32,
-    pub(super) data_segs_in: u32,
-    pub(super) data_segs_out: u32,
     pub(super) total_retrans: u32,
-    pub(super) delivered_bytes: u64,
     pub(super) delivered_ce: u32,
     pub(super) dsack_dups: u32,
     pub(super) out_of_order: u32,
     pub(super) reordered: u32,
     /// By how many segments the furthest of them was late.
     pub(super) reordering: u32,
+    pub(super) rate: u64,
+
+    /// Delivery rate: bytes delivered at the start of the current round, and its start.
+    pub(super) rate_from: u64,
+    pub(super) rate_at: Instant,
+    pub(super) delivered_bytes: u64,
+    pub(super) bytes_acked: u64,
+    pub(super) bytes_received: u64,
+    pub(super) bytes_sent: u64,
     /// When the last segment of any kind arrived.
     pub(super) heard_at: Instant,
     pub(super) acked_at: Instant,
     pub(super) sent_at: Instant,
-    /// Delivery rate: bytes delivered at the start of the current round, and its start.
-    pub(super) rate_from: u64,
-    pub(super) rate_at: Instant,
-    pub(super) rate: u64,
+    pub(super) segs_in: u32,
+    pub(super) segs_out: u32,
+    pub(super) data_segs_in: u32,
+    pub(super) data_segs_out: u32,
 }
 
 impl Stats {

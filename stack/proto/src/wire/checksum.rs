@@ -114,11 +114,9 @@ const fn add_carry(a: u64, b: u64) -> u64 {
 
 #[inline]
 const fn fold(acc: u64) -> u16 {
-    let acc = (acc >> 32) + (acc & 0xffff_ffff);
-    let acc = (acc >> 32) + (acc & 0xffff_ffff);
-    let acc = (acc >> 16) + (acc & 0xffff);
-    let acc = (acc >> 16) + (acc & 0xffff);
-    acc as u16
+    // A half added to the other: the upper one of the sum has the carry that came out of the lower one.
+    let acc = (acc.wrapping_add(acc.rotate_left(32)) >> 32) as u32;
+    (acc.wrapping_add(acc.rotate_left(16)) >> 16) as u16
 }
 
 /// From so many bytes on, eight lanes at once pay for being set up and added together.
@@ -129,6 +127,13 @@ fn sum_slice(bytes: &[u8]) -> u64 {
     let (long, rest) = if bytes.len() < LONG { (0, bytes) } else { sum_long(bytes) };
     // The carries gather in the upper half, which is cheaper than to add each where it belongs.
     let mut whole = u128::from(long);
+    let (blocks, rest) = rest.as_chunks::<32>();
+    for block in blocks {
+        // Four words that the compiler sees: no loop.
+        for word in block.as_chunks::<8>().0 {
+            whole += u128::from(u64::from_ne_bytes(*word));
+        }
+    }
     let (words, rest) = rest.as_chunks::<8>();
     for word in words {
         whole += u128::from(u64::from_ne_bytes(*word));
