@@ -13,7 +13,7 @@ use crate::handle::{self, Sock};
 use crate::pool::{Stand, Unsettled};
 use crate::sys::{Errno, Sys};
 use crate::table::real;
-use crate::{connect, control, death, errno, listen, poll, process, ready, user};
+use crate::{connect, control, death, errno, listen, numbers, poll, process, ready, user};
 
 /// Where the next look begins, so that no shard's ring is always the last.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -59,7 +59,14 @@ pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: 
         }
         if listener.is_nonblocking() {
             // SAFETY: the program's own arguments.
-            return unsafe { real::accept4(fd, to, len, flags) };
+            return numbers::with(|| unsafe { real::accept4(fd, to, len, flags) });
+        }
+        // Whoever may have no more descriptors hears of it at once, and not when somebody comes.
+        let pool = listener.att.pool();
+        match pool.take(listener.att) {
+            Ok(stand) => pool.give(listener.att, stand),
+            Err(error) if error == Errno(libc::EMFILE) => return errno::fail(error),
+            Err(_) => {}
         }
         match poll::until_readable(fd, listener.shared.options.rcvtimeo_us.load(Relaxed)) {
             Ok(true) if ready::accept_waits(&listener) => continue,
@@ -71,7 +78,7 @@ pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: 
         // the kernel's accept they would not hear of connections of ours.
         control::keep_from_blocking(&listener);
         // SAFETY: the program's own arguments.
-        let accepted = unsafe { real::accept4(fd, to, len, flags) };
+        let accepted = numbers::with(|| unsafe { real::accept4(fd, to, len, flags) });
         if accepted >= 0 || errno::get() != Errno(libc::EAGAIN) {
             return accepted;
         }

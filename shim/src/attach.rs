@@ -10,7 +10,7 @@ use core::ptr;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
 
-use utcp_abi::layout::{INFOS, MAGIC, REGION_LEN, SHARDS_MAX, SOCKETS_MANY};
+use utcp_abi::layout::{INFOS, MAGIC, REGION_LEN, REGION_LEN_SMALL, SHARDS_MAX, SOCKETS_MANY};
 use utcp_abi::message::{Kind, Message, Reply};
 use utcp_abi::page::EnginePage;
 use utcp_abi::{ABI_VERSION, Region};
@@ -20,7 +20,7 @@ use crate::fd_table::{self, Entry};
 use crate::notice::{self, Topic};
 use crate::pool::Pool;
 use crate::sys::{self, Sys};
-use crate::{config, death, finder, guard, io_uring, memory, process, tls};
+use crate::{config, death, finder, guard, io_uring, memory, numbers, process, tls};
 
 /// Engines that one process may be attached to during its life.
 pub const ATTACHMENTS: usize = 16;
@@ -175,6 +175,7 @@ pub fn relocate(fd: c_int) -> bool {
     });
     crate::set::bells().for_each(swap);
     crate::pair::relocate(fd, copy);
+    numbers::relocate(fd, copy);
     crate::lane::relocate(fd, copy);
     fd_table::set(fd, Entry::KERNEL);
     true
@@ -242,9 +243,12 @@ fn attach() -> Option<&'static Attachment> {
 /// An engine that ends while we greet it (its last client left, or it gave way to another that started at the same
 /// moment) has a successor, or will have one that we start.
 fn find_and_greet() -> Result<&'static Attachment, finder::Failure> {
+    let mut len = REGION_LEN;
     for attempt in 0..GREETINGS {
-        match welcome(finder::connect()?) {
+        match welcome(finder::connect()?, len) {
             Ok(attachment) => return Ok(attachment),
+            // Little address space: valgrind, `ulimit -v`.
+            Err(sys::Errno(libc::ENOMEM | libc::EINVAL)) if len == REGION_LEN => len = REGION_LEN_SMALL,
             Err(sys::Errno(libc::ECONNRESET | libc::EPIPE)) => sys::nap_ms(5 << attempt),
             Err(_) => break,
         }
@@ -252,8 +256,8 @@ fn find_and_greet() -> Result<&'static Attachment, finder::Failure> {
     Err(finder::Failure::Refused)
 }
 
-/// Says hello on `fd`, maps what comes back and publishes the attachment.
-fn welcome(fd: c_int) -> Sys<&'static Attachment> {
+/// Says hello on `fd`, maps `len` bytes of what comes back and publishes the attachment.
+fn welcome(fd: c_int, len: usize) -> Sys<&'static Attachment> {
     let slot = COUNT.load(Acquire);
     let Some(attachment) = LIST.get(slot as usize) else {
         let _ = sys::close(fd);
@@ -262,6 +266,7 @@ fn welcome(fd: c_int) -> Sys<&'static Attachment> {
     let mut message = Message::new(Kind::Hello);
     message.a = u64::from(ABI_VERSION);
     message.b = u64::from(process::pid());
+    message.c = if len == REGION_LEN { 0 } else { len as u64 };
     message.name = channel::name();
     let devices = config::variable(b"UTCP_DEVICE").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let message = message.with_text(devices);
@@ -270,7 +275,11 @@ fn welcome(fd: c_int) -> Sys<&'static Attachment> {
         channel::send(fd, &message, None).and_then(|()| channel::receive(fd)).and_then(|(reply, fds)| {
             let result = if reply.error == 0 {
                 tell_of_other_devices(devices, &reply);
-                install(attachment, &fds, reply.b, reply.c)
+                if reply.c == len as u64 {
+                    install(attachment, &fds, reply.b, len)
+                } else {
+                    Err(sys::Errno(libc::EPROTO))
+                }
             } else {
                 Err(sys::Errno(reply.error))
             };
@@ -309,21 +318,17 @@ fn tell_of_other_devices(wanted: &str, reply: &Reply) {
 }
 
 /// Maps the region and the page, and keeps the doors.
-fn install(attachment: &Attachment, fds: &channel::Fds, shards: u64, len: u64) -> Sys<()> {
+fn install(attachment: &Attachment, fds: &channel::Fds, shards: u64, len: usize) -> Sys<()> {
     let wrong = sys::Errno(libc::EPROTO);
     let [region_fd, page_fd, doors @ ..] = fds.as_slice() else { return Err(wrong) };
-    if len as usize != REGION_LEN
-        || doors.len() != shards as usize
-        || doors.is_empty()
-        || doors.len() > SHARDS_MAX
-    {
+    if doors.len() != shards as usize || doors.is_empty() || doors.len() > SHARDS_MAX {
         return Err(wrong);
     }
-    let base = memory::map_shared(*region_fd, REGION_LEN, libc::PROT_READ | libc::PROT_WRITE)?;
+    let base = memory::map_shared(*region_fd, len, libc::PROT_READ | libc::PROT_WRITE)?;
     let page = match memory::map_shared(*page_fd, size_of::<EnginePage>(), libc::PROT_READ) {
         Ok(page) => page,
         Err(errno) => {
-            memory::unmap(base, REGION_LEN);
+            memory::unmap(base, len);
             return Err(errno);
         }
     };
@@ -331,18 +336,22 @@ fn install(attachment: &Attachment, fds: &channel::Fds, shards: u64, len: u64) -
     let region = unsafe { Region::new(base) };
     let header = region.header();
     if header.magic.load(Acquire) != MAGIC || header.version.load(Relaxed) != ABI_VERSION {
-        memory::unmap(base, REGION_LEN);
+        memory::unmap(base, len);
         memory::unmap(page, size_of::<EnginePage>());
         return Err(wrong);
     }
-    sys::madvise(base, REGION_LEN, libc::MADV_DONTDUMP);
+    sys::madvise(base, len, libc::MADV_DONTDUMP);
     sys::madvise(base.wrapping_add(SOCKETS_MANY), INFOS - SOCKETS_MANY, libc::MADV_HUGEPAGE);
     // SAFETY: not published yet, and the attaching arbiter is held: nobody else looks at it.
     unsafe { *attachment.region.get() = region };
     attachment.page.store(page.cast(), Release);
     attachment.shards.store(shards as u32, Relaxed);
     let _ = sys::close(*region_fd);
-    let _ = sys::close(*page_fd);
+    let page_fd = channel::hide(*page_fd);
+    if !numbers::keep_back(page_fd) {
+        fd_table::set(page_fd, Entry::KERNEL);
+        let _ = sys::close(page_fd);
+    }
     for (to, door) in attachment.doors.iter().zip(doors) {
         to.store(channel::hide(*door), Relaxed);
     }

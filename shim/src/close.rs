@@ -16,7 +16,7 @@ use crate::pool::{self, Stand};
 use crate::sleep;
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{attach, bound, epoll, errno, listen, pair, relayed, send, tls};
+use crate::{attach, bound, epoll, errno, listen, numbers, pair, relayed, send, tls};
 
 /// `close(2)`.
 ///
@@ -225,7 +225,7 @@ pub fn copy(fd: c_int, cloexec: bool, make: impl Fn() -> c_int) -> c_int {
             break;
         }
         share(fd, entry);
-        let new = make();
+        let new = numbers::with(&make);
         if new < 0 || fd_table::get(fd).same_object(entry) {
             adopt(new, entry, cloexec);
             return new;

@@ -15,7 +15,7 @@ use crate::pool::Unsettled;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, errno, fast_open, listen, log, process, swap, tls, user};
+use crate::{bound, errno, fast_open, listen, log, numbers, process, swap, tls, user};
 
 /// `socket(2)`: TCP is ours if an engine serves us; everything else is the kernel's.
 ///
@@ -33,7 +33,7 @@ pub unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
         return fd;
     }
     // SAFETY: plain numbers.
-    unsafe { real::socket(domain, kind, protocol) }
+    numbers::with(|| unsafe { real::socket(domain, kind, protocol) })
 }
 
 fn create(att: &'static Attachment, domain: c_int, kind: c_int) -> Option<c_int> {

@@ -9,7 +9,7 @@ use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{close, errno, recv, send, sigio, tls, urgent, user};
+use crate::{close, errno, numbers, recv, send, sigio, tls, urgent, user};
 
 /// SIOCINQ is FIONREAD; SIOCOUTQ is TIOCOUTQ.
 const SIOCOUTQ: c_ulong = libc::TIOCOUTQ;
@@ -24,6 +24,11 @@ const SIOCOUTQNSD: c_ulong = 0x894B;
 /// As `fcntl`.
 pub unsafe fn fcntl(fd: c_int, command: c_int, arg: usize) -> c_int {
     let entry = fd_table::get(fd);
+    let copies = matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC);
+    if entry == Entry::KERNEL && copies && !tls::thread().is_vfork_child() {
+        // SAFETY: plain numbers.
+        return numbers::with(|| unsafe { real::fcntl(fd, command, arg) });
+    }
     if entry == Entry::KERNEL || tls::thread().is_vfork_child() {
         // SAFETY: the program's own arguments.
         return unsafe { real::fcntl(fd, command, arg) };

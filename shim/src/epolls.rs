@@ -18,7 +18,7 @@ use crate::attach;
 use crate::fd_table::{self, Entry, Kind};
 use crate::set::{self, SetRef};
 use crate::table::real;
-use crate::{errno, nested, tls};
+use crate::{errno, nested, numbers, tls};
 
 /// Epoll descriptors of one process that are known from the start; further ones become known with their first utcp
 /// member, as long as there is room.
@@ -163,7 +163,7 @@ fn born(epfd: c_int) -> c_int {
 /// None beyond C's.
 pub unsafe fn epoll_create(size: c_int) -> c_int {
     // SAFETY: a plain number.
-    born(unsafe { real::epoll_create(size) })
+    born(numbers::with(|| unsafe { real::epoll_create(size) }))
 }
 
 /// `epoll_create1(2)`.
@@ -172,5 +172,5 @@ pub unsafe fn epoll_create(size: c_int) -> c_int {
 /// None beyond C's.
 pub unsafe fn epoll_create1(flags: c_int) -> c_int {
     // SAFETY: a plain number.
-    born(unsafe { real::epoll_create1(flags) })
+    born(numbers::with(|| unsafe { real::epoll_create1(flags) }))
 }

@@ -254,6 +254,12 @@ fn disposition(signal: c_int) -> Option<&'static Disposition> {
     }
 }
 
+/// Whether it stands: until then nothing of ours is there to be waited for, and a pointer of the program's is not to be met.
+#[inline]
+pub fn stands() -> bool {
+    STANDS.load(Relaxed) == 1
+}
+
 /// Puts our handler before the program's. Once, when the first engine is attached.
 pub fn stand() {
     if STANDS.swap(1, AcqRel) == 1 {

@@ -6,14 +6,14 @@
 use core::ffi::{c_int, c_uint, c_void};
 use core::sync::atomic::Ordering::AcqRel;
 
-use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
+use libc::{cmsghdr, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 use utcp_abi::socket::{file, intent, option, status};
 
 use crate::fast_open::{self, Sent};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, control_data, errno, listen, recv, relayed, send, swap, user, zerocopy};
+use crate::{bound, control_data, errno, guard, listen, recv, relayed, send, swap, user, zerocopy};
 
 /// Hands the call on `fd` to libc, untouched; a number that the program does not know of is no descriptor.
 macro_rules! foreign {
@@ -115,7 +115,12 @@ pub unsafe fn recvfrom(
     let result = result.and_then(|count| match from.is_null() {
         true => Ok(count),
         // SAFETY: the program's own length.
-        false => unsafe { user::fetch(from_len).and_then(|_| user::give(from_len, 0)) }.map(|()| count),
+        false => unsafe { user::fetch(from_len) }.and_then(|room| match room.cast_signed() {
+            // The bytes are gone all the same, as in Linux.
+            ..0 => Err(Errno(libc::EINVAL)),
+            // SAFETY: as above.
+            _ => unsafe { user::give(from_len, 0) }.map(|()| count),
+        }),
     });
     errno::into_libc(result)
 }
@@ -160,6 +165,9 @@ unsafe fn buffers_of<'a>(header: &msghdr) -> Sys<&'a [iovec]> {
 unsafe fn receive_message(sock: &Sock, place: *mut msghdr, flags: c_int) -> Sys<usize> {
     // SAFETY: the program's own header.
     let header = unsafe { user::fetch(place) }?;
+    if !header.msg_name.is_null() && header.msg_namelen.cast_signed() < 0 {
+        return Err(Errno(libc::EINVAL));
+    }
     // SAFETY: the list that it names.
     let list = unsafe { buffers_of(&header) }?;
     let mut controls = control_data::Writer::new(&header);
@@ -402,6 +410,9 @@ unsafe fn send_message(sock: &Sock, header: *const msghdr, flags: c_int) -> Sys<
     let whole = header;
     // SAFETY: the program's own header.
     let header = unsafe { user::fetch(header) }?;
+    if !header.msg_name.is_null() && header.msg_namelen.cast_signed() < 0 {
+        return Err(Errno(libc::EINVAL));
+    }
     // SAFETY: the list that it names.
     let list = unsafe { buffers_of(&header) }?;
     control_data::check(&header)?;
@@ -462,36 +473,45 @@ pub unsafe fn sendmmsg(fd: c_int, headers: *mut mmsghdr, count: c_uint, flags: c
 /// # Safety
 /// As `sendmsg`.
 unsafe fn mark_passed_on(header: *const msghdr) {
-    // SAFETY: the program's own header, walked as libc's macros do.
-    unsafe {
-        if header.is_null() || (*header).msg_control.is_null() || (*header).msg_controllen == 0 {
+    if !guard::stands() {
+        return; // Nothing is ours yet.
+    }
+    // What can't be read is the kernel's to refuse.
+    // SAFETY: the program's own header.
+    let Ok(header) = (unsafe { user::fetch(header) }) else { return };
+    let start: *const u8 = header.msg_control.cast();
+    let (total, mut at) = (header.msg_controllen, 0usize);
+    if start.is_null() {
+        return;
+    }
+    while let Some(room) = total.checked_sub(at).filter(|room| *room >= size_of::<cmsghdr>()) {
+        // SAFETY: inside what the program says it has there.
+        let Ok(one) = (unsafe { user::fetch(start.wrapping_add(at).cast::<cmsghdr>()) }) else { return };
+        let len = one.cmsg_len as usize;
+        if !(size_of::<cmsghdr>()..=room).contains(&len) {
             return;
         }
-        let mut one = libc::CMSG_FIRSTHDR(header);
-        while !one.is_null() {
-            if (*one).cmsg_level == libc::SOL_SOCKET && (*one).cmsg_type == libc::SCM_RIGHTS {
-                let bytes = ((*one).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
-                let list = libc::CMSG_DATA(one);
-                for at in 0..bytes / size_of::<c_int>() {
-                    bound::settle(descriptor_at(list, at));
-                    relayed::pass(descriptor_at(list, at));
-                    if let Some(sock) = handle::ours(descriptor_at(list, at)) {
-                        sock.shared.file.fetch_or(file::SHARED, AcqRel);
-                    }
-                }
+        if one.cmsg_level == libc::SOL_SOCKET && one.cmsg_type == libc::SCM_RIGHTS {
+            let (mut next, end) = (at + size_of::<cmsghdr>(), at + len);
+            while next + size_of::<c_int>() <= end {
+                // SAFETY: as above.
+                let Ok(fd) = (unsafe { user::fetch(start.wrapping_add(next).cast::<c_int>()) }) else {
+                    return;
+                };
+                pass_on(fd);
+                next += size_of::<c_int>();
             }
-            one = libc::CMSG_NXTHDR(header, one);
         }
+        at = at.saturating_add(len.next_multiple_of(align_of::<usize>()));
     }
 }
 
-/// # Safety
-/// `list` has more than `at` descriptors, wherever it stands.
-unsafe fn descriptor_at(list: *const u8, at: usize) -> c_int {
-    let mut fd: c_int = -1;
-    // SAFETY: the caller's promise.
-    unsafe { core::ptr::copy_nonoverlapping(list.add(at * 4), (&raw mut fd).cast(), 4) };
-    fd
+fn pass_on(fd: c_int) {
+    bound::settle(fd);
+    relayed::pass(fd);
+    if let Some(sock) = handle::ours(fd) {
+        sock.shared.file.fetch_or(file::SHARED, AcqRel);
+    }
 }
 
 /// What `preadv2` and `pwritev2` may be told of a socket: no position but -1 ("where you are"). The flags of `recv` and

@@ -7,7 +7,7 @@
 //!
 //! Where things are:
 //! - [`table`]: every intercepted symbol, once; [`fd_table`]: what a descriptor number means.
-//! - [`attach`] (with [`finder`], [`launch`], [`channel`], [`pool`]): being a client of an engine.
+//! - [`attach`] (with [`finder`], [`launch`], [`channel`], [`pool`]): being a client of an engine; [`numbers`]: the limit of descriptors.
 //! - [`connect`], [`bound`], [`listen`], [`accept`], [`close`], [`swap`]: the life of a socket.
 //! - [`user`], [`guard`]: the program's memory, whose pointers may lead nowhere.
 //! - [`options`], [`control`], [`control_data`], [`sigio`], [`zerocopy`], [`io_uring`]: what else can be asked of a socket.
@@ -65,6 +65,7 @@ mod memory;
 mod names;
 mod nested;
 mod notice;
+mod numbers;
 mod options;
 mod pair;
 mod poll;
@@ -105,6 +106,7 @@ mod start {
             crate::launch::remember_library();
             crate::process::watch_forks();
             if crate::config::variable(b"UTCP_INHERIT").is_some() {
+                crate::guard::stand();
                 crate::listen::expect_strangers();
                 crate::relayed::inherit();
             }

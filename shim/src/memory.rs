@@ -11,7 +11,7 @@ use libc::rlimit64;
 
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{errno, process};
+use crate::{errno, pool, process};
 
 /// Bytes of address space that we hold in this process.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
@@ -112,9 +112,13 @@ pub unsafe fn prlimit(pid: c_int, resource: c_uint, new: *const rlimit64, old: *
     let ours = pid == 0 || pid as u32 == process::pid();
     if !ours || resource != libc::RLIMIT_AS || MAPPED.load(Relaxed) == 0 {
         // SAFETY: the program's own arguments.
-        return errno::into_libc(sys::check(unsafe {
+        let result = errno::into_libc(sys::check(unsafe {
             sys::raw(libc::SYS_prlimit64, [pid as usize, resource as usize, new as usize, old as usize, 0, 0])
         }));
+        if ours && resource == libc::RLIMIT_NOFILE {
+            pool::forget_limit();
+        }
+        return result;
     }
     // SAFETY: as the caller promised for `new`.
     let outcome = unsafe { new.as_ref() }.map_or(Ok(None), |new| limit_space(*new).map(Some));

@@ -25,8 +25,9 @@ use crate::{lane, memory, ready, set};
 /// Epoll sets of one peer whose bells are kept; further ones are rung by the engine.
 const BELLS: usize = 16;
 
-/// Bytes that a connection has brought before its peer tells us of more by a lane.
-const YOUNG: u64 = 2048;
+/// Bytes that a connection has brought before its peer tells us of more by a lane: those of one message. Of the second a program must
+/// hear as soon as of one on an older connection, or what was sent first is seen last.
+const YOUNG: u64 = 1;
 
 /// One place for a region.
 struct Place {

@@ -16,7 +16,7 @@ use crate::handle;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{death, errno, lane, nested, pair, poll_set, ready, signals, user};
+use crate::{death, errno, guard, lane, nested, pair, poll_set, ready, signals, user};
 
 /// Descriptors that fit into the scratch space on the stack.
 const SMALL: usize = 128;
@@ -55,7 +55,9 @@ pub fn is_more(fd: c_int) -> bool {
 /// As `poll`: `fds` has `count` elements.
 unsafe fn list_of<'a>(fds: *mut pollfd, count: nfds_t) -> &'a mut [pollfd] {
     // What can't be read is the kernel's to refuse.
-    if fds.is_null() || user::probe(fds.cast(), (count as usize).saturating_mul(size_of::<pollfd>())).is_err()
+    if fds.is_null()
+        || !guard::stands()
+        || user::probe(fds.cast(), (count as usize).saturating_mul(size_of::<pollfd>())).is_err()
     {
         return &mut [];
     }

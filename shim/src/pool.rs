@@ -4,6 +4,9 @@
 //! them back: in the steady state a connection costs no system call. Each has the token by which
 //! the engine knows its end.
 //!
+//! What waits here takes numbers that the program may want for something else. So it is never more than a small
+//! part of RLIMIT_NOFILE, and a call that meets the limit gets these numbers ([`give_numbers_back`]).
+//!
 //! A thread that uses a number which another has just closed can meet what waits here, with a `shutdown` for instance: then the
 //! engine sees an end, and gives its own up. A socket on such a descriptor would never be told of as closed. So each says up to which
 //! count of ends that the engine gave up ([`Header::stands_gone`](utcp_abi::region::Header::stands_gone)) it was found whole:
@@ -15,12 +18,12 @@
 
 use core::ffi::c_int;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::{AtomicU64, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, fence};
 
 use utcp_abi::message::{Kind, Message};
 use utcp_abi::socket::Socket;
 
-use crate::attach::Attachment;
+use crate::attach::{self, Attachment};
 use crate::channel::Quiet;
 use crate::fd_table::{self, Entry};
 use crate::sys::{self, Errno, Sys};
@@ -34,6 +37,45 @@ const MORE: u64 = 32;
 /// Bits of a place that hold a descriptor + 1; those up to the token are the low bits of [`Stand::seen`].
 const FD_BITS: u32 = 21;
 const SEEN_MASK: u32 = (1 << (32 - FD_BITS)) - 1;
+
+/// The part of RLIMIT_NOFILE that may wait.
+const PART: u64 = 16;
+/// Descriptors that are closed rather than kept after the program has met its limit.
+const SHORT: u32 = 1024;
+
+/// Descriptors that may wait under this process's limit; 0: the limit was not looked at yet.
+static ROOM: AtomicUsize = AtomicUsize::new(0);
+/// So many of the next descriptors are closed.
+static SCARCE: AtomicU32 = AtomicU32::new(0);
+
+/// The limit of descriptors is (or will be) another one.
+pub fn forget_limit() {
+    ROOM.store(0, Relaxed);
+}
+
+/// Descriptors that may wait at once.
+fn room() -> usize {
+    match ROOM.load(Relaxed) {
+        0 => {
+            let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+            let asked = sys::call!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, sys::at_mut(&mut limit));
+            let part = asked.map_or(FIRST, |_| limit.rlim_cur / PART);
+            let room = (part.max(1) as usize).min(LEN);
+            ROOM.store(room, Relaxed);
+            room
+        }
+        room => room,
+    }
+}
+
+/// The process has no number left (EMFILE): closes what waits. False: nothing did.
+#[cold]
+pub fn give_numbers_back() -> bool {
+    let mut closed = 0;
+    attach::each(|attachment| closed += attachment.pool().drain());
+    SCARCE.store(SHORT, Relaxed);
+    closed > 0
+}
 
 /// A stock of descriptors.
 #[derive(Debug)]
@@ -118,7 +160,8 @@ impl Pool {
             return Ok(stand);
         }
         self.refill(att)?;
-        self.try_take().ok_or(Errno(libc::ENOBUFS))
+        // None came, though the engine had some to give: this process may have no more.
+        self.try_take().ok_or(Errno(libc::EMFILE))
     }
 
     /// The token of `stand` has just been put into the slot `shared`: makes sure that it is whole, or takes another.
@@ -146,9 +189,11 @@ impl Pool {
         }
     }
 
-    /// Puts a descriptor back, or closes it: there is no room, or it is spoiled.
+    /// Puts a descriptor back, or closes it: there is no room, the program needs the number more, or it is spoiled.
     pub fn give(&self, att: &'static Attachment, stand: Stand) {
-        let put = whole_at(att, stand).is_some_and(|seen| self.put(Stand { seen, ..stand }));
+        let one_less = |left: u32| left.checked_sub(1);
+        let wanted = SCARCE.load(Relaxed) != 0 && SCARCE.fetch_update(Relaxed, Relaxed, one_less).is_ok();
+        let put = !wanted && whole_at(att, stand).is_some_and(|seen| self.put(Stand { seen, ..stand }));
         if !put {
             throw_away(stand.fd);
         }
@@ -156,7 +201,7 @@ impl Pool {
 
     fn put(&self, stand: Stand) -> bool {
         fd_table::set(stand.fd, Entry::new(fd_table::Kind::Pool, 0, 0, 0));
-        self.places.iter().any(|place| {
+        self.places.iter().take(room()).any(|place| {
             place.load(Relaxed) == 0 && place.compare_exchange(0, pack(stand), AcqRel, Relaxed).is_ok()
         })
     }
@@ -170,20 +215,24 @@ impl Pool {
         })
     }
 
-    /// Closes every descriptor: in a forked child, or when the engine is gone.
-    pub fn drain(&self) {
+    /// Closes every descriptor: in a forked child, or when the engine is gone. How many there were.
+    pub fn drain(&self) -> u32 {
+        let mut closed = 0;
         for place in &self.places {
             if let Some(stand) = unpack(place.swap(0, AcqRel)) {
                 throw_away(stand.fd);
+                closed += 1;
             }
         }
+        closed
     }
 
     fn refill(&self, att: &'static Attachment) -> Sys<()> {
         // A handler that jumps away would leave numbers that nobody knows of.
         let _quiet = Quiet::new();
         let mut message = Message::new(Kind::Pool);
-        message.a = if self.refills.fetch_add(1, Relaxed) == 0 { FIRST } else { MORE };
+        let wanted = if self.refills.fetch_add(1, Relaxed) == 0 { FIRST } else { MORE };
+        message.a = if SCARCE.load(Relaxed) != 0 { 1 } else { wanted.min(room() as u64) };
         // Before the engine makes them: whole at that count.
         let seen = att.region().header().stands_gone.load(Acquire);
         let (reply, fds) = att.channel().request(&message, None)?;
@@ -218,6 +267,7 @@ mod tests {
     #[test]
     fn the_lowest_first_and_bounded() {
         let pool = Pool::new();
+        ROOM.store(LEN, Relaxed);
         for fd in [900_009, 900_003, 900_007] {
             assert!(pool.put(Stand { fd, token: fd as u32 * 2, seen: 3 }));
         }

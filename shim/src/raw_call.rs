@@ -5,8 +5,8 @@
 
 use core::ffi::{c_int, c_long};
 
-use crate::process;
 use crate::table::{exports as hook, find};
+use crate::{process, select};
 
 /// About to make a process by number: libc's own `syscall`, to jump to.
 extern "C" fn before_clone() -> *mut () {
@@ -156,11 +156,19 @@ unsafe extern "C" fn decode(
             libc::SYS_poll => c_long::from(hook::poll(a as *mut _, b as u64, third)),
             libc::SYS_ppoll => c_long::from(hook::ppoll(a as *mut _, b as u64, c as *const _, d as *const _)),
             #[cfg(target_arch = "x86_64")]
-            libc::SYS_select => {
+            libc::SYS_select if select::is_ours(fd, b, c, d) => {
                 c_long::from(hook::select(fd, b as *mut _, c as *mut _, d as *mut _, e as *mut _))
             }
             #[cfg(target_arch = "x86_64")]
             libc::SYS_dup2 => c_long::from(hook::dup2(fd, second)),
+            libc::SYS_pselect6 if select::is_ours(fd, b, c, d) => {
+                let sets = [b as *mut _, c as *mut _, d as *mut _];
+                c_long::from(select::pselect6(fd, sets, e as *const _, f as *const _))
+            }
+            libc::SYS_tee => hook::tee(fd, second, c, d as u32) as c_long,
+            // The position is one word on 64-bit machines, in the place of the lower half.
+            libc::SYS_preadv2 => hook::preadv2(fd, b as *const _, third, d as i64, f as c_int) as c_long,
+            libc::SYS_pwritev2 => hook::pwritev2(fd, b as *const _, third, d as i64, f as c_int) as c_long,
             libc::SYS_recvmmsg => {
                 c_long::from(hook::recvmmsg(fd, b as *mut _, c as u32, fourth, e as *mut _))
             }
@@ -170,6 +178,9 @@ unsafe extern "C" fn decode(
             libc::SYS_io_uring_setup if !crate::io_uring::admit() => {
                 crate::errno::fail(crate::sys::Errno(libc::ENOSYS))
             }
+            libc::SYS_prlimit64 => c_long::from(hook::prlimit(fd, b as u32, c as *const _, d as *mut _)),
+            libc::SYS_socketpair => c_long::from(hook::socketpair(fd, second, third, d as *mut _)),
+            libc::SYS_pipe2 => c_long::from(hook::pipe2(a as *mut _, second)),
             libc::SYS_mlockall => c_long::from(hook::mlockall(fd)),
             libc::SYS_munlockall => c_long::from(hook::munlockall()),
             _ => crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, [a, b, c, d, e, f]))),

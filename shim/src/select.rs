@@ -7,7 +7,7 @@ use libc::{fd_set, pollfd, sigset_t, timespec, timeval};
 
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{errno, poll, ready, tls, user};
+use crate::{errno, guard, poll, ready, tls, user};
 
 /// Descriptors that fit into the list on the stack.
 const SMALL: usize = 128;
@@ -29,7 +29,7 @@ impl Sets {
         let bytes = usize::try_from(count).unwrap_or(0).div_ceil(64) * 8;
         // What can't be read is the kernel's to refuse.
         let is_bad = |set: &*mut u8| !set.is_null() && user::probe(*set, bytes).is_err();
-        let count = if list.iter().any(is_bad) { 0 } else { count };
+        let count = if !guard::stands() || list.iter().any(is_bad) { 0 } else { count };
         Self { list, count }
     }
 
@@ -111,6 +111,36 @@ fn give_back(sets: Sets, list: &[pollfd]) -> Sys<usize> {
         }
     }
     Ok(count)
+}
+
+/// Whether a call with these sets is more than the kernel's alone. (libc's select reads the time itself: whoever calls by number must get
+/// EFAULT for it.)
+pub fn is_ours(count: c_int, read: usize, write: usize, except: usize) -> bool {
+    concerns_us(&Sets::new(count, read as *mut fd_set, write as *mut fd_set, except as *mut fd_set))
+}
+
+/// `pselect6(2)`, of which only our half comes here: its mask stands in a pair with its length.
+///
+/// # Safety
+/// As the system call.
+pub unsafe fn pselect6(
+    count: c_int,
+    sets: [*mut fd_set; 3],
+    timeout: *const timespec,
+    mask: *const [usize; 2],
+) -> c_int {
+    let [read, write, except] = sets;
+    let mask = if mask.is_null() {
+        Ok([0; 2])
+    } else {
+        // SAFETY: the program's own structure; not null.
+        unsafe { user::fetch(mask) }
+    };
+    match mask {
+        // SAFETY: the program's own arguments.
+        Ok([mask, _]) => unsafe { pselect(count, read, write, except, timeout, mask as *const sigset_t) },
+        Err(error) => errno::fail(error),
+    }
 }
 
 fn concerns_us(sets: &Sets) -> bool {

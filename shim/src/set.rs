@@ -19,7 +19,7 @@ use crate::channel::Quiet;
 use crate::fd_table::{Entry, Kind};
 use crate::handle::Sock;
 use crate::sys::{self, Errno, Sys};
-use crate::{channel, lane, process, ready};
+use crate::{channel, lane, numbers, process, ready};
 
 /// What this process knows of a set beside what is shared.
 #[derive(Debug)]
@@ -137,7 +137,8 @@ impl SetRef {
     }
 
     fn hang_eventfd(&self) -> Sys<()> {
-        let bell = sys::eventfd(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map(channel::hide)?;
+        let made = numbers::ours(|| sys::eventfd(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK));
+        let bell = made.map(channel::hide)?;
         self.local.bell.store(bell, Relaxed);
         self.tell_bell(bell)
     }

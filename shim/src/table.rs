@@ -23,7 +23,7 @@ use libc::{
 
 use crate::{
     accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, guard, io, io_uring, listen,
-    memory, names, options, poll, privilege, relayed, select, splice,
+    memory, names, numbers, options, poll, privilege, relayed, select, splice,
 };
 
 /// Looks `name` up behind us.
@@ -190,6 +190,14 @@ hooks! {
     close::dup3: dup3(old: c_int, new: c_int, flags: c_int) -> c_int = SYS_dup3;
     control::fcntl: fcntl(fd: c_int, command: c_int, arg: usize) -> c_int [fcntl64 __fcntl] = SYS_fcntl;
     control::ioctl: ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int = SYS_ioctl;
+    numbers::socketpair: socketpair(domain: c_int, kind: c_int, protocol: c_int, to: *mut c_int) -> c_int = SYS_socketpair;
+    numbers::pipe: pipe(to: *mut c_int) -> c_int;
+    numbers::pipe2: pipe2(to: *mut c_int, flags: c_int) -> c_int = SYS_pipe2;
+    numbers::eventfd: eventfd(count: c_uint, flags: c_int) -> c_int;
+    numbers::open: open(path: *const c_char, flags: c_int, mode: c_uint) -> c_int [__open];
+    numbers::open64: open64(path: *const c_char, flags: c_int, mode: c_uint) -> c_int [__open64];
+    numbers::openat: openat(folder: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = SYS_openat;
+    numbers::openat64: openat64(folder: c_int, path: *const c_char, flags: c_int, mode: c_uint) -> c_int = SYS_openat;
 
     // Readiness.
     epolls::epoll_create: epoll_create(size: c_int) -> c_int;

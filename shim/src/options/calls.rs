@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use libc::socklen_t;
 use utcp_abi::region::LogCode;
-use utcp_abi::socket::{OpCode, Options, congestion, intent, option, status};
+use utcp_abi::socket::{OpCode, Options, congestion, file, intent, option, status};
 
 use super::{Line, Meaning, UNSERVED, alias, judge, keys, line, load_int, store};
 use crate::fd_table::Kind;
@@ -74,6 +74,9 @@ unsafe fn of_kernel(fd: c_int, level: c_int, name: c_int, value: *const c_void, 
 fn option_word(level: c_int, name: c_int) -> u32 {
     (level as u32) << 16 | name as u32 & 0xffff
 }
+
+/// What an IPv4 address begins with in IPv6.
+const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// TCP_MD5SIG_EXT, and the first and the last of TCP_AO_ADD_KEY and its kin.
 const TCP_MD5SIG_EXT: c_int = 32;
@@ -145,6 +148,9 @@ unsafe fn unserved(
         (libc::TCP_REPAIR, Ok(_)) | (libc::TCP_QUEUE_SEQ, Err(_)) if tcp && len >= 4 => {
             Err(Errno(libc::EPERM))
         }
+        (libc::IPV6_ADDRFORM, Err(Errno(libc::ENOTCONN))) if level == libc::IPPROTO_IPV6 => {
+            become_ipv4(sock).map(|()| Unserved::AsItWas)
+        }
         // As a kernel before 6.9.
         (libc::SO_PEEK_OFF, _) if sol => Err(Errno(libc::EOPNOTSUPP)),
         (_, Err(error)) => Err(error),
@@ -153,6 +159,19 @@ unsafe fn unserved(
             Err(Errno(libc::ENOPROTOOPT))
         }
     }
+}
+
+/// IPV6_ADDRFORM: a connection over IPv4 on an IPv6 socket is one of an IPv4 socket from now on (ipv6(7)).
+fn become_ipv4(sock: &Sock) -> Sys<()> {
+    if sock.status() & (status::CONNECTED | status::RX_FIN | status::DEAD) != status::CONNECTED {
+        return Err(Errno(libc::ENOTCONN));
+    }
+    let mapped = sock.shared.remote.load().ip.starts_with(&MAPPED);
+    if sock.shared.options.has(option::V6ONLY) || !mapped {
+        return Err(Errno(libc::EADDRNOTAVAIL));
+    }
+    sock.shared.file.fetch_and(!file::INET6, AcqRel);
+    Ok(())
 }
 
 fn domain(sock: &Sock) -> c_int {

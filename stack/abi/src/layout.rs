@@ -43,6 +43,9 @@ pub const ACCEPT_RING: usize = 4096;
 
 /// Bytes of the arena: enough for every size class of streams; sparse like the rest.
 pub const ARENA_LEN: u64 = 64 << 30;
+/// The part of it that a program gets which has no room for all (valgrind gives programs 64 GiB in all): every socket's own
+/// streams, and some hundred of the larger ones.
+pub const ARENA_LEN_SMALL: u64 = 8 << 30;
 
 const PAGE: usize = 4096;
 
@@ -85,6 +88,8 @@ pub const INFOS: usize = page_up(SOCKETS + SOCKETS_MAX as usize * size_of::<Sock
 pub const ARENA: usize = page_up(INFOS + SOCKETS_MAX as usize * size_of::<Info>());
 /// Bytes of a region.
 pub const REGION_LEN: usize = ARENA + ARENA_LEN as usize;
+/// Bytes that a program maps which has no room for all.
+pub const REGION_LEN_SMALL: usize = ARENA + ARENA_LEN_SMALL as usize;
 
 #[cfg(not(loom))]
 const _: () = {

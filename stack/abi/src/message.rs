@@ -48,8 +48,9 @@ pub const FDS_MAX: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
-    /// First message of a program: `a` = ABI version, `b` = pid, [`Message::text`] = its UTCP_DEVICE. Reply: `a` =
-    /// client, `b` = shards, `c` = region length, [`Reply::text`] = the engine's devices if they are others (else
+    /// First message of a program: `a` = ABI version, `b` = pid, `c` = bytes of the region that it has room for (0: all),
+    /// [`Message::text`] = its UTCP_DEVICE. Reply: `a` =
+    /// client, `b` = shards, `c` = bytes of the region to map, [`Reply::text`] = the engine's devices if they are others (else
     /// empty); descriptors: region, engine page, one eventfd per shard.
     Hello = 1,
     /// A forked child's channel: `b` = pid; descriptor: the engine's end. No reply on the old channel.

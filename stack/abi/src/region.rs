@@ -94,7 +94,8 @@ impl Region {
     ///
     /// # Safety
     /// `base` must be the start of a mapping of [`at::REGION_LEN`] bytes, aligned to a page, that
-    /// stays mapped as long as any copy of the view is used.
+    /// stays mapped as long as any copy of the view is used. A program may map less of the arena, as much as it
+    /// told the engine, which names no stream beyond.
     #[must_use]
     pub const unsafe fn new(base: *mut u8) -> Self {
         Self { base }

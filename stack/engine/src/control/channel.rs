@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use utcp_abi::layout::{LISTENERS_MAX, REGION_LEN};
+use utcp_abi::layout::{LISTENERS_MAX, REGION_LEN, REGION_LEN_SMALL};
 use utcp_abi::message::{FDS_MAX, Kind, MESSAGE_LEN, Message, Reply};
 
 use super::{CHANNELS_MAX, CLIENTS_PER_USER_MAX, Channel, ClientEntry, Control, Source, TOKENS_MAX, Token};
@@ -137,8 +137,9 @@ impl Control {
             .take_while(|&&byte| byte != 0)
             .map(|&byte| if byte.is_ascii_graphic() { char::from(byte) } else { '?' })
             .collect();
+        let len = if message.c == REGION_LEN_SMALL as u64 { REGION_LEN_SMALL } else { REGION_LEN };
         let shared = match ClientRegion::new(id, channel.pid, channel.uid, name, self.inboxes.len()) {
-            Ok(shared) => Arc::new(shared),
+            Ok(shared) => Arc::new(shared.of_len(len)),
             Err(error) => {
                 tracing::error!(%error, "no region can be made");
                 let errno = error.raw_os_error().unwrap_or(libc::ENOMEM);
@@ -151,12 +152,8 @@ impl Control {
         self.to_all(|| ToShard::Attach(shared.clone()));
         let mut fds = vec![shared.fd().as_fd(), self.life.fd().as_fd()];
         fds.extend(shared.doorbells().iter().map(AsFd::as_fd));
-        let reply = Reply {
-            a: u64::from(id),
-            b: self.inboxes.len() as u64,
-            c: REGION_LEN as u64,
-            ..Reply::default()
-        };
+        let reply =
+            Reply { a: u64::from(id), b: self.inboxes.len() as u64, c: len as u64, ..Reply::default() };
         let wanted = message.text();
         let wanted = wanted.split(|&byte| byte == 0).next().unwrap_or_default();
         let other = self.other_devices(&String::from_utf8_lossy(wanted));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use utcp_abi::Region;
-use utcp_abi::layout::{INFOS, REGION_LEN, SETS_MAX, SOCKETS_MANY, SOCKETS_MAX};
+use utcp_abi::layout::{ARENA, ARENA_LEN, INFOS, REGION_LEN, SETS_MAX, SOCKETS_MANY, SOCKETS_MAX};
 use utcp_abi::socket::{Addr, BufRef, Socket, first_position};
 
 use super::pairs::End;
@@ -28,6 +28,8 @@ pub struct ClientRegion {
     pub uid: u32,
     /// The program's name.
     pub name: String,
+    /// Bytes of the arena that the program maps.
+    pub arena: u64,
 }
 
 impl ClientRegion {
@@ -38,10 +40,16 @@ impl ClientRegion {
         let mapping = sys::Mapping::new(&fd, REGION_LEN)?;
         sys::advise_large_pages(mapping.base().wrapping_add(SOCKETS_MANY), INFOS - SOCKETS_MANY);
         let doorbells = (0..shards).map(|_| sys::eventfd()).collect::<Result<_, _>>()?;
-        let this = Self { mapping, fd, doorbells, id, pid, uid, name };
+        let this = Self { mapping, fd, doorbells, id, pid, uid, name, arena: ARENA_LEN };
         let region = this.region();
         utcp_abi::region::format(region, id, SOCKETS_MAX);
         Ok(this)
+    }
+
+    /// The same for a program that maps no more than `len` bytes of it.
+    #[must_use]
+    pub fn of_len(self, len: usize) -> Self {
+        Self { arena: len.saturating_sub(ARENA) as u64, ..self }
     }
 
     /// The view.
@@ -122,7 +130,7 @@ impl Client {
     /// A new client.
     #[must_use]
     pub fn new(shared: Arc<ClientRegion>, shard: u32) -> Self {
-        let region = shared.region();
+        let (region, arena) = (shared.region(), shared.arena);
         Self {
             shared,
             region,
@@ -131,7 +139,7 @@ impl Client {
             ends: vec![0; SOCKETS_MAX as usize],
             ends_count: 0,
             set_bells: (0..SETS_MAX).map(|_| None).collect(),
-            buffers: Buffers::new(shard),
+            buffers: Buffers::new(shard, arena),
             flows: 0,
             suspects: Vec::new(),
             gone: false,

@@ -12,7 +12,7 @@
 
 use std::sync::atomic::Ordering;
 
-use utcp_abi::layout::{ARENA_LEN, SHARDS_MAX, SOCKETS_MAX};
+use utcp_abi::layout::{SHARDS_MAX, SOCKETS_MAX};
 use utcp_abi::socket::{BufRef, Options, Socket, first_position};
 use utcp_proto::{State, UserCall};
 
@@ -30,24 +30,34 @@ const CLASSES: [u32; 4] = [16, 18, 20, STREAM_LOG2_MAX];
 
 /// Where the shards' parts of the arena begin: behind the slots' own buffers.
 const SHARED_START: u64 = (SOCKETS_MAX as u64 * 2) << STREAM_LOG2;
-/// Bytes of one class in one shard's part.
-const CLASS_LEN: u64 =
-    ((ARENA_LEN - SHARED_START) / SHARDS_MAX as u64 / CLASSES.len() as u64) & !((1 << STREAM_LOG2_MAX) - 1);
+/// Bytes of one class in one shard's part of an arena of `arena` bytes.
+const fn class_len(arena: u64) -> u64 {
+    (arena.saturating_sub(SHARED_START) / SHARDS_MAX as u64 / CLASSES.len() as u64)
+        & !((1 << STREAM_LOG2_MAX) - 1)
+}
 
 /// The larger buffers of one client that one shard gives out.
 #[derive(Debug)]
 pub struct Buffers {
     shard: u64,
+    /// Bytes of one class.
+    class_len: u64,
     /// Per class: buffers given back, and how many were ever taken.
     free: [Vec<u32>; CLASSES.len()],
     used: [u32; CLASSES.len()],
 }
 
 impl Buffers {
-    /// Nothing is given out yet.
+    /// Nothing is given out yet of an arena of `arena` bytes.
     #[must_use]
-    pub fn new(shard: u32) -> Self {
-        Self { shard: u64::from(shard), free: Default::default(), used: [0; CLASSES.len()] }
+    pub fn new(shard: u32, arena: u64) -> Self {
+        let class_len = class_len(arena);
+        Self { shard: u64::from(shard), class_len, free: Default::default(), used: [0; CLASSES.len()] }
+    }
+
+    /// Where `class` begins in this shard's part.
+    fn base(&self, class: usize) -> u64 {
+        SHARED_START + (self.shard * CLASSES.len() as u64 + class as u64) * self.class_len
     }
 
     /// A buffer of at least `wanted` bytes, of the largest class if it is more; `None`: all are in use.
@@ -57,21 +67,19 @@ impl Buffers {
         let log2 = CLASSES[class];
         let index = match self.free[class].pop() {
             Some(index) => index,
-            None if (u64::from(self.used[class]) + 1) << log2 <= CLASS_LEN => {
+            None if (u64::from(self.used[class]) + 1) << log2 <= self.class_len => {
                 self.used[class] += 1;
                 self.used[class] - 1
             }
             None => return None,
         };
-        let base = SHARED_START + (self.shard * CLASSES.len() as u64 + class as u64) * CLASS_LEN;
-        Some(BufRef::new(base + (u64::from(index) << log2), log2))
+        Some(BufRef::new(self.base(class) + (u64::from(index) << log2), log2))
     }
 
     /// Gives a buffer back; a slot's own buffer stays where it is.
     pub fn give(&mut self, buf: BufRef) {
         let Some(class) = CLASSES.iter().position(|&log2| 1u64 << log2 == buf.capacity()) else { return };
-        let base = SHARED_START + (self.shard * CLASSES.len() as u64 + class as u64) * CLASS_LEN;
-        if let Some(offset) = buf.offset().checked_sub(base) {
+        if let Some(offset) = buf.offset().checked_sub(self.base(class)) {
             self.free[class].push((offset >> CLASSES[class]) as u32);
         }
     }
