@@ -479,15 +479,15 @@ unsafe fn mark_passed_on(header: *const msghdr) {
     // What can't be read is the kernel's to refuse.
     // SAFETY: the program's own header.
     let Ok(header) = (unsafe { user::fetch(header) }) else { return };
-    let start: *const u8 = header.msg_control.cast();
+    let start: *const c_void = header.msg_control;
     let (total, mut at) = (header.msg_controllen, 0usize);
     if start.is_null() {
         return;
     }
     while let Some(room) = total.checked_sub(at).filter(|room| *room >= size_of::<cmsghdr>()) {
         // SAFETY: inside what the program says it has there.
-        let Ok(one) = (unsafe { user::fetch(start.wrapping_add(at).cast::<cmsghdr>()) }) else { return };
-        let len = one.cmsg_len as usize;
+        let Ok(one) = (unsafe { user::fetch(start.wrapping_byte_add(at).cast::<cmsghdr>()) }) else { return };
+        let len = one.cmsg_len;
         if !(size_of::<cmsghdr>()..=room).contains(&len) {
             return;
         }
@@ -495,7 +495,7 @@ unsafe fn mark_passed_on(header: *const msghdr) {
             let (mut next, end) = (at + size_of::<cmsghdr>(), at + len);
             while next + size_of::<c_int>() <= end {
                 // SAFETY: as above.
-                let Ok(fd) = (unsafe { user::fetch(start.wrapping_add(next).cast::<c_int>()) }) else {
+                let Ok(fd) = (unsafe { user::fetch(start.wrapping_byte_add(next).cast::<c_int>()) }) else {
                     return;
                 };
                 pass_on(fd);
