@@ -255,6 +255,39 @@ fn the_route_changes_to_another_device() {
     engine.went_through(1);
 }
 
+/// The same in IPv6.
+#[test]
+fn the_route_changes_to_another_device_in_ipv6() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("route6"), Net::new());
+    let (host, client) = (&net.server, &net.client);
+    let second = format!(
+        "link add second netns {} type veth peer name second netns {}",
+        host.namespace(),
+        client.namespace()
+    );
+    ip(&lab, host, &second);
+    for (end, addr) in [(host, "fd00:78::1/64"), (client, "fd00:78::2/64")] {
+        ip(&lab, end, &format!("addr add {addr} dev second nodad"));
+        ip(&lab, end, "link set second up");
+    }
+    ip(&lab, client, "addr add fd00:88::2/128 dev lo");
+    ip(&lab, host, &format!("-6 route add fd00:88::2 via {}", client.addr6));
+    ip(&lab, client, &format!("-6 route add {} via {} src fd00:88::2", host.addr6, host.addr6));
+    let devices = format!("xdp:{},xdp:second", host.interface);
+    let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", devices).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let _ = lab.random_file("www/big", 24_000_000);
+    let mut curl = download(&lab, client, &format!("http://[{}]:{}/big", host.addr6, nginx.port));
+    wait_for_state(&engine, &format!("path:xdp:{}-0", host.interface));
+    ip(&lab, host, "-6 route replace fd00:88::2 via fd00:78::2");
+    ip(&lab, client, &format!("-6 route replace {} via fd00:78::1 src fd00:88::2", host.addr6));
+    wait_for_state(&engine, "path:xdp:second-0");
+    ip(&lab, client, &format!("link set {} down", client.interface));
+    same_file(&lab, &mut curl);
+    engine.went_through(1);
+}
+
 /// However the engine ends, nothing of it stays on the interface, and its listeners are the kernel's.
 #[test]
 fn a_killed_engine_leaves_no_program_behind() {

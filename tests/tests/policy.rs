@@ -191,6 +191,47 @@ const CASES: &[Case] = &[
         want: "fd00:78::1",
         ours: true,
     },
+    // Rules about packets that come in by an interface: ours come from this host itself (`lo`).
+    Case {
+        change: "route add unreachable 10.99.0.2 table 400",
+        to: "10.99.0.2",
+        from: "",
+        mark: 0,
+        want: "10.77.0.50",
+        ours: true,
+    },
+    Case {
+        change: "rule add iif second lookup 400 pref 600",
+        to: "10.99.0.2",
+        from: "",
+        mark: 0,
+        want: "10.77.0.50",
+        ours: true,
+    },
+    Case {
+        change: "rule add iif lo to 10.99.0.2 lookup 400 pref 700",
+        to: "10.99.0.2",
+        from: "",
+        mark: 0,
+        want: "EHOSTUNREACH",
+        ours: false,
+    },
+    Case {
+        change: "route replace 10.99.0.2 via 10.78.0.2 table 400",
+        to: "10.99.0.2",
+        from: "",
+        mark: 0,
+        want: "10.78.0.1",
+        ours: true,
+    },
+    Case {
+        change: "rule del pref 700",
+        to: "10.99.0.2",
+        from: "",
+        mark: 0,
+        want: "10.77.0.50",
+        ours: true,
+    },
     // The table "default" is asked last.
     Case {
         change: "route add default via 10.78.0.2 table default",
