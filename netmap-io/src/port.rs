@@ -301,6 +301,8 @@ pub struct OpenOptions {
     pub timestamps: bool,
     /// netmap: the kernel goes on using the interface, through its host rings; [`Device::steering`] says what is ours.
     pub beside_kernel: bool,
+    /// AF_XDP: the program's link is held by others, too ([`Steering::hold`]), and inherited from those who had it.
+    pub kept: bool,
 }
 
 impl Default for OpenOptions {
@@ -319,6 +321,7 @@ impl Default for OpenOptions {
             old_interface: false,
             timestamps: false,
             beside_kernel: false,
+            kept: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 
 use crate::PortError;
 
@@ -132,6 +133,22 @@ pub trait Steering: Send + Sync {
 
     /// Drops the exception again. Not an error when there is none.
     fn unregister_flow(&self, flow: Flow) -> Result<(), PortError>;
+
+    /// What keeps the steering alive when its process is gone, for whoever is to hold it as well: frames of ours are dropped
+    /// then, and not the kernel's. `None`: nothing does.
+    fn hold(&self) -> Option<OwnedFd> {
+        None
+    }
+
+    /// Whether somebody before us is still steering, by what was held.
+    fn is_inherited(&self) -> bool {
+        false
+    }
+
+    /// Ends that: from now on our own registrations count.
+    fn take_over(&self) -> Result<(), PortError> {
+        Ok(())
+    }
 
     /// How the frames are told apart, for people: `native XDP on eth0 (program 17)`.
     fn describe(&self) -> String;

@@ -224,14 +224,7 @@ const CASES: &[Case] = &[
         want: "10.78.0.1",
         ours: true,
     },
-    Case {
-        change: "rule del pref 700",
-        to: "10.99.0.2",
-        from: "",
-        mark: 0,
-        want: "10.77.0.50",
-        ours: true,
-    },
+    Case { change: "rule del pref 700", to: "10.99.0.2", from: "", mark: 0, want: "10.77.0.50", ours: true },
     // The table "default" is asked last.
     Case {
         change: "route add default via 10.78.0.2 table default",

@@ -169,3 +169,52 @@ fn a_switch_ends_and_comes_back() {
         (engine.counters().get("accepts") > before).then_some(())
     });
 }
+
+/// A switch is killed under a connection and started again: its engines kept the hook, so that no kernel answers with a reset,
+/// and the connection goes on, also one that an engine made.
+#[test]
+fn a_switch_that_is_started_again_loses_no_connection() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("switch-again"), Net::new());
+    let host = &net.server;
+    let mut switch = start_switch(&lab, host);
+    let [engine, other] = [stack(&lab, host), stack(&lab, host)];
+    let port = lab.port();
+    let echo = format!(
+        "import socket
+s = socket.create_server(('', {port}))
+print('listens', flush=True)
+while True:
+    c, _ = s.accept()
+    while data := c.recv(100): c.sendall(data)
+    c.close()"
+    );
+    let mut ours = lab.python(&echo).under(&engine).spawn();
+    ours.wait_for_output("listens");
+    let mut theirs = lab.python(&echo).inside(&net.client).spawn();
+    theirs.wait_for_output("listens");
+    let talk = |to: &str| {
+        format!(
+            "import socket, time
+s = socket.create_connection(('{to}', {port}), timeout=20)
+for n in range(40):
+    s.sendall(b'%02d' % n); assert s.recv(2) == b'%02d' % n
+    if n in (5, 39): print(n, flush=True)
+    time.sleep(0.05)"
+        )
+    };
+    let mut incoming = lab.python(&talk(&host.addr)).inside(&net.client).spawn();
+    let mut outgoing = lab.python(&talk(&net.client.addr)).under(&other).spawn();
+    for talker in [&mut incoming, &mut outgoing] {
+        talker.wait_for_output("5");
+    }
+    switch.signal(libc::SIGKILL);
+    wait_until("the switch is dead", WAIT, || (!switch.is_alive()).then_some(()));
+    let _switch = start_switch(&lab, host);
+    for talker in [incoming, outgoing] {
+        assert_eq!(talker.finish().ok().text(), "5\n39\n");
+    }
+    for engine in [engine, other] {
+        engine.went_through(1);
+    }
+}

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use super::message::{LEN, Question, Welcome, answer};
 use super::table::{Entered, Owner, Table};
-use super::{BLOCK, CLIENT_PORTS};
+use super::{BLOCK, CLIENT_PORTS, STACKS_MAX};
 use crate::{Flow, Port, PortError, Proto, Steering, Tuple};
 
 /// Tuples of one stack at most.
@@ -75,6 +75,12 @@ impl Guest {
         let place = u16::try_from(self.owner.saturating_sub(1)).unwrap_or(0);
         let first = CLIENT_PORTS.start() + place * BLOCK;
         (first, first + BLOCK - 1)
+    }
+
+    /// Whose block of client ports begins with `first`.
+    pub(super) fn owner_of(first: u16) -> Option<Owner> {
+        let place = first.checked_sub(*CLIENT_PORTS.start())? / BLOCK;
+        (usize::from(place) < STACKS_MAX).then(|| Owner::from(place) + 1)
     }
 
     /// Whether a range of tuples is on its way, or it is to be forgotten.

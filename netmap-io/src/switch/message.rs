@@ -8,14 +8,15 @@ use crate::{Flow, PeerVerdict, Proto, Tuple};
 /// Bytes of a question or an answer.
 pub(super) const LEN: usize = 64;
 /// First byte of everything: another version of utcp is told from ours.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 const NAME_MAX: usize = 32;
 
 /// What a stack asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Question {
-    /// First, with its name for people: takes part. After the answer come its pipe's descriptors.
-    Hello(String),
+    /// First, with its name for people, and the first of the client ports that it had before (0: none): takes part. After
+    /// the answer come its pipe's descriptors, and then what keeps the steering, if the answer says so.
+    Hello(String, u16),
     /// Take frames to every port of the range.
     Register(Tuple, RangeInclusive<u16>),
     /// Give them back to the kernel.
@@ -37,6 +38,8 @@ pub(super) struct Welcome {
     pub(super) mac: [u8; 6],
     pub(super) local: bool,
     pub(super) rx_checksum: bool,
+    /// Another descriptor comes: [`Steering::hold`](crate::Steering::hold)'s.
+    pub(super) holds: bool,
     /// The stack's own client ports.
     pub(super) client_ports: (u16, u16),
     pub(super) interface: String,
@@ -129,7 +132,7 @@ impl Question {
     pub(super) fn to_bytes(&self) -> [u8; LEN] {
         let take = |verdict: &PeerVerdict| [u8::from(*verdict == PeerVerdict::Take)];
         let written = match self {
-            Self::Hello(name) => Writer::new(1).text(name),
+            Self::Hello(name, port) => Writer::new(1).put(&port.to_be_bytes()).text(name),
             Self::Register(tuple, ports) => Writer::new(2).tuple(*tuple).range(ports),
             Self::Unregister(tuple, ports) => Writer::new(3).tuple(*tuple).range(ports),
             Self::RegisterFlow(flow, verdict) => Writer::new(4).flow(*flow).put(&take(verdict)),
@@ -146,7 +149,10 @@ impl Question {
             return None;
         }
         Some(match bytes[1] {
-            1 => Self::Hello(reader.text()),
+            1 => {
+                let port = reader.half();
+                Self::Hello(reader.text(), port)
+            }
             2 => Self::Register(reader.tuple(), reader.range()),
             3 => Self::Unregister(reader.tuple(), reader.range()),
             4 => {
@@ -169,7 +175,7 @@ pub(super) fn answer(errno: i32, welcome: &Welcome) -> [u8; LEN] {
         .put(&welcome.mtu.to_be_bytes())
         .put(&welcome.mtu_max.to_be_bytes())
         .put(&welcome.mac)
-        .put(&[u8::from(welcome.local), u8::from(welcome.rx_checksum)])
+        .put(&[u8::from(welcome.local), u8::from(welcome.rx_checksum), u8::from(welcome.holds)])
         .put(&welcome.client_ports.0.to_be_bytes())
         .put(&welcome.client_ports.1.to_be_bytes())
         .text(&welcome.interface)
@@ -190,6 +196,7 @@ pub(super) fn read_answer(bytes: &[u8; LEN]) -> Option<(i32, Welcome)> {
         mac: reader.take(),
         local: reader.take::<1>() == [1],
         rx_checksum: reader.take::<1>() == [1],
+        holds: reader.take::<1>() == [1],
         client_ports: (reader.half(), reader.half()),
         interface: reader.text(),
     };
@@ -205,7 +212,7 @@ mod tests {
         let tuple = Tuple::new([10, 0, 0, 1], 80, Proto::TCP);
         let flow = Flow { local: tuple, peer_addr: crate::mapped([10, 0, 0, 2].into()), peer_port: 4000 };
         for question in [
-            Question::Hello("a-stack".into()),
+            Question::Hello("a-stack".into(), 61_512),
             Question::Register(tuple, 80..=90),
             Question::Unregister(tuple, 80..=80),
             Question::RegisterFlow(flow, PeerVerdict::Take),
@@ -222,6 +229,7 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             local: true,
             rx_checksum: false,
+            holds: true,
             client_ports: (61_000, 61_511),
             interface: "eth0".into(),
         };

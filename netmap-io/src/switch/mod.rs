@@ -18,6 +18,7 @@
 //! | `server` | the switch: its loop |
 //! | `guest` | one stack's connection, seen from the switch |
 //! | `stack` | the same, seen from the stack: a port and its steering |
+//! | `held` | what a stack keeps of a switch that is gone |
 //!
 //! Ground rules
 //!
@@ -28,6 +29,7 @@
 //!   others; one that dies has its tuples freed, a few at a time.
 
 mod guest;
+mod held;
 mod message;
 mod places;
 mod plain;

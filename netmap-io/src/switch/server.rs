@@ -40,6 +40,8 @@ const PIPE_RING_BYTES: u32 = 16 << 20;
 const BUSY_MAX: u32 = 8;
 /// How long to look for more work before sleeping.
 const SPIN: Duration = Duration::from_micros(50);
+/// How long stacks of a switch before us have to come back: they look twice a second.
+const SETTLE: Duration = Duration::from_millis(1200);
 /// How long to sleep while a ring is full that nobody tells of.
 const NAP: Duration = Duration::from_millis(1);
 
@@ -66,6 +68,8 @@ pub struct Switch {
     heads: Box<[[u8; HEAD]; BATCH]>,
     /// Busy rounds since questions were last looked for.
     busy: u32,
+    /// Until then a switch before us is still steering, and stacks register again.
+    settles: Option<Instant>,
 }
 
 impl Switch {
@@ -86,6 +90,8 @@ impl Switch {
         if device.ports.is_empty() {
             return Err(failed(io::Error::other("its device has no port")));
         }
+        let inherited = device.steering.as_ref().is_some_and(|steering| steering.is_inherited());
+        let settles = inherited.then(|| Instant::now() + SETTLE);
         Ok(Self {
             nics: device.ports,
             steering: device.steering,
@@ -101,6 +107,7 @@ impl Switch {
             blocked: false,
             heads: Box::new([[0; HEAD]; BATCH]),
             busy: 0,
+            settles,
         })
     }
 
@@ -144,8 +151,18 @@ impl Switch {
             self.busy = 0;
             work |= self.listen();
             work |= self.bury();
+            self.settle()?;
         }
         Ok(work)
+    }
+
+    /// Once who was there before has had time to register again, our registrations count.
+    fn settle(&mut self) -> Result<(), PortError> {
+        if self.settles.is_none_or(|due| Instant::now() < due) {
+            return Ok(());
+        }
+        self.settles = None;
+        self.steering.as_ref().map_or(Ok(()), |steering| steering.take_over())
     }
 
     /// Frames of the device go to whoever registered for them.
@@ -246,7 +263,7 @@ impl Switch {
         let steering = steering.as_deref();
         let guest = &mut guests[index];
         match (question, guest.port.is_some()) {
-            (Question::Hello(name), false) => self.welcome(index, name),
+            (Question::Hello(name, port), false) => self.welcome(index, name, port),
             (Question::Report, _) => self.report(index),
             (Question::Register(tuple, ports), true) => {
                 guest.begin(true, tuple, *ports.start(), *ports.end());
@@ -267,18 +284,21 @@ impl Switch {
     }
 
     /// A stack takes part: it gets a pipe and a block of client ports.
-    fn welcome(&mut self, index: usize, name: String) {
+    fn welcome(&mut self, index: usize, name: String, had: u16) {
         let Some(caps) = self.nics.first().map(|nic| nic.caps().clone()) else { return };
         let taken: Vec<Owner> =
             self.guests.iter().filter(|guest| guest.port.is_some()).map(|guest| guest.owner).collect();
-        let free = (1..).take(STACKS_MAX).find(|owner| !taken.contains(owner));
+        // Who had a block before gets it again, so that its connections have their ports.
+        let before = Guest::owner_of(had).into_iter();
+        let free = before.chain((1..).take(STACKS_MAX)).find(|owner| !taken.contains(owner));
         let Some(owner) = free else { return self.guests[index].answer(libc::EUSERS, &Welcome::default()) };
         // Whoever had this number and is no stack yet gets the one that becomes free.
         let old = self.guests[index].owner;
         if let Some(other) = self.guests.iter_mut().find(|guest| guest.owner == owner) {
             other.owner = old;
         }
-        let guest = &mut self.guests[index];
+        let Self { guests, steering, .. } = self;
+        let guest = &mut guests[index];
         guest.owner = owner;
         let frame_size = caps.frame_bytes_max.next_power_of_two().clamp(2048, 65_536);
         let slots = PIPE_SLOTS.min(PIPE_RING_BYTES / frame_size);
@@ -291,9 +311,13 @@ impl Switch {
         let Ok((port, fds)) = pipe::lend(&name, &options) else {
             return guest.answer(libc::ENOMEM, &Welcome::default());
         };
-        guest.answer(0, &welcome_of(&caps, guest.client_ports()));
+        let link = steering.as_ref().and_then(|steering| steering.hold());
+        guest.answer(0, &Welcome { holds: link.is_some(), ..welcome_of(&caps, guest.client_ports()) });
         let [a, b, c, d] = &fds;
         guest.dead |= sys::send_descriptors(&guest.stream, [a, b, c, d]).is_err();
+        if let Some(link) = link {
+            guest.dead |= sys::send_descriptors(&guest.stream, [&link]).is_err();
+        }
         guest.name = name;
         guest.port = Some(port);
     }
@@ -342,6 +366,9 @@ impl Switch {
             quiet &= nic.arm()?;
         }
         let mut timeout = if self.blocked { NAP } else { Duration::from_secs(3600) };
+        if let Some(due) = self.settles {
+            timeout = timeout.min(due.saturating_duration_since(Instant::now()));
+        }
         for nic in &self.nics {
             timeout = timeout.min(nic.resync_in().unwrap_or(timeout));
         }
@@ -381,6 +408,7 @@ fn welcome_of(caps: &Caps, client_ports: (u16, u16)) -> Welcome {
         mac: caps.mac,
         local: caps.local,
         rx_checksum: caps.rx_checksum,
+        holds: false,
         client_ports,
         interface: caps.interface.clone().unwrap_or_default(),
     }

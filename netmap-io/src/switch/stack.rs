@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::held;
 use super::message::{LEN, Question, Welcome, read_answer};
 use crate::pipe::{self, sys};
 use crate::{Device, Flow, OpenOptions, PeerVerdict, PortError, Steering, Tuple};
@@ -35,7 +36,10 @@ pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortErro
         },
         _ => PortError::io(format!("joining {device}"), error),
     };
-    let stream = super::address(name).and_then(|at| UnixStream::connect_addr(&at)).map_err(failed)?;
+    let stream = super::address(name).and_then(|at| UnixStream::connect_addr(&at)).map_err(|error| {
+        held::missed(name);
+        failed(error)
+    })?;
     // Anybody can take a name that no switch has.
     match sys::peer_user(&stream).map_err(failed)? {
         user if user == 0 || user == sys::effective_user() => {}
@@ -45,10 +49,18 @@ pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortErro
         .set_read_timeout(Some(PATIENCE))
         .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
         .map_err(failed)?;
-    let welcome = ask(&stream, &Question::Hello(options.stack.clone())).map_err(failed)?;
+    let hello = Question::Hello(options.stack.clone(), held::client_port(name));
+    let welcome = ask(&stream, &hello).map_err(failed)?;
     let fds = sys::receive_descriptors(&stream).map_err(failed)?;
+    let link = if welcome.holds {
+        let [link] = sys::receive_descriptors(&stream).map_err(failed)?;
+        Some(link)
+    } else {
+        None
+    };
+    held::keep(name, welcome.client_ports.0, link);
     let port = pipe::borrow(&device, fds, |caps| {
-        let Welcome { ifindex, mtu, mtu_max, mac, local, rx_checksum, client_ports, interface } = welcome;
+        let Welcome { ifindex, mtu, mtu_max, mac, local, rx_checksum, client_ports, interface, .. } = welcome;
         caps.name.clone_from(&device);
         caps.interface = Some(interface);
         caps.ifindex = Some(ifindex);

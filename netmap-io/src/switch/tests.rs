@@ -22,17 +22,20 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self::named(&format!("test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn named(name: &str) -> Self {
         let options = OpenOptions { rx_slots: 256, tx_slots: 256, ..OpenOptions::default() };
-        let [nic, wire] = crate::pipe::pair(&name, &options).unwrap();
+        let [nic, wire] = crate::pipe::pair(name, &options).unwrap();
         let device = Device { ports: vec![nic], steering: None };
-        let mut switch = Switch::new(device, &name).unwrap();
+        let mut switch = Switch::new(device, name).unwrap();
         let (stop, stopped) = std::os::unix::net::UnixStream::pair().unwrap();
         let thread = thread::spawn(move || {
             use std::os::fd::AsFd;
             switch.run(stopped.as_fd())
         });
-        Self { name, wire, stop: Some(stop), thread: Some(thread) }
+        Self { name: name.to_owned(), wire, stop: Some(stop), thread: Some(thread) }
     }
 
     fn stack(&self, name: &str) -> Result<Stack, PortError> {
@@ -291,4 +294,21 @@ fn a_switch_that_ends_is_gone_for_its_stacks() {
     assert!(matches!(a.steering.register(tuple(81)), Err(PortError::Gone { .. })));
     let error = crate::open(&format!("switch:{name}"), &OpenOptions::default()).err().unwrap().to_string();
     assert!(error.contains("start `utcp switch xdp:"), "{error}");
+}
+
+/// Stacks that come back to a switch that was started again have the client ports of before, whoever comes first.
+#[test]
+fn a_switch_that_is_started_again_gives_everybody_his_ports() {
+    let first = Lab::new();
+    let name = first.name.clone();
+    let ports = |stack: &Stack| stack.port.caps().client_ports.unwrap();
+    let (a, b) = (first.stack("a").unwrap(), first.stack("b").unwrap());
+    assert_eq!([ports(&a), ports(&b)], [(61_000, 61_511), (61_512, 62_023)]);
+    drop((a, b, first));
+    // This process remembers what it was given last: b's.
+    let again = Lab::named(&name);
+    let b = again.stack("b").unwrap();
+    assert_eq!(ports(&b), (61_512, 62_023));
+    // It has them, so the next gets the first that are free.
+    assert_eq!(ports(&again.stack("c").unwrap()), (61_000, 61_511));
 }

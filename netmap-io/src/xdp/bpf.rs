@@ -20,6 +20,7 @@ const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const PROG_QUERY: libc::c_int = 16;
 const LINK_CREATE: libc::c_int = 28;
+const LINK_UPDATE: libc::c_int = 29;
 const LINK_GET_FD_BY_ID: libc::c_int = 30;
 const LINK_GET_NEXT_ID: libc::c_int = 31;
 
@@ -125,6 +126,15 @@ struct LinkCreateArgs {
     target_ifindex: u32,
     attach_type: u32,
     flags: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdateArgs {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
 }
 
 #[repr(C)]
@@ -342,6 +352,17 @@ impl Program {
         own(unsafe { bpf(LINK_CREATE, &mut args) }?)
     }
 
+    /// Takes the place of the program that `link` holds, from one frame to the next.
+    pub(super) fn replace_in(&self, link: &OwnedFd) -> io::Result<()> {
+        let mut args = LinkUpdateArgs {
+            link_fd: number(link),
+            new_prog_fd: number(&self.fd),
+            ..LinkUpdateArgs::default()
+        };
+        // SAFETY: the command reads its structure only.
+        unsafe { bpf(LINK_UPDATE, &mut args) }.map(drop)
+    }
+
     #[cfg(test)]
     /// Runs the program on a frame without a device; its verdict and the nanoseconds of one run.
     pub(super) fn test_run(&self, frame: &[u8], repeat: u32) -> io::Result<(u32, u32)> {
@@ -375,18 +396,16 @@ fn info<T: Default>(fd: &OwnedFd) -> io::Result<T> {
     Ok(info)
 }
 
-/// Number and name of the program that some link holds on the XDP hook of an interface.
-pub(super) fn attached(ifindex: u32) -> Option<(u32, String)> {
+/// The link that holds this program on the hook of an interface. Asking takes CAP_SYS_ADMIN.
+pub(super) fn link_of(ifindex: u32, program: u32) -> Option<OwnedFd> {
     let mut ids = IdArgs::default();
     // SAFETY: the command reads and writes its structure only.
     while unsafe { bpf(LINK_GET_NEXT_ID, &mut ids) }.is_ok() {
         ids.id = ids.next_id;
-        let link: LinkInfo = match by_id(LINK_GET_FD_BY_ID, ids.id) {
-            Ok(link) => link,
-            Err(_) => continue,
-        };
-        if link.kind == LINK_TYPE_XDP && link.ifindex == ifindex {
-            return Some((link.prog_id, program_name(link.prog_id).unwrap_or_default()));
+        let Ok(fd) = fd_by_id(LINK_GET_FD_BY_ID, ids.id) else { continue };
+        let Ok(link) = info::<LinkInfo>(&fd) else { continue };
+        if link.kind == LINK_TYPE_XDP && (link.ifindex, link.prog_id) == (ifindex, program) {
+            return Some(fd);
         }
     }
     None
@@ -410,14 +429,13 @@ pub(super) fn attached_behind(ifindex: u32, name: &str) -> Option<u32> {
 
 /// Name of the program with that number.
 pub(super) fn program_name(id: u32) -> Option<String> {
-    let program: ProgInfo = by_id(PROG_GET_FD_BY_ID, id).ok()?;
+    let program: ProgInfo = info(&fd_by_id(PROG_GET_FD_BY_ID, id).ok()?).ok()?;
     let name = program.name.split(|b| *b == 0).next().unwrap_or(&[]);
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
-fn by_id<T: Default>(command: libc::c_int, id: u32) -> io::Result<T> {
+fn fd_by_id(command: libc::c_int, id: u32) -> io::Result<OwnedFd> {
     let mut args = IdArgs { id, ..IdArgs::default() };
     // SAFETY: the command reads its structure only and returns a new descriptor.
-    let fd = own(unsafe { bpf(command, &mut args) }?)?;
-    info(&fd)
+    own(unsafe { bpf(command, &mut args) }?)
 }

@@ -18,6 +18,7 @@
 mod asm;
 mod bpf;
 mod direct;
+mod hook;
 mod joined;
 mod packets;
 mod program;
@@ -76,8 +77,8 @@ pub(crate) fn open(name: &str, queue: Option<u32>, options: &OpenOptions) -> Res
             other => return other,
         }
     }
-    let mut steering = XdpSteering::load(device.queues, options.tuples_max)?;
-    let native = steering.attach(&device.name, device.index, options.xdp_mode)?;
+    let mut steering = XdpSteering::load(device.queues, options.tuples_max, options.kept)?;
+    let native = steering.attach(&device.name, device.index, options.xdp_mode, options.kept)?;
     let form = form(&device, native, options);
     let steering = Arc::new(steering);
     let rss = Rss::of(&device.name).ok().flatten().map(Arc::new);

@@ -19,6 +19,8 @@
 use super::asm::{Asm, Helper, If, Insn, Label, Reg, Width};
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 
+/// XDP verdict: away with it.
+pub(super) const XDP_DROP: i32 = 1;
 /// XDP verdict: on to the kernel's stack.
 pub(super) const XDP_PASS: i32 = 2;
 /// tcx verdicts: the next program decides, and on to the stack.

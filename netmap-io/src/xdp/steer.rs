@@ -2,13 +2,15 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::bpf::{self, Kind, Map, MapType, NO_PREALLOC, Program, Update};
+use super::hook::{Hooked, hooked};
 use super::packets::MARK;
 use super::program::{
-    self, FLOW_LEAVE, FLOW_TAKE, FlowKey, FragmentKey, Hook, Maps, State, TupleKey, XDP_PASS,
+    self, FLOW_LEAVE, FLOW_TAKE, FlowKey, FragmentKey, Hook, Maps, State, TupleKey, XDP_DROP, XDP_PASS,
 };
 use crate::sys::{Interface, number};
 use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
@@ -56,14 +58,19 @@ struct Attached {
     interface: String,
     /// How, in words.
     way: &'static str,
-    /// Closing it detaches, also when the kernel closes it for a killed process.
-    _link: OwnedFd,
+    /// Closing it detaches, also when the kernel closes it for a killed process; unless others hold it, too.
+    link: OwnedFd,
+    /// The link's program is still that of whoever made it.
+    inherited: AtomicBool,
+    /// Others may hold the link: whoever comes next is allowed to find it.
+    kept: bool,
 }
 
 impl XdpSteering {
     /// Loads the program for a device with `queues` queues. Nothing is taken before [`Self::attach`].
-    pub(super) fn load(queues: u32, tuples_max: u32) -> Result<Self, PortError> {
-        Self::load_with(queues, tuples_max, Hook::Xdp(XDP_PASS))
+    /// `kept`: others hold its link as well; so as long as nobody has a socket, frames of ours are dropped.
+    pub(super) fn load(queues: u32, tuples_max: u32, kept: bool) -> Result<Self, PortError> {
+        Self::load_with(queues, tuples_max, Hook::Xdp(if kept { XDP_DROP } else { XDP_PASS }))
     }
 
     /// Puts the program behind GRO of `device`, where it marks what is ours.
@@ -71,7 +78,8 @@ impl XdpSteering {
         let mut steering = Self::load_with(1, tuples_max, Hook::Behind(MARK))?;
         let link = steering.program.attach_behind(device.index);
         let link = link.map_err(|error| refused("attaching the steering program", error))?;
-        let attached = Attached { interface: device.name.clone(), way: "tcx", _link: link };
+        let (interface, inherited) = (device.name.clone(), AtomicBool::new(false));
+        let attached = Attached { interface, way: "tcx", link, inherited, kept: false };
         steering.attached = Some(attached);
         Ok(steering)
     }
@@ -112,8 +120,18 @@ impl XdpSteering {
             .map_err(|e| refused("entering a socket for steering", e))
     }
 
-    /// Puts the program in front of the interface. Returns whether it runs in the driver.
-    pub(super) fn attach(&mut self, interface: &str, ifindex: u32, mode: XdpMode) -> Result<bool, PortError> {
+    /// Puts the program in front of the interface. Returns whether it runs in the driver. `kept`: a link of ours that is
+    /// there already is inherited, and gets the program later ([`Steering::take_over`]).
+    pub(super) fn attach(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        mode: XdpMode,
+        kept: bool,
+    ) -> Result<bool, PortError> {
+        if kept && let Some(native) = self.inherit(interface, ifindex) {
+            return Ok(native);
+        }
         let mut native = mode != XdpMode::Generic;
         let link = match self.attach_when_free(ifindex, native) {
             // Busy stays busy in the other mode. Any other refusal is the driver's: it has no XDP, or
@@ -125,14 +143,33 @@ impl XdpSteering {
             other => other,
         };
         let link = link.map_err(|error| Self::attach_error(interface, ifindex, mode, error))?;
-        let way = if native { "native XDP" } else { "generic XDP" };
-        self.attached = Some(Attached { interface: interface.into(), way, _link: link });
+        let (inherited, kept) = (AtomicBool::new(false), kept && self.can_be_found(ifindex));
+        let (interface, way) = (interface.into(), way(native));
+        self.attached = Some(Attached { interface, way, link, inherited, kept });
         Ok(native)
+    }
+
+    /// Whether whoever comes next may ask for the link.
+    fn can_be_found(&self, ifindex: u32) -> bool {
+        bpf::link_of(ifindex, self.program.id()).is_some()
+    }
+
+    /// Takes part in a link that one of ours made on the interface; whether it is the driver's.
+    fn inherit(&mut self, interface: &str, ifindex: u32) -> Option<bool> {
+        let Hooked { program, native } = hooked(ifindex).ok()??;
+        if bpf::program_name(program).as_deref() != Some(PROGRAM_NAME) {
+            return None;
+        }
+        let link = bpf::link_of(ifindex, program)?;
+        let inherited = AtomicBool::new(true);
+        let (interface, way) = (interface.into(), way(native));
+        self.attached = Some(Attached { interface, way, link, inherited, kept: true });
+        Some(native)
     }
 
     /// An engine that is being replaced may hold the hook for a moment longer than its process lives.
     fn attach_when_free(&self, ifindex: u32, native: bool) -> io::Result<OwnedFd> {
-        let ours = || bpf::attached(ifindex).is_none_or(|(_, name)| name == PROGRAM_NAME);
+        let ours = || attached(ifindex).is_none_or(|(_, name)| name == PROGRAM_NAME || name.is_empty());
         for _ in 0..BUSY_RETRIES {
             match self.program.attach(ifindex, native) {
                 Err(error) if is_busy(&error) && ours() => std::thread::sleep(BUSY_PAUSE),
@@ -144,10 +181,15 @@ impl XdpSteering {
 
     fn attach_error(interface: &str, ifindex: u32, mode: XdpMode, error: io::Error) -> PortError {
         if is_busy(&error) {
-            let detail = match bpf::attached(ifindex) {
+            let detail = match attached(ifindex).filter(|(_, name)| !name.is_empty()) {
                 Some((id, name)) if name == PROGRAM_NAME => {
                     format!("another utcp engine drives it (program {id}); stop that one or attach to it")
                 }
+                // libxdp's, in front of the programs that it chains.
+                Some((id, name)) if name == "xdp_dispatcher" => format!(
+                    "libxdp's dispatcher (program {id}) has it; `xdp-loader status {interface}` shows its programs, \
+                     `xdp-loader unload {interface} --all` frees it. Our program decides for a frame alone and can't stand in its chain"
+                ),
                 Some((id, name)) => format!(
                     "XDP program {name:?} (number {id}) is attached; `bpftool net` shows by whom, and it must be detached first"
                 ),
@@ -198,6 +240,16 @@ impl XdpSteering {
     }
 }
 
+fn way(native: bool) -> &'static str {
+    if native { "native XDP" } else { "generic XDP" }
+}
+
+/// Number of the program on the hook of an interface, and its name, where the kernel lets us ask.
+pub(super) fn attached(ifindex: u32) -> Option<(u32, String)> {
+    let Hooked { program, .. } = hooked(ifindex).ok()??;
+    Some((program, bpf::program_name(program).unwrap_or_default()))
+}
+
 /// Someone else's program is there, in this or the other mode.
 fn is_busy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
@@ -236,6 +288,20 @@ impl Steering for XdpSteering {
             self.publish_flow_count(*count)?;
         }
         Ok(())
+    }
+
+    fn hold(&self) -> Option<OwnedFd> {
+        self.attached.as_ref().filter(|attached| attached.kept)?.link.try_clone().ok()
+    }
+
+    fn is_inherited(&self) -> bool {
+        self.attached.as_ref().is_some_and(|attached| attached.inherited.load(Ordering::Relaxed))
+    }
+
+    fn take_over(&self) -> Result<(), PortError> {
+        let Some(attached) = self.attached.as_ref().filter(|_| self.is_inherited()) else { return Ok(()) };
+        attached.inherited.store(false, Ordering::Relaxed);
+        self.program.replace_in(&attached.link).map_err(|e| refused("replacing the steering program", e))
     }
 
     fn describe(&self) -> String {

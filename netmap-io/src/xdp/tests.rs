@@ -250,8 +250,11 @@ fn a_foreign_program_is_named_and_stays() {
     asm.mov_imm(Reg::R0, super::program::XDP_PASS);
     asm.exit();
     let insns = asm.finish();
-    for native in [true, false] {
-        let program = super::bpf::Program::load("firewall", super::bpf::Kind::Xdp, &insns).unwrap();
+    let firewall = |id| format!("XDP program \"firewall\" (number {id}) is attached");
+    let chained = |id| format!("libxdp's dispatcher (program {id}) has it; `xdp-loader status nio-a` shows");
+    for (name, native) in [("firewall", true), ("firewall", false), ("xdp_dispatcher", true)] {
+        let words = |id| if name == "firewall" { firewall(id) } else { chained(id) };
+        let program = super::bpf::Program::load(name, super::bpf::Kind::Xdp, &insns).unwrap();
         let ifindex = net.a.run(|| crate::sys::interface("nio-a").unwrap().unwrap().index);
         let id = program.id();
         let (program, link) = net.a.run(move || {
@@ -260,12 +263,61 @@ fn a_foreign_program_is_named_and_stays() {
         });
         let options = OpenOptions { rx_slots: 64, tx_slots: 64, ..OpenOptions::default() };
         let error = net.open(&net.a, "xdp:nio-a", &options).err().unwrap().to_string();
-        let words = format!("XDP program \"firewall\" (number {id}) is attached");
-        assert!(error.contains("is in use") && error.contains(&words), "{error}");
-        assert_eq!(super::bpf::attached(ifindex), Some((id, "firewall".to_owned())));
+        assert!(error.contains("is in use") && error.contains(&words(id)), "{error}");
+        // One that would inherit a link inherits none of a stranger's.
+        let kept = OpenOptions { kept: true, ..options.clone() };
+        assert!(net.open(&net.a, "xdp:nio-a", &kept).err().unwrap().to_string().contains(&words(id)));
+        let attached = net.a.run(move || super::steer::attached(ifindex));
+        assert_eq!(attached, Some((id, name.to_owned())));
         drop((program, link));
         // Detached: now it is ours.
         drop(net.open(&net.a, "xdp:nio-a", &options).unwrap());
+    }
+}
+
+/// Whoever holds the link keeps the program where it is; the next device of the same kind takes its place without a gap.
+#[test]
+fn a_link_that_is_held_is_inherited() {
+    skip_without!(namespaces);
+    for mode in [crate::XdpMode::Native, crate::XdpMode::Generic] {
+        let net = Network::new(1, 1500);
+        let ifindex = net.a.run(|| crate::sys::interface("nio-a").unwrap().unwrap().index);
+        let attached = || net.a.run(move || super::steer::attached(ifindex)).map(|(id, _)| id);
+        let options = OpenOptions { rx_slots: 64, tx_slots: 64, xdp_mode: mode, ..OpenOptions::default() };
+        let kept = OpenOptions { kept: true, ..options.clone() };
+        let first = net.open(&net.a, "xdp:nio-a", &kept).unwrap();
+        let steering = first.steering.clone().unwrap();
+        let (held, before) = (steering.hold().unwrap(), attached().unwrap());
+        assert!(!steering.is_inherited());
+        // While the first one lives, its queue is its own, and so is the hook.
+        assert!(net.open(&net.a, "xdp:nio-a", &kept).err().unwrap().to_string().contains("is in use"));
+        assert_eq!(attached(), Some(before));
+        drop((first, steering));
+        assert_eq!(attached(), Some(before), "it is held");
+        // Nobody else takes it.
+        assert!(
+            net.open(&net.a, "xdp:nio-a", &options)
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("another utcp engine")
+        );
+        let second = net.open(&net.a, "xdp:nio-a", &kept).unwrap();
+        let steering = second.steering.clone().unwrap();
+        assert!(
+            steering.is_inherited() && steering.describe().starts_with(&format!("{mode:?}").to_lowercase())
+        );
+        assert_eq!(attached(), Some(before), "not before it is said");
+        steering.take_over().unwrap();
+        assert!(!steering.is_inherited() && attached() != Some(before));
+        steering.take_over().unwrap();
+        drop((second, steering));
+        assert!(attached().is_some(), "still held");
+        drop(held);
+        assert_eq!(attached(), None);
+        // Of a device that is not to be kept, nothing can be held.
+        let plain = net.open(&net.a, "xdp:nio-a", &options).unwrap();
+        assert!(plain.steering.unwrap().hold().is_none());
     }
 }
 
