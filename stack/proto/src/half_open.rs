@@ -82,6 +82,9 @@ pub struct HalfOpen {
     defer: u8,
     /// An ACK has come, but no data.
     acked: bool,
+    /// When something was last answered that may be a stranger's, and how long the next one waits at least.
+    answered_at: Instant,
+    answer_gap: Duration,
     /// The Fast Open cookie that the SYN-ACK hands out.
     fast_open: Option<FastOpenCookie>,
     /// Made from a cookie: the time of the SYN-ACK is not known, so it gives no RTT sample.
@@ -145,6 +148,8 @@ impl HalfOpen {
             defer: cfg.defer_accept,
             acked: false,
             cookie: false,
+            answered_at: Instant::ZERO,
+            answer_gap: cfg.challenge_gap,
             fast_open: None,
             resent_max: cfg.synack_retries,
             rto: cfg.rto_initial,
@@ -225,7 +230,10 @@ impl HalfOpen {
         let rcv_nxt = self.irs + 1;
         if seg.flags.any(Flags::SYN) && seg.ack.is_none() && seg.seq == self.irs && !seg.flags.any(Flags::RST)
         {
-            return HalfOpenVerdict::ResendSynAck;
+            return match self.may_answer(now, seg) {
+                true => HalfOpenVerdict::ResendSynAck,
+                false => HalfOpenVerdict::Drop(DropReason::Duplicate),
+            };
         }
         // First: check the sequence number, and RFC 7323 §5.3 R1: PAWS.
         let old_ts = self.agreed.timestamps
@@ -235,19 +243,19 @@ impl HalfOpen {
             let reason = if in_window { DropReason::Paws } else { DropReason::OutOfWindow };
             return match seg.flags.any(Flags::RST) {
                 true => HalfOpenVerdict::Drop(DropReason::RstOutOfWindow),
-                false => HalfOpenVerdict::Ack(self.ack(now), reason),
+                false => self.challenge(now, seg, reason),
             };
         }
         // Second, RFC 5961 §3.2: only a reset at RCV.NXT counts.
         if seg.flags.any(Flags::RST) {
             return match seg.seq == rcv_nxt {
                 true => HalfOpenVerdict::Remove(DropReason::Closed),
-                false => HalfOpenVerdict::Ack(self.ack(now), DropReason::RstNotExact),
+                false => self.challenge(now, seg, DropReason::RstNotExact),
             };
         }
         // Fourth, RFC 5961 §4.2: a SYN here is answered by a challenge ACK. A peer that really restarted resets us.
         if seg.flags.any(Flags::SYN) {
-            return HalfOpenVerdict::Ack(self.ack(now), DropReason::SynInWindow);
+            return self.challenge(now, seg, DropReason::SynInWindow);
         }
         // Fifth: SND.UNA < SEG.ACK =< SND.NXT, which leaves one number.
         match seg.ack {
@@ -263,6 +271,28 @@ impl HalfOpen {
                 DropReason::AckOfUnsent,
             ),
         }
+    }
+
+    /// An ACK in answer to what is out of order in some way (RFC 5961 §7: not too often).
+    fn challenge(&mut self, now: Instant, seg: &Segment, why: DropReason) -> HalfOpenVerdict {
+        if self.may_answer(now, seg) {
+            HalfOpenVerdict::Ack(self.ack(now), why)
+        } else {
+            HalfOpenVerdict::Drop(why)
+        }
+    }
+
+    /// Linux tcp_oow_rate_limited: without a limit two hosts with half-open records that name each other, which takes two
+    /// forged SYNs, would answer each other's answers as fast as they can. Data is no answer.
+    fn may_answer(&mut self, now: Instant, seg: &Segment) -> bool {
+        if seg.len > 0 && !seg.flags.any(Flags::SYN) {
+            return true;
+        }
+        if self.answered_at != Instant::ZERO && now - self.answered_at < self.answer_gap {
+            return false;
+        }
+        self.answered_at = now;
+        true
     }
 
     /// Whether `seg`, which acknowledges our SYN, does not complete the handshake yet.

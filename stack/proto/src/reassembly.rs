@@ -179,6 +179,14 @@ impl Reassembly {
         self.len = self.len.saturating_sub(n as u8);
     }
 
+    /// Whether something lies on the list that `at` does not end.
+    pub(crate) fn reaches_beyond(&self, at: SeqNum) -> bool {
+        self.runs().last().is_some_and(|run| {
+            let end = run.end;
+            end.after(at)
+        })
+    }
+
     /// What lies before `end` of the first run.
     pub(crate) fn first_below(&self, end: SeqNum) -> Option<(SeqNum, SeqNum)> {
         let run = self.runs().first().copied()?;

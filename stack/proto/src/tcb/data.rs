@@ -85,7 +85,8 @@ impl Tcb {
         // RFC 6093 §3.2 and Linux: the pointer names the byte after the urgent one; the urgent byte is the one before.
         let up = seg.seq + u32::from(seg.urg);
         let known = self.rcv.urgent.is_some_and(|old| up.before_or_eq(old));
-        if seg.urg == 0 || known || up.before_or_eq(self.rcv.consumed) {
+        // Linux: "do not replay urg ptr": a pointer at what has arrived already is a repetition, or a fault of the peer.
+        if seg.urg == 0 || known || (up - 1).before(self.rcv.nxt) {
             return;
         }
         self.rcv.urgent = Some(up);
@@ -193,9 +194,11 @@ impl Tcb {
         Verdict::Continue
     }
 
-    /// The peer's FIN has been seen; it counts when RCV.NXT reaches it. One beyond the window is sent again.
+    /// The peer's FIN has been seen; it counts when RCV.NXT reaches it. One beyond the window is sent again. One that lies
+    /// below what has arrived already, or that is another than the first, is none: RCV.NXT would step over it.
     fn note_fin(&mut self, at: SeqNum) {
-        if at.before_or_eq(self.rcv.adv) && at.after_or_eq(self.rcv.nxt) {
+        let possible = self.rcv.fin.is_none() && !self.reassembly.reaches_beyond(at);
+        if possible && at.before_or_eq(self.rcv.adv) && at.after_or_eq(self.rcv.nxt) {
             self.rcv.fin = Some(at);
         }
         // One that is not in order yet is answered at once, as what arrives out of order is.
@@ -280,13 +283,19 @@ impl Tcb {
             if covered { up } else { current >> shift }
         };
         raw = raw.min(65_535);
-        self.rcv.adv = self.rcv.adv.later(nxt + (raw << shift));
+        let told = nxt + (raw << shift);
+        self.rcv.adv = self.rcv.adv.later(told);
+        self.rcv.told_less = told.before(self.rcv.adv);
         raw as u16
     }
 
     /// True if the window that an ACK would offer now is so much larger that the peer should hear of it.
     pub(super) fn window_update_due(&self) -> bool {
-        let current = self.rcv.nxt.span_to(self.rcv.adv);
+        let mut current = self.rcv.nxt.span_to(self.rcv.adv);
+        if self.rcv.told_less {
+            // What counts is what the peer heard last, which rounding made less than is accepted.
+            current = current.saturating_sub((1u32 << self.rcv.wscale) - 1);
+        }
         let room = self.rcv.nxt.span_to(self.rcv.consumed + self.rcv.capacity);
         let grown = room.saturating_sub(current);
         // Linux tcp_cleanup_rbuf: when the window at least doubles. A window of less than a segment hurts at once.

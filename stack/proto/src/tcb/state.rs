@@ -142,6 +142,8 @@ pub(super) struct Receive {
     /// The ACK number that was last sent (RFC 7323 "Last.ACK.sent").
     pub(super) acked: SeqNum,
     pub(super) wscale: u8,
+    /// The window that was last told ends before `adv`.
+    pub(super) told_less: bool,
     /// The peer's FIN has been taken in: RCV.NXT counts it.
     pub(super) fin_seen: bool,
     /// Where the peer's FIN lies, if it came before the data ahead of it.
@@ -170,6 +172,7 @@ impl Receive {
             capacity,
             acked: ZERO,
             wscale: 0,
+            told_less: false,
             fin_seen: false,
             fin: None,
             mss: 536,

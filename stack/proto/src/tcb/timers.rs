@@ -86,18 +86,29 @@ impl Tcb {
     /// RFC 6298 §5.4: the retransmission timeout.
     fn on_rto(&mut self, now: Instant, out: &mut Actions) {
         let retries = if self.orphan { self.cfg.orphan_retries } else { self.cfg.retries };
+        // Linux: "receiver dastardly shrinks window. Our retransmits become zero probes, but we should not timeout this
+        // connection", as long as it answers; RFC 9293 §3.8.6.1, MUST-37.
+        let probing = self.snd.wnd == 0 && !self.orphan && self.heard_lately(now);
         // RFC 1122 §4.2.3.5: R2, unless the user set a time.
-        if self.recovery.retransmits >= retries && (self.cfg.user_timeout.is_zero() || self.orphan) {
+        let given = self.cfg.user_timeout.is_zero() || self.orphan;
+        if self.recovery.retransmits >= retries && given && !probing {
             self.time_out(out);
             return;
         }
-        self.recovery.retransmits = self.recovery.retransmits.saturating_add(1);
+        self.recovery.retransmits = self.recovery.retransmits.saturating_add(u8::from(!probing));
         self.on_retransmission_timeout();
         self.rtt.back_off();
         self.timers.watch = Watch::Rto;
         let at = self.clamp_to_user_timeout(now + self.rtt.rto(&self.cfg));
         self.timers.set(Timer::Retransmit, at);
-        self.suspect_path();
+        if !probing {
+            self.suspect_path();
+        }
+    }
+
+    /// Linux tcp_rtx_probe0_timed_out: a peer that has been silent for two of the longest timeouts is gone.
+    fn heard_lately(&self, now: Instant) -> bool {
+        now - self.stats.heard_at <= self.cfg.rto_max.times(2)
     }
 
     /// RFC 8985 §7.3: new data if there is some, else the last segment again. Then the RTO watches.
@@ -136,7 +147,10 @@ impl Tcb {
         }
         let retries = if self.orphan { self.cfg.orphan_retries } else { self.cfg.retries };
         let timed_out = !self.cfg.user_timeout.is_zero() && self.user_timeout_passed(now);
-        if self.recovery.probes >= retries || timed_out {
+        // Linux tcp_probe_timer: answers keep no orphan alive whose timeout has reached its ceiling, or a peer could have us
+        // hold its data for ever.
+        let hopeless = self.orphan && self.rtt.rto(&self.cfg) >= self.cfg.rto_max;
+        if self.recovery.probes >= retries || timed_out || hopeless {
             let error = self.soft_error.take().unwrap_or(SocketError::TimedOut);
             self.abort(out, Some(error));
             return;

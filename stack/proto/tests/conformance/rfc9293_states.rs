@@ -2,8 +2,8 @@
 
 use crate::lab::{IRS, ISS, Lab, plain, seg, tuple};
 use utcp_proto::{
-    Config, DropReason, Events, Flags, HalfOpen, HalfOpenVerdict, Instant, Segment, SeqNum, SocketError,
-    State, UserCall, UserError, reset_for,
+    Config, DropReason, Duration, Events, Flags, HalfOpen, HalfOpenVerdict, Instant, Segment, SeqNum,
+    SocketError, State, UserCall, UserError, reset_for,
 };
 
 /// §3.5, figure 6.
@@ -100,7 +100,10 @@ fn half_open_checks_the_third_segment() {
         };
         assert_eq!((rst.seq, rst.flags), (ISS + wrong, Flags::RST));
     }
+    // RFC 5961 §7: the repeated SYN was answered just now.
     let outside = seg(20_000, 0).ack(1).0;
+    assert_eq!(half.on_segment(now, &outside), HalfOpenVerdict::Drop(DropReason::OutOfWindow));
+    let now = now + Duration::from_secs(1);
     assert!(matches!(half.on_segment(now, &outside), HalfOpenVerdict::Ack(..)));
     assert_eq!(
         half.on_segment(now, &seg(1, 0).flags(Flags::RST).0),
