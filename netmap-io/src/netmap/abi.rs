@@ -22,6 +22,19 @@ macro_rules! layout {
     };
 }
 
+/// A structure of the interface: words without holes but at its end, each at the offset that a real module was measured to have.
+macro_rules! structure {
+    ($(#[$meta:meta])* $name:ident: $size:literal { $($(#[$doc:meta])* $field:ident: $kind:ty = $at:literal,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) struct $name {
+            $($(#[$doc])* pub(crate) $field: $kind,)*
+        }
+        layout!($name, $size $(, $field @ $at)*);
+    };
+}
+
 /// `_IOWR('i', number, bytes)`.
 const fn read_write(number: u64, bytes: usize) -> u64 {
     3 << 30 | (bytes as u64) << 16 | (b'i' as u64) << 8 | number
@@ -129,170 +142,167 @@ pub(crate) enum Mode {
     OneHost = 8,
 }
 
-/// `struct nmreq_header`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Header {
-    pub(crate) version: u16,
-    pub(crate) kind: u16,
-    pub(crate) reserved: u32,
-    pub(crate) name: [u8; NAME_LEN],
-    /// Address of the first [`Opt`].
-    pub(crate) options: u64,
-    /// Address of the body.
-    pub(crate) body: u64,
+structure! {
+    /// `struct nmreq_header`.
+    Header: 88 {
+        version: u16 = 0,
+        kind: u16 = 2,
+        reserved: u32 = 4,
+        name: [u8; NAME_LEN] = 8,
+        /// Address of the first [`Opt`].
+        options: u64 = 72,
+        /// Address of the body.
+        body: u64 = 80,
+    }
 }
-layout!(Header, 88, version @ 0, kind @ 2, reserved @ 4, name @ 8, options @ 72, body @ 80);
 
-/// `struct nmreq_option`: how every option begins.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Opt {
-    /// Address of the next.
-    pub(crate) next: u64,
-    pub(crate) kind: u32,
-    /// Answer: 0, or an errno.
-    pub(crate) status: u32,
-    /// Bytes of an option of variable length; 0 for the others.
-    pub(crate) size: u64,
+structure! {
+    /// `struct nmreq_option`: how every option begins.
+    #[derive(Default)]
+    Opt: 24 {
+        /// Address of the next.
+        next: u64 = 0,
+        kind: u32 = 8,
+        /// Answer: 0, or an errno.
+        status: u32 = 12,
+        /// Bytes of an option of variable length; 0 for the others.
+        size: u64 = 16,
+    }
 }
-layout!(Opt, 24, next @ 0, kind @ 8, status @ 12, size @ 16);
 
-/// `struct nmreq_register`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Register {
-    /// Of the `netmap_if` in the region.
-    pub(crate) offset: u64,
-    pub(crate) mem_size: u64,
-    /// Asked for (0: as they are), and what there is.
-    pub(crate) tx_slots: u32,
-    pub(crate) rx_slots: u32,
-    pub(crate) tx_rings: u16,
-    pub(crate) rx_rings: u16,
-    pub(crate) host_tx_rings: u16,
-    pub(crate) host_rx_rings: u16,
-    /// Number of the allocator: ports of one can swap buffers.
-    pub(crate) mem_id: u16,
-    pub(crate) ring_id: u16,
-    /// [`Mode`].
-    pub(crate) mode: u32,
-    pub(crate) extra_bufs: u32,
-    pub(crate) pad: u32,
-    /// [`flag`]s.
-    pub(crate) flags: u64,
+structure! {
+    /// `struct nmreq_register`.
+    #[derive(Default)]
+    Register: 56 {
+        /// Of the `netmap_if` in the region.
+        offset: u64 = 0,
+        mem_size: u64 = 8,
+        /// Asked for (0: as they are), and what there is.
+        tx_slots: u32 = 16,
+        rx_slots: u32 = 20,
+        tx_rings: u16 = 24,
+        rx_rings: u16 = 26,
+        host_tx_rings: u16 = 28,
+        host_rx_rings: u16 = 30,
+        /// Number of the allocator: ports of one can swap buffers.
+        mem_id: u16 = 32,
+        ring_id: u16 = 34,
+        /// [`Mode`].
+        mode: u32 = 36,
+        extra_bufs: u32 = 40,
+        pad: u32 = 44,
+        /// [`flag`]s.
+        flags: u64 = 48,
+    }
 }
-layout!(Register, 56, offset @ 0, mem_size @ 8, tx_slots @ 16, rx_slots @ 20, tx_rings @ 24, rx_rings @ 26,
-    host_tx_rings @ 28, host_rx_rings @ 30, mem_id @ 32, ring_id @ 34, mode @ 36, extra_bufs @ 40, flags @ 48);
 
-/// `struct nmreq_port_info_get`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PortInfo {
-    pub(crate) mem_size: u64,
-    pub(crate) tx_slots: u32,
-    pub(crate) rx_slots: u32,
-    pub(crate) tx_rings: u16,
-    pub(crate) rx_rings: u16,
-    pub(crate) host_tx_rings: u16,
-    pub(crate) host_rx_rings: u16,
-    pub(crate) mem_id: u16,
-    pub(crate) pad: [u16; 3],
+structure! {
+    /// `struct nmreq_port_info_get`.
+    #[derive(Default)]
+    PortInfo: 32 {
+        mem_size: u64 = 0,
+        tx_slots: u32 = 8,
+        rx_slots: u32 = 12,
+        tx_rings: u16 = 16,
+        rx_rings: u16 = 18,
+        host_tx_rings: u16 = 20,
+        host_rx_rings: u16 = 22,
+        mem_id: u16 = 24,
+        pad: [u16; 3] = 26,
+    }
 }
-layout!(PortInfo, 32, mem_size @ 0, tx_slots @ 8, tx_rings @ 16, host_tx_rings @ 20, mem_id @ 24);
 
-/// `struct nmreq_vale_attach`: puts an interface (`vale0:eth0`) on a switch.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ValeAttach {
-    /// [`Mode::AllNic`], or [`Mode::NicAndHost`] for the host's stack as well.
-    pub(crate) register: Register,
-    pub(crate) port_index: u32,
-    pub(crate) pad: u32,
+structure! {
+    /// `struct nmreq_vale_attach`: puts an interface (`vale0:eth0`) on a switch.
+    #[derive(Default)]
+    ValeAttach: 64 {
+        /// [`Mode::AllNic`], or [`Mode::NicAndHost`] for the host's stack as well.
+        register: Register = 0,
+        port_index: u32 = 56,
+        pad: u32 = 60,
+    }
 }
-layout!(ValeAttach, 64, register @ 0, port_index @ 56);
 
-/// `struct nmreq_vale_detach`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ValeDetach {
-    pub(crate) port_index: u32,
-    pub(crate) pad: u32,
+structure! {
+    /// `struct nmreq_vale_detach`.
+    #[derive(Default)]
+    ValeDetach: 8 {
+        port_index: u32 = 0,
+        pad: u32 = 4,
+    }
 }
-layout!(ValeDetach, 8, port_index @ 0);
 
-/// `struct nmreq_vale_list`: the port at these indices, or the next behind them.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ValeList {
-    pub(crate) bridge_index: u16,
-    pub(crate) pad: u16,
-    pub(crate) port_index: u32,
+structure! {
+    /// `struct nmreq_vale_list`: the port at these indices, or the next behind them.
+    #[derive(Default)]
+    ValeList: 8 {
+        bridge_index: u16 = 0,
+        pad: u16 = 2,
+        port_index: u32 = 4,
+    }
 }
-layout!(ValeList, 8, bridge_index @ 0, port_index @ 4);
 
-/// `struct nmreq_port_hdr`: bytes of virtio-net header in front of a port's frames.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct PortHdr {
-    pub(crate) header_len: u32,
-    pub(crate) pad: u32,
+structure! {
+    /// `struct nmreq_port_hdr`: bytes of virtio-net header in front of a port's frames.
+    #[derive(Default)]
+    PortHdr: 8 {
+        header_len: u32 = 0,
+        pad: u32 = 4,
+    }
 }
-layout!(PortHdr, 8, header_len @ 0);
 
-/// `struct nmreq_vale_newif`: a port of VALE that outlives its users.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ValeNewif {
-    pub(crate) tx_slots: u32,
-    pub(crate) rx_slots: u32,
-    pub(crate) tx_rings: u16,
-    pub(crate) rx_rings: u16,
-    pub(crate) mem_id: u16,
-    pub(crate) pad: u16,
+structure! {
+    /// `struct nmreq_vale_newif`: a port of VALE that outlives its users.
+    #[derive(Default)]
+    ValeNewif: 16 {
+        tx_slots: u32 = 0,
+        rx_slots: u32 = 4,
+        tx_rings: u16 = 8,
+        rx_rings: u16 = 10,
+        mem_id: u16 = 12,
+        pad: u16 = 14,
+    }
 }
-layout!(ValeNewif, 16, tx_slots @ 0, tx_rings @ 8, mem_id @ 12);
 
-/// `struct nmreq_vale_polling`: threads of the kernel that poll a port of VALE.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ValePolling {
-    /// 1: one thread; 2: several.
-    pub(crate) mode: u32,
-    pub(crate) first_cpu: u32,
-    pub(crate) cpus: u32,
-    pub(crate) pad: u32,
+structure! {
+    /// `struct nmreq_vale_polling`: threads of the kernel that poll a port of VALE.
+    #[derive(Default)]
+    ValePolling: 16 {
+        /// 1: one thread; 2: several.
+        mode: u32 = 0,
+        first_cpu: u32 = 4,
+        cpus: u32 = 8,
+        pad: u32 = 12,
+    }
 }
-layout!(ValePolling, 16, mode @ 0, first_cpu @ 4, cpus @ 8);
 
-/// `struct nmreq_pools_info`: the pools of an allocator.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PoolsInfo {
-    pub(crate) mem_size: u64,
-    pub(crate) mem_id: u16,
-    pub(crate) pad: [u16; 3],
-    pub(crate) if_offset: u64,
-    pub(crate) if_total: u32,
-    pub(crate) if_size: u32,
-    pub(crate) ring_offset: u64,
-    pub(crate) ring_total: u32,
-    pub(crate) ring_size: u32,
-    pub(crate) buf_offset: u64,
-    pub(crate) buf_total: u32,
-    pub(crate) buf_size: u32,
+structure! {
+    /// `struct nmreq_pools_info`: the pools of an allocator.
+    #[derive(Default)]
+    PoolsInfo: 64 {
+        mem_size: u64 = 0,
+        mem_id: u16 = 8,
+        pad: [u16; 3] = 10,
+        if_offset: u64 = 16,
+        if_total: u32 = 24,
+        if_size: u32 = 28,
+        ring_offset: u64 = 32,
+        ring_total: u32 = 40,
+        ring_size: u32 = 44,
+        buf_offset: u64 = 48,
+        buf_total: u32 = 56,
+        buf_size: u32 = 60,
+    }
 }
-layout!(PoolsInfo, 64, mem_size @ 0, mem_id @ 8, if_offset @ 16, if_total @ 24, ring_offset @ 32, buf_offset @ 48,
-    buf_total @ 56, buf_size @ 60);
 
-/// `struct nmreq_sync_kloop_start`: a loop in the kernel that syncs, until [`kind::SYNC_KLOOP_STOP`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct KloopStart {
-    pub(crate) sleep_us: u32,
-    pub(crate) pad: u32,
+structure! {
+    /// `struct nmreq_sync_kloop_start`: a loop in the kernel that syncs, until [`kind::SYNC_KLOOP_STOP`].
+    #[derive(Default)]
+    KloopStart: 8 {
+        sleep_us: u32 = 0,
+        pad: u32 = 4,
+    }
 }
-layout!(KloopStart, 8, sleep_us @ 0);
 
 /// `struct nm_csb_atok`: our half of a ring's words where they stand outside the ring (CSB).
 #[repr(C, align(64))]
@@ -319,96 +329,95 @@ pub(crate) struct CsbToUser {
 }
 layout!(CsbToUser, 64, hwcur @ 0, hwtail @ 4, need_kick @ 8);
 
-/// `struct nmreq_opt_csb`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OptCsb {
-    pub(crate) head: Opt,
-    /// Address of [`CsbToKernel`]s, tx rings first.
-    pub(crate) to_kernel: u64,
-    /// Address of [`CsbToUser`]s.
-    pub(crate) to_user: u64,
+structure! {
+    /// `struct nmreq_opt_csb`.
+    #[derive(Default)]
+    OptCsb: 40 {
+        head: Opt = 0,
+        /// Address of [`CsbToKernel`]s, tx rings first.
+        to_kernel: u64 = 24,
+        /// Address of [`CsbToUser`]s.
+        to_user: u64 = 32,
+    }
 }
-layout!(OptCsb, 40, to_kernel @ 24, to_user @ 32);
 
-/// `struct nmreq_opt_sync_kloop_eventfds`; one [`KloopEventfds`] per ring follows.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OptKloopEventfds {
-    pub(crate) head: Opt,
+structure! {
+    /// `struct nmreq_opt_sync_kloop_eventfds`; one [`KloopEventfds`] per ring follows.
+    #[derive(Default)]
+    OptKloopEventfds: 24 {
+        head: Opt = 0,
+    }
 }
-layout!(OptKloopEventfds, 24, head @ 0);
 
-/// See [`OptKloopEventfds`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct KloopEventfds {
-    /// To the kernel.
-    pub(crate) ioeventfd: i32,
-    /// From the kernel.
-    pub(crate) irqfd: i32,
+structure! {
+    /// See [`OptKloopEventfds`].
+    #[derive(Default)]
+    KloopEventfds: 8 {
+        /// To the kernel.
+        ioeventfd: i32 = 0,
+        /// From the kernel.
+        irqfd: i32 = 4,
+    }
 }
-layout!(KloopEventfds, 8, ioeventfd @ 0, irqfd @ 4);
 
-/// `struct nmreq_opt_sync_kloop_mode`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OptKloopMode {
-    pub(crate) head: Opt,
-    pub(crate) mode: u32,
+structure! {
+    /// `struct nmreq_opt_sync_kloop_mode`.
+    #[derive(Default)]
+    OptKloopMode: 32 {
+        head: Opt = 0,
+        mode: u32 = 24,
+    }
 }
-layout!(OptKloopMode, 32, mode @ 24);
 
-/// `struct nmreq_opt_offsets`: frames begin somewhere in their buffers, as the slots say.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OptOffsets {
-    pub(crate) head: Opt,
-    pub(crate) offset_max: u64,
-    pub(crate) offset_initial: u64,
-    pub(crate) offset_bits: u32,
-    pub(crate) tx_align: u32,
-    pub(crate) min_gap: u64,
+structure! {
+    /// `struct nmreq_opt_offsets`: frames begin somewhere in their buffers, as the slots say.
+    #[derive(Default)]
+    OptOffsets: 56 {
+        head: Opt = 0,
+        offset_max: u64 = 24,
+        offset_initial: u64 = 32,
+        offset_bits: u32 = 40,
+        tx_align: u32 = 44,
+        min_gap: u64 = 48,
+    }
 }
-layout!(OptOffsets, 56, offset_max @ 24, offset_initial @ 32, offset_bits @ 40, tx_align @ 44, min_gap @ 48);
 
-/// `struct nmreq_opt_extmem`: the region is memory of ours.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OptExtmem {
-    pub(crate) head: Opt,
-    /// Address of the memory.
-    pub(crate) memory: u64,
-    pub(crate) pools: PoolsInfo,
+structure! {
+    /// `struct nmreq_opt_extmem`: the region is memory of ours.
+    #[derive(Default)]
+    OptExtmem: 96 {
+        head: Opt = 0,
+        /// Address of the memory.
+        memory: u64 = 24,
+        pools: PoolsInfo = 32,
+    }
 }
-layout!(OptExtmem, 96, memory @ 24, pools @ 32);
 
-/// `struct nmreq`: the whole of the old interface.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Legacy {
-    pub(crate) name: [u8; 16],
-    pub(crate) version: u32,
-    pub(crate) offset: u32,
-    pub(crate) mem_size: u32,
-    pub(crate) tx_slots: u32,
-    pub(crate) rx_slots: u32,
-    pub(crate) tx_rings: u16,
-    pub(crate) rx_rings: u16,
-    /// Number of the ring, and [`legacy`] bits.
-    pub(crate) ring_id: u16,
-    pub(crate) command: u16,
-    pub(crate) arg1: u16,
-    /// The allocator.
-    pub(crate) arg2: u16,
-    /// Extra buffers.
-    pub(crate) arg3: u32,
-    /// [`Mode`] and [`flag`]s; those of polling stand in `ring_id`.
-    pub(crate) flags: u32,
-    pub(crate) spare: [u32; 1],
+structure! {
+    /// `struct nmreq`: the whole of the old interface.
+    #[derive(Default)]
+    Legacy: 60 {
+        name: [u8; 16] = 0,
+        version: u32 = 16,
+        offset: u32 = 20,
+        mem_size: u32 = 24,
+        tx_slots: u32 = 28,
+        rx_slots: u32 = 32,
+        tx_rings: u16 = 36,
+        rx_rings: u16 = 38,
+        /// Number of the ring, and [`legacy`] bits.
+        ring_id: u16 = 40,
+        command: u16 = 42,
+        arg1: u16 = 44,
+        /// The allocator.
+        arg2: u16 = 46,
+        /// Extra buffers.
+        arg3: u32 = 48,
+        /// [`Mode`] and [`flag`]s; those of polling stand in `ring_id`.
+        flags: u32 = 52,
+        spare: [u32; 1] = 56,
+    }
 }
-layout!(Legacy, 60, version @ 16, offset @ 20, mem_size @ 24, tx_slots @ 28, tx_rings @ 36, ring_id @ 40,
-    command @ 42, arg1 @ 44, arg2 @ 46, arg3 @ 48, flags @ 52);
 
 /// Bits of [`Legacy::ring_id`] and [`Legacy::flags`].
 pub(crate) mod legacy {
