@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
+use crate::net::Host;
 use crate::run::Run;
 
 /// Bytes of each log that a failing test prints.
@@ -129,6 +130,12 @@ impl Lab {
         path
     }
 
+    /// SHA-256 of a file, in hexadecimal digits.
+    #[must_use]
+    pub fn digest(&self, path: &Path) -> String {
+        self.run("sha256sum").arg(path).ok().text()[..64].to_owned()
+    }
+
     /// A file of `len` bytes that don't repeat and don't compress, the same for the same `len`.
     ///
     /// # Panics
@@ -213,4 +220,10 @@ impl Drop for Lab {
 pub(crate) fn unique() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// `ip WORDS` on a host, which has to succeed.
+#[track_caller]
+pub fn ip(lab: &Lab, host: &Host, words: &str) {
+    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
 }

@@ -109,3 +109,9 @@ pub(crate) fn ip(arguments: &str) {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {arguments}: {error}");
 }
+
+/// A URL's host: IPv6 addresses stand in brackets there.
+#[must_use]
+pub fn bracketed(addr: &str) -> String {
+    if addr.contains(':') { format!("[{addr}]") } else { addr.to_owned() }
+}

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, Running, WAIT, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::{
+    Engine, Host, Lab, Net, Running, WAIT, bracketed, ip, is_root, not_run, on_kernel, wait_until,
+};
 
 macro_rules! needs_utcp_and_root {
     () => {
@@ -15,10 +17,6 @@ macro_rules! needs_utcp_and_root {
             return not_run("needs root for network namespaces");
         }
     };
-}
-
-fn ip(lab: &Lab, host: &Host, words: &str) {
-    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
 }
 
 fn on_device<'l>(lab: &'l Lab, host: &Host) -> Engine<'l> {
@@ -223,10 +221,8 @@ fn a_neighbour_moves_in_ipv6() {
 
 /// The host has two cables to the client. The route to it changes under a download, and the old cable is cut: segments
 /// leave by the other one, and answers to the address of the first are taken there.
-#[test]
-fn the_route_changes_to_another_device() {
-    needs_utcp_and_root!();
-    let (lab, net) = (Lab::new("route"), Net::new());
+fn the_route_changes(name: &str, v6: bool) {
+    let (lab, net) = (Lab::new(name), Net::new());
     let (host, client) = (&net.server, &net.client);
     let second = format!(
         "link add second netns {} type veth peer name second netns {}",
@@ -234,58 +230,43 @@ fn the_route_changes_to_another_device() {
         client.namespace()
     );
     ip(&lab, host, &second);
-    for (end, addr) in [(host, "10.78.0.1/24"), (client, "10.78.0.2/24")] {
-        ip(&lab, end, &format!("addr add {addr} dev second"));
+    // The far address, and on the second cable ours and theirs.
+    let (far, ours, theirs) =
+        if v6 { ("fd00:88::2", "fd00:78::1", "fd00:78::2") } else { ("10.88.0.2", "10.78.0.1", "10.78.0.2") };
+    let (at, over) = if v6 { (&host.addr6, &client.addr6) } else { (&host.addr, &client.addr) };
+    let (mask, nodad, alone) = if v6 { (64, " nodad", 128) } else { (24, "", 32) };
+    let route = if v6 { "-6 route" } else { "route" };
+    for (end, addr) in [(host, ours), (client, theirs)] {
+        ip(&lab, end, &format!("addr add {addr}/{mask} dev second{nodad}"));
         ip(&lab, end, "link set second up");
     }
-    ip(&lab, client, "addr add 10.88.0.2/32 dev lo");
-    ip(&lab, host, &format!("route add 10.88.0.2 via {}", client.addr));
-    ip(&lab, client, &format!("route add {} via {} src 10.88.0.2", host.addr, host.addr));
+    ip(&lab, client, &format!("addr add {far}/{alone} dev lo"));
+    ip(&lab, host, &format!("{route} add {far} via {over}"));
+    ip(&lab, client, &format!("{route} add {at} via {at} src {far}"));
     let devices = format!("xdp:{},xdp:second", host.interface);
     let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", devices).run();
     let nginx = Nginx::start(&lab, &engine);
     let _ = lab.random_file("www/big", 24_000_000);
-    let mut curl = download(&lab, client, &format!("http://{}:{}/big", host.addr, nginx.port));
+    let mut curl = download(&lab, client, &format!("http://{}:{}/big", bracketed(at), nginx.port));
     wait_for_state(&engine, &format!("path:xdp:{}-0", host.interface));
-    ip(&lab, host, "route replace 10.88.0.2 via 10.78.0.2");
-    ip(&lab, client, &format!("route replace {} via 10.78.0.1 src 10.88.0.2", host.addr));
+    ip(&lab, host, &format!("{route} replace {far} via {theirs}"));
+    ip(&lab, client, &format!("{route} replace {at} via {ours} src {far}"));
     wait_for_state(&engine, "path:xdp:second-0");
     ip(&lab, client, &format!("link set {} down", client.interface));
     same_file(&lab, &mut curl);
     engine.went_through(1);
 }
 
-/// The same in IPv6.
+#[test]
+fn the_route_changes_to_another_device() {
+    needs_utcp_and_root!();
+    the_route_changes("route", false);
+}
+
 #[test]
 fn the_route_changes_to_another_device_in_ipv6() {
     needs_utcp_and_root!();
-    let (lab, net) = (Lab::new("route6"), Net::new());
-    let (host, client) = (&net.server, &net.client);
-    let second = format!(
-        "link add second netns {} type veth peer name second netns {}",
-        host.namespace(),
-        client.namespace()
-    );
-    ip(&lab, host, &second);
-    for (end, addr) in [(host, "fd00:78::1/64"), (client, "fd00:78::2/64")] {
-        ip(&lab, end, &format!("addr add {addr} dev second nodad"));
-        ip(&lab, end, "link set second up");
-    }
-    ip(&lab, client, "addr add fd00:88::2/128 dev lo");
-    ip(&lab, host, &format!("-6 route add fd00:88::2 via {}", client.addr6));
-    ip(&lab, client, &format!("-6 route add {} via {} src fd00:88::2", host.addr6, host.addr6));
-    let devices = format!("xdp:{},xdp:second", host.interface);
-    let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", devices).run();
-    let nginx = Nginx::start(&lab, &engine);
-    let _ = lab.random_file("www/big", 24_000_000);
-    let mut curl = download(&lab, client, &format!("http://[{}]:{}/big", host.addr6, nginx.port));
-    wait_for_state(&engine, &format!("path:xdp:{}-0", host.interface));
-    ip(&lab, host, "-6 route replace fd00:88::2 via fd00:78::2");
-    ip(&lab, client, &format!("-6 route replace {} via fd00:78::1 src fd00:88::2", host.addr6));
-    wait_for_state(&engine, "path:xdp:second-0");
-    ip(&lab, client, &format!("link set {} down", client.interface));
-    same_file(&lab, &mut curl);
-    engine.went_through(1);
+    the_route_changes("route6", true);
 }
 
 /// However the engine ends, nothing of it stays on the interface, and its listeners are the kernel's.

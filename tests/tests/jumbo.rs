@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use utcp_tests::{Engine, Host, Lab, Net, is_root, not_run, on_kernel};
+use utcp_tests::{Engine, Host, Lab, Net, ip, is_root, not_run, on_kernel};
 
 macro_rules! needs_utcp_and_root {
     () => {
@@ -18,10 +18,6 @@ macro_rules! needs_utcp_and_root {
 const MEGABYTES: usize = 200;
 /// Long enough for a machine that is busy, far too short for a peer that sends each frame again and again.
 const LIMIT: Duration = Duration::from_secs(60);
-
-fn ip(lab: &Lab, host: &Host, words: &str) {
-    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
-}
 
 /// 200 MB to the server and 200 MB back, whose digests both sides agree on; the engine's counters afterwards.
 #[track_caller]

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, Running, WAIT, cpu_ticks, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::{
+    Engine, Host, Lab, Net, Running, WAIT, cpu_ticks, ip, is_root, not_run, on_kernel, wait_until,
+};
 
 macro_rules! needs_utcp_and_root {
     () => {
@@ -14,10 +16,6 @@ macro_rules! needs_utcp_and_root {
             return not_run("needs root for network namespaces");
         }
     };
-}
-
-fn ip(lab: &Lab, host: &Host, words: &str) {
-    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
 }
 
 /// A download that takes some seconds.

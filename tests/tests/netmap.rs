@@ -3,7 +3,8 @@
 
 use utcp_tests::nginx::Nginx;
 use utcp_tests::{
-    Engine, Host, Lab, Net, Run, Running, WAIT, is_root, not_run, on_kernel, release_file, wait_until,
+    Engine, Host, Lab, Net, Run, Running, WAIT, bracketed, ip, is_root, not_run, on_kernel, release_file,
+    wait_until,
 };
 
 /// Our host's addresses on the NIC, and the other one's at the end of the cable.
@@ -19,10 +20,6 @@ macro_rules! needs_utcp_and_root {
             return not_run("needs root for network namespaces");
         }
     };
-}
-
-fn ip(lab: &Lab, host: &Host, words: &str) {
-    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
 }
 
 /// An engine on `netmap:nm0` of the server, joined to `wire0` of the client.
@@ -91,10 +88,6 @@ fn curl<'l>(lab: &'l Lab, host: &Host, url: &str) -> Run<'l> {
     lab.run("curl").args(["-sS", "-g", "-m", "30", url]).inside(host)
 }
 
-fn sum(lab: &Lab, path: &std::path::Path) -> String {
-    lab.run("sha256sum").arg(path).ok().text()[..64].to_owned()
-}
-
 /// A server of the kernel's, for the files of `lab`'s `www`.
 fn http_server(lab: &Lab, host: &Host) -> (u16, Running) {
     let port = lab.port();
@@ -113,10 +106,6 @@ server.serve_forever()",
     (port, server)
 }
 
-fn bracketed(addr: &str) -> String {
-    if addr.contains(':') { format!("[{addr}]") } else { addr.to_owned() }
-}
-
 /// Programs of utcp and of the kernel, servers and clients, on one address at once.
 fn everybody_is_served(lab: &Lab, net: &Net, engine: &Engine<'_>, rings: u32) {
     for (ours, theirs) in OURS.into_iter().zip(THEIRS) {
@@ -133,7 +122,7 @@ fn everybody_is_served(lab: &Lab, net: &Net, engine: &Engine<'_>, rings: u32) {
         for port in [nginx.port, kernels.0] {
             let url = format!("http://{}:{port}/big", bracketed(addr));
             let _ = curl(lab, &net.client, &url).arg("-o").arg(&got).ok();
-            assert_eq!(sum(lab, &got), sum(lab, &file), "{url}");
+            assert_eq!(lab.digest(&got), lab.digest(&file), "{url}");
         }
     }
     engine.went_through(2);
@@ -141,9 +130,9 @@ fn everybody_is_served(lab: &Lab, net: &Net, engine: &Engine<'_>, rings: u32) {
     for addr in THEIRS {
         let url = format!("http://{}:{}/big", bracketed(addr), other.0);
         let _ = curl(lab, &net.server, &url).arg("-o").arg(&got).under(engine).ok();
-        assert_eq!(sum(lab, &got), sum(lab, &file), "{url}, from utcp");
+        assert_eq!(lab.digest(&got), lab.digest(&file), "{url}, from utcp");
         let _ = curl(lab, &net.server, &url).arg("-o").arg(&got).ok();
-        assert_eq!(sum(lab, &got), sum(lab, &file), "{url}, from the kernel");
+        assert_eq!(lab.digest(&got), lab.digest(&file), "{url}, from the kernel");
     }
     engine.went_through(2);
     for addr in OURS {
@@ -306,12 +295,12 @@ fn a_switch_cuts_what_the_engine_sends() {
             let before = engine.counters();
             let url = format!("http://{}:{}/big", bracketed(own), nginx.port);
             let _ = curl(&lab, &net.client, &url).arg("-o").arg(&got).ok();
-            assert_eq!(sum(&lab, &got), sum(&lab, &file), "{url}");
+            assert_eq!(lab.digest(&got), lab.digest(&file), "{url}");
             let sent = engine.counters().since(&before, "vale0:a.tx_frames");
             assert!(sent < 3_000_000 / 1448, "{sent} frames for three megabytes");
             let url = format!("http://{}:{}/big", bracketed(theirs), other.0);
             let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).under(&engine).ok();
-            assert_eq!(sum(&lab, &got), sum(&lab, &file), "{url}");
+            assert_eq!(lab.digest(&got), lab.digest(&file), "{url}");
         }
         engine.went_through(2);
         engine.wait_until_empty(WAIT);
@@ -336,10 +325,10 @@ fn a_host_of_its_own_has_all_rings_of_a_nic() {
     for (own, theirs) in own.into_iter().zip(THEIRS) {
         let url = format!("http://{}:{}/big", bracketed(own), nginx.port);
         let _ = curl(&lab, &net.client, &url).arg("-o").arg(&got).ok();
-        assert_eq!(sum(&lab, &got), sum(&lab, &file), "{url}");
+        assert_eq!(lab.digest(&got), lab.digest(&file), "{url}");
         let url = format!("http://{}:{}/big", bracketed(theirs), other.0);
         let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).under(&engine).ok();
-        assert_eq!(sum(&lab, &got), sum(&lab, &file), "{url}");
+        assert_eq!(lab.digest(&got), lab.digest(&file), "{url}");
     }
     engine.went_through(2);
     let counters = engine.counters();

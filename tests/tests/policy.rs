@@ -1,7 +1,7 @@
 //! Whose way a connection goes: by the kernel's rules, tables, metrics and source hints, which utcp follows where it can
 //! judge them, and leaves to the kernel where it can't.
 
-use utcp_tests::{Engine, Host, Lab, Net, Running, WAIT, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::{Engine, Host, Lab, Net, Running, WAIT, ip, is_root, not_run, on_kernel, wait_until};
 
 macro_rules! needs_utcp_and_root {
     () => {
@@ -12,10 +12,6 @@ macro_rules! needs_utcp_and_root {
             return not_run("needs root for network namespaces");
         }
     };
-}
-
-fn ip(lab: &Lab, host: &Host, words: &str) {
-    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
 }
 
 /// Two cables between the hosts, `first` being the net's own; 10.99.0.2 and 10.99.0.3 live behind both, as does fd99::2.
@@ -83,157 +79,49 @@ struct Case {
     ours: bool,
 }
 
+const fn case(
+    change: &'static str,
+    to: &'static str,
+    from: &'static str,
+    mark: u32,
+    want: &'static str,
+    ours: bool,
+) -> Case {
+    Case { change, to, from, mark, want, ours }
+}
+
 const CASES: &[Case] = &[
-    Case {
-        change: "route add 10.99.0.2 via 10.77.0.2",
-        to: "10.99.0.2",
-        from: "",
-        mark: 0,
-        want: "10.77.0.1",
-        ours: true,
-    },
+    case("route add 10.99.0.2 via 10.77.0.2", "10.99.0.2", "", 0, "10.77.0.1", true),
     // A source hint (RTA_PREFSRC).
-    Case {
-        change: "route replace 10.99.0.2 via 10.77.0.2 src 10.77.0.50",
-        to: "10.99.0.2",
-        from: "",
-        mark: 0,
-        want: "10.77.0.50",
-        ours: true,
-    },
+    case("route replace 10.99.0.2 via 10.77.0.2 src 10.77.0.50", "10.99.0.2", "", 0, "10.77.0.50", true),
     // The smaller metric wins.
-    Case {
-        change: "route add 10.99.0.3 via 10.77.0.2 metric 100",
-        to: "10.99.0.3",
-        from: "",
-        mark: 0,
-        want: "10.77.0.1",
-        ours: true,
-    },
-    Case {
-        change: "route add 10.99.0.3 via 10.78.0.2 metric 50",
-        to: "10.99.0.3",
-        from: "",
-        mark: 0,
-        want: "10.78.0.1",
-        ours: true,
-    },
+    case("route add 10.99.0.3 via 10.77.0.2 metric 100", "10.99.0.3", "", 0, "10.77.0.1", true),
+    case("route add 10.99.0.3 via 10.78.0.2 metric 50", "10.99.0.3", "", 0, "10.78.0.1", true),
     // Rules: by the source that the program chose, by mark, by "from this host".
-    Case {
-        change: "route add unreachable 10.99.0.3 table 100",
-        to: "10.99.0.3",
-        from: "10.77.0.50",
-        mark: 0,
-        want: "10.77.0.50",
-        ours: true,
-    },
-    Case {
-        change: "rule add from 10.77.0.50 lookup 100 pref 1000",
-        to: "10.99.0.3",
-        from: "10.77.0.50",
-        mark: 0,
-        want: "EHOSTUNREACH",
-        ours: false,
-    },
-    Case {
-        change: "route replace 10.99.0.3 via 10.78.0.2 table 100",
-        to: "10.99.0.3",
-        from: "10.77.0.50",
-        mark: 0,
-        want: "10.77.0.50",
-        ours: true,
-    },
-    Case {
-        change: "route add prohibit 10.99.0.2 table 200",
-        to: "10.99.0.2",
-        from: "",
-        mark: 7,
-        want: "10.77.0.50",
-        ours: false,
-    },
-    Case {
-        change: "rule add fwmark 7 lookup 200 pref 900",
-        to: "10.99.0.2",
-        from: "",
-        mark: 7,
-        want: "EACCES",
-        ours: false,
-    },
-    Case {
-        change: "route add 10.99.0.200 via 10.77.0.2",
-        to: "10.99.0.2",
-        from: "",
-        mark: 0,
-        want: "10.77.0.50",
-        ours: true,
-    },
-    Case {
-        change: "-6 route add fd99::2 via fd00:77::2",
-        to: "fd99::2",
-        from: "",
-        mark: 0,
-        want: "fd00:77::1",
-        ours: true,
-    },
-    Case {
-        change: "-6 route add fd99::2 via fd00:78::2 table 300",
-        to: "fd99::2",
-        from: "",
-        mark: 0,
-        want: "fd00:77::1",
-        ours: true,
-    },
-    Case {
-        change: "-6 rule add to fd99::/64 lookup 300 pref 800",
-        to: "fd99::2",
-        from: "",
-        mark: 0,
-        want: "fd00:78::1",
-        ours: true,
-    },
+    case("route add unreachable 10.99.0.3 table 100", "10.99.0.3", "10.77.0.50", 0, "10.77.0.50", true),
+    case(
+        "rule add from 10.77.0.50 lookup 100 pref 1000",
+        "10.99.0.3",
+        "10.77.0.50",
+        0,
+        "EHOSTUNREACH",
+        false,
+    ),
+    case("route replace 10.99.0.3 via 10.78.0.2 table 100", "10.99.0.3", "10.77.0.50", 0, "10.77.0.50", true),
+    case("route add prohibit 10.99.0.2 table 200", "10.99.0.2", "", 7, "10.77.0.50", false),
+    case("rule add fwmark 7 lookup 200 pref 900", "10.99.0.2", "", 7, "EACCES", false),
+    case("route add 10.99.0.200 via 10.77.0.2", "10.99.0.2", "", 0, "10.77.0.50", true),
+    case("-6 route add fd99::2 via fd00:77::2", "fd99::2", "", 0, "fd00:77::1", true),
+    case("-6 route add fd99::2 via fd00:78::2 table 300", "fd99::2", "", 0, "fd00:77::1", true),
+    case("-6 rule add to fd99::/64 lookup 300 pref 800", "fd99::2", "", 0, "fd00:78::1", true),
     // Rules about packets that come in by an interface: ours come from this host itself (`lo`).
-    Case {
-        change: "route add unreachable 10.99.0.2 table 400",
-        to: "10.99.0.2",
-        from: "",
-        mark: 0,
-        want: "10.77.0.50",
-        ours: true,
-    },
-    Case {
-        change: "rule add iif second lookup 400 pref 600",
-        to: "10.99.0.2",
-        from: "",
-        mark: 0,
-        want: "10.77.0.50",
-        ours: true,
-    },
-    Case {
-        change: "rule add iif lo to 10.99.0.2 lookup 400 pref 700",
-        to: "10.99.0.2",
-        from: "",
-        mark: 0,
-        want: "EHOSTUNREACH",
-        ours: false,
-    },
-    Case {
-        change: "route replace 10.99.0.2 via 10.78.0.2 table 400",
-        to: "10.99.0.2",
-        from: "",
-        mark: 0,
-        want: "10.78.0.1",
-        ours: true,
-    },
+    case("route add unreachable 10.99.0.2 table 400", "10.99.0.2", "", 0, "10.77.0.50", true),
+    case("rule add iif second lookup 400 pref 600", "10.99.0.2", "", 0, "10.77.0.50", true),
+    case("rule add iif lo to 10.99.0.2 lookup 400 pref 700", "10.99.0.2", "", 0, "EHOSTUNREACH", false),
+    case("route replace 10.99.0.2 via 10.78.0.2 table 400", "10.99.0.2", "", 0, "10.78.0.1", true),
     Case { change: "rule del pref 700", to: "10.99.0.2", from: "", mark: 0, want: "10.77.0.50", ours: true },
     // The table "default" is asked last.
-    Case {
-        change: "route add default via 10.78.0.2 table default",
-        to: "10.99.0.3",
-        from: "",
-        mark: 0,
-        want: "10.78.0.1",
-        ours: true,
-    },
+    case("route add default via 10.78.0.2 table default", "10.99.0.3", "", 0, "10.78.0.1", true),
 ];
 
 #[test]

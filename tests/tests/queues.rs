@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, is_root, not_run, on_kernel};
+use utcp_tests::{Engine, Host, Lab, Net, ip, is_root, not_run, on_kernel};
 
 macro_rules! needs_utcp_root_and_two_cores {
     () => {
@@ -17,10 +17,6 @@ macro_rules! needs_utcp_root_and_two_cores {
             return not_run("needs two cores");
         }
     };
-}
-
-fn ip(lab: &Lab, host: &Host, words: &str) {
-    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
 }
 
 /// A cable whose ends have `server` and `client` queues.

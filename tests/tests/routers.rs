@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, WAIT, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::{Engine, Host, Lab, Net, WAIT, ip, is_root, not_run, on_kernel, wait_until};
 
 macro_rules! needs_root {
     () => {
@@ -15,10 +15,6 @@ macro_rules! needs_root {
             return not_run("needs root for network namespaces");
         }
     };
-}
-
-fn ip(lab: &Lab, host: &Host, words: &str) {
-    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
 }
 
 fn sysctl(lab: &Lab, host: &Host, setting: &str) {

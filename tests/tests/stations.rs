@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, Run, WAIT, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::{Engine, Host, Lab, Net, Run, WAIT, ip, is_root, not_run, on_kernel, wait_until};
 
 const OURS: &str = "10.9.0.2";
 const OURS_V6: &str = "fd09::2";
@@ -22,10 +22,6 @@ macro_rules! needs_utcp_and_root {
     };
 }
 
-fn ip(lab: &Lab, host: &Host, words: &str) {
-    let _ = lab.run("ip").args(words.split(' ')).inside(host).ok();
-}
-
 /// An engine with a TAP device on `host`, whose kernel is the neighbour.
 fn beside_the_kernel<'l>(lab: &'l Lab, host: &Host) -> Engine<'l> {
     let device = format!("tap:utcp0,addr={OURS}/24,addr={OURS_V6}/64,gw={KERNELS}");
@@ -37,10 +33,6 @@ fn beside_the_kernel<'l>(lab: &'l Lab, host: &Host) -> Engine<'l> {
 
 fn curl<'l>(lab: &'l Lab, host: &Host, url: &str) -> Run<'l> {
     lab.run("curl").args(["-sS", "-g", "-m", "20", url]).inside(host)
-}
-
-fn sum(lab: &Lab, path: &std::path::Path) -> String {
-    lab.run("sha256sum").arg(path).ok().text()[..64].to_owned()
 }
 
 #[test]
@@ -57,7 +49,7 @@ fn kernel_clients_reach_us_by_a_tap_device() {
     let got = lab.path("got");
     let url = format!("http://{OURS}:{}/big", nginx.port);
     let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).ok();
-    assert_eq!(sum(&lab, &got), sum(&lab, &file));
+    assert_eq!(lab.digest(&got), lab.digest(&file));
     let ab = lab.run("ab").args(["-q", "-n", "2000", "-c", "16", &url.replace("/big", "/hello")]);
     let report = ab.inside(&net.server).ok().text();
     assert!(report.contains("Failed requests:        0\n"), "{report}");
@@ -82,7 +74,7 @@ fn we_reach_kernel_servers_by_a_tap_device() {
     let got = lab.path("got");
     let url = format!("http://{KERNELS}:{}/big", nginx.port);
     let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).under(&engine).ok();
-    assert_eq!(sum(&lab, &got), sum(&lab, &file));
+    assert_eq!(lab.digest(&got), lab.digest(&file));
     engine.went_through(3);
     assert!(engine.counters().get("neighbour_frames") > 0, "the kernel was found by asking");
 }
