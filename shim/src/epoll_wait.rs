@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use libc::{epoll_event, sigset_t};
 use utcp_abi::set::LANES;
 
+use crate::arrival::{self, Arrivals};
 use crate::epoll::{BELL, CHANNEL, ET, ONESHOT, older};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::Sock;
@@ -335,16 +336,17 @@ fn keep_foreign(set: &SetRef, room: &mut [epoll_event], count: usize) -> usize {
 
 /// Appends events of ours behind the first `filled` ones; the number of all.
 fn scan(set: &SetRef, room: &mut [epoll_event], filled: usize) -> usize {
-    let mut count = scan_one(set, room, filled);
+    let mut arrivals = Arrivals::new();
+    let mut count = scan_one(set, room, filled, &mut arrivals);
     let mut next = older(set);
     while let Some(dead) = next {
-        count = scan_one(&dead, room, count);
+        count = scan_one(&dead, room, count, &mut Arrivals::new());
         next = older(&dead);
     }
     count
 }
 
-fn scan_one(set: &SetRef, room: &mut [epoll_event], filled: usize) -> usize {
+fn scan_one(set: &SetRef, room: &mut [epoll_event], filled: usize, arrivals: &mut Arrivals) -> usize {
     let Some(bits) = set.att.region().ready(set.index) else { return filled };
     let start = set.shared.cursor.load(Relaxed);
     let (mut at, mut wrapped, mut count) = (start, false, filled);
@@ -358,8 +360,14 @@ fn scan_one(set: &SetRef, room: &mut [epoll_event], filled: usize) -> usize {
             continue;
         };
         at = index.wrapping_add(1);
-        let Some((event, listens)) = visit(set, index) else { continue };
+        let Some((event, listens, time)) = visit(set, index) else { continue };
+        let before = count;
         count = place(room, filled, count, event, listens);
+        if count > before
+            && let Some(events) = room.get_mut(..count)
+        {
+            arrivals.put(events, time);
+        }
     }
     if at != start {
         set.shared.cursor.store(at, Relaxed);
@@ -438,8 +446,8 @@ fn true_now(set: &SetRef, index: u32, wanted: &Wanted, sock: &Sock, taken: bool)
     found
 }
 
-/// What interest `index`, whose bit is set, has to report, and whether it is a listener's.
-fn visit(set: &SetRef, index: u32) -> Option<(epoll_event, bool)> {
+/// What interest `index`, whose bit is set, has to report, whether it is a listener's, and when it came.
+fn visit(set: &SetRef, index: u32) -> Option<(epoll_event, bool, u64)> {
     let bits = set.att.region().ready(set.index)?;
     let (wanted, sock) = marked(set, index)?;
     if wanted.events & ET != 0 && !bits.clear(index) {
@@ -462,5 +470,5 @@ fn visit(set: &SetRef, index: u32) -> Option<(epoll_event, bool)> {
             let _ = sys::epoll_ctl(set.local.epfd.load(Relaxed), libc::EPOLL_CTL_MOD, sock.fd, &none);
         }
     }
-    Some((epoll_event { events: found, u64: wanted.data }, listens))
+    Some((epoll_event { events: found, u64: wanted.data }, listens, arrival::of(&sock)))
 }

@@ -12,7 +12,7 @@
 //! - [`user`], [`guard`]: the program's memory, whose pointers may lead nowhere.
 //! - [`options`], [`control`], [`control_data`], [`sigio`], [`zerocopy`], [`io_uring`]: what else can be asked of a socket.
 //! - [`recv`], [`send`], [`urgent`], [`io`], [`splice`]: bytes. [`ready`], [`set`], [`epolls`], [`epoll`], [`epoll_wait`], [`nested`], [`poll`], [`select`],
-//!   [`sleep`]: waiting.
+//!   [`sleep`], [`arrival`]: waiting.
 //! - [`fork`], [`exec`], [`relayed`], [`process`], [`death`]: what happens to processes and engines.
 //!
 //! Ground rules, each paid for by a program that broke (a library in someone else's process may not
@@ -34,6 +34,7 @@
 )]
 
 mod accept;
+mod arrival;
 mod attach;
 mod bound;
 mod channel;

@@ -19,6 +19,7 @@ use utcp_abi::pair::{STREAM_MAX, class_for};
 use utcp_abi::socket::{BufRef, intent, option, status};
 use utcp_abi::stream::pieces;
 
+use crate::arrival;
 use crate::fast_open;
 use crate::guard;
 use crate::handle::Sock;
@@ -294,6 +295,9 @@ fn publish(sock: &Sock, room: &Room, end: u64, flags: c_int, last: bool) -> Publ
             let wanted = flags & libc::MSG_MORE != 0 || shared.options.has(option::CORK);
             if may_hold && wanted || sock.intends(intent::MORE) {
                 return publish_part(sock, &pair, room, end, may_hold && wanted);
+            }
+            if room.queued == 0 {
+                pair.own().sent_at.store(arrival::ticks(), Relaxed);
             }
             advance(&pair.own().tail, room.tail, end)
         }

@@ -209,6 +209,54 @@ fn redis_replication() {
     engine.went_through(11);
 }
 
+/// Snapshots and rewrites of the log, each by a forked child, while clients write. The child's copies of all sockets come and go, and what
+/// it wrote is what was there.
+#[test]
+fn redis_saves_in_the_background() {
+    let lab = Lab::new("redis-bgsave");
+    let engine = Engine::start(&lab);
+    let dir = lab.path("save");
+    std::fs::create_dir_all(&dir).expect("a folder can be made");
+    let start = || {
+        let redis = Redis::start_with(&lab, |run| {
+            let run = run.arg("--dir").arg(&dir).args(["--enable-debug-command", "yes"]);
+            run.args(["--rdb-key-save-delay", "20"]).under(&engine)
+        });
+        engine.wait_for_listener(redis.port);
+        redis
+    };
+    let redis = start();
+    let ask = |redis: &Redis, args: &[&str]| redis.cli(&lab, args).under(&engine).ok().text();
+    ask(&redis, &["debug", "populate", "5000", "key", "300"]);
+    let args = ["-q", "-n", "60000", "-c", "20", "-r", "5000", "-d", "200", "-t", "set,lpush,get"];
+    let mut writes = redis.benchmark(&lab, &args).under(&engine).spawn();
+    let mut saved = 0;
+    while writes.is_alive() {
+        let (save, field) =
+            if saved % 2 == 0 { ("bgsave", "rdb_bgsave") } else { ("bgrewriteaof", "aof_rewrite") };
+        assert!(ask(&redis, &[save]).contains("started"), "{save}");
+        wait_until("it is saved", Duration::from_secs(30), || {
+            ask(&redis, &["info", "persistence"]).contains(&format!("{field}_in_progress:0")).then_some(())
+        });
+        saved += 1;
+    }
+    let report = writes.finish().ok();
+    assert!(!report.text().contains("rror") && !report.err.contains("rror"), "{}", report.err);
+    let told = ask(&redis, &["info", "persistence"]);
+    assert!(saved > 0 && told.contains("rdb_last_bgsave_status:ok"), "{told}");
+    assert!(told.contains("aof_last_bgrewrite_status:ok"), "{told}");
+    assert_eq!(ask(&redis, &["config", "set", "rdb-key-save-delay", "0"]), "OK\n");
+    assert!(ask(&redis, &["bgsave"]).contains("started"));
+    wait_until("the last is saved", WAIT, || {
+        ask(&redis, &["info", "persistence"]).contains("rdb_bgsave_in_progress:0").then_some(())
+    });
+    let digest = ask(&redis, &["debug", "digest"]);
+    drop(redis);
+    let again = start();
+    assert_eq!(ask(&again, &["debug", "digest"]), digest);
+    engine.went_through(20);
+}
+
 /// Two workers that share the primary's listener, which they get over a unix socket.
 #[test]
 fn node_cluster() {

@@ -195,3 +195,70 @@ with select.epoll() as set:
     assert_eq!(lab.python(script).under(&engine).ok().text(), "same\n");
     engine.went_through(1);
 }
+
+/// A server that notes in which order its event loop reports messages, and a client that sends over a new connection first, and
+/// then over an old one.
+const ORDER: &str = "import os, select, socket, sys
+host = ('127.0.0.1', int(sys.argv[1]))
+child = os.fork()
+if child:
+    listener = socket.create_server(host)
+    loop, open_ones, log = select.epoll(), {}, b''
+    loop.register(listener, select.EPOLLIN)
+    while True:
+        for number, _ in loop.poll():
+            if number == listener.fileno():
+                new, _ = listener.accept()
+                open_ones[new.fileno()] = new
+                loop.register(new, select.EPOLLIN)
+                continue
+            data = open_ones[number].recv(100)
+            if data == b'end':
+                sys.exit(os.waitpid(child, 0)[1])
+            if not data:
+                loop.unregister(number)
+                open_ones.pop(number).close()
+            elif data == b'log':
+                open_ones[number].send(log)
+                log = b''
+            else:
+                log += data
+                open_ones[number].send(data)
+while True:
+    try:
+        old = socket.create_connection(host)
+        break
+    except ConnectionRefusedError:
+        pass
+for _ in range(20):
+    old.send(b'-')
+    old.recv(10)
+old.send(b'log')
+old.recv(100)
+wrong = 0
+for _ in range(100):
+    new = socket.create_connection(host)
+    new.send(b'-')
+    new.recv(10)
+    new.send(b'a')
+    old.send(b'b')
+    old.recv(10)
+    new.recv(10)
+    old.send(b'log')
+    wrong += old.recv(10) != b'-ab'
+    new.close()
+print(wrong, flush=True)
+old.send(b'end')
+os._exit(0)
+";
+
+/// Events of one wait stand in the order in which they came, as the kernel's do: redis' tests, for one, rely on it.
+#[test]
+fn what_was_sent_first_is_reported_first() {
+    let lab = Lab::new("python-order");
+    let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", "on").run();
+    let port = lab.port().to_string();
+    let run = lab.run("/usr/bin/python3").args(["-c", ORDER, &port]).under(&engine);
+    assert_eq!(run.limit(std::time::Duration::from_secs(20)).ok().text(), "0\n");
+    engine.went_through(100);
+}

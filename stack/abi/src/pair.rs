@@ -168,10 +168,12 @@ pub struct Side {
     pub tail: AtomicU64,
     /// Position behind the last urgent byte that this side sent (MSG_OOB), written before the byte's own; 0: none yet.
     pub urgent: AtomicU64,
+    /// When this side's stream last stopped being empty, in ticks of the processors' common counter: epoll reports in this order.
+    pub sent_at: AtomicU64,
     /// log2 of the bytes of the stream that this side writes.
     pub class: AtomicU32,
     /// Line end.
-    pub pad: [AtomicU32; 11],
+    pub pad: [AtomicU32; 9],
 
     /// Position of the first byte that this side has not taken from the other's stream.
     pub head: AtomicU64,
@@ -212,6 +214,7 @@ impl Slot {
             side.head.store(first_position(generation), Ordering::Relaxed);
             side.class.store(CLASSES[0], Ordering::Relaxed);
             side.urgent.store(0, Ordering::Relaxed);
+            side.sent_at.store(0, Ordering::Relaxed);
             for word in
                 [&side.wish, &side.closed, &side.cpu, &side.rcvbuf, side.rx_bell.word(), side.tx_bell.word()]
             {
@@ -456,6 +459,7 @@ mod tests {
             sides: core::array::from_fn(|_| Side {
                 tail: AtomicU64::new(0),
                 urgent: AtomicU64::new(0),
+                sent_at: AtomicU64::new(0),
                 class: AtomicU32::new(0),
                 pad: core::array::from_fn(|_| AtomicU32::new(0)),
                 head: AtomicU64::new(0),

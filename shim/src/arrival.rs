@@ -1,0 +1,98 @@
+//! In which order the events of one `epoll_wait` stand.
+//!
+//! The kernel reports members in the order in which they became ready, so a program sees what a peer sent over two connections in the
+//! order in which it was sent. Our bits have no order; each stream of a pair region says when it last stopped being empty
+//! instead, and the events of one call are sorted by that. What has no such time (a listener, a connection by segments) stands before.
+//! The time is the sender's word: a liar puts its own events elsewhere.
+
+use core::sync::atomic::Ordering::Relaxed;
+
+use libc::epoll_event;
+
+use crate::handle::Sock;
+use crate::pair;
+
+/// Events of one call that are sorted; further ones follow as they are found.
+const SORTED: usize = 64;
+
+/// Ticks of a counter that all processors share: a few nanoseconds to read, and never back.
+#[inline]
+pub fn ticks() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 processor has the instruction; where a process may not use it, libc's clocks don't work either.
+    let now = unsafe { core::arch::x86_64::_rdtsc() };
+    #[cfg(target_arch = "aarch64")]
+    let now = {
+        let now: u64;
+        // SAFETY: reads the counter that the vdso reads.
+        unsafe { core::arch::asm!("mrs {}, cntvct_el0", out(reg) now, options(nomem, nostack)) };
+        now
+    };
+    now
+}
+
+/// When what waits at `sock` came, in ticks; 0: not known.
+#[inline]
+pub fn of(sock: &Sock) -> u64 {
+    pair::of(sock).map_or(0, |end| end.other().sent_at.load(Relaxed))
+}
+
+/// The times of the first events of ours.
+pub struct Arrivals {
+    times: [u64; SORTED],
+    len: usize,
+}
+
+impl Arrivals {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self { times: [0; SORTED], len: 0 }
+    }
+
+    /// The last of ours in `events` came at `time`: it goes where it belongs.
+    #[inline]
+    pub fn put(&mut self, events: &mut [epoll_event], time: u64) {
+        let Some(place) = self.times.get_mut(self.len) else { return };
+        *place = time;
+        let first = events.len().wrapping_sub(self.len).wrapping_sub(1);
+        let mut at = self.len;
+        self.len = self.len.wrapping_add(1);
+        while let Some(before) = at.checked_sub(1)
+            && self.times.get(before).is_some_and(|earlier| *earlier > time)
+        {
+            self.times.swap(before, at);
+            let now = first.wrapping_add(at);
+            if now >= events.len() || now == 0 {
+                return;
+            }
+            events.swap(now.wrapping_sub(1), now);
+            at = before;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_stand_in_order_of_time() {
+        let mut room = [epoll_event { events: 0, u64: 99 }; 70];
+        let mut arrivals = Arrivals::new();
+        // Two of the kernel's stand before ours.
+        let times = [5, 3, 9, 0, 3, 7];
+        for (count, time) in times.into_iter().enumerate() {
+            room[count + 2] = epoll_event { events: 1, u64: count as u64 };
+            arrivals.put(&mut room[..count + 3], time);
+        }
+        let order = room[..8].iter().map(|event| event.u64).collect::<Vec<_>>();
+        assert_eq!(order, [99, 99, 3, 1, 4, 0, 5, 2]);
+        for count in 6..68 {
+            room[count + 2] = epoll_event { events: 1, u64: 1000 };
+            arrivals.put(&mut room[..count + 3], 0);
+        }
+        assert_eq!({ room[69].u64 }, 1000);
+        assert_eq!(room.iter().filter(|event| event.u64 == 1000).count(), 62);
+        assert!(ticks() <= ticks());
+    }
+}
