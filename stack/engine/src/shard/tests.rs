@@ -245,6 +245,11 @@ fn an_acknowledgement_waits_for_the_reader() {
     let a = world.connect(2);
     let b = server.accept().expect("a connection waits");
     let mut waited = 0;
+    // The very first ACK waits a moment for an answer.
+    client.send(a, b"x");
+    world.settle();
+    assert_eq!(server.recv(b), b"x");
+    world.pass(2);
     for _ in 0..40 {
         client.send(a, b"x");
         world.settle();

@@ -14,6 +14,10 @@ use crate::wire::tcp::sack_blocks_max;
 
 /// The shortest delay of an ACK (Linux TCP_ATO_MIN).
 const ATO_MIN: Duration = Duration::from_millis(40);
+/// Bytes of what may be a request.
+const REQUEST_MAX: u32 = 4096;
+/// How long the ACK of a request waits for the answer where it would go at once otherwise.
+const ANSWER_TIME: Duration = Duration::from_millis(1);
 
 impl Tcb {
     /// The next bytes in order, which fit: the fast path of [`Tcb::on_text`].
@@ -51,7 +55,13 @@ impl Tcb {
         // SHLD-19: at least every second full-sized segment; and at once while the peer's slow start depends on it.
         let quick = self.ack.always_quick || (self.ack.quick > 0 && !self.ack.interactive);
         if unacked > self.rcv.mss || quick {
+            let first = self.ack.quick == QUICK_ACKS && !self.ack.always_quick;
             self.ack.quick = self.ack.quick.saturating_sub(1);
+            // The first bytes, if they are few and end a write of the peer's, ask for an answer more often than not, and that
+            // brings the ACK along. Slow start can wait for it a moment; Linux sends a segment of its own.
+            if first && unacked <= self.rcv.mss.min(REQUEST_MAX) && seg.flags.any(Flags::PSH) {
+                return self.delay_ack_for(now, ANSWER_TIME.min(self.ack.ato));
+            }
             self.ack.now = true;
         } else {
             self.ack.pushed |= seg.len < self.rcv.mss || seg.flags.any(Flags::PSH);
@@ -71,9 +81,14 @@ impl Tcb {
     /// MUST-40: the ACK goes with data, or in less than half a second.
     #[inline]
     pub(super) fn delay_ack(&mut self, now: Instant) {
+        self.delay_ack_for(now, self.ack.ato);
+    }
+
+    #[inline]
+    fn delay_ack_for(&mut self, now: Instant, time: Duration) {
         self.ack.pending = true;
         if !self.timers.is_armed(Timer::DelayedAck) {
-            self.timers.set(Timer::DelayedAck, now + self.ack.ato);
+            self.timers.set(Timer::DelayedAck, now + time);
         }
     }
 

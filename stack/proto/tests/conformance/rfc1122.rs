@@ -1,6 +1,6 @@
 //! RFC 1122 §4.2: delayed ACKs, keep-alive, ICMP errors; RFC 5482: the user timeout.
 
-use crate::lab::{ISS, Lab, plain, seg};
+use crate::lab::{IRS, ISS, Lab, plain, seg};
 use utcp_proto::{
     Config, DropReason, Duration, Events, Flags, IcmpError, IcmpKind, Keepalive, SocketError, State, UserCall,
 };
@@ -28,6 +28,36 @@ fn quick_acks_at_the_start() {
         lab.get(seg(1 + n * 100, 100).ack(1));
         lab.expect_ack(101 + n * 100);
     }
+}
+
+/// But the first bytes may be a request, whose answer brings the ACK along if it comes within a millisecond.
+#[test]
+fn the_first_ack_waits_for_an_answer() {
+    let request = || seg(1, 100).ack(1).flags(Flags::PSH);
+    let mut lab = Lab::passive(&plain());
+    lab.get(request());
+    lab.expect_nothing();
+    assert!(!lab.tcb.acks_when_read(), "nobody has to tell that it was read");
+    lab.send(50);
+    let answer = lab.expect();
+    assert_eq!((answer.len, answer.ack), (50, Some(IRS + 101)));
+    lab.expect_nothing();
+
+    let mut lab = Lab::passive(&plain());
+    lab.get(request());
+    let (ms, ack) = lab.next_sent();
+    assert!(ms <= 1 && ack.len == 0 && ack.ack == Some(IRS + 101), "{ms} ms: {ack:?}");
+    // The next ones don't wait, nor do those that TCP_QUICKACK is set for, or a second segment.
+    lab.get(seg(101, 100).ack(1).flags(Flags::PSH));
+    lab.expect_ack(201);
+    let mut lab = Lab::passive(&plain());
+    lab.user(UserCall::SetQuickAck(true));
+    lab.get(request());
+    lab.expect_ack(101);
+    let mut lab = Lab::passive(&plain());
+    lab.get(request());
+    lab.get(seg(101, 100).ack(1).flags(Flags::PSH));
+    lab.expect_ack(201);
 }
 
 /// As Linux's tcp_cleanup_rbuf: a small segment that was read to the end is acknowledged at once where nothing is answered, as the peer's
