@@ -80,6 +80,13 @@ fn two_ports_of_a_switch_conform() {
     conforms(&provider(Shape::default()), "vale0:a@conf:slots=64", "vale0:b@conf:slots=64");
 }
 
+/// Slots change places between the ends: what one end puts into a slot is what the other one gives back.
+#[test]
+fn the_ends_of_a_pipe_conform() {
+    conforms(&provider(Shape::default()), "netmap:x{1", "netmap:x}1");
+    conforms(&provider(Shape::default()), "netmap:x}a@conf:slots=64", "netmap:x{a");
+}
+
 /// A port that is made for us has a ring of ours for each of its own: what comes to the second is read, too.
 #[test]
 fn every_ring_of_a_switchs_port_is_a_port() {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::request::{Asked, text};
 use super::{NicShape, Provider, Side, State, errno};
 use crate::netmap::abi::{
-    Legacy, NIOCCTRL, NIOCGINFO, NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, OptCsb, PoolsInfo, PortHdr, PortInfo,
-    Register, VERSIONS_LEGACY, flag, kind, legacy,
+    Legacy, Mode, NIOCCTRL, NIOCGINFO, NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, OptCsb, PoolsInfo, PortHdr,
+    PortInfo, Register, VERSIONS_LEGACY, flag, kind, legacy,
 };
 use crate::netmap::layout::NetmapIf;
 use crate::netmap::sys::Handle;
@@ -266,6 +266,10 @@ impl Open {
         for &index in &bound.tx {
             let State { memories, nics, violations, .. } = state;
             let nic = &mut nics[bound.nic];
+            if nic.pipe.is_some() {
+                state.pipe_tx(bound.nic, index);
+                continue;
+            }
             if nic.vale {
                 state.vale_tx(bound.nic, index);
                 continue;
@@ -300,6 +304,11 @@ impl Open {
     }
 
     pub(super) fn rx_sync(&self, state: &mut State, bound: &Bound) {
+        if state.nics[bound.nic].pipe.is_some() {
+            pipe_sys::clear(&self.bell);
+            bound.rx.iter().for_each(|ring| state.pipe_rx(bound.nic, *ring));
+            return;
+        }
         let State { memories, nics, violations, .. } = state;
         let Some(memory) = &memories[bound.memory] else { return };
         let nic = &mut nics[bound.nic];
@@ -353,7 +362,8 @@ fn interface(name: &str, shape: NicShape, old: bool) -> NetmapIf {
 fn info(state: &mut State, name: &str, asked: &PortInfo) -> io::Result<PortInfo> {
     state.check_memory(asked.mem_id)?;
     let PortInfo { tx_slots, rx_slots, tx_rings, rx_rings, .. } = *asked;
-    let wanted = Register { tx_slots, rx_slots, tx_rings, rx_rings, ..Register::default() };
+    let mode = Mode::AllNic as u32;
+    let wanted = Register { tx_slots, rx_slots, tx_rings, rx_rings, mode, ..Register::default() };
     let at = state.find_or_make(name, &wanted)?;
     let nic = &state.nics[at];
     let mem_size = state.memories[nic.memory].as_ref().map_or(0, |memory| memory.bytes() as u64);

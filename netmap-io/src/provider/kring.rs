@@ -32,6 +32,8 @@ pub(super) enum Behind {
     Host,
     /// A switch.
     Vale,
+    /// The other end of a netmap pipe: slots change places with those of its ring.
+    Pipe,
 }
 
 /// The kernel's half of a ring.
@@ -44,8 +46,10 @@ pub(super) struct Kring {
     pub(super) hw_cur: u32,
     /// End of what the user may have.
     pub(super) hw_tail: u32,
+    /// A pipe's: how far the other end has come.
+    pub(super) pipe_tail: u32,
     /// Head, cur and tail of the last sync that made sense.
-    head: u32,
+    pub(super) head: u32,
     cur: u32,
     tail: u32,
     /// The buffer of each slot as the hardware knows it.
@@ -68,20 +72,31 @@ impl Kring {
         ring_id: u16,
         tx: bool,
         behind: Behind,
+        like: Option<&Self>,
     ) -> io::Result<Self> {
         let tail = if tx { slots - 1 } else { 0 };
-        let at = memory.make_ring(slots, ring_id, if tx { DIR_TX } else { DIR_RX }, tail)?;
+        let shape = (slots, ring_id, if tx { DIR_TX } else { DIR_RX }, tail);
+        let at = memory.make_ring(shape, like.map(|other| other.at))?;
         let known = (0..slots).map(|index| memory.slot(at, index).buf).collect();
         let (queue, bells) = (VecDeque::new(), Vec::new());
-        Ok(Self { at, tx, behind, hw_cur: 0, hw_tail: tail, head: 0, cur: 0, tail, known, queue, bells })
+        let (hw_tail, pipe_tail) = (tail, tail);
+        Ok(Self { at, tx, behind, hw_cur: 0, hw_tail, pipe_tail, head: 0, cur: 0, tail, known, queue, bells })
     }
 
     pub(super) fn next(&self, index: u32) -> u32 {
         (index + 1) % self.at.slots
     }
 
-    fn before(&self, index: u32) -> u32 {
+    pub(super) fn before(&self, index: u32) -> u32 {
         (index + self.at.slots - 1) % self.at.slots
+    }
+
+    /// Whether a slot's buffer counts as this ring's: always, but for a pipe's, whose other end has the rest.
+    pub(super) fn is_users(&self, index: u32) -> bool {
+        let slots = self.at.slots;
+        let away = (index + slots - self.hw_cur) % slots;
+        let end = (self.pipe_tail + slots - self.hw_cur) % slots;
+        self.behind != Behind::Pipe || away < end || (self.tx && away == end)
     }
 
     /// Free slots that the kernel has for frames that come; one always stays empty.
@@ -121,7 +136,7 @@ impl Kring {
     }
 
     /// Takes over head and cur, if they make sense.
-    fn prologue(&mut self, memory: &Memory, violations: &mut Vec<String>) -> bool {
+    pub(super) fn prologue(&mut self, memory: &Memory, violations: &mut Vec<String>) -> bool {
         let NetmapRing { head, cur, tail, .. } = self.header(memory);
         let (from, to) = if self.tx { (self.head, self.tail) } else { (self.hw_cur, self.hw_tail) };
         let good = head < self.at.slots && lies_between(from, to, head) && lies_between(head, to, cur);
@@ -166,13 +181,13 @@ impl Kring {
         format!("{} ring of {} slots", if self.tx { "tx" } else { "rx" }, self.at.slots)
     }
 
-    fn finish(&mut self, memory: &Memory) {
+    pub(super) fn finish(&mut self, memory: &Memory) {
         self.tail = self.hw_tail;
         // SAFETY: as in `header`.
         unsafe { (&raw mut (*memory.header(self.at).as_ptr()).tail).write_volatile(self.tail) };
     }
 
-    fn stamp(&self, memory: &Memory) {
+    pub(super) fn stamp(&self, memory: &Memory) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = [i64::try_from(now.as_secs()).unwrap_or(0), i64::from(now.subsec_micros())];
         // SAFETY: as in `header`; the time is the kernel's to write.

@@ -112,8 +112,12 @@ impl Memory {
         }
     }
 
-    /// A ring of `slots` slots with a buffer in each.
-    pub(super) fn make_ring(&mut self, slots: u32, ring_id: u16, dir: u16, tail: u32) -> io::Result<RingAt> {
+    /// A ring of `slots` slots with a buffer in each: fresh ones, or those of `like`.
+    pub(super) fn make_ring(
+        &mut self,
+        (slots, ring_id, dir, tail): (u32, u16, u16, u32),
+        like: Option<RingAt>,
+    ) -> io::Result<RingAt> {
         let bytes = (SLOTS_OFFSET + slots as usize * size_of::<Slot>()).next_multiple_of(PAGE);
         let at = self.rings_end;
         if at + bytes > self.buffers_at() {
@@ -141,7 +145,10 @@ impl Memory {
         // SAFETY: inside the mapping, from a page on; nobody knows of it yet.
         unsafe { self.mapping.at(at).cast().write(header) };
         for index in 0..slots {
-            let buf = self.take_buffer()?;
+            let buf = match like {
+                Some(other) => self.slot(other, index).buf,
+                None => self.take_buffer()?,
+            };
             self.set_slot(ring, index, Slot { buf, ..Slot::default() });
         }
         Ok(ring)

@@ -15,7 +15,7 @@
 //! of a NIC that is gone EIO, and those of an interface that is down *wait*. What no correct user does is noted
 //! ([`Provider::violations`]).
 //!
-//! What it does not imitate: `epoll_wait` does no sync here, so a woken port makes a call of its own; offsets; netmap pipes;
+//! What it does not imitate: `epoll_wait` does no sync here, so a woken port makes a call of its own; offsets;
 //! frames between a switch and the NICs on it.
 
 mod handle;
@@ -23,6 +23,7 @@ mod kloop;
 mod kring;
 mod memory;
 mod nic;
+mod pipes;
 mod ports;
 mod request;
 mod vale;

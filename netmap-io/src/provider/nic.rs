@@ -23,6 +23,8 @@ pub(super) struct Nic {
     pub(super) memory: usize,
     /// It is a port of a switch, or an interface that can be one.
     pub(super) vale: bool,
+    /// The other end of the netmap pipe that it is an end of.
+    pub(super) pipe: Option<usize>,
     /// It outlives its users.
     pub(super) persistent: bool,
     /// It is on a switch.
@@ -67,13 +69,45 @@ impl Nic {
         };
         let mut make = |tx: bool| -> io::Result<Vec<Kring>> {
             let behind = |id| if id < shape.rings { nic } else { Behind::Host };
-            (0..count).map(|id| Kring::new(memory, shape.slots, id, tx, behind(id))).collect()
+            (0..count).map(|id| Kring::new(memory, shape.slots, id, tx, behind(id), None)).collect()
         };
-        Ok(Self {
+        let rings = [make(true)?, make(false)?];
+        Ok(Self::with_rings(name, shape, rings, place, vale, memory.buf_size()))
+    }
+
+    /// One end of a netmap pipe; the other one's rings, if it is there already, say which buffers.
+    pub(super) fn pipe_end(
+        name: &str,
+        shape: NicShape,
+        memory: &mut Memory,
+        place: usize,
+        other: Option<&Self>,
+    ) -> io::Result<Self> {
+        let mut make = |tx: bool| -> io::Result<Vec<Kring>> {
+            let opposite =
+                |id: u16| Some(if tx { &other?.rx[usize::from(id)] } else { &other?.tx[usize::from(id)] });
+            let ring = |id| Kring::new(memory, shape.slots, id, tx, Behind::Pipe, opposite(id));
+            (0..shape.rings).map(ring).collect()
+        };
+        let rings = [make(true)?, make(false)?];
+        Ok(Self::with_rings(name, shape, rings, place, true, memory.buf_size()))
+    }
+
+    fn with_rings(
+        name: &str,
+        shape: NicShape,
+        [tx, rx]: [Vec<Kring>; 2],
+        place: usize,
+        vale: bool,
+        buf_size: u32,
+    ) -> Self {
+        let count = usize::from(shape.rings + shape.host_rings);
+        Self {
             name: name.into(),
             shape,
-            tx: make(true)?,
-            rx: make(false)?,
+            tx,
+            rx,
+            pipe: None,
             memory: place,
             vale,
             persistent: false,
@@ -82,14 +116,14 @@ impl Nic {
             header: 0,
             present: true,
             up: true,
-            memory_bytes: memory.buf_size() as usize,
+            memory_bytes: buf_size as usize,
             cable: None,
             high_flags: 0,
             outs: [VecDeque::new(), VecDeque::new()],
             rooms: [ROOM; 2],
-            exclusive: vec![false; count.into()],
-            users: vec![0; count.into()],
-        })
+            exclusive: vec![false; count],
+            users: vec![0; count],
+        }
     }
 
     /// Indices of the rings that a registration means.
@@ -167,9 +201,13 @@ impl Nic {
         self.tx.iter().chain(&self.rx).map(of).collect()
     }
 
-    /// Every buffer that stands in a slot.
+    /// Every buffer that stands in a slot. Of a pipe's two rings, each has those that are its user's now.
     pub(super) fn buffers<'a>(&'a self, memory: &'a Memory) -> impl Iterator<Item = u32> + 'a {
         let rings = self.tx.iter().chain(&self.rx);
-        rings.flat_map(|ring| (0..ring.at.slots).map(|index| memory.slot(ring.at, index).buf))
+        rings.flat_map(|ring| {
+            (0..ring.at.slots)
+                .filter(|index| ring.is_users(*index))
+                .map(|index| memory.slot(ring.at, index).buf)
+        })
     }
 }

@@ -30,6 +30,9 @@ impl State {
         if let Some(at) = self.find(name) {
             return Ok(at);
         }
+        if let Some(end) = self.pipe(name, wanted) {
+            return end;
+        }
         let (true, Some((switch, port))) = (is_vale(name), name.split_once(':')) else {
             return Err(errno(libc::ENXIO));
         };
@@ -72,7 +75,9 @@ impl State {
     /// A port that nobody uses any more ends, if it was made by its first user. Its buffers are counted then.
     pub(super) fn end_unused(&mut self, at: usize) {
         let nic = &self.nics[at];
-        if !nic.vale || nic.persistent || !nic.present || nic.users.iter().any(|users| *users > 0) {
+        let idle = |nic: &Nic| nic.users.iter().all(|users| *users == 0);
+        let both = idle(nic) && nic.pipe.is_none_or(|other| idle(&self.nics[other]));
+        if !nic.vale || nic.persistent || !nic.present || !both {
             return;
         }
         if let Err(wrong) = self.check_memory_of(nic.memory) {
@@ -82,7 +87,9 @@ impl State {
     }
 
     fn end(&mut self, at: usize) {
-        self.nics[at].present = false;
+        for end in [Some(at), self.nics[at].pipe].into_iter().flatten() {
+            self.nics[end].present = false;
+        }
         let place = self.nics[at].memory;
         self.memories[place] = None;
         for port in self.bridges.iter_mut().flat_map(|bridge| &mut bridge.ports) {
