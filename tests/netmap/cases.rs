@@ -9,6 +9,9 @@ use utcp_netmap_io::{Device, OpenOptions, Port, PortError, Proto, SlotFlags, Tup
 
 use crate::{ETHERTYPE, MODULE, SWITCH, Tally, check, joined, open};
 
+/// Opens a device of the module's or the provider's.
+type Opener<'o> = &'o dyn Fn(&str, &OpenOptions) -> Result<Device, PortError>;
+
 /// How long a frame may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -25,22 +28,14 @@ pub fn over_the_provider(tally: &mut Tally) {
         }
     }
     provider.join("ut0", "ut1");
-    let first = |device: &str| -> Result<Box<dyn Port>, String> {
-        let opened = provider.open(device, &OpenOptions::default());
-        Ok(opened.map_err(|error| error.to_string())?.ports.swap_remove(0))
-    };
-    match (first("netmap:ut0-1"), first("netmap:ut1-1")) {
+    let from: Opener<'_> = &|device, options| provider.open(device, options);
+    match (first(from, "netmap:ut0-1"), first(from, "netmap:ut1-1")) {
         (Ok(a), Ok(b)) => check(tally, a, b, MODULE),
         (Err(error), _) | (_, Err(error)) => tally.failed("the provider's NICs", &error),
     }
     manners(tally, &Admin::from(provider.clone()), "ut2", "the provider");
     tally.result("the provider: what is not ours passes between NIC and kernel", beside(&provider));
-    let open = |device: &str, options: &OpenOptions| provider.open(device, options);
-    tally.result(
-        "the provider: a long frame behind a virtio-net header arrives in one piece",
-        long_frames(&open),
-    );
-    tally.result("the provider: a segment is cut for a port without that header", cut_frames(&open));
+    everywhere(tally, from, &Admin::from(provider.clone()), "the provider");
     tally.result("the provider: no buffer is lost or in two places", provider.check_buffers());
 }
 
@@ -93,33 +88,39 @@ pub fn over_the_module(tally: &mut Tally) {
     manners(tally, &admin, "vale_utcp:m", "the module");
     joined(tally, "vale_utcp:a", "vale_utcp:b", SWITCH);
     joined(tally, "netmap:utcpcheck{1", "netmap:utcpcheck}1", MODULE);
-    old_interface(tally);
-    tally.result(
-        "a pipe: a frame of several slots arrives whole",
-        fragments("netmap:utcpfrag{1", "netmap:utcpfrag}1"),
-    );
-    tally.result("VALE: a frame of several slots arrives whole", fragments("vale_utcp:f", "vale_utcp:g"));
-    tally.result("@conf: a port of VALE has the slots and rings that it was asked for", conf(&admin));
-    tally.result("VALE: an interface that outlives its users is made and ended", persistent(&admin));
-    tally.result("VALE: the length of a port's virtio-net header is set and told", header(&admin));
-    tally.result(
-        "VALE: a long frame behind a virtio-net header arrives in one piece",
-        long_frames(&utcp_netmap_io::open),
-    );
-    tally.result("VALE: a segment is cut for a port without that header", cut_frames(&utcp_netmap_io::open));
-    tally.result("the time of a sync is told", timestamps());
-    tally.result("a loop of the kernel's starts and stops", looped(&admin));
+    everywhere(tally, &utcp_netmap_io::open, &admin, "the module");
 }
 
-/// The same pipe by API 11 and 12.
-fn old_interface(tally: &mut Tally) {
+/// What module and provider have to do alike.
+fn everywhere(tally: &mut Tally, from: Opener<'_>, admin: &Admin, who: &str) {
+    old_interface(tally, from, who);
+    let mut tell = |what: &str, found| tally.result(&format!("{who}: {what}"), found);
+    let pipe = fragments(from, "netmap:utcpfrag{1", "netmap:utcpfrag}1");
+    tell("a pipe: a frame of several slots arrives whole", pipe);
+    tell("VALE: a frame of several slots arrives whole", fragments(from, "vale_utcp:f", "vale_utcp:g"));
+    tell("@conf: a port of VALE has the slots and rings that it was asked for", conf(from, admin));
+    tell("VALE: an interface that outlives its users is made and ended", persistent(admin));
+    tell("VALE: the length of a port's virtio-net header is set and told", header(from, admin));
+    tell("VALE: a long frame behind a virtio-net header arrives in one piece", long_frames(from));
+    tell("VALE: a segment is cut for a port without that header", cut_frames(from));
+    tell("the time of a sync is told", timestamps(from));
+    tell("a loop of the kernel's starts and stops", looped(admin));
+}
+
+/// The same pipe by the interface of old modules.
+fn old_interface(tally: &mut Tally, from: Opener<'_>, who: &str) {
     let options = OpenOptions { old_interface: true, ..OpenOptions::default() };
-    let opened =
-        |device: &str| utcp_netmap_io::open(device, &options).map(|mut opened| opened.ports.swap_remove(0));
+    let opened = |device: &str| from(device, &options).map(|mut opened| opened.ports.swap_remove(0));
     match (opened("netmap:utcpold{2"), opened("netmap:utcpold}2")) {
         (Ok(a), Ok(b)) => check(tally, a, b, MODULE),
-        (Err(error), _) | (_, Err(error)) => tally.failed("the old interface", &error.to_string()),
+        (Err(error), _) | (_, Err(error)) => {
+            tally.failed(&format!("{who}: the old interface"), &error.to_string());
+        }
     }
+}
+
+fn first(from: Opener<'_>, device: &str) -> Result<Box<dyn Port>, String> {
+    Ok(from(device, &OpenOptions::default()).map_err(words)?.ports.swap_remove(0))
 }
 
 fn words(error: impl Into<utcp_netmap_io::PortError>) -> String {
@@ -127,8 +128,8 @@ fn words(error: impl Into<utcp_netmap_io::PortError>) -> String {
 }
 
 /// Sends pieces of one frame, and puts together what comes.
-fn fragments(a: &str, b: &str) -> Result<(), String> {
-    let (mut a, mut b) = (open(a).map_err(words)?, open(b).map_err(words)?);
+fn fragments(from: Opener<'_>, a: &str, b: &str) -> Result<(), String> {
+    let (mut a, mut b) = (first(from, a)?, first(from, b)?);
     let mut whole = vec![0xff; 6];
     whole.extend([2, 0, 0, 0, 0, 9]);
     whole.extend(ETHERTYPE);
@@ -156,8 +157,8 @@ fn fragments(a: &str, b: &str) -> Result<(), String> {
     if got == whole { Ok(()) } else { Err("the bytes differ".into()) }
 }
 
-fn conf(admin: &Admin) -> Result<(), String> {
-    let port = open("vale_utcp:c@conf:slots=512,rings=2").map_err(words)?;
+fn conf(from: Opener<'_>, admin: &Admin) -> Result<(), String> {
+    let port = first(from, "vale_utcp:c@conf:slots=512,rings=2")?;
     let sizes = admin.port("vale_utcp:c").map_err(|error| error.to_string())?;
     match (port.caps().rx_slots, port.caps().tx_slots, sizes.rings) {
         (512, 512, (2, 2)) => Ok(()),
@@ -179,8 +180,8 @@ fn persistent(admin: &Admin) -> Result<(), String> {
     if listed? { Ok(()) } else { Err("it is not in the list of ports".into()) }
 }
 
-fn header(admin: &Admin) -> Result<(), String> {
-    let _port = open("vale_utcp:h").map_err(words)?;
+fn header(from: Opener<'_>, admin: &Admin) -> Result<(), String> {
+    let _port = first(from, "vale_utcp:h")?;
     let text = |error: std::io::Error| error.to_string();
     for len in [12, 10, 0] {
         admin.set_header_len("vale_utcp:h", len).map_err(text)?;
@@ -191,9 +192,6 @@ fn header(admin: &Admin) -> Result<(), String> {
     }
     Ok(())
 }
-
-/// Opens the first port of a device, of the module's or the provider's.
-type Opener<'o> = &'o dyn Fn(&str, &OpenOptions) -> Result<Device, PortError>;
 
 fn open_with_header(from: Opener<'_>, device: &str) -> Result<Box<dyn Port>, String> {
     let options = OpenOptions { vnet_header: true, ..OpenOptions::default() };
@@ -246,8 +244,7 @@ fn long_frames(from: Opener<'_>) -> Result<(), String> {
 fn cut_frames(from: Opener<'_>) -> Result<(), String> {
     const HEADERS: usize = 54;
     let mut a = open_with_header(from, "vale_utcp:g12@vnet=12")?;
-    let plain = from("vale_utcp:plain", &OpenOptions::default()).map_err(words)?.ports;
-    let mut plain = plain.into_iter().next().ok_or("no port")?;
+    let mut plain = first(from, "vale_utcp:plain")?;
     let payload: Vec<u8> = (0..20_000_u32).map(|n| (n % 251) as u8).collect();
     // Checksum wanted; TCP over IPv4; headers, size of a piece, where the checksum begins, and where it goes from there.
     let mut frame = vec![1, 1];
@@ -272,9 +269,9 @@ fn cut_frames(from: Opener<'_>) -> Result<(), String> {
     }
 }
 
-fn timestamps() -> Result<(), String> {
+fn timestamps(from: Opener<'_>) -> Result<(), String> {
     let options = OpenOptions { timestamps: true, ..OpenOptions::default() };
-    let mut opened = utcp_netmap_io::open("netmap:utcptime{1", &options).map_err(words)?;
+    let mut opened = from("netmap:utcptime{1", &options).map_err(words)?;
     opened.ports[0].rx_sync().map_err(words)?;
     let told = opened.ports[0].rx_time().ok_or("nothing is told")?;
     let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();

@@ -162,7 +162,16 @@ impl Open {
                 | polling(legacy::DO_RX_POLL, flag::DO_RX_POLL),
             ..Register::default()
         };
-        let reply = self.register(state, &text(&asked.name), wanted)?;
+        // An old pipe's end is a mode and a number.
+        let (name, bracket) = (text(&asked.name), ['{', '}']);
+        let (name, wanted) = match wanted.mode.checked_sub(legacy::PIPE_MASTER) {
+            Some(end @ (0 | 1)) => {
+                let name = format!("{name}{}{}", bracket[end as usize], wanted.ring_id);
+                (name, Register { mode: Mode::AllNic as u32, ring_id: 0, ..wanted })
+            }
+            _ => (name, wanted),
+        };
+        let reply = self.register(state, &name, wanted)?;
         asked.offset = u32::try_from(reply.offset).unwrap_or(0);
         asked.mem_size = u32::try_from(reply.mem_size).unwrap_or(0);
         (asked.tx_slots, asked.rx_slots) = (reply.tx_slots, reply.rx_slots);
