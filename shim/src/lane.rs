@@ -25,7 +25,7 @@ use crate::handle::{self, Sock};
 use crate::pair::{self, End};
 use crate::set::{self, SetRef};
 use crate::sys::{self, Errno, Sys};
-use crate::{epoll, epolls, nested, process};
+use crate::{epoll, epolls, nested, process, sandbox};
 
 /// In [`utcp_abi::set::Set::lanes`]: there can be no lane; the engine does it.
 const REFUSED: u64 = 1 << 63;
@@ -174,6 +174,7 @@ fn is_open(sock: &Sock, end: &End, index: u32) -> bool {
 }
 
 fn open(set: &SetRef, end: &End, place: usize) -> Sys<()> {
+    sandbox::permit()?;
     let kept = bells(set).get(place).ok_or(Errno(libc::ENOSPC))?;
     let lane = end.view.lane(end.at.side, set.index).ok_or(Errno(libc::ENOSPC))?;
     close_bell(set, kept);

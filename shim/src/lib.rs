@@ -78,6 +78,7 @@ mod raw_call;
 mod ready;
 mod recv;
 mod relayed;
+mod sandbox;
 mod select;
 mod send;
 mod set;

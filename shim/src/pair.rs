@@ -20,7 +20,7 @@ use crate::channel::{self, Quiet, Word};
 use crate::fd_table::{self, Entry};
 use crate::handle::Sock;
 use crate::sys::{self, Errno, Sys};
-use crate::{lane, memory, ready, set};
+use crate::{lane, memory, ready, sandbox, set};
 
 /// Epoll sets of one peer whose bells are kept; further ones are rung by the engine.
 const BELLS: usize = 16;
@@ -100,6 +100,7 @@ fn map(att: &'static Attachment, number: u32, place: &'static Place) -> Sys<()> 
 
 /// One descriptor from the engine.
 fn fetch(att: &'static Attachment, kind: Kind, number: u32, set: u32, side: u32) -> Sys<c_int> {
+    sandbox::permit()?;
     let mut message = Message::new(kind);
     (message.a, message.b, message.c) = (u64::from(number), u64::from(set), u64::from(side));
     let (reply, fds) = att.channel().request(&message, None)?;

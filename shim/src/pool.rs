@@ -154,12 +154,18 @@ impl Pool {
         }
     }
 
+    /// Asks for so many that they will do, as nobody can ask any more.
+    pub fn stock_up(&self, att: &'static Attachment) {
+        let _ = self.refill(att, MORE);
+    }
+
     /// Takes a descriptor; its entry in the table is still that of a waiting one.
     pub fn take(&self, att: &'static Attachment) -> Sys<Stand> {
         if let Some(stand) = self.try_take() {
             return Ok(stand);
         }
-        self.refill(att)?;
+        let first = self.refills.fetch_add(1, Relaxed) == 0;
+        self.refill(att, if first { FIRST } else { MORE })?;
         // None came, though the engine had some to give: this process may have no more.
         self.try_take().ok_or(Errno(libc::EMFILE))
     }
@@ -227,11 +233,10 @@ impl Pool {
         closed
     }
 
-    fn refill(&self, att: &'static Attachment) -> Sys<()> {
+    fn refill(&self, att: &'static Attachment, wanted: u64) -> Sys<()> {
         // A handler that jumps away would leave numbers that nobody knows of.
         let _quiet = Quiet::new();
         let mut message = Message::new(Kind::Pool);
-        let wanted = if self.refills.fetch_add(1, Relaxed) == 0 { FIRST } else { MORE };
         message.a = if SCARCE.load(Relaxed) != 0 { 1 } else { wanted.min(room() as u64) };
         // Before the engine makes them: whole at that count.
         let seen = att.region().header().stands_gone.load(Acquire);

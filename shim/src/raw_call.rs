@@ -3,7 +3,7 @@
 //! A call that makes a process is handed on by a jump, as in [`crate::fork`]: its child may return on the
 //! same stack. Every other call is decoded.
 
-use core::ffi::{c_int, c_long};
+use core::ffi::{c_int, c_long, c_ulong};
 
 use crate::table::{exports as hook, find};
 use crate::{process, select};
@@ -181,6 +181,13 @@ unsafe extern "C" fn decode(
             libc::SYS_prlimit64 => c_long::from(hook::prlimit(fd, b as u32, c as *const _, d as *mut _)),
             libc::SYS_socketpair => c_long::from(hook::socketpair(fd, second, third, d as *mut _)),
             libc::SYS_pipe2 => c_long::from(hook::pipe2(a as *mut _, second)),
+            libc::SYS_prctl => {
+                c_long::from(hook::prctl(fd, b as c_ulong, c as c_ulong, d as c_ulong, e as c_ulong))
+            }
+            libc::SYS_seccomp => {
+                crate::sandbox::enter();
+                crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, [a, b, c, d, e, f])))
+            }
             libc::SYS_mlockall => c_long::from(hook::mlockall(fd)),
             libc::SYS_munlockall => c_long::from(hook::munlockall()),
             _ => crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, [a, b, c, d, e, f]))),

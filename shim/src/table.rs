@@ -23,7 +23,7 @@ use libc::{
 
 use crate::{
     accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, guard, io, io_uring, listen,
-    memory, names, numbers, options, poll, privilege, relayed, select, splice,
+    memory, names, numbers, options, poll, privilege, relayed, sandbox, select, splice,
 };
 
 /// Looks `name` up behind us.
@@ -237,6 +237,7 @@ hooks! {
     privilege::seteuid: seteuid(id: c_uint) -> c_int;
     privilege::setreuid: setreuid(id: c_uint, effective: c_uint) -> c_int = SYS_setreuid;
     privilege::setresuid: setresuid(id: c_uint, effective: c_uint, saved: c_uint) -> c_int = SYS_setresuid;
+    sandbox::prctl: prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int = SYS_prctl;
     // liburing's, not libc's: its system calls are its own.
     io_uring::setup: io_uring_setup(entries: c_uint, params: *mut c_void) -> c_int = SYS_io_uring_setup;
     io_uring::queue_init: io_uring_queue_init(entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int;

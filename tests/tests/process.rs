@@ -386,3 +386,50 @@ print('done')
     assert!(text.contains("done"), "{text}");
     engine.went_through(2);
 }
+
+/// A peer that never reads, on both ways within the host: TCP_USER_TIMEOUT ends the connection, whenever it was set.
+#[test]
+fn patience_with_a_peer_that_never_reads() {
+    const PROGRAM: &str = r"
+import errno, select, socket
+listener = socket.create_server(('127.0.0.1', 0))
+def give_up(when):
+    impatient = lambda at, end: end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500) if at == when else None
+    impatient('listener', listener)
+    client = socket.socket()
+    impatient('before', client)
+    client.connect(listener.getsockname())
+    server = listener.accept()[0]
+    writer, reader = (server, client) if when == 'listener' else (client, server)
+    writer.sendall(b'abc')
+    assert reader.recv(3) == b'abc'
+    impatient('after', writer)
+    writer.setblocking(False)
+    waits = select.poll()
+    waits.register(writer, select.POLLOUT)
+    try:
+        while True:
+            try:
+                writer.send(b'x' * 65536)
+            except BlockingIOError:
+                assert waits.poll(20000), 'it never gives up'
+    except OSError as error:
+        assert error.errno == errno.ETIMEDOUT, error
+    reader.settimeout(20)
+    try:
+        while reader.recv(1 << 20):
+            pass
+        assert False, 'an end instead of a reset'
+    except ConnectionResetError:
+        pass
+for when in ('after', 'before', 'listener'):
+    give_up(when)
+print('done')
+";
+    for path in ["off", "on"] {
+        let lab = Lab::new(&format!("patience-{path}"));
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        assert_eq!(lab.python(PROGRAM).under(&engine).ok().text(), "done\n");
+        engine.went_through(3);
+    }
+}

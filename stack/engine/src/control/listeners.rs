@@ -16,7 +16,7 @@ use utcp_proto::wire::IpAddr;
 
 use super::devices::steered_addresses;
 use super::{Control, diag};
-use crate::shard::{ListenRequest, Report, ReportRequest, ToShard};
+use crate::shard::{ListenRequest, ToShard};
 use crate::sys;
 
 /// A listener of a client.
@@ -177,12 +177,9 @@ impl Control {
         if self.lingering_ports.is_empty() {
             return;
         }
-        let mut ports = Vec::new();
-        for report in self.ask(ReportRequest::Sockets) {
-            if let Report::Sockets(lines) = report {
-                ports.extend(lines.iter().filter_map(|l| l.local.rsplit_once(':')?.1.parse::<u16>().ok()));
-            }
-        }
+        let lines = self.socket_lines();
+        let ports: HashSet<u16> =
+            lines.iter().filter_map(|l| l.local.rsplit_once(':')?.1.parse().ok()).collect();
         let lingering = std::mem::take(&mut self.lingering_ports);
         for entry in lingering {
             if ports.contains(&entry.port) {

@@ -27,7 +27,7 @@ use crate::host::{HostMirror, HostView};
 use crate::life::Life;
 use crate::relay::Relay;
 use crate::shard::client::ClientRegion;
-use crate::shard::{Inbox, Outbox, Report, ReportRequest, ToControl, ToShard};
+use crate::shard::{Cursor, Inbox, Outbox, Report, ReportRequest, SocketLine, ToControl, ToShard};
 use crate::sys;
 
 pub use start::{OpenDevice, Surroundings, run, run_in};
@@ -263,13 +263,22 @@ impl Control {
 
     /// Asks every shard; those that don't answer within two seconds are left out.
     fn ask(&self, request: ReportRequest) -> Vec<Report> {
-        let mut reports = Vec::new();
+        self.inboxes.iter().filter_map(|inbox| ask_one(inbox, request)).collect()
+    }
+
+    /// Every socket of every shard, part by part.
+    fn socket_lines(&self) -> Vec<SocketLine> {
+        let mut all = Vec::new();
         for inbox in &self.inboxes {
-            let (to, from) = std::sync::mpsc::sync_channel(1);
-            inbox.send(ToShard::Report(request, to));
-            reports.extend(from.recv_timeout(Duration::from_secs(2)));
+            let mut at = Some(Cursor::default());
+            while let Some(from) = at.take() {
+                if let Some(Report::Sockets(lines, rest)) = ask_one(inbox, ReportRequest::Sockets(from)) {
+                    all.extend(lines);
+                    at = rest;
+                }
+            }
         }
-        reports
+        all
     }
 
     fn on_netlink(&mut self) {
@@ -324,4 +333,10 @@ impl Control {
             self.on_listen_check(client, None);
         }
     }
+}
+
+fn ask_one(inbox: &Inbox, request: ReportRequest) -> Option<Report> {
+    let (to, from) = std::sync::mpsc::sync_channel(1);
+    inbox.send(ToShard::Report(request, to));
+    from.recv_timeout(Duration::from_secs(2)).ok()
 }

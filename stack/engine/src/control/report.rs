@@ -60,17 +60,9 @@ impl Control {
     }
 
     fn lines(&self) -> Vec<SocketLine> {
-        let mut all: Vec<SocketLine> = Vec::new();
-        for report in self.ask(ReportRequest::Sockets) {
-            if let Report::Sockets(lines) = report {
-                for line in lines {
-                    // A listener is in every shard: shown once.
-                    if line.shard == 0 || line.state != "LISTEN" {
-                        all.push(line);
-                    }
-                }
-            }
-        }
+        let mut all = self.socket_lines();
+        // A listener is in every shard: shown once.
+        all.retain(|line| line.shard == 0 || line.state != "LISTEN");
         all
     }
 

@@ -8,6 +8,7 @@ use utcp_proto::{Config, CongestionKind, Duration, Keepalive, UserCall};
 
 use super::ahead::LOOK_AHEAD;
 use super::client::SlotUse;
+use super::pairs::counts_patience;
 use super::segments::Payload;
 use super::streams::FIRST_MAX;
 use super::{Shard, flow::Flow, flow::Path, report};
@@ -94,6 +95,9 @@ impl Shard {
             socket.intent.fetch_and(!intent::OPTIONS, Ordering::AcqRel);
             apply_options(flow, &socket.options, now, &default);
             flow.lowat = lowat_of(&socket.options, self.config.tcp.notsent_lowat);
+            if let Some(end) = flow.pair.filter(|_| counts_patience(socket)) {
+                self.uncut(end);
+            }
             self.tell_unsent(index);
             self.tell_rcvbuf(index);
         }

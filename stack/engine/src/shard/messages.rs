@@ -14,7 +14,7 @@ use super::device::DevicePort;
 use super::fast_client::Lesson;
 use super::moving::Place;
 use super::pairs::PairRegion;
-use super::report::SocketLine;
+use super::report::{Cursor, SocketLine};
 use crate::counters::Counters;
 use crate::host::HostView;
 use crate::sys;
@@ -152,8 +152,8 @@ pub struct ListenRequest {
 /// What a tool wants to know of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReportRequest {
-    /// Every socket.
-    Sockets,
+    /// Sockets from here on, as many as a shard tells without a pause that anybody would notice.
+    Sockets(Cursor),
     /// Counters.
     Counters,
     /// How many flows and clients are alive.
@@ -163,8 +163,8 @@ pub enum ReportRequest {
 /// A shard's answer.
 #[derive(Debug)]
 pub enum Report {
-    /// A line per socket.
-    Sockets(Vec<SocketLine>),
+    /// A line per socket, and where the rest begins.
+    Sockets(Vec<SocketLine>, Option<Cursor>),
     /// Counters, and (device, counter, value) of the ports.
     Counters(Box<Counters>, Vec<(String, &'static str, u64)>),
     /// Flows that still have something to send or that a program holds.
@@ -210,6 +210,13 @@ impl Inbox {
     /// Whether there is a message that was not taken yet, be it announced or already being looked at.
     pub(super) fn has_more(&self) -> bool {
         self.is_waiting() || !self.queue.is_empty()
+    }
+
+    /// What waits is left for the next look.
+    pub(super) fn leave_rest(&self) {
+        if !self.queue.is_empty() {
+            self.waiting.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Takes the oldest message.

@@ -336,7 +336,13 @@ impl Shard {
         let mut work = false;
         if self.inbox.take_waiting() {
             while let Some(message) = self.inbox.receive() {
+                let is_report = matches!(message, ToShard::Report(..));
                 self.on_message(message);
+                if is_report {
+                    // Connections have their turn between two parts of a long one.
+                    self.inbox.leave_rest();
+                    break;
+                }
             }
             work = true;
         }
@@ -577,5 +583,5 @@ pub use directory::Directory;
 pub use messages::{Inbox, ListenRequest, Outbox, PassedConnect, Report, ReportRequest, ToControl, ToShard};
 pub use moving::{Place, stands_on};
 pub use pairs::PairRegion;
-pub use report::SocketLine;
 pub(crate) use report::endpoint;
+pub use report::{Cursor, SocketLine};

@@ -20,6 +20,7 @@ use utcp_abi::layout::SHARDS_MAX;
 use utcp_abi::pair::{
     CLASSES, HEAD_LEN, PAIR_LEN, PAIRS_MAX, PairRef, PairView, SLOTS_MAX, STREAM_MAX, Side, Slot, large_range,
 };
+use utcp_abi::socket::Socket;
 use utcp_proto::UserCall;
 
 use super::client::Client;
@@ -202,6 +203,11 @@ impl Numbers {
     }
 }
 
+/// TCP_USER_TIMEOUT: how long bytes wait for their acknowledgement is known where they go by segments.
+pub(super) fn counts_patience(socket: &Socket) -> bool {
+    socket.options.user_timeout_ms.load(Ordering::Relaxed) != 0
+}
+
 impl Shard {
     /// The slot of an end.
     pub(super) fn slot_of(&self, end: End) -> Option<&'static Slot> {
@@ -234,6 +240,10 @@ impl Shard {
             return; // Fast Open: its first bytes come in segments already.
         }
         let (connects, sock) = (flow.client, flow.sock);
+        let child = self.clients.get(connects).and_then(|client| client.region.socket(sock));
+        if [parent, child].into_iter().flatten().any(counts_patience) {
+            return;
+        }
         if let Some(end) = flow.pair {
             if self.pairs.get(end.pair).is_some_and(|pair| pair.clients == [connects, listens]) {
                 return; // An earlier SYN of the same connection was here.

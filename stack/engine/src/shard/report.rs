@@ -31,10 +31,45 @@ pub struct SocketLine {
     pub shard: u32,
 }
 
+/// Lines of one answer, and places that are looked at for them: half a millisecond of the shard's time, no more than a batch.
+pub(super) const LINES_MAX: usize = 128;
+const LOOKS_MAX: u32 = 8192;
+
+/// Where a report on sockets goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cursor {
+    kind: Lines,
+    index: u32,
+}
+
+/// What sockets there are, in the order of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Lines {
+    #[default]
+    Listeners,
+    Flows,
+    HalfOpen,
+    TimeWait,
+}
+
+impl Lines {
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Listeners => Some(Self::Flows),
+            Self::Flows => Some(Self::HalfOpen),
+            Self::HalfOpen => Some(Self::TimeWait),
+            Self::TimeWait => None,
+        }
+    }
+}
+
 impl Shard {
     pub(super) fn report(&self, request: ReportRequest) -> Report {
         match request {
-            ReportRequest::Sockets => Report::Sockets(self.socket_lines()),
+            ReportRequest::Sockets(from) => {
+                let (lines, rest) = self.socket_lines(from);
+                Report::Sockets(lines, rest)
+            }
             ReportRequest::Counters => {
                 let mut ports = Vec::new();
                 for port in &self.ports {
@@ -78,63 +113,88 @@ impl Shard {
         format!("path:{name} {link}{hop}")
     }
 
-    fn socket_lines(&self) -> Vec<SocketLine> {
-        let shard = self.config.index;
+    /// Lines of the sockets from `from` on, and where to go on. Between two calls the shard does its work, so what changes its state
+    /// meanwhile may stand there in both, as in `ss`.
+    fn socket_lines(&self, from: Cursor) -> (Vec<SocketLine>, Option<Cursor>) {
         let mut lines = Vec::new();
-        for (_, listener) in self.listeners.iter() {
-            let Some(client) = self.clients.get(listener.client) else { continue };
-            lines.push(SocketLine {
-                state: "LISTEN",
-                local: endpoint(listener.addr, listener.tcp_port),
-                remote: "*:*".to_owned(),
-                recv_queue: u64::from(self.accept_queue_len(listener)),
-                send_queue: u64::from(listener.backlog),
-                detail: format!("syn-queue:{}", listener.half_open),
-                pid: client.shared.pid,
-                program: client.shared.name.clone(),
-                shard,
+        let mut at = from;
+        for _ in 0..LOOKS_MAX {
+            let used = match at.kind {
+                Lines::Listeners => self.listeners.capacity_used(),
+                Lines::Flows => self.flows.capacity_used(),
+                Lines::HalfOpen => self.half_open.capacity_used(),
+                Lines::TimeWait => self.time_wait.capacity_used(),
+            };
+            if at.index as usize >= used {
+                let Some(kind) = at.kind.next() else { return (lines, None) };
+                at = Cursor { kind, index: 0 };
+                continue;
+            }
+            lines.extend(match at.kind {
+                Lines::Listeners => self.listener_line(at.index),
+                Lines::Flows => self.flow_line(at.index),
+                Lines::HalfOpen => {
+                    self.half_open.get(at.index).map(|half| self.bare("SYN-RECV", &half.record.tuple))
+                }
+                Lines::TimeWait => {
+                    self.time_wait.get(at.index).map(|record| self.bare("TIME-WAIT", &record.record.tuple))
+                }
             });
+            at.index += 1;
+            if lines.len() >= LINES_MAX {
+                break;
+            }
         }
-        for (_, flow) in self.flows.iter() {
-            let Some(client) = self.clients.get(flow.client) else { continue };
-            let info = self.info_of(flow);
-            let (rx, tx) = self.queued(flow);
-            let owner = client.region.socket(flow.sock).map_or(0, |s| s.owner_pid.load(Ordering::Relaxed));
-            lines.push(SocketLine {
-                state: state_name(flow.tcb.state()),
-                local: endpoint(flow.tuple.local.addr, flow.tuple.local.port),
-                remote: endpoint(flow.tuple.remote.addr, flow.tuple.remote.port),
-                recv_queue: rx,
-                send_queue: tx,
-                detail: self.path_words(flow)
-                    + &detail(&info, flow.waiting.is_some(), flow.closed_by_program),
-                pid: if owner == 0 { client.shared.pid } else { owner },
-                program: client.shared.name.clone(),
-                shard,
-            });
-        }
-        for (_, record) in self.half_open.iter() {
-            let tuple = record.record.tuple;
-            lines.push(bare("SYN-RECV", &tuple, shard));
-        }
-        for (_, record) in self.time_wait.iter() {
-            lines.push(bare("TIME-WAIT", &record.record.tuple, shard));
-        }
-        lines
+        (lines, Some(at))
     }
-}
 
-fn bare(state: &'static str, tuple: &utcp_proto::FourTuple, shard: u32) -> SocketLine {
-    SocketLine {
-        state,
-        local: endpoint(tuple.local.addr, tuple.local.port),
-        remote: endpoint(tuple.remote.addr, tuple.remote.port),
-        recv_queue: 0,
-        send_queue: 0,
-        detail: String::new(),
-        pid: 0,
-        program: String::new(),
-        shard,
+    fn listener_line(&self, index: u32) -> Option<SocketLine> {
+        let listener = self.listeners.get(index)?;
+        let client = self.clients.get(listener.client)?;
+        Some(SocketLine {
+            state: "LISTEN",
+            local: endpoint(listener.addr, listener.tcp_port),
+            remote: "*:*".to_owned(),
+            recv_queue: u64::from(self.accept_queue_len(listener)),
+            send_queue: u64::from(listener.backlog),
+            detail: format!("syn-queue:{}", listener.half_open),
+            pid: client.shared.pid,
+            program: client.shared.name.clone(),
+            shard: self.config.index,
+        })
+    }
+
+    fn flow_line(&self, index: u32) -> Option<SocketLine> {
+        let flow = self.flows.get(index)?;
+        let client = self.clients.get(flow.client)?;
+        let info = self.info_of(flow);
+        let (rx, tx) = self.queued(flow);
+        let owner = client.region.socket(flow.sock).map_or(0, |s| s.owner_pid.load(Ordering::Relaxed));
+        Some(SocketLine {
+            state: state_name(flow.tcb.state()),
+            local: endpoint(flow.tuple.local.addr, flow.tuple.local.port),
+            remote: endpoint(flow.tuple.remote.addr, flow.tuple.remote.port),
+            recv_queue: rx,
+            send_queue: tx,
+            detail: self.path_words(flow) + &detail(&info, flow.waiting.is_some(), flow.closed_by_program),
+            pid: if owner == 0 { client.shared.pid } else { owner },
+            program: client.shared.name.clone(),
+            shard: self.config.index,
+        })
+    }
+
+    fn bare(&self, state: &'static str, tuple: &FourTuple) -> SocketLine {
+        SocketLine {
+            state,
+            local: endpoint(tuple.local.addr, tuple.local.port),
+            remote: endpoint(tuple.remote.addr, tuple.remote.port),
+            recv_queue: 0,
+            send_queue: 0,
+            detail: String::new(),
+            pid: 0,
+            program: String::new(),
+            shard: self.config.index,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use utcp_proto::isn::Secret;
 use super::client::ClientRegion;
 use super::connect::LOCAL_PORTS;
 use super::flow::Path;
-use super::{Inbox, ListenRequest, Outbox, Shard, ShardConfig, ToShard};
+use super::{Cursor, Inbox, ListenRequest, Outbox, Report, ReportRequest, Shard, ShardConfig, ToShard};
 use crate::host::HostMirror;
 use crate::life::Life;
 
@@ -400,6 +400,37 @@ fn client_ports_are_none_that_somebody_listens_on() {
         let tuple = world.shard.choose_port(remote.addr, 0, remote, Path::Local(u32::MAX)).expect("a port");
         assert_ne!(tuple.local, remote);
     }
+}
+
+/// A report on many sockets comes in parts, one in a round, so that connections have their turn in between. Each socket is in one of them.
+#[test]
+fn a_long_report_comes_in_parts() {
+    let mut world = World::new(2);
+    world.listen(1, 1024);
+    for _ in 0..300 {
+        world.connect(2);
+    }
+    let ask = |world: &World, from| {
+        let (to, answer) = std::sync::mpsc::sync_channel(1);
+        world.shard.inbox.send(ToShard::Report(ReportRequest::Sockets(from), to));
+        answer
+    };
+    let (mut at, mut parts, mut seen) = (Some(Cursor::default()), 0, std::collections::HashSet::new());
+    while let Some(from) = at {
+        let (first, second) = (ask(&world, from), ask(&world, from));
+        world.shard.round();
+        let Ok(Report::Sockets(lines, rest)) = first.try_recv() else { panic!("no answer") };
+        assert!(second.try_recv().is_err(), "a part and no more in a round");
+        world.shard.round();
+        assert!(second.try_recv().is_ok(), "and the next in the next");
+        assert!(lines.len() <= super::report::LINES_MAX);
+        parts += 1;
+        for line in lines {
+            assert!(seen.insert((line.state, line.local.clone(), line.remote)), "{} twice", line.local);
+        }
+        at = rest;
+    }
+    assert_eq!((seen.len(), parts), (601, 5));
 }
 
 #[test]
