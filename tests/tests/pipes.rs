@@ -31,6 +31,7 @@ os.write(into, b'defg')
 thread.join()
 assert moved == [4] and server.recv(10) == b'defg'
 thread = begin()
+server.settimeout(None) # What cat gets waits.
 cat = subprocess.Popen(['cat'], stdin=server, stdout=subprocess.PIPE)
 client.sendall(b'hi')
 assert cat.stdout.read(2) == b'hi'
