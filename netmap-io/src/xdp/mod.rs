@@ -77,8 +77,10 @@ pub(crate) fn open(name: &str, queue: Option<u32>, options: &OpenOptions) -> Res
             other => return other,
         }
     }
-    let mut steering = XdpSteering::load(device.queues, options.tuples_max, options.kept)?;
-    let native = steering.attach(&device.name, device.index, options.xdp_mode, options.kept)?;
+    // With one queue of several, what comes to the others stays the kernel's.
+    let kept = options.kept && (queue.is_none() || device.queues == 1);
+    let mut steering = XdpSteering::load(device.queues, options.tuples_max, kept)?;
+    let native = steering.attach(&device.name, device.index, options.xdp_mode, kept)?;
     let form = form(&device, native, options);
     let steering = Arc::new(steering);
     let rss = Rss::of(&device.name).ok().flatten().map(Arc::new);

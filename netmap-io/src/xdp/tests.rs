@@ -319,6 +319,11 @@ fn a_link_that_is_held_is_inherited() {
         let plain = net.open(&net.a, "xdp:nio-a", &options).unwrap();
         assert!(plain.steering.unwrap().hold().is_none());
     }
+    // Nor of one queue of several.
+    let net = Network::new(2, 1500);
+    let kept = OpenOptions { rx_slots: 64, tx_slots: 64, kept: true, ..OpenOptions::default() };
+    assert!(net.open(&net.a, "xdp:nio-a-1", &kept).unwrap().steering.unwrap().hold().is_none());
+    assert!(net.open(&net.a, "xdp:nio-a", &kept).unwrap().steering.unwrap().hold().is_some());
 }
 
 /// An interface whose own name ends like a queue is found.
