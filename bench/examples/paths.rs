@@ -18,7 +18,7 @@ use utcp_engine::shard::table::{Entry, FlowTable};
 use utcp_engine::shard::wheel::Wheel;
 use utcp_netmap_io::{OpenOptions, Port, pipe};
 use utcp_proto::wire::IpAddr;
-use utcp_proto::wire::checksum::Verify;
+use utcp_proto::wire::checksum::{self, Verify};
 use utcp_proto::{Endpoint, FourTuple, Transmit};
 
 const PAYLOAD: usize = 64;
@@ -84,6 +84,13 @@ pub fn pipe_turn(from: &mut dyn Port, to: &mut dyn Port, bytes: &[u8]) -> usize 
     to.rx().map(|frame| frame.len()).sum()
 }
 
+/// The checksum of a full segment.
+#[inline(never)]
+pub fn checksum_full(bytes: &[u8]) -> u16 {
+    black_box(7);
+    checksum::of(bytes)
+}
+
 fn main() {
     let rounds: u32 = std::env::args().nth(1).and_then(|word| word.parse().ok()).unwrap_or(20_000);
     let end = |n: u8, port| Endpoint { addr: IpAddr::v4([10, 0, 0, n]), port };
@@ -92,6 +99,7 @@ fn main() {
     let own = tuple(1024);
     let headers = Headers { mac: [2; 6], next_hop: [4; 6], tuple: &own, transmit: &transmit, vnet: false };
     let payload = [b'p'; PAYLOAD];
+    let full = [b'f'; 1448];
     let mut bytes = [0; 256];
     let mut table = FlowTable::new(FLOWS as usize);
     for flow in 0..FLOWS {
@@ -118,10 +126,18 @@ fn main() {
         assert_eq!(bits_turn(&bits, round % 131_072), round % 131_072);
         assert_eq!(ring_turn(&ring, &mut own_tail, round), Some(round));
         assert_eq!(pipe_turn(&mut *from, &mut *to, &bytes[..len]), len);
+        black_box(checksum_full(&full));
     }
-    for name in
-        ["frame_build", "frame_parse", "flow_get", "wheel_turn", "bits_turn", "ring_turn", "pipe_turn"]
-    {
+    for name in [
+        "frame_build",
+        "frame_parse",
+        "flow_get",
+        "wheel_turn",
+        "bits_turn",
+        "ring_turn",
+        "pipe_turn",
+        "checksum_full",
+    ] {
         print!("{name} {rounds} ");
     }
     println!();

@@ -12,7 +12,7 @@ const ROUNDS: u64 = 2_000;
 const BOUNDS: [(&str, u64); 4] = [("on_data", 175), ("on_ack", 400), ("poll_data", 570), ("poll_ack", 300)];
 
 /// The same for `bench/examples/paths.rs`; what a table costs varies with its random key.
-const PATHS: [(&str, u64); 7] = [
+const PATHS: [(&str, u64); 8] = [
     ("frame_build", 500),
     ("frame_parse", 515),
     ("flow_get", 125),
@@ -20,6 +20,7 @@ const PATHS: [(&str, u64); 7] = [
     ("bits_turn", 110),
     ("ring_turn", 50),
     ("pipe_turn", 1600),
+    ("checksum_full", 650),
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use utcp_proto::wire::checksum::Verify;
-use utcp_proto::wire::{Quoted, WireError, ethernet, icmpv4, icmpv6, ipv4, ipv6, tcp};
+use utcp_proto::wire::{IpAddr, Quoted, WireError, ethernet, icmpv4, icmpv6, ipv4, ipv6, tcp};
 use utcp_proto::{Endpoint, Flags, FourTuple, IcmpError, IcmpKind, Segment, Transmit};
 
 const ICMP: u8 = 1;
@@ -43,6 +43,7 @@ pub enum Parsed {
 ///
 /// # Errors
 /// [`WireError`]: it is neither a TCP segment nor an error about one.
+#[inline]
 pub fn parse(bytes: &[u8], verify: Verify) -> Result<Parsed, WireError> {
     let (link, at) = ethernet::parse(bytes)?;
     let packet = bytes.get(at..).ok_or(WireError::Truncated)?;
@@ -50,7 +51,8 @@ pub fn parse(bytes: &[u8], verify: Verify) -> Result<Parsed, WireError> {
         ethernet::IPV4 => {
             let (ip, range) = ipv4::parse(packet)?;
             let body = packet.get(range.clone()).ok_or(WireError::Truncated)?;
-            if ip.src.is_multicast() || ip.dst.is_multicast() {
+            let is_multicast = |addr: IpAddr| addr.v4_bytes()[0] >> 4 == 0xe;
+            if is_multicast(ip.src) || is_multicast(ip.dst) {
                 return Err(WireError::Unsupported);
             }
             if ip.fragment.is_some() {
@@ -65,24 +67,27 @@ pub fn parse(bytes: &[u8], verify: Verify) -> Result<Parsed, WireError> {
                 _ => Err(WireError::Unsupported),
             }
         }
-        ethernet::IPV6 => {
-            let (ip, range) = ipv6::parse(packet)?;
-            let body = packet.get(range.clone()).ok_or(WireError::Truncated)?;
-            if ip.src.is_multicast() || ip.dst.is_multicast() {
-                return Err(WireError::Unsupported);
-            }
-            if ip.fragment.is_some() {
-                return if ip.protocol == TCP { Ok(Parsed::Fragment) } else { Err(WireError::Unsupported) };
-            }
-            match ip.protocol {
-                TCP => segment([ip.src, ip.dst], ip.ecn, body, at + range.start, link.src, verify),
-                ICMP_V6 => match icmpv6::parse(&ip, body)? {
-                    icmpv6::Message::TcpError { kind, quoted } => Ok(error(kind, &quoted)),
-                    _ => Err(WireError::Unsupported),
-                },
-                _ => Err(WireError::Unsupported),
-            }
-        }
+        ethernet::IPV6 => parse_v6(packet, at, link.src, verify),
+        _ => Err(WireError::Unsupported),
+    }
+}
+
+/// An IPv6 packet, which begins at `at` of the frame.
+fn parse_v6(packet: &[u8], at: usize, source_mac: [u8; 6], verify: Verify) -> Result<Parsed, WireError> {
+    let (ip, range) = ipv6::parse(packet)?;
+    let body = packet.get(range.clone()).ok_or(WireError::Truncated)?;
+    if ip.src.is_multicast() || ip.dst.is_multicast() {
+        return Err(WireError::Unsupported);
+    }
+    if ip.fragment.is_some() {
+        return if ip.protocol == TCP { Ok(Parsed::Fragment) } else { Err(WireError::Unsupported) };
+    }
+    match ip.protocol {
+        TCP => segment([ip.src, ip.dst], ip.ecn, body, at + range.start, source_mac, verify),
+        ICMP_V6 => match icmpv6::parse(&ip, body)? {
+            icmpv6::Message::TcpError { kind, quoted } => Ok(error(kind, &quoted)),
+            _ => Err(WireError::Unsupported),
+        },
         _ => Err(WireError::Unsupported),
     }
 }
@@ -91,9 +96,10 @@ fn error(kind: IcmpKind, quoted: &Quoted) -> Parsed {
     Parsed::Error { tuple: quoted.tuple, error: IcmpError { kind, seq: quoted.seq } }
 }
 
-/// The TCP segment in `bytes`, which begin at `start` of the frame.
+/// The TCP segment in `bytes`, which begin at `start` of the frame. It goes straight to where the parsed frame is kept.
+#[inline(always)]
 fn segment(
-    [src, dst]: [utcp_proto::wire::IpAddr; 2],
+    [src, dst]: [IpAddr; 2],
     ecn: u8,
     bytes: &[u8],
     start: usize,

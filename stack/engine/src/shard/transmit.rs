@@ -54,6 +54,9 @@ impl Shard {
         loop {
             let flow = self.flows.get_mut(index)?;
             let path = flow.path;
+            if sent > 0 && !flow.tcb.has_output() {
+                break;
+            }
             let limits = match path {
                 Path::Local(_) => TxLimits { payload_max: LOCAL_SEGMENT_MAX },
                 Path::Device { port, .. } => {

@@ -48,7 +48,7 @@ pub struct Repr {
 /// # Errors
 /// [`WireError::Truncated`], [`WireError::Unsupported`] (version), [`WireError::BadLength`],
 /// [`WireError::BadChecksum`].
-#[inline]
+#[inline(always)]
 pub fn parse(packet: &[u8]) -> Result<(Repr, Range<usize>), WireError> {
     let fixed = packet.first_chunk::<HEADER_LEN>().ok_or(WireError::Truncated)?;
     let &[vihl, tos, l0, l1, i0, i1, f0, f1, ttl, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = fixed;

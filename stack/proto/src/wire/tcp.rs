@@ -38,7 +38,7 @@ pub struct Repr {
 ///
 /// # Errors
 /// [`WireError::Truncated`], [`WireError::BadLength`]; [`WireError::BadOption`] if an option runs over the end.
-#[inline]
+#[inline(always)]
 pub fn parse(bytes: &[u8]) -> Result<Repr, WireError> {
     let &[s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, off, flags, w0, w1, _, _, u0, u1] =
         bytes.first_chunk::<HEADER_LEN>().ok_or(WireError::Truncated)?;
@@ -127,7 +127,7 @@ fn parse_option(options: &mut Options, kind: u8, body: &[u8]) {
 ///
 /// # Errors
 /// [`WireError::BadChecksum`], [`WireError::Truncated`].
-#[inline]
+#[inline(always)]
 pub fn verify(src: IpAddr, dst: IpAddr, bytes: &[u8], mode: Verify) -> Result<(), WireError> {
     if mode == Verify::Trust {
         return Ok(());
