@@ -94,6 +94,8 @@ impl Default for SentRecords {
 pub(crate) struct Scoreboard {
     /// SND.UNA: the first record starts here.
     start: SeqNum,
+    /// SND.NXT: the last record ends here.
+    end: SeqNum,
     head: u8,
     len: u8,
     /// Merge bytes sent within so many ticks of each other.
@@ -181,6 +183,7 @@ impl Scoreboard {
     pub(crate) const fn new(una: SeqNum) -> Self {
         Self {
             start: una,
+            end: una,
             head: 0,
             len: 0,
             grain: 0,
@@ -258,7 +261,7 @@ impl Scoreboard {
     /// SND.NXT as the board knows it.
     #[inline]
     pub(crate) fn end(&self) -> SeqNum {
-        if self.len == 0 { self.start } else { self.get(usize::from(self.len) - 1).end }
+        self.end
     }
 
     /// RFC 6675 §4 "pipe": bytes that are believed to be in the network.
@@ -298,7 +301,8 @@ impl Scoreboard {
     /// New bytes, from the end of the board to `end`, were sent at `now`.
     #[inline]
     pub(crate) fn append(&mut self, end: SeqNum, now: Tick) {
-        debug_assert!(end.after(self.end()), "nothing was sent");
+        debug_assert!(end.after(self.end), "nothing was sent");
+        let before = core::mem::replace(&mut self.end, end);
         let len = usize::from(self.len);
         if len > 0 {
             let grain = self.grain;
@@ -313,7 +317,7 @@ impl Scoreboard {
             }
         }
         if len == self.room() {
-            self.append_to_full(end, now);
+            self.append_to_full(before, end, now);
             return;
         }
         *self.get_mut(len) = Record { end, sent_at: now, late: Span::NONE, flags: 0 };
@@ -328,7 +332,7 @@ impl Scoreboard {
     }
 
     #[cold]
-    fn append_to_full(&mut self, end: SeqNum, now: Tick) {
+    fn append_to_full(&mut self, before: SeqNum, end: SeqNum, now: Tick) {
         self.thin_out();
         let len = usize::from(self.len);
         if len < self.room() {
@@ -338,7 +342,7 @@ impl Scoreboard {
         }
         // No two neighbours are alike: let the last one grow. If that was sacked or lost, the new bytes count for lost,
         // to be sent again: bytes may never be taken for delivered by mistake.
-        let grown = self.end().distance_to(end);
+        let grown = before.distance_to(end);
         let old = *self.get(len - 1);
         self.account(&old, false, self.start_of(len - 1).distance_to(old.end));
         let flags = if old.flags == 0 { 0 } else { LOST | AMBIGUOUS };
@@ -737,6 +741,8 @@ impl Scoreboard {
     #[inline]
     pub(crate) fn check(&self) {
         let (mut sacked, mut lost, mut resent) = (0, 0, 0);
+        let last = usize::from(self.len).checked_sub(1).map_or(self.start, |last| self.get(last).end);
+        assert_eq!(last, self.end, "the last record ends elsewhere");
         for i in 0..usize::from(self.len) {
             let record = self.get(i);
             let bytes = self.start_of(i).distance_to(record.end);
