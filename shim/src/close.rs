@@ -105,11 +105,14 @@ fn close_socket(fd: c_int, entry: Entry) -> c_int {
     if !fd_table::replace(fd, sock.entry, waiting) {
         return errno::fail(Errno(libc::EBADF));
     }
-    epoll::forget(&sock);
     // Who copies a number says so first and then looks whether it still is what it was; a fork counts first.
     if sock.is_shared() {
+        if !another_number(fd, entry) {
+            epoll::forget(&sock);
+        }
         return in_kernel(fd, waiting);
     }
+    epoll::forget(&sock);
     send::flush(&sock);
     match leave(&sock) {
         Some(stand) => sock.att.pool().give(sock.att, stand),
