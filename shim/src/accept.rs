@@ -13,7 +13,7 @@ use crate::handle::{self, Sock};
 use crate::pool::{Stand, Unsettled};
 use crate::sys::{Errno, Sys};
 use crate::table::real;
-use crate::{connect, control, death, errno, listen, numbers, poll, process, ready, user};
+use crate::{connect, control, death, errno, listen, numbers, poll, process, ready, recv, user};
 
 /// Where the next look begins, so that no shard's ring is always the last.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -99,6 +99,7 @@ fn pop(listener: &Sock, flags: c_int) -> Sys<Option<Sock>> {
     shared.options.priority.store(0, Relaxed);
     shared.options.defer_accept_s.store(0, Relaxed);
     shared.file.store(family | nonblocking, Relaxed);
+    recv::move_peeks_of(shared);
     shared.epoch.store(listener.att.region().header().fork_epoch.load(Relaxed), Relaxed);
     shared.owner_pid.store(process::pid(), Relaxed);
     shared.intent.fetch_or(intent::OWNED, AcqRel);

@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicU64, fence};
 use libc::iovec;
 use utcp_abi::freeze::{FROZEN, advance};
 use utcp_abi::pair::{CLASSES, STREAM_MAX};
-use utcp_abi::socket::{BufRef, first_position, intent, status};
+use utcp_abi::socket::{BufRef, file, first_position, intent, status};
 use utcp_abi::stream::pieces;
 
 use crate::handle::Sock;
@@ -215,6 +215,8 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Grab> {
     loop {
         let seen = view(sock)?;
         let (hole, available) = up_to_mark(sock, &seen);
+        let skipped = if mode.takes() { 0 } else { peek_offset(sock) };
+        let (hole, available) = (hole.saturating_add(skipped), available.saturating_sub(skipped));
         let len = available.min(buffers.left() as u64);
         if len == 0 {
             if seen.is_frozen() {
@@ -249,6 +251,9 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Grab> {
             *buffers = before;
             continue;
         }
+        if mode.takes() && sock.shared.file.load(Relaxed) & file::PEEK_OFF != 0 {
+            shift_peeks(sock, -(len as i64));
+        }
         if let Place::Pair(end, _) = seen.place {
             if mode.takes() {
                 end.tell_space(sock);
@@ -264,6 +269,40 @@ fn grab(sock: &Sock, buffers: &mut Buffers<'_>, mode: Mode) -> Sys<Grab> {
             sock.kick();
         }
         return Ok(Grab::Bytes(len as usize));
+    }
+}
+
+/// Where the next peek begins behind the next byte: SO_PEEK_OFF, if it is on.
+fn peek_offset(sock: &Sock) -> u64 {
+    if sock.shared.file.load(Relaxed) & file::PEEK_OFF == 0 {
+        return 0;
+    }
+    u64::from(sock.shared.options.peek_off.load(Relaxed).wrapping_sub(1) & i32::MAX as u32)
+}
+
+/// Moves where the next peek begins: a peek ahead, a read back to the next byte at most.
+#[cold]
+fn shift_peeks(sock: &Sock, by: i64) {
+    let _ = sock.shared.options.peek_off.fetch_update(Relaxed, Relaxed, |kept| {
+        let now = kept.wrapping_sub(1) as i32;
+        (now >= 0).then(|| {
+            let moved = i64::from(now).saturating_add(by).clamp(0, i64::from(i32::MAX));
+            (moved as u32).wrapping_add(1)
+        })
+    });
+}
+
+/// SO_PEEK_OFF was set: says so where every reader looks.
+pub fn move_peeks(sock: &Sock) {
+    move_peeks_of(sock.shared);
+}
+
+/// As [`move_peeks`], of a socket that was accepted with its listener's options.
+pub fn move_peeks_of(shared: &utcp_abi::socket::Socket) {
+    if shared.options.peek_off.load(Relaxed).wrapping_sub(1) as i32 >= 0 {
+        shared.file.fetch_or(file::PEEK_OFF, AcqRel);
+    } else if shared.file.load(Relaxed) & file::PEEK_OFF != 0 {
+        shared.file.fetch_and(!file::PEEK_OFF, AcqRel);
     }
 }
 
@@ -345,8 +384,15 @@ pub fn recv(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
     if flags & libc::MSG_OOB != 0 {
         return urgent::take(sock, &mut buffers, flags);
     }
-    let len = buffers.left();
     let mode = Mode::of(flags);
+    if !mode.takes() && sock.shared.file.load(Relaxed) & file::PEEK_OFF != 0 {
+        let peeked = rest(sock, list, buffers, flags, mode, 0);
+        if let Ok(count) = peeked {
+            shift_peeks(sock, count as i64);
+        }
+        return peeked;
+    }
+    let len = buffers.left();
     // The way of nearly every call.
     if let Grab::Bytes(count) = grab(sock, &mut buffers, mode)? {
         let enough = flags & libc::MSG_WAITALL == 0 || count == len;
@@ -420,7 +466,8 @@ fn rest<'a>(
         if deadline.is_none() {
             deadline = Some(sleep::deadline_us(sock.shared.options.rcvtimeo_us.load(Relaxed)));
         }
-        let more = if !mode.takes() { want } else { want.saturating_sub(got) };
+        let skipped = peek_offset(sock) as usize;
+        let more = if !mode.takes() { want.saturating_add(skipped) } else { want.saturating_sub(got) };
         if let Some(end) = pair::of(sock) {
             end.adopt(sock);
         }

@@ -11,6 +11,7 @@ const SANDBOX: &str = include_str!("company/sandbox.c");
 const SENDFILE: &str = include_str!("company/sendfile.c");
 const LIMIT: &str = include_str!("company/limit.c");
 const RING: &str = include_str!("company/ring.c");
+const PEEK: &str = include_str!("company/peek.py");
 const FAULTS: &str = include_str!("company/faults.py");
 
 /// `source`, compiled with `options`; `None`, and the test says so, where that can't be.
@@ -225,6 +226,14 @@ fn every_descriptor_is_used() {
 fn pointers_that_lead_nowhere() {
     let lab = Lab::new("faults");
     let script = lab.file("faults.py", FAULTS);
+    as_on_the_kernel(&lab, || lab.run("python3").arg(&script));
+}
+
+/// SO_PEEK_OFF on a connection, and on what a listener that has it accepts.
+#[test]
+fn peeks_move_on() {
+    let lab = Lab::new("peek");
+    let script = lab.file("peek.py", PEEK);
     as_on_the_kernel(&lab, || lab.run("python3").arg(&script));
 }
 

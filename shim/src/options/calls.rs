@@ -133,7 +133,7 @@ unsafe fn unserved(
     let begun = sock.status() & BEGUN != 0;
     // SAFETY: the program's own value.
     let judged = unsafe { judge::changes(domain(sock), level, name, value, len) };
-    let (tcp, sol) = (level == libc::IPPROTO_TCP, level == libc::SOL_SOCKET);
+    let tcp = level == libc::IPPROTO_TCP;
     match (name, judged) {
         (_, Ok(false)) => Ok(Unserved::AsItWas),
         (_, Err(error)) if !begun => Err(error),
@@ -151,8 +151,6 @@ unsafe fn unserved(
         (libc::IPV6_ADDRFORM, Err(Errno(libc::ENOTCONN))) if level == libc::IPPROTO_IPV6 => {
             become_ipv4(sock).map(|()| Unserved::AsItWas)
         }
-        // As a kernel before 6.9.
-        (libc::SO_PEEK_OFF, _) if sol => Err(Errno(libc::EOPNOTSUPP)),
         (_, Err(error)) => Err(error),
         (_, Ok(_)) => {
             log::record(sock.att, LogCode::UnknownOption, option_word(level, name));
@@ -204,6 +202,7 @@ unsafe fn set(sock: &Sock, level: c_int, name: c_int, value: *const c_void, len:
     }
     let options = &sock.shared.options;
     match line.meaning {
+        Meaning::PeekOff => recv::move_peeks(sock),
         Meaning::Flag(option::CORK) if !options.has(option::CORK) => send::flush(sock),
         // Pushes what is there even through a cork (tcp(7)).
         Meaning::Flag(option::NODELAY) if options.has(option::NODELAY) => send::flush(sock),

@@ -54,6 +54,7 @@ fn replay_one(options: &Options, line: &Line, fd: c_int) {
             }
             return;
         }
+        Meaning::PeekOff if options.peek_off.load(Relaxed) == 0 => return,
         Meaning::Linger2 => options.linger2_s.load(Relaxed),
         Meaning::MaxSeg => options.maxseg.load(Relaxed) as c_int,
         Meaning::MtuDiscover(v4) if load_half(&options.mtu_discover, v4, 8) == 0 => return,
@@ -66,7 +67,7 @@ fn replay_one(options: &Options, line: &Line, fd: c_int) {
         Meaning::LowWater => options.rcvlowat.load(Relaxed) as c_int,
         meaning => load_int(options, meaning),
     };
-    if value != 0 || matches!(line.meaning, Meaning::QuickAck | Meaning::HopLimit(false)) {
+    if value != 0 || matches!(line.meaning, Meaning::QuickAck | Meaning::HopLimit(false) | Meaning::PeekOff) {
         let _ = sys::setsockopt(fd, line.level, line.name, &value);
     }
 }

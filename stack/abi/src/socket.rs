@@ -212,8 +212,10 @@ pub struct Options {
     pub mtu_discover: AtomicU32,
     /// TCP_FASTOPEN_KEY: how many of the keys at [`crate::info::FAST_OPEN_KEYS`] the socket has of its own, 0 to 2.
     pub fastopen_keys: AtomicU32,
+    /// SO_PEEK_OFF plus one, modulo 2^32: 0 = off.
+    pub peek_off: AtomicU32,
     /// Room for options to come.
-    pub spare: [AtomicU32; 2],
+    pub spare: [AtomicU32; 1],
 }
 
 impl Options {
@@ -230,7 +232,7 @@ impl Options {
         self.fastopen_keys.store(0, Ordering::Relaxed);
     }
 
-    fn fields(&self) -> [&AtomicU32; 22] {
+    fn fields(&self) -> [&AtomicU32; 23] {
         [
             &self.flags,
             &self.sndbuf,
@@ -254,6 +256,7 @@ impl Options {
             &self.window_clamp,
             &self.quiet,
             &self.mtu_discover,
+            &self.peek_off,
         ]
     }
 
@@ -352,6 +355,8 @@ pub mod file {
     pub const SIGNALS: u32 = 128;
     /// A thread throws away the bytes that made signals: none that mean something may come yet.
     pub const HEARING: u32 = 256;
+    /// SO_PEEK_OFF is not negative: readers and those who peek move it.
+    pub const PEEK_OFF: u32 = 512;
     /// What a socket keeps when its connection is dissolved.
     pub const KEPT: u32 = NONBLOCK | ASYNC | INET6;
     /// A listener that blocks, as its program sees it, has a kernel half that does not: a thread asleep in the
