@@ -148,6 +148,8 @@ pub struct TcpInfo {
     pub busy: Duration,
     /// Of it, time in which the peer's window held data back.
     pub rwnd_limited: Duration,
+    /// Of it, time in which the program could not queue what the windows would have taken.
+    pub sndbuf_limited: Duration,
     /// Duplicate SACKs received.
     pub dsack_dups: u32,
     /// Out-of-order segments received.

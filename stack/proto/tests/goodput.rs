@@ -15,7 +15,11 @@ use utcp_proto::{Config, CongestionKind, Duration};
 /// Bytes per second: ten megabits.
 const RATE: u64 = 1_250_000;
 const SECONDS: u64 = 5;
-const SEEDS: u64 = 2;
+/// Worlds of a cell. Where every tenth or twentieth packet is lost, one timeout more or less is a good part of the five seconds: with
+/// two worlds a cell of reno at 1 ms and 10 % read 483 before a change and 379 behind it, with sixty 371 both times.
+const fn seeds(loss_ppm: u32) -> u64 {
+    if loss_ppm >= 50_000 { 8 } else { 2 }
+}
 const RTT_MS: [u64; 4] = [1, 20, 100, 200];
 const LOSS_PPM: [u32; 5] = [0, 1_000, 10_000, 50_000, 100_000];
 
@@ -72,8 +76,9 @@ fn table_of_goodput() {
                 continue;
             }
             for loss_ppm in LOSS_PPM {
-                let sum: f64 = (0..SEEDS).map(|seed| goodput(seed, rtt_ms, loss_ppm, kind, sack)).sum();
-                let mean = sum / SEEDS as f64;
+                let seeds = seeds(loss_ppm);
+                let sum: f64 = (0..seeds).map(|seed| goodput(seed, rtt_ms, loss_ppm, kind, sack)).sum();
+                let mean = sum / seeds as f64;
                 let share = mean / mathis(rtt_ms, loss_ppm);
                 let loss = f64::from(loss_ppm) / 1e4;
                 writeln!(table, "{name:<10} {rtt_ms:>7} {loss:>7.1} {:>13.0} {share:>13.2}", mean / 1e3)

@@ -141,6 +141,8 @@ pub struct Flow {
     pub done: u32,
     /// TCP_NOTSENT_LOWAT, bytes.
     pub lowat: u32,
+    /// The program has found the tx stream full and waits for room.
+    pub waits_for_room: bool,
     /// It stands in the list of flows to transmit for.
     pub transmit_listed: bool,
     /// The program has closed it.

@@ -478,6 +478,7 @@ impl Shard {
             carried: [0; 2],
             held: None,
             lowat: lowat_of(&socket.options, self.config.tcp.notsent_lowat),
+            waits_for_room: false,
             rx_fin: false,
         });
         if let Some(client) = self.clients.get_mut(client_index) {

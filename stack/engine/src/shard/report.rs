@@ -298,6 +298,7 @@ pub(super) fn fill_info(from: &TcpInfo, headers: u32, to: &Info) {
         (info::DELIVERY_RATE, from.delivery_rate),
         (info::BUSY_US, micros(from.busy)),
         (info::RWND_LIMITED_US, micros(from.rwnd_limited)),
+        (info::SNDBUF_LIMITED_US, micros(from.sndbuf_limited)),
         (info::BYTES_SENT, from.bytes_sent),
         (info::BYTES_RETRANS, from.bytes_retrans),
     ] {

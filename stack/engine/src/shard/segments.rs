@@ -209,9 +209,13 @@ impl Shard {
         let free = limit.saturating_sub(flow.tx.len());
         // Linux tcp_stream_memory_free, when it is about waking a writer.
         let sent_enough = flow.lowat == u32::MAX || u64::from(flow.tcb.unsent()) * 2 < u64::from(flow.lowat);
-        if free * 3 >= limit && sent_enough {
+        let granted = free * 3 >= limit && sent_enough;
+        if granted {
             socket.intent.fetch_and(!intent::TX_FULL, Ordering::SeqCst);
             self.news(index, libc::EPOLLOUT | libc::EPOLLWRNORM);
+        }
+        if let Some(flow) = self.flows.get_mut(index) {
+            flow.waits_for_room = !granted;
         }
     }
 

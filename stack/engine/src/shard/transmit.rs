@@ -102,6 +102,9 @@ impl Shard {
         if sent > 0 {
             self.tell_unsent(index);
         }
+        if let Some(flow) = self.flows.get_mut(index).filter(|flow| flow.waits_for_room) {
+            flow.tcb.note_full_stream(now);
+        }
         self.refile(index);
         if self.flows.get(index).is_some_and(|f| f.finished && !f.transmit_listed) {
             self.end_flow(index);

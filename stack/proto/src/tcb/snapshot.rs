@@ -13,6 +13,7 @@ impl Tcb {
         let mss = u32::from(self.snd.mss).max(1);
         let segments = |bytes: u32| bytes.div_ceil(mss);
         let (snd, rcv, stats) = (&self.snd, &self.rcv, &self.stats);
+        let worked = self.chrono.sums(now);
         let probing = self.timers.is_armed(Timer::Retransmit) && self.timers.watch == Watch::Persist;
         TcpInfo {
             state: self.state,
@@ -67,8 +68,9 @@ impl Tcb {
                 bytes => 1 + ((bytes - 1).div_ceil(u64::from(mss))) as u32,
             },
             delivered_ce: stats.delivered_ce,
-            busy: self.chrono.sums(now).0,
-            rwnd_limited: self.chrono.sums(now).1,
+            busy: worked.busy,
+            rwnd_limited: worked.window,
+            sndbuf_limited: worked.buffer,
             dsack_dups: stats.dsack_dups,
             rcv_ooopack: stats.out_of_order,
             last_data_sent: now - stats.sent_at,

@@ -360,32 +360,53 @@ pub(super) enum Work {
     Busy,
     /// The peer's window is what holds it back.
     Window,
+    /// The program can't queue more, and the windows would take it.
+    Buffer,
 }
 
-/// How long it has been doing so.
+/// How long it has been doing so, by a clock of one millisecond (Linux: of one tick), which is no one's hot path.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chrono {
     pub(super) work: Work,
-    since: Instant,
-    busy: Duration,
-    window: Duration,
+    since_ms: u32,
+    busy_ms: u32,
+    window_ms: u32,
+    buffer_ms: u32,
+}
+
+/// Sums of a [`Chrono`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Worked {
+    /// In all.
+    pub(super) busy: Duration,
+    /// Of it, held back by the peer's window.
+    pub(super) window: Duration,
+    /// Of it, held back for want of a larger stream.
+    pub(super) buffer: Duration,
 }
 
 impl Chrono {
     /// It does something else from `now` on.
     pub(super) fn turn(&mut self, now: Instant, work: Work) {
-        (self.busy, self.window) = self.sums(now);
-        (self.work, self.since) = (work, now);
+        [self.busy_ms, self.window_ms, self.buffer_ms] = self.sums_ms(now);
+        self.since_ms = now.as_millis() as u32;
+        self.work = work;
     }
 
-    /// Busy in all, and of it held back by the window, until `now`.
-    pub(super) fn sums(&self, now: Instant) -> (Duration, Duration) {
-        let time = now - self.since;
-        match self.work {
-            Work::Idle => (self.busy, self.window),
-            Work::Busy => (self.busy + time, self.window),
-            Work::Window => (self.busy + time, self.window + time),
-        }
+    /// What has come together until `now`.
+    pub(super) fn sums(&self, now: Instant) -> Worked {
+        let [busy, window, buffer] = self.sums_ms(now).map(|ms| Duration::from_millis(u64::from(ms)));
+        Worked { busy, window, buffer }
+    }
+
+    fn sums_ms(&self, now: Instant) -> [u32; 3] {
+        let time = (now.as_millis() as u32).wrapping_sub(self.since_ms);
+        let more = |sum: u32, counts: bool| if counts { sum.saturating_add(time) } else { sum };
+        [
+            more(self.busy_ms, self.work != Work::Idle),
+            more(self.window_ms, self.work == Work::Window),
+            more(self.buffer_ms, self.work == Work::Buffer),
+        ]
     }
 }
 

@@ -179,7 +179,7 @@ impl Tcb {
             self.arm_persist(now);
             return None;
         };
-        if self.chrono.work == Work::Window && !again {
+        if matches!(self.chrono.work, Work::Window | Work::Buffer) && !again {
             self.chrono.turn(now, Work::Busy);
         }
         Some(self.build(now, options, seq, len, again, unit))
@@ -422,6 +422,18 @@ impl Tcb {
         let narrow = window < queued.min(mss) && self.cc.cwnd.saturating_sub(self.pipe()) >= mss;
         if narrow && self.chrono.work == Work::Busy {
             self.chrono.turn(now, Work::Window);
+        }
+    }
+
+    /// The program has found the transmit stream full and waits for room. If all that is queued has left and the congestion
+    /// window would take more, the stream is what holds it back, until more is queued (Linux `tcpi_sndbuf_limited`).
+    pub fn note_full_stream(&mut self, now: Instant) {
+        let mss = u32::from(self.snd.mss);
+        // What is less than a segment may wait for more.
+        let all_sent = self.unsent() < mss && self.snd.flight() > 0;
+        let open = self.cc.cwnd.saturating_sub(self.pipe()) >= mss;
+        if self.chrono.work == Work::Busy && all_sent && open {
+            self.chrono.turn(now, Work::Buffer);
         }
     }
 

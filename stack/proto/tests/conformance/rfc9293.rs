@@ -412,3 +412,32 @@ fn time_is_kept_of_what_holds_data_back() {
     lab.wait_ms(10);
     assert_eq!(times(&lab), (130, 100));
 }
+
+/// Linux `tcpi_sndbuf_limited`: the program would queue more, and the windows would take it.
+#[test]
+fn time_is_kept_of_a_stream_that_is_too_short() {
+    let mut lab = Lab::passive(&plain());
+    let times = |lab: &Lab| {
+        let info = lab.tcb.info(lab.now);
+        (info.busy.as_millis(), info.sndbuf_limited.as_millis(), info.rwnd_limited.as_millis())
+    };
+    // Ten segments fill the congestion window: the stream is not to blame.
+    lab.send(10_000);
+    lab.drain();
+    lab.tcb.note_full_stream(lab.now);
+    lab.wait_ms(20);
+    assert_eq!(times(&lab), (20, 0, 0));
+    // Now there is room for more.
+    lab.get(seg(1, 0).ack(5_001));
+    lab.tcb.note_full_stream(lab.now);
+    lab.wait_ms(30);
+    assert_eq!(times(&lab), (50, 30, 0));
+    lab.send(5_000);
+    lab.drain();
+    lab.wait_ms(5);
+    assert_eq!(times(&lab), (55, 30, 0));
+    lab.get(seg(1, 0).ack(15_001));
+    lab.tcb.note_full_stream(lab.now);
+    lab.wait_ms(5);
+    assert_eq!(times(&lab), (55, 30, 0), "nothing is in flight");
+}
