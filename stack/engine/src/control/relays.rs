@@ -85,8 +85,14 @@ impl Control {
             );
             return self.close_stand(token);
         }
-        let Some(to) = self.relay_slot() else { return };
         let Some(shared) = self.clients.get(&from.client).map(|c| c.shared.clone()) else { return };
+        let Some(to) = self.relay_slot() else {
+            tracing::warn!(
+                client = from.client,
+                "the relay carries all the sockets that it can: one more is reset"
+            );
+            return self.close_stand(token);
+        };
         let region = shared.region();
         let Some(socket) = region.socket(from.sock) else { return };
         // Bytes that come over the descriptor from now on are the connection's.
