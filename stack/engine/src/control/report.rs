@@ -171,7 +171,8 @@ impl Control {
             let _ = writeln!(
                 text,
                 "{value}: not accelerated. No program under utcp has such a port or pid in this engine: the program was \
-                 started without libutcp.so, by another user, in another network namespace, or it ended."
+                 started without libutcp.so, by another user, in another network namespace, uses io_uring (UTCP_IO_URING), \
+                 or it ended."
             );
         }
         text
