@@ -246,8 +246,14 @@ fn the_route_changes(name: &str, v6: bool) {
     let devices = format!("xdp:{},xdp:second", host.interface);
     let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", devices).run();
     let nginx = Nginx::start(&lab, &engine);
-    let _ = lab.random_file("www/big", 24_000_000);
-    let mut curl = download(&lab, client, &format!("http://{}:{}/big", bracketed(at), nginx.port));
+    let _ = lab.random_file("www/big", 48_000_000);
+    let url = format!("http://{}:{}", bracketed(at), nginx.port);
+    // The very first connection may have come before the engine heard of the listener's other family.
+    wait_until("nginx is served", WAIT, || {
+        let _ = get(&lab, client, &format!("{url}/hello"));
+        (engine.counters().get("accepts") > 0).then_some(())
+    });
+    let mut curl = download(&lab, client, &format!("{url}/big"));
     wait_for_state(&engine, &format!("path:xdp:{}-0", host.interface));
     ip(&lab, host, &format!("{route} replace {far} via {theirs}"));
     ip(&lab, client, &format!("{route} replace {at} via {ours} src {far}"));
