@@ -404,3 +404,26 @@ fn bbr_follows_a_path_that_changes() {
     let (rate, mean) = steady(&mut world, 21, 27);
     assert!(rate > 850_000.0 && mean < Duration::from_millis(40), "shorter again: {rate}, {mean:?}");
 }
+
+/// A host that is busy for a moment, or a path that overtakes itself, looks like a queue in Startup: the first probe shows that there is none,
+/// and the start goes on.
+#[test]
+fn bbr_starts_again_where_one_round_misled_it() {
+    let path = Link { rate: 2_500_000, queue: 300_000, ..link(50) };
+    for at in [60, 100, 110, 220, 350] {
+        for (late, during) in [(60, 30), (90, 60), (150, 10), (150, 30)] {
+            let mut world = World::new(5, path, model_based(), model_based());
+            world.establish();
+            world.send(0, 400_000);
+            world.run_for(Duration::from_millis(at));
+            world.link.delay = Duration::from_millis(50 + late);
+            world.run_for(Duration::from_millis(during));
+            world.link.delay = path.delay;
+            let (rate, _) = steady(&mut world, 1, 5);
+            assert!(
+                rate > 1_500_000.0,
+                "{late} ms late for {during} ms, {at} ms from the start: {rate} bytes/s"
+            );
+        }
+    }
+}

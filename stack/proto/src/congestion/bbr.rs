@@ -39,6 +39,10 @@ const QUEUE_MIN: Duration = Duration::from_millis(4);
 const HEADROOM_PERCENT: u64 = 85;
 /// §4.3.1.2: rounds without 25 % more than before, after which the pipe is full.
 const FULL_ROUNDS: u8 = 3;
+/// A probe that delivers more than this many percent of what filled the path has found room …
+const ROOM_PERCENT: u64 = 112;
+/// … and Startup goes on, so many times.
+const RESUMES_MAX: u8 = 4;
 /// §5.3.3.5: how long the steady part of a cycle lasts, and the most rounds of it (fairness to Reno).
 const CRUISE: Duration = Duration::from_secs(2);
 const CRUISE_ROUNDS: u32 = 63;
@@ -101,6 +105,10 @@ pub(super) struct Bbr {
     full: bool,
     full_rate: u64,
     full_rounds: u8,
+    /// One round said that it is full, by a wait or losses; a host that was busy for a moment and a path that reorders make these, too. The first
+    /// probe tells. And how often such a probe has found room.
+    hasty: bool,
+    resumed: u8,
     /// When ProbeRtt may end.
     probe_end: Instant,
     /// Losses of what was sent before this are those of Startup: they say nothing new.
@@ -139,6 +147,8 @@ impl Bbr {
             full: false,
             full_rate: 0,
             full_rounds: 0,
+            hasty: false,
+            resumed: 0,
             probe_end: Instant::NEVER,
             forgiven: una,
             window: cwnd,
@@ -244,9 +254,18 @@ impl Bbr {
         }
         let rate = u64::from(self.round.delivered) * 1_000_000 / begun_for.as_micros().max(1);
         self.rates[0] = self.rates[0].max(rate);
-        self.full = true;
-        self.forgiven = d.nxt;
-        self.enter(Phase::Drain, d.now);
+        self.end_startup(true, d);
+    }
+
+    /// The path was taken for full too early: a probe of it delivered more, and nothing waited. The start goes on.
+    fn resume_startup(&mut self, rate: u64, now: Instant) {
+        self.resumed += 1;
+        self.hasty = false;
+        self.full = false;
+        self.full_rate = rate;
+        self.full_rounds = 0;
+        self.flight_high = NONE;
+        self.enter(Phase::Startup, now);
     }
 
     /// A round trip is over: what it says of the path.
@@ -268,6 +287,7 @@ impl Bbr {
                 self.flight_high = (kept as u32).max(self.bdp(100)).max(WINDOW_MIN_SEGMENTS * d.mss);
                 self.enter(Phase::Down, d.now);
             }
+            Phase::Up if self.hasty && self.has_room(rate) => self.resume_startup(rate, d.now),
             Phase::Up => self.raise_bound(d),
             Phase::ProbeRtt => {}
             _ if too_much => {
@@ -278,6 +298,11 @@ impl Bbr {
             }
             _ => {}
         }
+    }
+
+    /// More arrived in this round than when the path was full, without a queue.
+    fn has_room(&self, rate: u64) -> bool {
+        rate * 100 >= self.full_rate * ROOM_PERCENT && self.round.rtt <= self.min_rtt + self.queue()
     }
 
     /// A wait that tells of a queue.
@@ -307,10 +332,17 @@ impl Bbr {
         }
         let queued = self.round.rtt != Duration::MAX && self.round.rtt > self.min_rtt + self.queue();
         if too_much || queued || self.full_rounds >= FULL_ROUNDS {
-            self.full = true;
-            self.forgiven = d.nxt;
-            self.enter(Phase::Drain, d.now);
+            self.end_startup(self.full_rounds < FULL_ROUNDS, d);
         }
+    }
+
+    /// The pipe is full; `hasty`: one round says so.
+    fn end_startup(&mut self, hasty: bool, d: &Delivery) {
+        self.full = true;
+        self.full_rate = self.rate_max();
+        self.hasty = hasty && self.resumed < RESUMES_MAX;
+        self.forgiven = d.nxt;
+        self.enter(Phase::Drain, d.now);
     }
 
     /// §5.3.3.4: the bound grows while nothing is lost, faster from round to round.
@@ -352,13 +384,19 @@ impl Bbr {
                 }
             }
             Phase::Cruise => {
-                let reno = (self.bdp(100) / d.mss.max(1)).min(CRUISE_ROUNDS);
+                let reno = if self.hasty { 1 } else { (self.bdp(100) / d.mss.max(1)).min(CRUISE_ROUNDS) };
                 if spent >= CRUISE || self.phase_rounds >= reno.max(1) {
                     self.enter(Phase::Refill, d.now);
                 }
             }
             Phase::Refill if self.phase_rounds >= 1 => self.enter(Phase::Up, d.now),
-            Phase::Up if self.phase_rounds >= 1 && spent > self.min_rtt && d.flight >= self.bdp(125) => {
+            // What the probe sends is acknowledged in its second round.
+            Phase::Up
+                if self.phase_rounds >= 1 + u32::from(self.hasty)
+                    && spent > self.min_rtt
+                    && d.flight >= self.bdp(125) =>
+            {
+                self.hasty = false;
                 self.enter(Phase::Down, d.now);
             }
             _ => {}
@@ -429,6 +467,8 @@ impl Bbr {
             Phase::Down | Phase::Cruise if self.flight_high != NONE => {
                 (u64::from(self.flight_high) * HEADROOM_PERCENT / 100) as u32
             }
+            // Room for the probe that tells.
+            Phase::Up if self.hasty => self.flight_high.max(self.bdp(150).saturating_add(slack)),
             _ => self.flight_high,
         };
         let mut bound = high.min(self.flight_low);
