@@ -462,19 +462,22 @@ fn drain(fd: c_int) -> String {
 }
 
 /// Sends until nothing fits for a while; says what ended it. (How much fits differs, and may; and a stack that takes bytes
-/// on in the background may be full for a moment only.)
+/// on in the background may be full for a moment only. Linux calls a socket writable when a third is free, and takes a byte where there is
+/// less: so the end is a try that fails after a while without room.)
 fn fill(fd: c_int) -> String {
     let bytes = [b'f'; 4096];
+    let mut quiet = false;
     for _ in 0..100_000 {
         // SAFETY: the buffer is that long.
         let value = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT) };
-        if value < 0 {
-            let said = result(value);
+        if value >= 0 {
+            quiet = false;
+        } else if quiet {
+            return result(value);
+        } else {
             let mut entry = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
             // SAFETY: one entry.
-            if unsafe { libc::poll(&raw mut entry, 1, 200) } <= 0 {
-                return said;
-            }
+            quiet = unsafe { libc::poll(&raw mut entry, 1, 200) } <= 0;
         }
     }
     "never full".to_owned()

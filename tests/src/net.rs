@@ -72,6 +72,11 @@ impl Net {
         let net = Self { server: host("s", 1), client: host("c", 2) };
         for side in [&net.server, &net.client] {
             ip(&format!("netns add {}", side.namespace));
+            // Duplicate address detection: no neighbour is asked for anything by IPv6 for the first seconds, for want of a link-local address.
+            for which in ["all", "default"] {
+                let dad = format!("net.ipv6.conf.{which}.accept_dad=0");
+                ip(&format!("netns exec {} sysctl -qw {dad}", side.namespace));
+            }
         }
         net
     }

@@ -53,6 +53,7 @@ topics! {
     sack: "sack-";
     syn_retransmission: "syn-";
     tail_loss_probe: "tlp-";
+    tcp_info: "tcp-info-";
     urgent_data: "urgent";
     user_timeout: "user-timeout";
     zero_window: "window-";

@@ -392,7 +392,7 @@ impl Bbr {
             Phase::Refill if self.phase_rounds >= 1 => self.enter(Phase::Up, d.now),
             // What the probe sends is acknowledged in its second round.
             Phase::Up
-                if self.phase_rounds >= 1 + u32::from(self.hasty)
+                if self.phase_rounds > u32::from(self.hasty)
                     && spent > self.min_rtt
                     && d.flight >= self.bdp(125) =>
             {
