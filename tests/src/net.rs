@@ -1,6 +1,7 @@
 //! Two hosts joined by a cable: network namespaces and a veth pair.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::lab::unique;
 
@@ -90,6 +91,25 @@ impl Net {
             within(&format!("addr add {}/64 dev {} nodad", side.addr6, side.interface));
             within(&format!("link set {} up", side.interface));
             within("link set lo up");
+        }
+        for side in [&self.server, &self.client] {
+            side.wait_for_ipv6();
+        }
+    }
+}
+
+impl Host {
+    /// The kernel hears of a new cable up to a second late. Before, IPv6 has no link-local address and no route for groups there.
+    fn wait_for_ipv6(&self) {
+        let show =
+            ["-n", &self.namespace, "-6", "-o", "addr", "show", "dev", &self.interface, "scope", "link"];
+        let until = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < until {
+            let shown = Command::new("ip").args(show).output().expect("ip (iproute2) can be run").stdout;
+            if !shown.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 }

@@ -21,7 +21,7 @@ fn on_device<'l>(lab: &'l Lab, host: &Host) -> Engine<'l> {
 /// The kernel's side: echoes datagrams by address, group and broadcast, and counts frames with a VLAN tag.
 fn kernel_services(host: &Host, port: u16) -> String {
     format!(
-        "import selectors, socket, struct
+        "import ctypes, selectors, socket, struct
 index = socket.if_nametoindex('{interface}')
 def udp(family, addr, port):
     s = socket.socket(family, socket.SOCK_DGRAM)
@@ -34,7 +34,11 @@ v4.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton('239
 v6 = udp(socket.AF_INET6, '::', {port})
 v6.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, socket.inet_pton(socket.AF_INET6, 'ff02::777') + struct.pack('@I', index))
 dhcp = udp(socket.AF_INET, '', 67)
-tagged = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+tagged = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+# Frames with a tag alone (SKF_AD_VLAN_TAG_PRESENT): the load's would fill the socket.
+code = ((0x20, 0, 0, 0xfffff030), (0x15, 1, 0, 0), (0x06, 0, 0, 65536), (0x06, 0, 0, 0))
+code = ctypes.create_string_buffer(b''.join(struct.pack('@HBBI', *step) for step in code))
+tagged.setsockopt(socket.SOL_SOCKET, 26, struct.pack('@HP', 4, ctypes.addressof(code)))  # SO_ATTACH_FILTER
 tagged.setsockopt(263, 8, 1)  # PACKET_AUXDATA: the tag stands beside the frame.
 tagged.bind(('{interface}', 3))
 poll = selectors.DefaultSelector()
