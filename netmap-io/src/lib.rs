@@ -49,6 +49,8 @@ mod sys;
 mod tap;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod whose;
 mod xdp;
 
 pub use error::PortError;

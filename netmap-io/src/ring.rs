@@ -250,6 +250,23 @@ impl SlotRing {
         self.head = self.next(self.head);
     }
 
+    /// Bytes of the longest frame of ours.
+    pub(crate) fn room_bytes(&self) -> usize {
+        (self.bufs.stride - self.offset).min(u32::from(u16::MAX)) as usize
+    }
+
+    /// Room for a frame in a buffer that the caller owns, which stands in no slot or in one of ours; `None`: there is no such
+    /// buffer.
+    pub(crate) fn room(&mut self, buf: u32) -> Option<&mut [u8]> {
+        let (offset, room) = (self.offset as usize, self.room_bytes());
+        self.buffer(Slot { buf, ..Slot::default() })?.get_mut(offset..offset + room)
+    }
+
+    /// A slot for the frame of `len` bytes that was written into [`Self::room`].
+    pub(crate) fn filled(&self, buf: u32, len: u16) -> Slot {
+        self.at_offset(Slot { buf, len, flags: 0, ptr: 0 })
+    }
+
     /// The whole buffer in `slot`; `None` if the slot lies.
     pub(crate) fn buffer(&mut self, slot: Slot) -> Option<&mut [u8]> {
         if !self.bufs.contains(slot.buf) {

@@ -1,9 +1,12 @@
 //! What the tests of several ports need: frames, and namespaces that vanish with their thread.
 
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::{Device, OpenOptions, PortError, Proto, sys};
 
@@ -207,5 +210,65 @@ impl Network {
     pub(crate) fn open(&self, host: &Host, device: &str, options: &OpenOptions) -> Result<Device, PortError> {
         let (device, options) = (device.to_owned(), options.clone());
         host.run(move || crate::open(&device, &options))
+    }
+}
+
+/// Hears every frame that comes to an interface and goes on to the kernel, and sends frames by it.
+pub(crate) struct Tap(OwnedFd);
+
+impl Tap {
+    pub(crate) fn new(interface: &str) -> io::Result<Self> {
+        let index = sys::interface(interface)?.ok_or(io::ErrorKind::NotFound)?.index;
+        // SAFETY: makes a descriptor.
+        let fd = sys::own(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+        // SAFETY: a structure of numbers, of which zero is one.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_ifindex = i32::try_from(index).unwrap();
+        let len = size_of_val(&address) as libc::socklen_t;
+        // SAFETY: the kernel reads one address, which lives until the call returns.
+        sys::check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) })?;
+        Ok(Self(fd))
+    }
+
+    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: the kernel reads as many bytes as there are.
+        let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// The next frame that came, without the tag that the kernel has taken off; not what was sent here, nor IPv6's own talk.
+    pub(crate) fn receive(&mut self, patience: Duration) -> Option<Vec<u8>> {
+        let until = Instant::now() + patience;
+        loop {
+            let mut fds = [libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+            if !sys::poll(&mut fds, until.saturating_duration_since(Instant::now())) {
+                return None;
+            }
+            let mut bytes = vec![0; 65_536];
+            // SAFETY: a structure of numbers, of which zero is one.
+            let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            let mut from_len = size_of_val(&from) as libc::socklen_t;
+            // SAFETY: the kernel writes at most as much as there is room, and one address.
+            let got = unsafe {
+                let address = (&raw mut from).cast();
+                libc::recvfrom(
+                    self.0.as_raw_fd(),
+                    bytes.as_mut_ptr().cast(),
+                    bytes.len(),
+                    0,
+                    address,
+                    &raw mut from_len,
+                )
+            };
+            bytes.truncate(usize::try_from(got).unwrap_or(0));
+            // From a link-local address, or from none yet.
+            let talk = bytes.get(12..14) == Some(&[0x86, 0xdd])
+                && matches!(bytes.get(22..24), Some([0xfe, 0x80] | [0, 0]));
+            if from.sll_pkttype != libc::PACKET_OUTGOING && !talk {
+                return Some(bytes);
+            }
+        }
     }
 }

@@ -12,26 +12,27 @@
 //! - A frame that is gone leaves a slot of no bytes behind, which whoever reads the ring passes over.
 //! - The kernel is never waited for. When its ring is full, frames to it move into extra buffers, in order; when those are
 //!   used up, they are dropped and counted, as a NIC drops what a slow host leaves in its ring.
-//! - A frame of several slots can't go to the kernel: the module would make a frame of each. It is dropped and counted.
-//! - Frames of the kernel wait in its ring while the NIC has no room: the kernel's own queue fills and pushes back. They
-//!   get at most half of the room there is, and at least one slot, so neither side starves the other.
+//! - A frame of several slots is copied, in fragments of its packet: the module would make a frame of each slot ([`Cut`]). What
+//!   can't be cut is dropped and counted.
+//! - Frames of the kernel wait in its ring while the NIC has no room; when that is full, the module drops what the kernel sends.
+//!   They get at most half of the room there is, and at least one slot, so neither side starves the other.
 //! - Of a host ring, the two directions are two handles: the one that sends is used by every shard under a lock, the one
 //!   that receives is one shard's own, who also sleeps on it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::cut::Cut;
 use super::extra::ExtraBuffers;
 use super::sides::Sides;
 use super::steering::{SoftSteering, Table};
-use crate::frame::{Arriving, Fragmented, arriving};
 use crate::ring::{Slot, SlotFlags, SlotRing};
 use crate::{Counters, PortError};
 
 /// Extra buffers for frames that find the kernel's ring full.
 pub(crate) const EXTRA_BUFFERS: u32 = 256;
-/// Fragmented packets of ours that are remembered.
-const FRAGMENTED_MAX: usize = 64;
+/// Bytes of a frame of several slots: the longest packet, and tags.
+const LONG_MAX: usize = 65_536 + 32;
 /// While the kernel is quiet, its ring is asked for frames in every so manieth round; waiting asks, too.
 const QUIET_ROUNDS: u32 = 16;
 
@@ -42,12 +43,14 @@ pub(crate) struct ToHost {
     extra: ExtraBuffers,
     /// Frames in extra buffers, oldest first.
     waiting: VecDeque<Slot>,
+    /// The last number that was given to a packet without one.
+    ident: u32,
 }
 
 impl ToHost {
     pub(crate) fn new(sides: Sides, extra_buffers: u32) -> Self {
         let extra = ExtraBuffers::new(&sides.region, sides.tx.slots.buffers(), extra_buffers);
-        Self { sides, extra, waiting: VecDeque::new() }
+        Self { sides, extra, waiting: VecDeque::new(), ident: 0 }
     }
 
     /// Frames that waited go first.
@@ -84,6 +87,39 @@ impl ToHost {
         }
         Ok(())
     }
+
+    /// Takes a frame that is longer than a buffer: all of its fragments, or none, with which the kernel could do nothing.
+    fn pass_long(&mut self, frame: &[u8], counters: &mut Counters) -> Result<(), PortError> {
+        let Some(cut) = Cut::new(frame, self.sides.tx.slots.room_bytes(), &mut self.ident) else {
+            counters.to_host_dropped += 1;
+            return Ok(());
+        };
+        self.serve_waiting();
+        let direct =
+            |host: &Self| host.waiting.is_empty() && host.sides.tx.slots.available() as usize >= cut.count();
+        if !direct(self) && self.sides.tx_sync()? {
+            self.serve_waiting();
+        }
+        let direct = direct(self);
+        if !direct && self.extra.count() < cut.count() {
+            counters.to_host_dropped += 1;
+            return Ok(());
+        }
+        for number in 0..cut.count() {
+            let ring = &mut self.sides.tx.slots;
+            let Some(buf) = (if direct { ring.front_buffer() } else { self.extra.take() }) else { break };
+            let len = ring.room(buf).and_then(|room| cut.write(number, room));
+            match (len.and_then(|len| u16::try_from(len).ok()), direct) {
+                (Some(len), true) => ring.put(ring.filled(buf, len)),
+                (Some(len), false) => self.waiting.push_back(ring.filled(buf, len)),
+                (None, true) => {}
+                (None, false) => self.extra.give(buf),
+            }
+        }
+        counters.to_host += 1;
+        counters.to_host_waited += u64::from(!direct);
+        Ok(())
+    }
 }
 
 impl Drop for ToHost {
@@ -105,6 +141,7 @@ pub(crate) struct Beside {
     /// `None`: another ring's shard takes the kernel's frames.
     pub(crate) from_host: Option<Sides>,
     judge: Judge,
+    long: Long,
     /// Rounds until the kernel's ring is asked again.
     quiet_for: u32,
     /// Frames of the kernel wait for room.
@@ -118,8 +155,8 @@ impl Beside {
         to_host: Arc<Mutex<ToHost>>,
         from_host: Option<Sides>,
     ) -> Self {
-        let (judge, counters) = (Judge::default(), Counters::default());
-        Self { steering, to_host, from_host, judge, quiet_for: 0, blocked: false, counters }
+        let (judge, long, counters) = (Judge::default(), Long::default(), Counters::default());
+        Self { steering, to_host, from_host, judge, long, quiet_for: 0, blocked: false, counters }
     }
 
     fn lock(to_host: &Mutex<ToHost>) -> MutexGuard<'_, ToHost> {
@@ -128,7 +165,7 @@ impl Beside {
 
     /// Looks at the frames from slot `from` on, and passes on what is not ours. Returns number and bytes of those that are.
     pub(crate) fn sort(&mut self, rx: &mut SlotRing, from: u32) -> Result<(u64, u64), PortError> {
-        let Self { steering, to_host, judge, counters, .. } = self;
+        let Self { steering, to_host, judge, long, counters, .. } = self;
         let mut host: Option<MutexGuard<'_, ToHost>> = None;
         let (mut frames, mut bytes) = (0, 0);
         if from != rx.tail {
@@ -137,15 +174,28 @@ impl Beside {
             while index != rx.tail {
                 let slot = rx.slot(index);
                 let is_piece = judge.going_on.is_some() || slot.flags & SlotFlags::MORE_FRAG != 0;
+                let frame = rx.frame(slot);
+                let lies = frame.is_none();
                 // A slot that lies is left to whoever reads the ring, who counts it.
-                let ours = rx.frame(slot).is_none_or(|frame| judge.is_ours(&table, frame, slot.flags));
+                let ours = judge.is_ours(steering, &table, frame, slot.flags);
                 if ours {
                     frames += 1;
                     bytes += u64::from(slot.len);
                 } else if is_piece {
-                    // The module makes a frame of every slot that is sent to the host.
-                    rx.set_slot(index, Slot { len: 0, ..slot });
-                    counters.to_host_dropped += u64::from(judge.going_on.is_none());
+                    long.add(frame);
+                    if !lies {
+                        rx.set_slot(
+                            index,
+                            Slot { len: 0, flags: slot.flags & !SlotFlags::MORE_FRAG, ..slot },
+                        );
+                    }
+                    if judge.going_on.is_none() {
+                        let host = host.get_or_insert_with(|| Self::lock(to_host));
+                        match long.take() {
+                            Some(frame) => host.pass_long(frame, counters)?,
+                            None => counters.to_host_dropped += 1,
+                        }
+                    }
                 } else if slot.len != 0 {
                     let host = host.get_or_insert_with(|| Self::lock(to_host));
                     host.pass(rx, index, counters)?;
@@ -268,40 +318,51 @@ fn move_frames(from: &mut SlotRing, to: &mut SlotRing, budget: u32) -> u32 {
     moved
 }
 
+/// A frame of several slots that is the kernel's, as far as it has come.
+#[derive(Debug, Default)]
+struct Long {
+    bytes: Vec<u8>,
+    /// A slot of it lied, or it is longer than a packet can be.
+    spoiled: bool,
+    /// What is there was given away: the next piece begins another one.
+    taken: bool,
+}
+
+impl Long {
+    /// The next piece; `None`: its slot lies.
+    fn add(&mut self, piece: Option<&[u8]>) {
+        if std::mem::take(&mut self.taken) {
+            self.bytes.clear();
+            self.spoiled = false;
+        }
+        match piece {
+            Some(piece) if self.bytes.len() + piece.len() <= LONG_MAX => self.bytes.extend_from_slice(piece),
+            _ => self.spoiled = true,
+        }
+    }
+
+    /// All of it; `None`: some is missing.
+    fn take(&mut self) -> Option<&[u8]> {
+        self.taken = true;
+        (!self.spoiled).then_some(&self.bytes)
+    }
+}
+
 /// Tells whose frames are, one after the other.
 #[derive(Debug, Default)]
 struct Judge {
     /// The frame goes on in the next slot, and is ours or not.
     going_on: Option<bool>,
-    /// Packets of ours whose first fragment came lately.
-    fragments: VecDeque<Fragmented>,
 }
 
 impl Judge {
-    fn is_ours(&mut self, table: &Table, frame: &[u8], flags: u16) -> bool {
+    /// `frame` is the next slot's; `None`: the slot lies.
+    fn is_ours(&mut self, steering: &SoftSteering, table: &Table, frame: Option<&[u8]>, flags: u16) -> bool {
         let ours = match self.going_on {
             Some(ours) => ours,
-            None => self.begins_ours(table, frame),
+            None => frame.is_none_or(|frame| steering.takes(table, frame)),
         };
         self.going_on = (flags & SlotFlags::MORE_FRAG != 0).then_some(ours);
         ours
-    }
-
-    fn begins_ours(&mut self, table: &Table, frame: &[u8]) -> bool {
-        match arriving(frame) {
-            Some(Arriving::Flow(flow)) => table.takes(&flow),
-            Some(Arriving::First(flow, name)) => {
-                let ours = table.takes(&flow);
-                if ours {
-                    self.fragments.push_back(name);
-                    if self.fragments.len() > FRAGMENTED_MAX {
-                        self.fragments.pop_front();
-                    }
-                }
-                ours
-            }
-            Some(Arriving::Rest(name)) => self.fragments.contains(&name),
-            None => false,
-        }
     }
 }

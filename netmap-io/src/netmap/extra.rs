@@ -36,6 +36,11 @@ impl ExtraBuffers {
         Self { free, buffers }
     }
 
+    /// How many nobody uses.
+    pub(crate) fn count(&self) -> usize {
+        self.free.len()
+    }
+
     /// One to use. In return another one is given back some time.
     pub(crate) fn take(&mut self) -> Option<u32> {
         self.free.pop()

@@ -12,6 +12,7 @@
 //! | `open`, `refusal` | from a name to ports, or to an error that helps |
 //! | `long` | frames of several slots, in one piece |
 //! | `beside` | NIC and kernel: what is not ours goes on |
+//! | `cut` | the same for what is longer than a buffer |
 //! | `steering` | what is ours |
 //! | `extra` | extra buffers |
 //! | `admin`, `manners` | what is asked of the module besides ports, and how it answers |
@@ -25,6 +26,7 @@ pub(crate) mod abi;
 pub mod admin;
 mod beside;
 pub(crate) mod control;
+mod cut;
 mod extra;
 pub(crate) mod layout;
 mod long;

@@ -3,12 +3,16 @@
 //! The same answers as the XDP program's. Shards look here once for each frame, and take the lock once for a batch; the
 //! control thread changes it when a program listens, or an address comes or goes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 
+use crate::frame::{Arriving, Fragmented, arriving};
 use crate::{Flow, PeerVerdict, PortError, Steering, Tuple};
+
+/// Fragmented packets of ours that are remembered.
+const FRAGMENTED_MAX: usize = 64;
 
 /// A bit for each port.
 type Ports = Box<[u64; 1024]>;
@@ -73,11 +77,36 @@ impl Table {
 pub(crate) struct SoftSteering {
     device: String,
     table: RwLock<Table>,
+    /// Packets of ours whose first fragment came lately, by whichever ring: a NIC may hash it by its ports, and the others by
+    /// addresses.
+    fragments: Mutex<VecDeque<Fragmented>>,
 }
 
 impl SoftSteering {
     pub(crate) fn new(device: String) -> Self {
-        Self { device, table: RwLock::default() }
+        Self { device, table: RwLock::default(), fragments: Mutex::default() }
+    }
+
+    /// Whether a frame that came is ours.
+    pub(crate) fn takes(&self, table: &Table, frame: &[u8]) -> bool {
+        let fragments = || self.fragments.lock().unwrap_or_else(PoisonError::into_inner);
+        match arriving(frame) {
+            Some(Arriving::Flow(flow)) => table.takes(&flow),
+            Some(Arriving::First(flow, name)) => {
+                let (ours, mut fragments) = (table.takes(&flow), fragments());
+                // Names come again: one that was ours before may not be now.
+                fragments.retain(|known| *known != name);
+                if ours {
+                    fragments.push_back(name);
+                    if fragments.len() > FRAGMENTED_MAX {
+                        fragments.pop_front();
+                    }
+                }
+                ours
+            }
+            Some(Arriving::Rest(name)) => fragments().contains(&name),
+            None => false,
+        }
     }
 
     /// For a batch.

@@ -13,6 +13,9 @@ pub(super) const HEAD: usize = 96;
 #[inline]
 pub(super) fn plain(frame: &[u8], sent: bool) -> Option<Key> {
     let v4: &[u8; 38] = frame.first_chunk()?;
+    if !sent && v4[0] & 1 != 0 {
+        return None;
+    }
     let port =
         |at: usize, bytes: &[u8]| bytes.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
     match [v4[12], v4[13]] {
@@ -60,6 +63,7 @@ mod tests {
                 }
             };
             let v4 = next() % 2 == 0;
+            set(0, &[if next() % 8 == 0 { 1 } else { 2 }]);
             set(12, if v4 { &[8, 0] } else { &[0x86, 0xdd] });
             set(14, &[if next() % 8 == 0 { 0x46 } else { 0x45 }]);
             set(20, if next() % 4 == 0 { &[0x20, 1] } else { &[0x40, 0] });

@@ -446,6 +446,8 @@ fn long_way(table: &Table, fragments: &mut VecDeque<(Fragmented, Owner)>, frame:
         Arriving::Flow(flow) => table.owner(&flow),
         Arriving::First(flow, name) => {
             let owner = table.owner(&flow);
+            // Names come again: one that was somebody's before may be another's now, or the kernel's.
+            fragments.retain(|(known, _)| *known != name);
             fragments.extend(owner.map(|owner| (name, owner)));
             if fragments.len() > FRAGMENTED_MAX {
                 fragments.pop_front();

@@ -6,7 +6,7 @@ use std::thread;
 
 use super::server::Switch;
 use crate::testing::Frame;
-use crate::{Device, Flow, OpenOptions, PeerVerdict, Port, PortError, Proto, Steering, Tuple};
+use crate::{Device, Flow, OpenOptions, PeerVerdict, Port, PortError, Proto, Steering, Tuple, whose};
 
 const HERE: [u8; 4] = [10, 0, 0, 1];
 const THERE: [u8; 4] = [10, 0, 0, 2];
@@ -145,6 +145,24 @@ fn frames_go_to_who_registered_and_leave_only_from_there() {
     let of_b = "tuples:1 rx_frames:1 rx_no_room:0 tx_frames:1 tx_spoofed:2";
     assert!(report.lines().any(|line| line.starts_with("stack \"b\"") && line.ends_with(of_b)), "{report}");
     assert_eq!((a.waiting(), b.waiting()), (0, 0));
+}
+
+/// The table of all that steers.
+#[test]
+fn everybody_gets_what_is_his() {
+    let mut lab = Lab::new();
+    let mut stack = lab.stack("a").unwrap();
+    whose::register(&*stack.steering).unwrap();
+    let cases = whose::cases();
+    for case in &cases {
+        lab.arrive(std::slice::from_ref(&case.frame));
+    }
+    for case in cases.iter().filter(|case| case.ours) {
+        assert_eq!(stack.receive(), case.frame, "{}", case.what);
+    }
+    let foreign = cases.iter().filter(|case| !case.ours).count();
+    until("all were looked at", || lab.report().contains(&format!("frames-for-nobody:{foreign}\n")));
+    assert_eq!(stack.waiting(), 0);
 }
 
 #[test]

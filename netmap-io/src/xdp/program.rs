@@ -8,15 +8,17 @@
 //! ```
 //!
 //! Of a fragmented TCP packet, only the first fragment has ports. If it is ours, its name is remembered (addresses,
-//! identification), and the others follow it; one that comes before the first goes to the kernel, and TCP sends again.
+//! identification), and the others follow it; one that comes before the first goes to the kernel, and TCP sends again. Names
+//! come again: the first fragment of a packet that is not ours makes its name forgotten.
 //!
 //! The same program stands behind the driver, too ([`Hook::Behind`]): there it gets socket buffers, and marks what is ours instead.
 //!
-//! What it doesn't understand, it passes to the kernel: ARP, ND, other protocols, IPv6 extension headers but the one of
-//! fragments, truncated frames, frames of VLAN interfaces. The verifier proves that it
-//! terminates and reads inside the frame alone.
+//! IPv6's headers of options, and of a route that is used up, are stepped over. What it doesn't understand, it passes to the
+//! kernel: ARP, ND, other protocols and extension headers (IPsec's among them), tunnels, truncated frames, frames of VLAN
+//! interfaces, frames to groups and to other stations. The verifier proves that it terminates and reads inside the frame alone.
 
 use super::asm::{Asm, Helper, If, Insn, Label, Reg, Width};
+use crate::frame::EXTENSIONS_MAX;
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 
 /// XDP verdict: away with it.
@@ -106,6 +108,7 @@ const MD_DATA_END: i16 = 4;
 const MD_RX_QUEUE: i16 = 16;
 // Offsets in `struct __sk_buff`.
 const SKB_LEN: i16 = 0;
+const SKB_TYPE: i16 = 4;
 const SKB_MARK: i16 = 8;
 const SKB_VLAN_PRESENT: i16 = 20;
 const SKB_VLAN_TCI: i16 = 24;
@@ -139,8 +142,11 @@ const TCP: i32 = 6;
 const UDP: i32 = 17;
 const ICMPV4: i32 = 1;
 const ICMPV6: i32 = 58;
-/// IPv6's header of a fragment.
+/// IPv6's header of a fragment, and those that are stepped over.
 const FRAGMENT_V6: i32 = 44;
+const HOP_BY_HOP: i32 = 0;
+const ROUTING: i32 = 43;
+const DESTINATION: i32 = 60;
 /// Type, code, checksum and four bytes more; behind it the packet that was refused.
 const ICMP_HEADER: i16 = 8;
 
@@ -169,7 +175,7 @@ fn copy_word(asm: &mut Asm, base: Reg, from: i16, to: &[i16]) {
 /// R6: context, R7: frame, R8: its end, R9: IP header, R5: header behind it, R4: its protocol.
 pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
     let mut asm = Asm::default();
-    let [pass, untagged, ipv4, ipv6, ports, quoted, keys, tuple, take, redirect, later] =
+    let [pass, untagged, ipv4, ipv6, ports, quoted, keys, tuple, foreign, take, later] =
         std::array::from_fn(|_| asm.label());
 
     asm.mov(R6, R1);
@@ -181,6 +187,10 @@ pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
         Hook::Behind(_) => write_buffer(&mut asm, pass),
     }
     need(&mut asm, R7, ETHER_HEADER, pass);
+    // RFC 1122 §3.3.6: what is for a group on the link and for one of us above it, IP may discard, and TCP does so.
+    asm.load(Width::Byte, R3, R7, 0);
+    asm.and_imm(R3, 1);
+    asm.jump_if_imm(R3, If::NotEqual, 0, pass);
     asm.load(Width::Half, R3, R7, 12);
     asm.mov(R9, R7);
     asm.add_imm(R9, ETHER_HEADER);
@@ -222,7 +232,25 @@ pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
     asm.load(Width::Half, R3, R5, 0);
     asm.place(keys);
     write_keys(&mut asm, pass);
-    write_lookups(&mut asm, maps, [pass, tuple, take]);
+    write_lookups(&mut asm, maps, [foreign, tuple, take]);
+    write_ends(&mut asm, maps, hook, [foreign, take, later, pass]);
+    asm.finish()
+}
+
+/// What becomes of a frame: it is not ours by what it says, or is; or goes where its first fragment went; or is not understood.
+fn write_ends(asm: &mut Asm, maps: Maps, hook: Hook, [foreign, take, later, pass]: [Label; 4]) {
+    let redirect = asm.label();
+    asm.jump(take);
+
+    // A first fragment that is not ours: nor are the others, whatever had its name before.
+    asm.place(foreign);
+    asm.load(Width::Word, R3, R10, IS_FIRST);
+    asm.jump_if_imm(R3, If::Equal, 0, pass);
+    asm.load_map(R1, maps.fragments);
+    asm.mov(R2, R10);
+    asm.add_imm(R2, i32::from(FRAGMENT));
+    asm.call(Helper::MapDelete);
+    asm.jump(pass);
 
     // A first fragment: the others of its packet are ours, too.
     asm.place(take);
@@ -237,7 +265,7 @@ pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
     asm.call(Helper::MapUpdate);
     asm.jump(redirect);
     asm.place(later);
-    lookup(&mut asm, maps.fragments, FRAGMENT);
+    lookup(asm, maps.fragments, FRAGMENT);
     asm.jump_if_imm(R0, If::Equal, 0, pass);
 
     asm.place(redirect);
@@ -262,12 +290,14 @@ pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
     asm.place(pass);
     asm.mov_imm(R0, if matches!(hook, Hook::Xdp(_)) { XDP_PASS } else { TCX_NEXT });
     asm.exit();
-    asm.finish()
 }
 
 /// The frame of a socket buffer, into R7 and R8. Its tag stands beside it, and only its first bytes lie in one piece.
 fn write_buffer(asm: &mut Asm, pass: Label) {
     let [untagged, pull, ready] = std::array::from_fn(|_| asm.label());
+    // For a group, or for another station that somebody listens to (a promiscuous interface).
+    asm.load(Width::Word, R1, R6, SKB_TYPE);
+    asm.jump_if_imm(R1, If::NotEqual, 0, pass);
     asm.load(Width::Word, R1, R6, SKB_VLAN_PRESENT);
     asm.jump_if_imm(R1, If::Equal, 0, untagged);
     // As below: VLAN 0 is a priority tag.
@@ -378,7 +408,7 @@ fn write_icmpv6(asm: &mut Asm, pass: Label) {
     asm.add_imm(R5, i32::from(QUOTED) + IPV6_HEADER);
 }
 
-/// IPv6 (RFC 8200): the same. Extension headers but the one of fragments pass to the kernel by their protocol number.
+/// IPv6 (RFC 8200): the same. Extension headers that are not known pass to the kernel by their protocol number.
 fn write_ipv6(asm: &mut Asm, pass: Label, later: Label) {
     let whole = asm.label();
     need(asm, R9, IPV6_HEADER, pass);
@@ -391,6 +421,7 @@ fn write_ipv6(asm: &mut Asm, pass: Label, later: Label) {
     }
     asm.store_imm(Width::Double, R10, IS_FIRST, 0);
     asm.store_imm(Width::Word, R10, FRAGMENT_IDENT, 0);
+    write_extensions(asm, pass);
     asm.jump_if_imm(R4, If::NotEqual, FRAGMENT_V6, whole);
     // RFC 8200 §4.5: next header, a byte of zero, offset and "more", identification.
     need(asm, R5, 8, pass);
@@ -409,6 +440,29 @@ fn write_ipv6(asm: &mut Asm, pass: Label, later: Label) {
     asm.place(whole);
 }
 
+/// Steps over options and routes: R4 is the next header, R5 where it begins.
+fn write_extensions(asm: &mut Asm, pass: Label) {
+    let end = asm.label();
+    for _ in 0..EXTENSIONS_MAX {
+        let step = asm.label();
+        asm.jump_if_imm(R4, If::Equal, HOP_BY_HOP, step);
+        asm.jump_if_imm(R4, If::Equal, DESTINATION, step);
+        asm.jump_if_imm(R4, If::NotEqual, ROUTING, end);
+        // RFC 8200 §4.4: where the route goes on, the packet is not for us.
+        need(asm, R5, 8, pass);
+        asm.load(Width::Byte, R3, R5, 3);
+        asm.jump_if_imm(R3, If::NotEqual, 0, pass);
+        asm.place(step);
+        need(asm, R5, 8, pass);
+        asm.load(Width::Byte, R4, R5, 0);
+        asm.load(Width::Byte, R3, R5, 1);
+        asm.shift_left(R3, 3);
+        asm.add_imm(R3, 8);
+        asm.add(R5, R3);
+    }
+    asm.place(end);
+}
+
 /// Ports and protocol complete the keys.
 fn write_keys(asm: &mut Asm, pass: Label) {
     let known = asm.label();
@@ -425,7 +479,7 @@ fn write_keys(asm: &mut Asm, pass: Label) {
     asm.store(Width::Byte, R10, FLOW_PROTO, R4);
 }
 
-/// A registered flow decides; else a registered tuple does.
+/// A registered flow decides; else a registered tuple does. What is ours by its tuple falls through.
 fn write_lookups(asm: &mut Asm, maps: Maps, [pass, tuple, take]: [Label; 3]) {
     asm.load_map_value(R1, maps.state);
     asm.load(Width::Word, R1, R1, 0);

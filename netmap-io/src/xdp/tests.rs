@@ -2,11 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::conformance::{self, Pair};
-use crate::testing::{Frame, IP_A, IP_B, MAC_A, MAC_B, Network, skip_without};
-use crate::{Device, OpenOptions, Port, Proto, Tuple, XdpMode};
+use crate::testing::{Frame, IP_A, IP_B, MAC_A, MAC_B, Network, Tap, skip_without};
+use crate::{Device, OpenOptions, Port, Proto, Tuple, XdpMode, whose};
 
 const PORT: u16 = 4000;
 
@@ -151,6 +151,55 @@ fn registered_tuples_reach_us_and_all_else_the_kernel() {
         let counters = port.counters();
         assert_eq!((counters.rx_dropped, counters.rx_ring_full), (0, 0));
     }
+}
+
+/// The table of all that steers, over a wire: to the port comes what is ours, to the kernel the rest, byte for byte.
+#[test]
+fn everybody_gets_what_is_his() {
+    skip_without!(namespaces);
+    for (mode, vnet_header) in [(XdpMode::Native, false), (XdpMode::Generic, false), (XdpMode::Auto, true)] {
+        let net = Network::new(1, 1500);
+        let options = OpenOptions { xdp_mode: mode, vnet_header, ..OpenOptions::default() };
+        let device = net.open(&net.a, "xdp:nio-a", &options).unwrap();
+        whose::register(&*device.steering.unwrap()).unwrap();
+        let [mut port]: [Box<dyn Port>; 1] = device.ports.try_into().ok().unwrap();
+        // Behind XDP and in front of tcx: there it hears what is ours as well.
+        let mut kernel = net.a.run(|| Tap::new("nio-a").unwrap());
+        let wire = net.b.run(|| Tap::new("nio-b").unwrap());
+        let words = format!("{}: ", port.caps().mode);
+        for case in whose::cases() {
+            let frame = case.to(MAC_A);
+            wire.send(&frame).unwrap();
+            // The kernel takes the first tag off, for whoever stands behind it.
+            let mut untagged = frame.clone();
+            if matches!(frame[12..14], [0x81, 0x00] | [0x88, 0xa8]) {
+                untagged.drain(12..16);
+            }
+            if !case.ours || vnet_header {
+                let heard = kernel.receive(Duration::from_secs(2));
+                assert_eq!(heard.as_ref(), Some(&untagged), "{words}{}", case.what);
+            }
+            if case.ours {
+                let got = next_frame(&mut *port);
+                let at = usize::from(port.caps().vnet_header);
+                let want = if vnet_header { &untagged } else { &frame };
+                assert_eq!(got.as_deref().map(|got| &got[at..]), Some(&want[..]), "{words}{}", case.what);
+            }
+        }
+        // What the last ones were would have come by now.
+        assert_eq!(port.rx_sync().unwrap(), 0, "{words}what is not ours came to us");
+        assert_eq!(kernel.receive(Duration::ZERO), None, "{words}what is ours went to the kernel");
+    }
+}
+
+fn next_frame(port: &mut dyn Port) -> Option<Vec<u8>> {
+    let until = Instant::now() + Duration::from_secs(2);
+    while port.rx_sync().unwrap() == 0 {
+        if Instant::now() > until {
+            return None;
+        }
+    }
+    port.rx().next().map(|frame| frame.bytes().to_vec())
 }
 
 /// A kernel client on `b` and a kernel server on `a` exchange a word.

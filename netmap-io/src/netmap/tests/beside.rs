@@ -1,7 +1,7 @@
 //! NIC and kernel over the provider: who gets which frame, by which buffers, and what happens when one side is full.
 
 use super::*;
-use crate::{Proto, Tuple};
+use crate::{Proto, Tuple, whose};
 
 /// TCP from 10.0.0.9:`peer` to 10.0.0.1:`port`.
 fn segment(port: u16, peer: u16, len: usize) -> Vec<u8> {
@@ -150,6 +150,25 @@ fn fragments_of_ours_follow_their_first() {
     bench.end();
 }
 
+/// The table of all that steers; by several rings, as a NIC may spread fragments.
+#[test]
+fn everybody_gets_what_is_his() {
+    for rings in [1, 2] {
+        let mut bench = Bench::new(NicShape { rings, ..ONE });
+        let steering = bench.device.steering.clone().unwrap();
+        steering.unregister(Tuple::new([10, 0, 0, 1], 80, Proto::TCP)).unwrap();
+        whose::register(&*steering).unwrap();
+        for (case, ring) in whose::cases().iter().zip((0..rings).cycle()) {
+            bench.arrive(ring, &case.frame);
+            let (ours, theirs) = (bench.round(), bench.to_kernel());
+            let want = std::slice::from_ref(&case.frame);
+            let want = if case.ours { (want, &[][..]) } else { (&[][..], want) };
+            assert_eq!((&ours[..], &theirs[..]), want, "{}, {rings} rings", case.what);
+        }
+        bench.end();
+    }
+}
+
 #[test]
 fn a_frame_of_several_slots_goes_one_way() {
     let mut bench = Bench::new(ONE);
@@ -162,9 +181,87 @@ fn a_frame_of_several_slots_goes_one_way() {
     bench.arrive(0, &ours);
     bench.arrive(0, &arp(4));
     assert_eq!(bench.round().concat(), ours);
-    // The module makes a frame of every slot that goes to the host, so a long one can't go there.
+    // The module makes a frame of every slot that goes to the host, and this one is no packet that could be cut.
     assert_eq!(bench.to_kernel(), [arp(4)]);
     assert_eq!((bench.counters().to_host, bench.counters().to_host_dropped), (1, 1));
+    bench.end();
+}
+
+/// A datagram to port 53 of 10.0.0.1, in a packet of that many bytes behind the header, whose first are its ports.
+fn datagram(number: u8, len: usize) -> Vec<u8> {
+    let mut frame = segment(53, 5, 0);
+    frame.truncate(38);
+    frame[23] = 17;
+    frame[16..18].copy_from_slice(&u16::try_from(20 + len).unwrap().to_be_bytes());
+    frame[19] = number;
+    frame.extend((4..len).map(|n| u8::try_from(n % 251).unwrap() ^ number));
+    frame
+}
+
+/// What a kernel makes of fragments that came one packet after the other: packets.
+fn joined_up(frames: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = Vec::new();
+    for frame in frames {
+        let word = u16::from_be_bytes([frame[20], frame[21]]);
+        let total = usize::from(u16::from_be_bytes([frame[16], frame[17]]));
+        assert_eq!(total, frame.len() - 14);
+        if word & 0x1fff == 0 {
+            all.push(frame.clone());
+            continue;
+        }
+        let packet = all.last_mut().unwrap();
+        assert_eq!(usize::from(word & 0x1fff) * 8, packet.len() - 34, "in order, and nothing is missing");
+        assert_eq!(packet[18..20], frame[18..20], "of one packet");
+        packet.extend(&frame[34..]);
+    }
+    for packet in &mut all {
+        let total = u16::try_from(packet.len() - 14).unwrap();
+        packet[16..18].copy_from_slice(&total.to_be_bytes());
+        packet[20..22].fill(0);
+        packet[24..26].fill(0);
+    }
+    all
+}
+
+/// What is longer than a buffer and not ours: the kernel gets every byte, in fragments that fit its ring.
+#[test]
+fn long_packets_reach_the_kernel_whole() {
+    let mut bench = Bench::new(NicShape { mtu: 9000, slots: 64, ..ONE });
+    for number in 0..100 {
+        let (foreign, ours) = (datagram(number, 8000), segment(80, 5, 3000));
+        for frame in [&arp(1), &foreign, &ours, &arp(2)] {
+            bench.arrive(0, frame);
+        }
+        assert_eq!(bench.round(), [ours]);
+        let mut to_kernel = bench.to_kernel();
+        assert_eq!((to_kernel.remove(0), to_kernel.pop()), (arp(1), Some(arp(2))));
+        assert!(to_kernel.len() > 3 && to_kernel.iter().all(|frame| frame.len() <= 2048));
+        assert_eq!(joined_up(&to_kernel), [foreign]);
+    }
+    let counters = bench.counters();
+    assert_eq!((counters.to_host, counters.to_host_dropped, counters.to_host_waited), (300, 0, 0));
+    bench.end();
+}
+
+/// All of a packet waits for the kernel, or is dropped: some of its fragments are of no use.
+#[test]
+fn long_packets_wait_whole_or_are_dropped_whole() {
+    let mut bench = Bench::new(NicShape { slots: 16, ..ONE });
+    bench.provider.set_room("nma", Side::Host, 0);
+    for number in 0..100 {
+        bench.arrive(0, &datagram(number, 9000));
+        assert_eq!(bench.round().len(), 0);
+    }
+    // Five fragments each: three times in fifteen slots, 51 times in 256 buffers.
+    let counters = bench.counters();
+    assert_eq!((counters.to_host, counters.to_host_waited, counters.to_host_dropped), (54, 51, 46));
+    bench.provider.set_room("nma", Side::Host, 10_000);
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        assert_eq!(bench.round().len(), 0);
+        seen.extend(bench.to_kernel());
+    }
+    assert_eq!(joined_up(&seen), (0..54).map(|number| datagram(number, 9000)).collect::<Vec<_>>());
     bench.end();
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::VNET_HEADER;
 use crate::conformance::{self, Pair};
-use crate::testing::{Frame, IP_A, IP_B, MAC_A, MAC_B, Network, skip_without};
+use crate::testing::{Frame, IP_A, IP_B, MAC_B, Network, skip_without};
 use crate::{Device, OpenOptions, Port, Proto, Tuple};
 
 const PORT: u16 = 4000;
@@ -14,8 +14,10 @@ fn options() -> OpenOptions {
     OpenOptions { vnet_header: true, rx_slots: 256, ..OpenOptions::default() }
 }
 
-/// Both ends, each with one tuple registered.
+/// Both ends, each with one tuple registered. They have the same address on the link: frames that are sent back as they came are
+/// for who gets them, too.
 fn ends(net: &Network) -> [Box<dyn Port>; 2] {
+    net.a.ip(&format!("link set nio-a address {}", MAC_B.map(|byte| format!("{byte:02x}")).join(":")));
     [(&net.a, "xdp:nio-a"), (&net.b, "xdp:nio-b")].map(|(host, device)| {
         let Device { mut ports, steering } = net.open(host, device, &options()).unwrap();
         let steering = steering.unwrap();
@@ -29,8 +31,7 @@ fn ends(net: &Network) -> [Box<dyn Port>; 2] {
 
 fn between(to_b: bool) -> Frame {
     let (from, to) = if to_b { (IP_A, IP_B) } else { (IP_B, IP_A) };
-    let (to_mac, from_mac) = if to_b { (MAC_B, MAC_A) } else { (MAC_A, MAC_B) };
-    Frame::new(Proto::TCP, (from.into(), PORT), (to.into(), PORT)).macs(to_mac, from_mac)
+    Frame::new(Proto::TCP, (from.into(), PORT), (to.into(), PORT)).macs(MAC_B, MAC_B)
 }
 
 #[track_caller]

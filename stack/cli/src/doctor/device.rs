@@ -225,10 +225,31 @@ fn xdp(interface: &Interface) -> Vec<Finding> {
     all
 }
 
+/// Where the module says how long its buffers are.
+const NETMAP_BUFFER: &str = "/sys/module/netmap/parameters/buf_size";
+/// Ethernet header and one VLAN tag.
+const LINK_HEADER: u32 = 18;
+
+/// What the kernel sends has to fit one buffer; the module drops longer frames.
+fn netmap_buffers(mtu: u32, told: &str) -> Option<Finding> {
+    let bytes = told.trim().parse::<u32>().ok()?;
+    if bytes >= mtu + LINK_HEADER {
+        return Some(Finding::good("netmap buffers", format!("{bytes} bytes, for an MTU of {mtu}")));
+    }
+    let need = (mtu + LINK_HEADER).next_multiple_of(64);
+    Some(Finding::bad(
+        "netmap buffers",
+        format!(
+            "{bytes} bytes are too few for an MTU of {mtu}: longer frames of the kernel are dropped; `echo {need} > \
+             {NETMAP_BUFFER}` while nobody uses netmap, or a smaller MTU"
+        ),
+    ))
+}
+
 fn netmap(interface: &Interface) -> Vec<Finding> {
     const HOST: &str = "the host's frames pass netmap as they are, and nobody would finish them";
     const JOINED: &str = "it joins segments into frames that fit no slot";
-    must_be_off(
+    let mut all = must_be_off(
         &interface.name,
         &[
             (Offload::Lro, JOINED),
@@ -238,7 +259,9 @@ fn netmap(interface: &Interface) -> Vec<Finding> {
             (Offload::TxChecksum, HOST),
             (Offload::RxChecksum, "netmap has no word for its result, so it is verified again anyway"),
         ],
-    )
+    );
+    all.extend(netmap_buffers(interface.mtu, &fs::read_to_string(NETMAP_BUFFER).unwrap_or_default()));
+    all
 }
 
 fn must_be_off(interface: &str, offloads: &[(Offload, &str)]) -> Vec<Finding> {
@@ -261,4 +284,23 @@ fn must_be_off(interface: &str, offloads: &[(Offload, &str)]) -> Vec<Finding> {
         all.push(Finding::good("offloads", "none that would be in the way is on"));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn short_buffers_of_netmap_are_told_of() {
+        let level = |mtu, told: &str| netmap_buffers(mtu, told).map(|finding| finding.level);
+        assert_eq!(level(1500, "2048\n"), Some(Level::Good));
+        assert_eq!(level(9000, "2048\n"), Some(Level::Bad));
+        assert_eq!(level(2031, "2048"), Some(Level::Bad));
+        assert_eq!(level(2030, "2048"), Some(Level::Good));
+        // Without the module there is nothing to say.
+        assert_eq!(level(9000, ""), None);
+        let words = netmap_buffers(9000, "2048").map(|finding| finding.words).unwrap_or_default();
+        assert!(words.contains("echo 9024 > /sys/module/netmap/parameters/buf_size"), "{words}");
+    }
 }

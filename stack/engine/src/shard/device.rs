@@ -223,7 +223,7 @@ impl Shard {
         if device.rx_sync() == 0 {
             return false;
         }
-        let Link { verify, vnet, .. } = device.link;
+        let Link { verify, vnet, mac, .. } = device.link;
         let at = if vnet { frame::VNET_HEADER } else { 0 };
         let DevicePort { port, station, goes_on, .. } = device;
         let (mut rx, mut tx) = port.rings();
@@ -242,6 +242,8 @@ impl Shard {
                     let plain = station.is_plainly_ours(bytes);
                     if plain { Verdict::Ours } else { station.on_frame(self.now, bytes, &mut tx) }
                 });
+                // A device that listens to other stations' frames (promiscuous mode) hands them over as well.
+                let verdict = verdict.or_else(|| (!bytes.starts_with(&mac)).then_some(Verdict::Foreign));
                 match verdict {
                     None | Some(Verdict::Ours) => match frame::parse(bytes, verify) {
                         Ok(parsed) => batch.push(parsed, bytes),

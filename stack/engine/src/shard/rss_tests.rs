@@ -121,19 +121,25 @@ fn a_hash_that_leads_elsewhere_stops_nobody() {
     assert_eq!(hashed, 0);
 }
 
-/// A frame that is longer than a buffer comes in pieces (netmap's `NS_MOREFRAG`), and who sent it chose what each begins with.
-#[test]
-fn a_piece_of_a_longer_frame_is_no_frame() {
-    let rss = Arc::new(Rss::new(KEY.to_vec(), vec![0]));
-    let (mut shard, mut other) = shard(0, &rss);
-    // An IPv4 fragment of TCP: counted as soon as it is understood.
+/// An IPv4 fragment of TCP for the station `mac`: counted as soon as it is understood.
+fn fragment(mac: [u8; 6]) -> Vec<u8> {
     let mut frame = vec![0; 60];
+    frame[..6].copy_from_slice(&mac);
     frame[12..14].copy_from_slice(&[8, 0]);
     frame[14..26].copy_from_slice(&[0x45, 0, 0, 44, 0, 9, 0x20, 0, 64, 6, 0, 0]);
     frame[26..34].copy_from_slice(&[10, 0, 0, 9, 10, 0, 0, 1]);
     let sum: u32 = frame[14..34].chunks(2).map(|two| u32::from(u16::from_be_bytes([two[0], two[1]]))).sum();
     let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).expect("one carry");
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// A frame that is longer than a buffer comes in pieces (netmap's `NS_MOREFRAG`), and who sent it chose what each begins with.
+#[test]
+fn a_piece_of_a_longer_frame_is_no_frame() {
+    let rss = Arc::new(Rss::new(KEY.to_vec(), vec![0]));
+    let (mut shard, mut other) = shard(0, &rss);
+    let frame = fragment(shard.ports[0].link.mac);
     let mut send = |flags: &[u16]| {
         for flags in flags {
             let mut tx = other.tx();
@@ -153,4 +159,21 @@ fn a_piece_of_a_longer_frame_is_no_frame() {
     send(&[0]);
     shard.turn(Instant::from_millis(3));
     assert_eq!(shard.counters.fragments, 2, "the next one is whole again");
+}
+
+/// Whoever listens to a link in promiscuous mode makes us hear frames of others, too.
+#[test]
+fn frames_for_other_stations_are_not_ours() {
+    let rss = Arc::new(Rss::new(KEY.to_vec(), vec![0]));
+    let (mut shard, mut other) = shard(0, &rss);
+    let own = shard.ports[0].link.mac;
+    let [first, .., last] = own;
+    for mac in
+        [[first, own[1], own[2], own[3], own[4], last ^ 1], [0xff; 6], [first | 1, 0, 0, 0, 0, last], own]
+    {
+        assert!(other.tx().push(&fragment(mac)));
+    }
+    other.tx_sync().expect("a pipe");
+    shard.turn(Instant::from_millis(1));
+    assert_eq!((shard.counters.fragments, shard.counters.dropped_frames), (1, 3));
 }
