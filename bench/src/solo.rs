@@ -158,6 +158,7 @@ impl Server {
                 one_family: true,
                 inode: 0,
                 reuseport: false,
+                kernels: false,
             }));
             self.program.listeners += 1;
         }

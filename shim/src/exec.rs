@@ -5,7 +5,8 @@
 //! - FD_CLOEXEC of our sockets is kept in the table while the kernel has it always set; before an
 //!   exec the kernel is told the truth.
 //! - Listeners are the kernel's and survive as such. Connected sockets go through the engine's relay from then on
-//!   ([`crate::relayed`]). `UTCP_INHERIT` tells the new program's copy of this library that it may meet either.
+//!   ([`crate::relayed`]); at once if the new program can't have this library ([`crate::foreign`]). `UTCP_INHERIT` tells its copy of this
+//!   library that it may meet either.
 //!
 //! Everything is built on the stack: the caller may be the child of a `vfork`, on its parent's memory.
 
@@ -14,6 +15,7 @@ use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::fd_table::{self, Kind};
+use crate::foreign::Program;
 use crate::io::pass;
 use crate::sys;
 use crate::table::{exports, real};
@@ -113,10 +115,7 @@ impl Environment {
 
 /// Whether a listener will survive an exec.
 fn passes_listeners() -> bool {
-    fd_table::used().any(|(fd, entry)| {
-        let flags = || sys::fcntl(fd, libc::F_GETFD, 0);
-        entry.kind() == Kind::Listener && flags().is_ok_and(|flags| flags & libc::FD_CLOEXEC == 0)
-    })
+    fd_table::used().any(|(fd, entry)| entry.kind() == Kind::Listener && relayed::is_inherited(fd))
 }
 
 /// Tells the kernel which of our sockets shall survive an exec (`true`), or that none shall.
@@ -131,14 +130,19 @@ fn tell_cloexec(truth: bool) {
 /// Runs `exec`, which returns only if it failed, with a completed environment.
 ///
 /// # Safety
-/// `environment` is one, or null.
-unsafe fn with(environment: Strings, exec: impl FnOnce(Strings) -> c_int) -> c_int {
+/// `environment` is one, or null; the names in `program` are strings, or null.
+unsafe fn with(program: Program, environment: Strings, exec: impl FnOnce(Strings) -> c_int) -> c_int {
     let mut complete = Environment::new(environment);
     // SAFETY: the caller's promise.
     let environment = unsafe { complete.complete() };
     // First of all: a socket whose connection is over may leave the table while the others are seen to.
     tell_cloexec(true);
     relayed::before_exec();
+    // SAFETY: the caller's promise.
+    let foreign = || REFUSED.load(Relaxed) != 0 || unsafe { program.leaves_us_behind() };
+    if (relayed::may_be_inherited() || passes_listeners()) && foreign() {
+        relayed::before_foreign();
+    }
     relayed::tell_all();
     let result = exec(environment);
     tell_cloexec(false);
@@ -151,7 +155,11 @@ unsafe fn with(environment: Strings, exec: impl FnOnce(Strings) -> c_int) -> c_i
 /// As `execve`.
 pub unsafe fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the program's own arguments.
-    unsafe { with(environment, |environment| real::execve(path, arguments, environment)) }
+    unsafe {
+        with(Program::At(libc::AT_FDCWD, path), environment, |environment| {
+            real::execve(path, arguments, environment)
+        })
+    }
 }
 
 /// `execv(3)`.
@@ -178,7 +186,9 @@ pub unsafe fn execvp(file: *const c_char, arguments: Strings) -> c_int {
 /// As `execvpe`.
 pub unsafe fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the program's own arguments.
-    unsafe { with(environment, |environment| real::execvpe(file, arguments, environment)) }
+    unsafe {
+        with(Program::Named(file), environment, |environment| real::execvpe(file, arguments, environment))
+    }
 }
 
 /// `fexecve(3)`.
@@ -187,7 +197,7 @@ pub unsafe fn execvpe(file: *const c_char, arguments: Strings, environment: Stri
 /// As `fexecve`.
 pub unsafe fn fexecve(fd: c_int, arguments: Strings, environment: Strings) -> c_int {
     // SAFETY: the program's own arguments.
-    unsafe { with(environment, |environment| real::fexecve(fd, arguments, environment)) }
+    unsafe { with(Program::Open(fd), environment, |environment| real::fexecve(fd, arguments, environment)) }
 }
 
 /// `execveat(2)`.
@@ -202,7 +212,11 @@ pub unsafe fn execveat(
     flags: c_int,
 ) -> c_int {
     // SAFETY: the program's own arguments.
-    unsafe { with(environment, |environment| real::execveat(fd, path, arguments, environment, flags)) }
+    unsafe {
+        let own = flags & libc::AT_EMPTY_PATH != 0 && !path.is_null() && *path == 0;
+        let program = if own { Program::Open(fd) } else { Program::At(fd, path) };
+        with(program, environment, |environment| real::execveat(fd, path, arguments, environment, flags))
+    }
 }
 
 /// `posix_spawn(3)`.
@@ -220,7 +234,7 @@ pub unsafe fn posix_spawn(
     process::before_fork();
     // SAFETY: the program's own arguments.
     unsafe {
-        with(environment, |environment| {
+        with(Program::At(libc::AT_FDCWD, path), environment, |environment| {
             real::posix_spawn(pid, path, actions, attributes, arguments, environment)
         })
     }
@@ -253,7 +267,7 @@ pub unsafe fn posix_spawnp(
     process::before_fork();
     // SAFETY: the program's own arguments.
     unsafe {
-        with(environment, |environment| {
+        with(Program::Named(file), environment, |environment| {
             real::posix_spawnp(pid, file, actions, attributes, arguments, environment)
         })
     }

@@ -11,6 +11,7 @@ use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
 use crate::sys::{self, Errno, Sys};
 use crate::{death, process, relayed, tls};
+use utcp_abi::ticks;
 
 /// A socket of ours behind a descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -120,7 +121,13 @@ impl Sock {
     /// Makes the engine look at this socket.
     #[inline]
     pub fn kick(&self) {
-        self.att.kick(self.shared.shard.load(Relaxed), self.slot());
+        let (shard, slot) = (self.shared.shard.load(Relaxed), self.slot());
+        // What was asked for before, and the engine has not looked at yet, keeps its place. (`socket` and `accept` set the bit without asking.)
+        let asked_at = &self.shared.asked_at;
+        if asked_at.load(Relaxed) == 0 || !self.att.region().dirty(shard).is_set(slot) {
+            asked_at.store(ticks(), Relaxed);
+        }
+        self.att.kick(shard, slot);
     }
 
     /// O_NONBLOCK.

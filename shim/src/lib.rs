@@ -52,6 +52,7 @@ mod exec;
 mod fast_open;
 mod fd_table;
 mod finder;
+mod foreign;
 mod fork;
 mod guard;
 mod handle;

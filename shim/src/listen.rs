@@ -101,7 +101,11 @@ pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
         return Ok(());
     }
     if entry.kind() == Kind::Kept {
-        say_kept(fd, entry.generation());
+        let why = entry.generation();
+        say_kept(fd, why);
+        if CHOOSERS.iter().any(|name| why == options::word(libc::SOL_SOCKET, *name)) {
+            say_chosen(fd);
+        }
         return Ok(());
     }
     if !matches!(entry.kind(), Kind::Kernel | Kind::Bound | Kind::Listener) || !fd_table::covers(fd) {
@@ -194,6 +198,19 @@ fn announce(sock: &Sock, backlog: c_int) -> Sys<Reply> {
     sock.att.channel().ask(&message, Some(sock.fd))
 }
 
+/// Options that set a program which chooses among the listeners of a SO_REUSEPORT group.
+pub const CHOOSERS: [c_int; 2] = [libc::SO_ATTACH_REUSEPORT_CBPF, libc::SO_ATTACH_REUSEPORT_EBPF];
+
+/// The kernel socket `fd`, which listens, got such a program, or had it before it listened: the whole group's connections come by the kernel,
+/// whose judgement it is.
+pub fn say_chosen(fd: c_int) {
+    let inet6 = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
+    let (Some(att), Ok(local)) = (attach::current(), bound_address(fd, inet6)) else { return };
+    let mut message = Message::new(Ask::Group);
+    message.addr = local.to_words();
+    let _ = att.channel().ask(&message, Some(fd));
+}
+
 /// Tells the engine's log why a listener is the kernel's alone: the option `why` of [`Kind::Kept`].
 fn say_kept(fd: c_int, why: u32) {
     let inet6 = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
@@ -206,6 +223,8 @@ fn say_kept(fd: c_int, why: u32) {
 pub const SIGNALS: u32 = 0;
 /// In place of an option, see [`withdraw`]: its process uses io_uring.
 pub const RINGS: u32 = 1;
+/// In place of an option, see [`withdraw`]: a program without this library inherits it.
+pub const INHERITED: u32 = 2;
 
 /// A listener got an option (`why`, see [`Kind::Kept`]) that utcp can't serve: from now on it is the kernel's alone.
 pub fn withdraw(sock: &Sock, why: u32) {

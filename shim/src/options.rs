@@ -24,7 +24,7 @@ mod copies;
 mod judge;
 mod keys;
 
-pub use calls::{getsockopt, setsockopt};
+pub use calls::{getsockopt, setsockopt, word};
 pub use copies::{import, replay};
 pub use keys::carry as keep_keys;
 

@@ -19,7 +19,7 @@ use utcp_abi::socket::{Addr, file, status};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Sys};
-use crate::{channel, epoll, sigio, swap, tls, user};
+use crate::{channel, epoll, listen, sigio, swap, tls, user};
 
 /// Highest inherited number that is looked at.
 const INHERITED_MAX: c_int = 255;
@@ -72,13 +72,40 @@ fn tell_nonblock(sock: &Sock) {
 pub fn before_exec() {
     for fd in 0..3 {
         if is_stand(fd) {
-            if let Some(sock) = handle::stream(fd) {
-                tell_nonblock(&sock);
-                sigio::stop(&sock);
-            }
-            request(fd);
+            hand_over(fd);
         }
     }
+}
+
+/// Before an exec of a program that can't have this library: every connection that it inherits is relayed, as it may begin by reading one,
+/// and every listener is the kernel's alone, as it takes connections from nobody else.
+pub fn before_foreign() {
+    for (fd, entry) in fd_table::used() {
+        // Not by `handle::listener`, which knows none in the child of a vfork. This is about the listener itself, so it is right for the
+        // parent, whose memory it is, too.
+        let listener = if entry.kind() == Kind::Listener { handle::at(fd, entry) } else { None };
+        if let Some(listener) = listener.filter(|listener| listener.is_current() && is_inherited(fd)) {
+            listen::withdraw(&listener, listen::INHERITED);
+        }
+    }
+    for fd in 3..=INHERITED_MAX {
+        if is_inherited(fd) && is_stand(fd) {
+            hand_over(fd);
+        }
+    }
+}
+
+/// Whether the next program will have `fd`, if this one has it.
+pub fn is_inherited(fd: c_int) -> bool {
+    sys::fcntl(fd, libc::F_GETFD, 0).is_ok_and(|flags| flags & libc::FD_CLOEXEC == 0)
+}
+
+fn hand_over(fd: c_int) {
+    if let Some(sock) = handle::stream(fd) {
+        tell_nonblock(&sock);
+        sigio::stop(&sock);
+    }
+    request(fd);
 }
 
 /// Whether the next program may inherit a socket of ours.

@@ -18,8 +18,8 @@ use utcp_abi::freeze::{FROZEN, accepted, advance};
 use utcp_abi::pair::{STREAM_MAX, class_for};
 use utcp_abi::socket::{BufRef, intent, option, status};
 use utcp_abi::stream::pieces;
+use utcp_abi::ticks;
 
-use crate::arrival;
 use crate::fast_open;
 use crate::guard;
 use crate::handle::Sock;
@@ -297,7 +297,7 @@ fn publish(sock: &Sock, room: &Room, end: u64, flags: c_int, last: bool) -> Publ
                 return publish_part(sock, &pair, room, end, may_hold && wanted);
             }
             if room.queued == 0 {
-                pair.own().sent_at.store(arrival::ticks(), Relaxed);
+                pair.own().sent_at.store(ticks(), Relaxed);
             }
             advance(&pair.own().tail, room.tail, end)
         }

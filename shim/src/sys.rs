@@ -284,6 +284,16 @@ pub fn mode(fd: c_int) -> Sys<u32> {
     Ok(stat.st_mode)
 }
 
+/// Whether the program in an open file runs with the rights of its owner or group, and they are not ours.
+pub fn is_set_id(fd: c_int) -> Sys<bool> {
+    // SAFETY: zero bytes are a valid stat.
+    let mut stat: libc::stat = unsafe { MaybeUninit::zeroed().assume_init() };
+    call!(libc::SYS_fstat, fd, at_mut(&mut stat))?;
+    let own = |id: u32, call: libc::c_long| call!(call).map_or(true, |own| own == id as usize);
+    let user = stat.st_mode & libc::S_ISUID != 0 && !own(stat.st_uid, libc::SYS_geteuid);
+    Ok(user || stat.st_mode & libc::S_ISGID != 0 && !own(stat.st_gid, libc::SYS_getegid))
+}
+
 /// The inode behind `path`.
 pub fn inode_of(path: &CStr) -> Sys<u64> {
     // SAFETY: zero bytes are a valid stat.

@@ -13,6 +13,8 @@ const LIMIT: &str = include_str!("company/limit.c");
 const RING: &str = include_str!("company/ring.c");
 const PEEK: &str = include_str!("company/peek.py");
 const FAULTS: &str = include_str!("company/faults.py");
+const ALONE: &str = include_str!("company/alone.c");
+const STARTER: &str = include_str!("company/alone.py");
 
 /// `source`, compiled with `options`; `None`, and the test says so, where that can't be.
 fn build(lab: &Lab, name: &str, source: &str, options: &[&str]) -> Option<PathBuf> {
@@ -261,4 +263,20 @@ fn a_program_compiled_with_liburing() {
     let engine = Engine::start(&lab);
     let end = lab.run(&program).under(&engine).env("UTCP_IO_URING", "refuse").ok();
     assert_eq!(end.text(), format!("ring: {}\n", -libc::ENOSYS));
+}
+
+/// A program that has no dynamic linker inherits a connection and reads first, or a listener: it is as on the kernel, for it, for who
+/// started it, and for the other end.
+#[test]
+fn a_program_without_the_library() {
+    let lab = Lab::new("alone");
+    let Some(program) = build(&lab, "alone", ALONE, &["-static"]) else { return };
+    let run = || lab.python(STARTER).arg(&program).limit(Duration::from_secs(60));
+    let plain = run().ok();
+    assert_eq!(plain.text().matches(" 0\n").count(), 8, "{}", plain.text());
+    for path in PATHS {
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        assert_eq!(run().under(&engine).ok().text(), plain.text(), "{path}");
+        engine.went_through(4);
+    }
 }

@@ -279,6 +279,73 @@ fn a_reuseport_group_is_balanced() {
     engine.went_through(300);
 }
 
+const CHOSEN: &str = "import ctypes, os, socket, struct, sys
+when, CBPF = sys.argv[1], 51
+def program(member):
+    # Always this one: ret #member.
+    code = ctypes.create_string_buffer(struct.pack('HBBI', 0x06, 0, 0, member))
+    return struct.pack('HxxxxxxP', 1, ctypes.addressof(code)), code
+def attach(server, member):
+    words, code = program(member)
+    server.setsockopt(socket.SOL_SOCKET, CBPF, words)
+def make(address, early=None):
+    server = socket.socket(); server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if when == 'fresh' and early is not None: attach(server, early)
+    server.bind(address)
+    if when == 'bound' and early is not None: attach(server, early)
+    server.listen(64)
+    return server
+first = make(('127.0.0.1', 0), 1)
+address = first.getsockname()
+# One of the group is another process'.
+ready, go = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    second = make(address); os.write(ready[1], b'.')
+    served = []
+    for _ in range(24):
+        served.append(second.accept()[0]); served[-1].sendall(b'second')
+    os.read(go[0], 1); os._exit(0)
+os.read(ready[0], 1)
+if when == 'late': attach(first, 1)
+def ask(count, servers=()):
+    answers = []
+    for _ in range(count):
+        client = socket.create_connection(address)
+        for number, server in enumerate(servers):
+            server.setblocking(False)
+            try: server.accept()[0].sendall(b'number %d' % number)
+            except BlockingIOError: pass
+        answers.append(client.recv(10)); client.close()
+    return sorted(set(answers))
+print(ask(12))
+# Who joins later belongs to it as well.
+third = make(address)
+print(ask(12))
+attach(third, 2)
+print(ask(12, [first, third]))
+attach(first, 0)
+print(ask(12, [first, third]))
+os.write(go[1], b'.'); os.wait(); first.close(); third.close()
+# A new group has no program.
+fourth = make(address)
+print(ask(3, [fourth]))
+";
+
+/// Which listener of a group gets a connection is its BPF program's word, whoever of the group set it and whenever.
+#[test]
+fn a_bpf_program_chooses_in_a_reuseport_group() {
+    for when in ["fresh", "bound", "late"] {
+        let lab = Lab::new(&format!("reuseport-program-{when}"));
+        let engine = Engine::start(&lab);
+        let end = lab.python(CHOSEN).arg(when).under(&engine).ok();
+        let expected = "[b'second']\n[b'second']\n[b'number 1']\n[b'number 0']\n[b'number 0']\n";
+        assert_eq!(end.text(), expected, "{when}");
+        // The last three are a group's without a program, and utcp's.
+        engine.went_through(3);
+    }
+}
+
 const FAULTS: &str = "import ctypes, faulthandler, os, signal, socket, sys
 what = sys.argv[1]
 if what == 'before': faulthandler.enable()

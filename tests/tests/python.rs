@@ -1,6 +1,6 @@
 //! Python's blocking http.server (a thread per connection, poll) and asyncio (epoll, vfork).
 
-use utcp_tests::{Engine, Lab};
+use utcp_tests::{Engine, Lab, Net, Run, is_root, not_run};
 
 #[test]
 fn http_server_serves_files() {
@@ -255,10 +255,50 @@ os._exit(0)
 /// Events of one wait stand in the order in which they came, as the kernel's do: redis' tests, for one, rely on it.
 #[test]
 fn what_was_sent_first_is_reported_first() {
-    let lab = Lab::new("python-order");
-    let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", "on").run();
-    let port = lab.port().to_string();
-    let run = lab.run("/usr/bin/python3").args(["-c", ORDER, &port]).under(&engine);
-    assert_eq!(run.limit(std::time::Duration::from_secs(20)).ok().text(), "0\n");
-    engine.went_through(100);
+    for cut_through in ["on", "off"] {
+        let lab = Lab::new(&format!("python-order-{cut_through}"));
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", cut_through).run();
+        let port = lab.port().to_string();
+        let run = lab.run("/usr/bin/python3").args(["-c", ORDER, &port]).under(&engine);
+        assert_eq!(run.limit(std::time::Duration::from_secs(20)).ok().text(), "0\n", "{cut_through}");
+        engine.went_through(100);
+    }
+}
+
+/// As above, of bytes, ends of file and new connections that wait together, by segments and over a device too.
+#[test]
+fn what_came_first_is_reported_first() {
+    for cut_through in ["on", "off"] {
+        let lab = Lab::new(&format!("python-arrivals-{cut_through}"));
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", cut_through).run();
+        let port = lab.port();
+        let server = arrivals(&lab, "serve", "127.0.0.1", port).under(&engine).spawn();
+        engine.wait_for_listener(port);
+        arrivals(&lab, "send", "127.0.0.1", port).under(&engine).ok();
+        assert_eq!(server.finish().text(), "[]\n", "{cut_through}");
+        engine.went_through(20);
+    }
+}
+
+#[test]
+fn what_came_first_over_a_device_is_reported_first() {
+    if !is_root() {
+        return not_run("needs root for network namespaces");
+    }
+    let (lab, net) = (Lab::new("python-arrivals-device"), Net::new());
+    let engine = Engine::new(&lab)
+        .inside(&net.server)
+        .set("UTCP_DEVICE", format!("xdp:{}", net.server.interface))
+        .run();
+    let port = lab.port();
+    let server = arrivals(&lab, "serve", &net.server.addr, port).under(&engine).spawn();
+    engine.wait_for_listener(port);
+    arrivals(&lab, "send", &net.server.addr, port).inside(&net.client).ok();
+    assert_eq!(server.finish().text(), "[]\n");
+    engine.went_through(20);
+}
+
+fn arrivals<'l>(lab: &'l Lab, role: &str, addr: &str, port: u16) -> Run<'l> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts/arrivals.py");
+    lab.run("/usr/bin/python3").args([script, role, addr]).arg(port.to_string())
 }

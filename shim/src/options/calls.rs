@@ -59,19 +59,24 @@ unsafe fn of_kernel(fd: c_int, level: c_int, name: c_int, value: *const c_void, 
     if result < 0 {
         return if relayed::forgives(fd, level) { 0 } else { result };
     }
+    let chooses = level == libc::SOL_SOCKET && listen::CHOOSERS.contains(&name);
     if let Some(sock) = handle::listener(fd) {
+        if chooses {
+            listen::say_chosen(fd);
+            return result;
+        }
         // SAFETY: as above.
         if unsafe { set(&sock, level, name, value, len) } == Err(UNSERVED) && is_kernels(level, name) {
-            listen::withdraw(&sock, option_word(level, name));
+            listen::withdraw(&sock, word(level, name));
         }
-    } else if is_kernels(level, name) {
-        bound::keep(fd, option_word(level, name));
+    } else if chooses || is_kernels(level, name) {
+        bound::keep(fd, word(level, name));
     }
     result
 }
 
 /// An option as a log record names it.
-fn option_word(level: c_int, name: c_int) -> u32 {
+pub fn word(level: c_int, name: c_int) -> u32 {
     (level as u32) << 16 | name as u32 & 0xffff
 }
 
@@ -92,8 +97,6 @@ fn is_kernels(level: c_int, name: c_int) -> bool {
             name,
             libc::SO_ATTACH_FILTER
                 | libc::SO_ATTACH_BPF
-                | libc::SO_ATTACH_REUSEPORT_CBPF
-                | libc::SO_ATTACH_REUSEPORT_EBPF
                 | libc::SO_BINDTODEVICE
                 | SO_BINDTOIFINDEX
                 | libc::SO_TIMESTAMP
@@ -131,6 +134,12 @@ unsafe fn unserved(
     len: socklen_t,
 ) -> Sys<Unserved> {
     let begun = sock.status() & BEGUN != 0;
+    let chooses = level == libc::SOL_SOCKET && listen::CHOOSERS.contains(&name);
+    if chooses && !begun && sock.shared.options.has(option::REUSEPORT) {
+        // A socket without SO_REUSEPORT, as is asked below, may not have it.
+        swap::to_kernel(sock)?;
+        return Ok(Unserved::Swapped);
+    }
     // SAFETY: the program's own value.
     let judged = unsafe { judge::changes(domain(sock), level, name, value, len) };
     let tcp = level == libc::IPPROTO_TCP;
@@ -139,7 +148,7 @@ unsafe fn unserved(
         (_, Err(error)) if !begun => Err(error),
         (_, Ok(true)) if !begun => {
             swap::to_kernel(sock)?;
-            log::record(sock.att, LogCode::KernelOption, option_word(level, name));
+            log::record(sock.att, LogCode::KernelOption, word(level, name));
             Ok(Unserved::Swapped)
         }
         // As a kernel without kTLS says it.
@@ -153,7 +162,7 @@ unsafe fn unserved(
         }
         (_, Err(error)) => Err(error),
         (_, Ok(_)) => {
-            log::record(sock.att, LogCode::UnknownOption, option_word(level, name));
+            log::record(sock.att, LogCode::UnknownOption, word(level, name));
             Err(Errno(libc::ENOPROTOOPT))
         }
     }

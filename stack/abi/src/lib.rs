@@ -40,10 +40,12 @@ pub mod set;
 pub mod socket;
 pub mod stream;
 mod sync;
+mod ticks;
 pub mod waiting;
 
 pub use layout::ABI_VERSION;
 pub use region::Region;
+pub use ticks::ticks;
 
 /// A word in shared memory that no correct peer can have written. The engine closes that client
 /// and counts it; no other client notices.

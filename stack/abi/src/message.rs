@@ -85,6 +85,8 @@ pub enum Kind {
     Lane = 12,
     /// The bell of the lane of pair region `a` into set `b` of side `c`, the other program's. Reply; descriptor: it.
     LaneBell = 13,
+    /// A BPF program chooses among the listeners of the SO_REUSEPORT group at `addr`. Descriptor: one of them. Reply.
+    Group = 14,
 }
 
 /// Bits of a listen message's `c`.
@@ -129,6 +131,7 @@ impl Kind {
             11 => Self::Pair,
             12 => Self::Lane,
             13 => Self::LaneBell,
+            14 => Self::Group,
             _ => return None,
         })
     }

@@ -168,7 +168,7 @@ pub struct Side {
     pub tail: AtomicU64,
     /// Position behind the last urgent byte that this side sent (MSG_OOB), written before the byte's own; 0: none yet.
     pub urgent: AtomicU64,
-    /// When this side's stream last stopped being empty, in ticks of the processors' common counter: epoll reports in this order.
+    /// When this side's stream last stopped being empty, in [`crate::ticks`]: epoll reports in this order.
     pub sent_at: AtomicU64,
     /// log2 of the bytes of the stream that this side writes.
     pub class: AtomicU32,

@@ -415,10 +415,9 @@ pub struct Socket {
     pub rx_buf: AtomicU64,
     /// [`BufRef`] of the tx stream.
     pub tx_buf: AtomicU64,
-    /// Index of its [`crate::listener::Listener`], while it listens.
-    pub listener: AtomicU32,
-    /// First errno that ended the connection, kept for `utcp why` after SO_ERROR was read.
-    pub cause: AtomicI32,
+    /// When something last came to a socket at which nothing waited (bytes, an end, a connection to accept), in [`crate::ticks`]:
+    /// epoll reports in this order.
+    pub news_at: AtomicU64,
     /// `rx_head` as the engine last read it: what it offers the peer rests on this.
     pub rx_seen: AtomicU64,
 
@@ -435,10 +434,8 @@ pub struct Socket {
     pub token: AtomicU32,
     /// Bits of [`file`].
     pub file: AtomicU32,
-    /// The client's fork epoch when this socket got its descriptor.
-    pub epoch: AtomicU32,
-    /// Process id of the program that uses it, for `utcp ss`.
-    pub owner_pid: AtomicU32,
+    /// When the program last asked the engine to look, in [`crate::ticks`].
+    pub asked_at: AtomicU64,
     /// Position behind the last urgent byte of the tx stream (`send` with MSG_OOB); 0: none yet.
     pub tx_urgent: AtomicU64,
     /// Position of the last urgent byte of the rx stream + 1, written by the engine before the byte itself; 0: none.
@@ -496,8 +493,16 @@ pub struct Socket {
     pub zerocopy_told: AtomicU32,
     /// [`crate::region::Header::stands_gone`] when the descriptor under this socket was found whole: the program's word.
     pub stand_seen: AtomicU32,
+    /// Index of its [`crate::listener::Listener`], while it listens.
+    pub listener: AtomicU32,
+    /// First errno that ended the connection, kept for `utcp why` after SO_ERROR was read.
+    pub cause: AtomicI32,
+    /// The client's fork epoch when this socket got its descriptor.
+    pub epoch: AtomicU32,
+    /// Process id of the program that uses it, for `utcp ss`.
+    pub owner_pid: AtomicU32,
     /// Room for what is to come.
-    pub spare: [AtomicU32; 5],
+    pub spare: [AtomicU32; 1],
 }
 
 /// The first position of both streams of a slot in its `generation`-th use.

@@ -97,6 +97,11 @@ impl Control {
             (Kind::Pair | Kind::Lane | Kind::LaneBell, Some(client)) => {
                 self.on_pair_message(number, client, kind, message, fds.pop());
             }
+            (Kind::Group, Some(_)) => {
+                let error = Reply { error: libc::EBADF, ..Reply::default() };
+                let reply = fds.pop().map_or(error, |fd| self.on_group(message, &fd));
+                self.reply(number, &reply, &[]);
+            }
             (Kind::ListenCheck, Some(client)) => {
                 let sock = message.a as u32;
                 if message.b == 1 {

@@ -21,12 +21,25 @@ const INODE: usize = 68;
 /// # Errors
 /// The kernel tells neither by netlink nor under `/proc`.
 pub fn listening(port: u16, inode: u64) -> io::Result<bool> {
-    by_netlink(port, inode).or_else(|_| by_proc(port, inode)) // Some containers have only one of them.
+    on_port(port).map(|all| all.contains(&inode))
 }
 
-fn by_netlink(port: u16, inode: u64) -> io::Result<bool> {
+/// Whether another TCP socket than that of this inode listens on `port`, at whatever address.
+///
+/// # Errors
+/// As [`listening`].
+pub fn others_listen(port: u16, inode: u64) -> io::Result<bool> {
+    on_port(port).map(|all| all.into_iter().any(|other| other != inode))
+}
+
+/// Inodes of what listens on `port`.
+fn on_port(port: u16) -> io::Result<Vec<u64>> {
+    by_netlink(port).or_else(|_| by_proc(port)) // Some containers have only one of them.
+}
+
+fn by_netlink(port: u16) -> io::Result<Vec<u64>> {
     let mut channel = Channel::open(NETLINK_SOCK_DIAG)?;
-    let mut found = false;
+    let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut header = [0; REQUEST];
         header[0] = u8::try_from(family).expect("small numbers");
@@ -36,27 +49,28 @@ fn by_netlink(port: u16, inode: u64) -> io::Result<bool> {
         channel.dump(Request::new(BY_FAMILY, DUMP, &header), |message| {
             let state = message.body.get(1).copied();
             let source_port = message.body.get(4..6);
-            found |= state == Some(LISTEN)
-                && source_port == Some(&port.to_be_bytes())
-                && u32_at(message.body, INODE).map(u64::from) == Some(inode);
+            if state == Some(LISTEN) && source_port == Some(&port.to_be_bytes()) {
+                found.extend(u32_at(message.body, INODE).map(u64::from));
+            }
         })?;
     }
     Ok(found)
 }
 
-fn by_proc(port: u16, inode: u64) -> io::Result<bool> {
+fn by_proc(port: u16) -> io::Result<Vec<u64>> {
     let v4 = fs::read_to_string("/proc/thread-self/net/tcp")?;
     let v6 = fs::read_to_string("/proc/thread-self/net/tcp6").unwrap_or_default(); // Absent without IPv6.
-    Ok(v4.lines().chain(v6.lines()).any(|line| line_says(line, port, inode)))
+    Ok(v4.lines().chain(v6.lines()).filter_map(|line| listener_in(line, port)).collect())
 }
 
+/// The inode, if the line is about a listener on `port`:
 /// `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …`, numbers in hexadecimal but the last.
-fn line_says(line: &str, port: u16, inode: u64) -> bool {
+fn listener_in(line: &str, port: u16) -> Option<u64> {
     let mut fields = line.split_ascii_whitespace().skip(1);
-    let local_port = fields.next().and_then(|local| u16::from_str_radix(local.rsplit(':').next()?, 16).ok());
-    let state = fields.nth(1).and_then(|state| u8::from_str_radix(state, 16).ok());
-    let of = fields.nth(5).and_then(|of| of.parse::<u64>().ok());
-    (local_port, state, of) == (Some(port), Some(LISTEN), Some(inode))
+    let local_port = u16::from_str_radix(fields.next()?.rsplit(':').next()?, 16).ok()?;
+    let state = u8::from_str_radix(fields.nth(1)?, 16).ok()?;
+    let inode = fields.nth(5)?.parse().ok()?;
+    ((local_port, state) == (port, LISTEN)).then_some(inode)
 }
 
 #[cfg(test)]
@@ -78,8 +92,8 @@ mod tests {
 
     #[track_caller]
     fn check(port: u16, inode: u64, expected: bool) {
-        assert_eq!(by_netlink(port, inode).ok().unwrap_or(expected), expected, "by netlink");
-        assert_eq!(by_proc(port, inode).ok().unwrap_or(expected), expected, "by /proc");
+        assert_eq!(by_netlink(port).map_or(expected, |all| all.contains(&inode)), expected, "by netlink");
+        assert_eq!(by_proc(port).map_or(expected, |all| all.contains(&inode)), expected, "by /proc");
         assert_eq!(listening(port, inode).expect("one of them works"), expected);
     }
 

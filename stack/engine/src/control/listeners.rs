@@ -27,6 +27,10 @@ pub(super) struct ListenerEntry {
     pub addr: Addr,
     pub inode: u64,
     pub one_family: bool,
+    /// It shares its address with others.
+    pub reuseport: bool,
+    /// Its connections come by the kernel, see [`super::groups`].
+    pub kernels: bool,
     /// What is registered with the devices' steering: (index of the device, tuple).
     pub steered: Vec<(usize, Tuple)>,
     /// Another stack on one of the devices has its port.
@@ -37,7 +41,7 @@ pub(super) struct ListenerEntry {
 #[derive(Debug)]
 pub(super) struct Lingering {
     pub(super) steered: Vec<(usize, Tuple)>,
-    port: u16,
+    pub(super) port: u16,
 }
 
 impl Control {
@@ -60,12 +64,25 @@ impl Control {
             return Reply { a: u64::from(known.slot), b: u64::from(known.sock) + 1, ..Reply::default() };
         }
         let one_family = message.c & listen::ONE_FAMILY != 0;
+        let reuseport = message.c & listen::REUSEPORT != 0;
+        let kernels = reuseport && self.is_chosen_for(addr, inode);
+        let Some(entry) = self.clients.get_mut(&client) else { return refuse(libc::EPROTO) };
         let slot = match entry.listeners.iter().find(|l| l.sock == sock) {
             Some(known) => known.slot,
             None => {
                 let Some(slot) = entry.free_listener_slots.pop() else { return refuse(libc::ENOBUFS) };
                 let (steered, refused) = (Vec::new(), false);
-                entry.listeners.push(ListenerEntry { sock, slot, addr, inode, one_family, steered, refused });
+                entry.listeners.push(ListenerEntry {
+                    sock,
+                    slot,
+                    addr,
+                    inode,
+                    one_family,
+                    reuseport,
+                    kernels,
+                    steered,
+                    refused,
+                });
                 slot
             }
         };
@@ -79,7 +96,8 @@ impl Control {
             addr,
             backlog: (message.b.min(4096) as u32).min(somaxconn()),
             one_family,
-            reuseport: message.c & listen::REUSEPORT != 0,
+            reuseport,
+            kernels,
             inode,
         };
         self.to_all(|| ToShard::Listen(request.clone()));
@@ -95,8 +113,9 @@ impl Control {
     }
 
     /// Tells programs what listens on `port`.
-    fn publish_port(&self, port: u16) {
-        let here = || self.clients.values().flat_map(|c| &c.listeners).filter(|l| l.addr.port == port);
+    pub(super) fn publish_port(&self, port: u16) {
+        let all = || self.clients.values().flat_map(|c| &c.listeners);
+        let here = || all().filter(|l| l.addr.port == port && !l.kernels);
         let serves = |addr: IpAddr| self.config.local && here().any(|l| covers(l, addr));
         let v4 = serves(IpAddr::v4([127, 0, 0, 1]));
         let v6 = serves(IpAddr::v6(Ipv6Addr::LOCALHOST.octets()));
@@ -245,6 +264,9 @@ fn steer(
 
 fn covers(listener: &ListenerEntry, addr: IpAddr) -> bool {
     let bound = IpAddr(listener.addr.ip);
+    if listener.kernels {
+        return false;
+    }
     if !bound.is_unspecified() {
         return bound == addr;
     }

@@ -6,6 +6,7 @@
 mod channel;
 mod devices;
 pub mod diag;
+mod groups;
 mod listeners;
 mod pairs;
 mod relays;
@@ -171,6 +172,8 @@ struct Control {
     /// By number.
     pairs: HashMap<u32, pairs::PairEntry>,
     lingering_ports: Vec<listeners::Lingering>,
+    /// See [`groups`].
+    groups: Vec<utcp_abi::socket::Addr>,
     kernel_log: Vec<report::LogLine>,
     next_number: u32,
     empty_since: Option<Instant>,

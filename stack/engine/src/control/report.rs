@@ -27,9 +27,9 @@ const LOG_KEPT: usize = 1024;
 /// Something that a program's shim said: why a socket went to the kernel.
 #[derive(Debug, Clone)]
 pub(super) struct LogLine {
-    pid: u32,
-    port: u32,
-    text: String,
+    pub(super) pid: u32,
+    pub(super) port: u32,
+    pub(super) text: String,
 }
 
 impl Control {
@@ -263,7 +263,7 @@ impl Control {
     }
 
     /// Keeps a line for `utcp why`; one that was said already moves to the end.
-    fn note(&mut self, line: LogLine) {
+    pub(super) fn note(&mut self, line: LogLine) {
         tracing::info!(pid = line.pid, "{}", line.text);
         self.kernel_log.retain(|old| old.pid != line.pid || old.text != line.text);
         if self.kernel_log.len() >= LOG_KEPT {
@@ -311,6 +311,12 @@ impl Control {
                 }
                 c if c == LogCode::KeptListener as u32 && detail == 1 => {
                     format!("the listener on port {port} runs on the kernel alone: its program uses io_uring.")
+                }
+                c if c == LogCode::KeptListener as u32 && detail == 2 => {
+                    format!(
+                        "the listener on port {port} runs on the kernel alone: a program that can't have libutcp.so (static, or with other \
+                         rights) inherited it."
+                    )
                 }
                 c if c == LogCode::KeptListener as u32 && detail == 0 => {
                     format!(

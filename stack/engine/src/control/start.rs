@@ -135,6 +135,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         relay: None,
         pairs: HashMap::new(),
         lingering_ports: Vec::new(),
+        groups: Vec::new(),
         kernel_log: Vec::new(),
         next_number: 0,
         empty_since: None,

@@ -249,7 +249,9 @@ impl Client {
         for word in [&socket.zerocopy_sent, &socket.zerocopy_told] {
             word.store(0, Ordering::Relaxed);
         }
-        socket.tx_sent.store(0, Ordering::Relaxed);
+        for word in [&socket.tx_sent, &socket.news_at, &socket.asked_at] {
+            word.store(0, Ordering::Relaxed);
+        }
         socket.error.store(0, Ordering::Relaxed);
         socket.cause.store(0, Ordering::Relaxed);
         socket.rx_buf.store(0, Ordering::Relaxed);

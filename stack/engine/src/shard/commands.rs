@@ -11,7 +11,7 @@ use super::client::SlotUse;
 use super::pairs::counts_patience;
 use super::segments::Payload;
 use super::streams::FIRST_MAX;
-use super::{Shard, flow::Flow, flow::Path, report};
+use super::{Shard, arrival, flow::Flow, flow::Path, report};
 
 impl Shard {
     /// Takes every client's dirty bits; true if there was one.
@@ -23,6 +23,7 @@ impl Shard {
         while (index as usize) < self.clients.capacity_used() {
             if let Some(client) = self.clients.get(index).filter(|c| !c.corrupt && !c.gone) {
                 client.region.dirty(shard).take_all(|sock| dirty.push(sock));
+                arrival::in_order(client.region, &mut dirty);
                 for socks in dirty.chunks(LOOK_AHEAD) {
                     work = true;
                     self.look_ahead_at(index, socks);

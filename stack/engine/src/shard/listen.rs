@@ -43,6 +43,8 @@ pub(super) struct Listener {
     pub one_family: bool,
     /// Shares its address with other listeners.
     pub reuseport: bool,
+    /// Its connections come by the kernel.
+    pub kernels: bool,
     /// Inode of the kernel's socket.
     pub inode: u64,
     /// Other programs have (or had) a listener of the same kernel socket.
@@ -119,6 +121,7 @@ impl Shard {
             backlog: request.backlog.clamp(1, ACCEPT_RING as u32),
             one_family: request.one_family,
             reuseport: request.reuseport,
+            kernels: request.kernels,
             inode: request.inode,
             shared,
             tail,
@@ -130,6 +133,18 @@ impl Shard {
         if shared {
             self.say_shared((client, request.sock));
             self.share_out(index);
+        }
+    }
+
+    /// The kernel chooses among the listeners that share `addr` from now on.
+    pub(super) fn on_group(&mut self, addr: utcp_abi::socket::Addr) {
+        for index in self.by_port.get(&addr.port).into_iter().flatten() {
+            if let Some(listener) = self.listeners.get_mut(*index)
+                && listener.reuseport
+                && listener.addr == IpAddr(addr.ip)
+            {
+                listener.kernels = true;
+            }
         }
     }
 
@@ -161,7 +176,9 @@ impl Shard {
     /// The listener for a destination, the best fit first; members of a SO_REUSEPORT group take turns by hash.
     pub(super) fn find_listener(&self, tuple: &FourTuple) -> Option<u32> {
         let list = self.by_port.get(&tuple.local.port)?;
-        let fit = |index: u32| self.listeners.get(index).map_or(0, |l| l.fit(tuple.local.addr));
+        let fit = |index: u32| {
+            self.listeners.get(index).filter(|l| !l.kernels).map_or(0, |l| l.fit(tuple.local.addr))
+        };
         let best = list.iter().map(|&index| fit(index)).max().filter(|&best| best > 0)?;
         let fits = || list.iter().copied().filter(|&index| fit(index) == best && self.represents(index));
         let candidates = fits().count();
@@ -328,6 +345,12 @@ impl Shard {
         let Some(socket) = region.socket(sock) else { return };
         let ring = shared.queues[self.config.index as usize].ring();
         let generation = socket.generation.load(Ordering::Relaxed);
+        if !listener.news
+            && ring.is_empty()
+            && let Some(parent) = region.socket(listener.sock)
+        {
+            self.arrival.stamp(parent);
+        }
         // Release: whoever takes it sees the connection's words.
         socket.token.store(waiting::untaken(generation), Ordering::Release);
         match ring.push(&mut listener.tail, waiting::entry(sock, generation)) {

@@ -42,6 +42,8 @@ pub enum ToShard {
         /// Socket slot.
         sock: u32,
     },
+    /// The listeners that share this address get their connections by the kernel.
+    Group(Addr),
     /// The last reference to the descriptor under a socket is gone.
     Hangup {
         /// Client number.
@@ -145,6 +147,8 @@ pub struct ListenRequest {
     pub one_family: bool,
     /// Shares the address with other listeners.
     pub reuseport: bool,
+    /// Its connections come by the kernel.
+    pub kernels: bool,
     /// Inode of the kernel's socket: programs that share it share its connections.
     pub inode: u64,
 }

@@ -15,6 +15,7 @@
 //! | `transmit`  | from a TCB's decision to a frame, or straight into the peer on this host |
 //! | `device`, `frame`, `fragments` | frames in and out of ports |
 //! | `ahead`   | what the next steps touch is fetched before |
+//! | `arrival` | when things come to sockets, so that programs hear of them in that order |
 //! | `directory` | flows of other shards whose frames come to our queue |
 //! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
@@ -24,6 +25,7 @@
 //! | `flow`, `client`, `table`, `wheel`, `loans` | what the others keep |
 
 mod ahead;
+mod arrival;
 pub mod client;
 mod commands;
 mod connect;
@@ -139,6 +141,7 @@ pub struct Shard {
     /// What it sleeps on: inbox, clients' doorbells, ports.
     epoll: sys::Epoll,
     now: Instant,
+    arrival: arrival::Arrival,
     clients: Slab<Client>,
     by_number: HashMap<u32, u32>,
     flows: Slab<Flow>,
@@ -215,6 +218,7 @@ impl Shard {
             inbox,
             epoll,
             now: Instant::from_nanos(now),
+            arrival: arrival::Arrival::default(),
             clients: Slab::new(16),
             by_number: HashMap::new(),
             flows,
@@ -334,6 +338,7 @@ impl Shard {
     /// One turn of the loop; true if there was work.
     fn round(&mut self) -> bool {
         let mut work = false;
+        self.arrival.look();
         if self.inbox.take_waiting() {
             while let Some(message) = self.inbox.receive() {
                 let is_report = matches!(message, ToShard::Report(..));
@@ -474,6 +479,7 @@ impl Shard {
             ToShard::Detach(number) => self.on_detach(number),
             ToShard::Listen(request) => self.on_listen(&request),
             ToShard::Unlisten { client, sock } => self.on_unlisten(client, sock),
+            ToShard::Group(addr) => self.on_group(addr),
             ToShard::Yield { client, sock } => self.on_yield(client, sock),
             ToShard::Hangup { client, sock, token } => self.on_hangup(client, sock, token),
             ToShard::Left { place, generation } => self.on_left(place, generation),

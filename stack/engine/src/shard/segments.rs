@@ -161,6 +161,9 @@ impl Shard {
             if flow.tcb.acks_when_read() {
                 socket.status.fetch_or(status::ACK_WAITS, Ordering::AcqRel);
             }
+            if flow.rx.len() == 0 {
+                self.arrival.stamp(socket);
+            }
             flow.rx.tail = flow.rx.tail.wrapping_add(u64::from(actions.advanced));
             // Release: the bytes before the index that publishes them.
             socket.rx_tail.store(flow.rx.tail, Ordering::Release);
@@ -212,6 +215,9 @@ impl Shard {
         let granted = free * 3 >= limit && sent_enough;
         if granted {
             socket.intent.fetch_and(!intent::TX_FULL, Ordering::SeqCst);
+            if flow.rx.len() == 0 && !flow.rx_fin {
+                self.arrival.stamp(socket);
+            }
             self.news(index, libc::EPOLLOUT | libc::EPOLLWRNORM);
         }
         if let Some(flow) = self.flows.get_mut(index) {
@@ -226,6 +232,7 @@ impl Shard {
             let listener = flow.early.take();
             listener.into_iter().for_each(|listener| self.no_longer_early(listener));
         }
+        let waits = self.waits_at(index);
         let Some(flow) = self.flows.get_mut(index) else { return };
         let Some(region) = self.clients.get(flow.client).map(|c| c.region) else { return };
         let Some(socket) = region.socket(flow.sock) else { return };
@@ -265,6 +272,9 @@ impl Shard {
         } else if over {
             socket.status.fetch_or(status::HUP, Ordering::AcqRel);
             news |= libc::EPOLLHUP;
+        }
+        if news != 0 && !waits {
+            self.arrival.stamp(socket);
         }
         let Some(flow) = self.flows.get_mut(index) else { return };
         if over {

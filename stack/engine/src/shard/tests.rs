@@ -92,6 +92,7 @@ impl World {
             backlog,
             one_family: true,
             reuseport: false,
+            kernels: false,
             inode,
         }));
         sock

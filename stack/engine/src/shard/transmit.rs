@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use utcp_abi::socket::status;
-use utcp_proto::{Segment, Transmit, TxLimits};
+use utcp_proto::{FourTuple, Segment, Transmit, TxLimits};
 
 use super::device::UNRESOLVED;
 use super::flow::Path;
@@ -136,21 +136,29 @@ impl Shard {
         self.counters.local_bytes += u64::from(transmit.len);
         let Some(flow) = self.flows.get(index) else { return };
         let tuple = flow.tuple.reversed();
+        if let Some(from) = self.clients.get(flow.client).and_then(|client| client.region.socket(flow.sock)) {
+            self.arrival.begin_from(from);
+        }
         let payload = if transmit.len == 0 {
             Payload::None
         } else {
             Payload::Stream(flow.tx, flow.tx.head.wrapping_add(u64::from(transmit.offset)))
         };
         let seg = Segment::from_transmit(transmit);
-        if self.flows.get(peer).is_some_and(|f| f.tuple == tuple) {
-            return self.on_flow_segment(peer, &seg, payload);
+        self.deliver_to(index, peer, &tuple, &seg, payload);
+        self.arrival.end_from();
+    }
+
+    fn deliver_to(&mut self, index: u32, peer: u32, tuple: &FourTuple, seg: &Segment, payload: Payload<'_>) {
+        if self.flows.get(peer).is_some_and(|f| f.tuple == *tuple) {
+            return self.on_flow_segment(peer, seg, payload);
         }
-        if let Some(Entry::Flow(found)) = self.table.get(&tuple) {
+        if let Some(Entry::Flow(found)) = self.table.get(tuple) {
             if let Some(flow) = self.flows.get_mut(index) {
                 flow.path = Path::Local(found);
             }
-            return self.on_flow_segment(found, &seg, payload);
+            return self.on_flow_segment(found, seg, payload);
         }
-        self.on_segment(&tuple, &seg, payload, Path::Local(index));
+        self.on_segment(tuple, seg, payload, Path::Local(index));
     }
 }
