@@ -5,8 +5,8 @@
 //!                       └ alone on the clock
 //! ```
 //!
-//! What the engine costs for a message, without a program, a scheduler or a limit of descriptors: 100 000 connections
-//! are as good as any number. All in one thread, which takes turns; the clock is its CPU time.
+//! What the engine costs for a message, or for a connection of so many messages, without a program, a scheduler or a limit of
+//! descriptors: 100 000 connections are as good as any number. All in one thread, which takes turns; the clock is its CPU time.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use utcp_abi::Region;
 use utcp_abi::set::Member;
-use utcp_abi::socket::{Addr, BufRef, Socket, intent};
+use utcp_abi::socket::{Addr, BufRef, Socket, intent, status};
 use utcp_abi::stream::pieces;
 use utcp_abi::waiting;
 use utcp_engine::host::{HostMirror, TcpSettings};
@@ -48,6 +48,21 @@ const IN_FLIGHT: u32 = 64;
 /// Bytes of a message at most.
 const MESSAGE_MAX: usize = 4096;
 
+/// What to measure.
+#[derive(Debug, Clone, Copy)]
+pub struct Work {
+    /// Connections at a time.
+    pub connections: u32,
+    /// Bytes of a message.
+    pub bytes: u32,
+    /// Messages of a connection, which a new one follows; 0: they stay.
+    pub each: u32,
+    /// Messages on each connection on the clock, …
+    pub rounds: u32,
+    /// … and at least in all.
+    pub least: u64,
+}
+
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Summary {
@@ -59,11 +74,12 @@ pub struct Summary {
     pub ns_per_message: f64,
 }
 
-/// Messages of `bytes` over `connections` connections, `rounds` on each of them on the clock, at least `least` in all.
+/// Does `work`.
 ///
 /// # Errors
 /// When the parts can't be made, or the connections don't come up.
-pub fn run(connections: u32, bytes: u32, rounds: u32, least: u64) -> Result<Summary, Error> {
+pub fn run(work: Work) -> Result<Summary, Error> {
+    let Work { connections, bytes, each, rounds, least } = work;
     let failed = |what| Error::io(what);
     let options = OpenOptions::default();
     let [ours, theirs] = pipe::pair(&format!("solo-{}", std::process::id()), &options)?;
@@ -77,14 +93,16 @@ pub fn run(connections: u32, bytes: u32, rounds: u32, least: u64) -> Result<Summ
     generator.beside(Box::new(move || server.turn(&of_server)));
 
     let run_failed = |error: crate::lean::RunError| Error::Missing(error.to_string());
-    generator.hold(connections).map_err(run_failed)?;
+    if each == 0 {
+        generator.hold(connections).map_err(run_failed)?;
+    }
     let load = |operations| Load {
         bytes,
-        messages: 0,
+        messages: each,
         connections,
         in_flight: IN_FLIGHT,
         rate: None,
-        quick_ack: true,
+        quick_ack: each == 0,
         time: Duration::ZERO,
         operations,
     };
@@ -214,6 +232,10 @@ impl Echo {
     fn answer(&mut self, sock: u32, socket: &Socket) {
         let len = usize::try_from(socket.rx_available()).unwrap_or(0).min(MESSAGE_MAX);
         if len == 0 {
+            if socket.is(status::RX_FIN) {
+                socket.intent.fetch_or(intent::CLOSE, Ordering::AcqRel);
+                self.region.dirty(0).set(sock);
+            }
             return;
         }
         let head = socket.rx_head.load(Ordering::Relaxed);
@@ -249,10 +271,20 @@ impl Echo {
 mod tests {
     use super::*;
 
-    #[test]
-    fn messages_come_back_from_a_shard_by_itself() {
-        let summary = run(100, 64, 3, 0).unwrap();
+    #[track_caller]
+    fn check(each: u32) {
+        let summary = run(Work { connections: 100, bytes: 64, each, rounds: 3, least: 0 }).unwrap();
         assert!(summary.messages >= 300 && summary.ns_per_message > 0.0, "{summary:?}");
         assert_eq!(summary.errors, 0);
+    }
+
+    #[test]
+    fn messages_come_back_from_a_shard_by_itself() {
+        check(0);
+    }
+
+    #[test]
+    fn so_they_do_over_a_connection_for_each() {
+        check(1);
     }
 }

@@ -97,12 +97,12 @@ fn in_process(plan: &Plan, case: Case, say: &mut impl FnMut(&str)) -> Result<Opt
             Ok((found.per_second, 1e6 / found.per_second, found.lost))
         }),
         Work::Solo { connections, bytes } => Box::new(move || {
-            let found = solo::run(connections, bytes, 1, SOLO_MESSAGES)?;
+            let found = solo::run(solo_work(connections, bytes, 1))?;
             Ok((found.ns_per_message, found.ns_per_message / 1e3, found.errors))
         }),
         Work::SoloGrow { connections } => Box::new(move || {
-            let few = solo::run(GROWTH_FROM, 64, 1, SOLO_MESSAGES)?;
-            let many = solo::run(connections, 64, 3, SOLO_MESSAGES)?;
+            let few = solo::run(solo_work(GROWTH_FROM, 64, 1))?;
+            let many = solo::run(solo_work(connections, 64, 3))?;
             let growth = many.ns_per_message / few.ns_per_message;
             Ok((growth, many.ns_per_message / 1e3, few.errors + many.errors))
         }),
@@ -124,6 +124,10 @@ fn in_process(plan: &Plan, case: Case, say: &mut impl FnMut(&str)) -> Result<Opt
     (row.utcp, row.cpu_us_per_op.utcp) = (Some(value), Some(cpu_us));
     (row.errors.utcp, row.pairs) = (lost, 1);
     Ok(Some(row))
+}
+
+fn solo_work(connections: u32, bytes: u32, rounds: u32) -> solo::Work {
+    solo::Work { connections, bytes, each: 0, rounds, least: SOLO_MESSAGES }
 }
 
 fn medians(all: &[Sides<Value>], of: impl Fn(&Value) -> f64) -> Sides<Option<f64>> {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use utcp_bench::solo::{Work, run};
 
 #[derive(Parser)]
 #[command(name = "utcp-solo", version, about = "One shard by itself: what a message costs in the engine.")]
@@ -13,6 +14,9 @@ struct Arguments {
     /// Bytes of a message.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     bytes: u32,
+    /// Messages of a connection, which a new one follows; 0: connections stay.
+    #[arg(long, default_value_t = 0)]
+    each: u32,
     /// Messages on each connection.
     #[arg(long, default_value_t = 1)]
     rounds: u32,
@@ -22,8 +26,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let Arguments { connections, bytes, rounds, messages } = Arguments::parse();
-    match utcp_bench::solo::run(connections, bytes, rounds, messages) {
+    let Arguments { connections, bytes, each, rounds, messages } = Arguments::parse();
+    match run(Work { connections, bytes, each, rounds, least: messages }) {
         Ok(summary) => {
             println!("{}", serde_json::json!(summary));
             ExitCode::SUCCESS
