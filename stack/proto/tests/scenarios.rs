@@ -46,6 +46,35 @@ fn an_outage_is_survived() {
     }
 }
 
+/// Slow start runs over the end of a long path's queue; more is in flight than the board tells apart. What was lost goes again, once and not
+/// as often as there is time for.
+#[test]
+fn an_overrun_is_repeated_once() {
+    for (kind, most) in
+        [(CongestionKind::Cubic, 400), (CongestionKind::NewReno, 400), (CongestionKind::Bbr, 600)]
+    {
+        let link =
+            Link { delay: Duration::from_millis(100), rate: 2_500_000, queue: 150_000, ..Link::PERFECT };
+        let config = Config {
+            congestion: kind,
+            recv_capacity: 4 << 20,
+            recv_capacity_max: 4 << 20,
+            ..Config::DEFAULT
+        };
+        let mut world = World::new(1, link, config, config);
+        world.establish();
+        let end = world.now + Duration::from_secs(6);
+        while world.now < end {
+            if world.hosts[0].queued() < 1 << 20 {
+                world.send(0, 1 << 19);
+            }
+            world.run_until((world.now + Duration::from_millis(5)).min(end));
+            world.read(1, u64::MAX);
+        }
+        assert!((100..most).contains(&world.lost), "{kind:?}: {} frames found the queue full", world.lost);
+    }
+}
+
 /// A path that swallows large packets without a word (RFC 4821 §7.7).
 #[test]
 fn an_mtu_black_hole_is_found() {

@@ -260,7 +260,10 @@ impl Tcb {
         // Step 2: RACK.rtt is that of the last segment that was looked at, RACK.xmit_ts that of the most recently sent one.
         if let Some(last) = delivered.last.or(delivered.newest).filter(|last| self.tells_rtt(now, seg, last))
         {
-            self.recovery.rtt = Tick::at(now).since(last.by);
+            // What the board knows of a run that covers many segments may be too late, and no time is exacter than its grain. A round trip
+            // shorter than there can be would have every repeat taken for lost at once, over and over.
+            let least = if self.rtt.min == Duration::MAX { 0 } else { self.rtt.min.as_nanos() >> 10 };
+            self.recovery.rtt = Tick::at(now).since(last.by).max(least as u32);
         }
         if let Some(sent) = delivered.newest.filter(|sent| self.tells_rtt(now, seg, sent))
             && self.recovery.newest.is_none_or(|newest| sent_after((sent.by, sent.end), newest))
