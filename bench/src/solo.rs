@@ -72,6 +72,8 @@ pub struct Summary {
     pub errors: u64,
     /// CPU time of the shard for each, ns.
     pub ns_per_message: f64,
+    /// Connections that the program had not closed at the end.
+    pub open: u64,
 }
 
 /// Does `work`.
@@ -83,13 +85,14 @@ pub fn run(work: Work) -> Result<Summary, Error> {
     let failed = |what| Error::io(what);
     let options = OpenOptions::default();
     let [ours, theirs] = pipe::pair(&format!("solo-{}", std::process::id()), &options)?;
-    let clock = Arc::new(AtomicU64::new(0));
+    let (clock, open) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut server = Server::new(ours).map_err(failed("making a shard"))?;
     server.listen();
     let place = Place { local: CLIENT, server: SERVER, port: PORT, ports: PORTS };
     let link = Link::over(theirs, place).map_err(|error| Error::Missing(error.to_string()))?;
     let mut generator = Generator::new(link);
     let of_server = clock.clone();
+    server.program.open = open.clone();
     generator.beside(Box::new(move || server.turn(&of_server)));
 
     let run_failed = |error: crate::lean::RunError| Error::Missing(error.to_string());
@@ -113,7 +116,12 @@ pub fn run(work: Work) -> Result<Summary, Error> {
         generator.run(load(least.max(u64::from(rounds) * u64::from(connections)))).map_err(run_failed)?;
     #[allow(clippy::cast_precision_loss, reason = "below 2^52")]
     let ns_per_message = clock.load(Ordering::Relaxed) as f64 / summary.operations.max(1) as f64;
-    Ok(Summary { messages: summary.operations, errors: summary.errors, ns_per_message })
+    Ok(Summary {
+        messages: summary.operations,
+        errors: summary.errors,
+        ns_per_message,
+        open: open.load(Ordering::Relaxed),
+    })
 }
 
 /// CPU time of this thread, ns.
@@ -158,7 +166,12 @@ impl Server {
         let shard = Shard::new(config, Arc::new(Life::new(1)?), inbox.clone(), outbox, ports, host)?;
         let region = Arc::new(ClientRegion::new(PROGRAM, std::process::id(), 0, "solo".to_owned(), 1)?);
         inbox.send(ToShard::Attach(region.clone()));
-        let program = Echo { region: region.region(), scratch: vec![0; MESSAGE_MAX], listeners: 0 };
+        let program = Echo {
+            region: region.region(),
+            scratch: vec![0; MESSAGE_MAX],
+            listeners: 0,
+            open: Arc::default(),
+        };
         Ok(Self { shard, inbox, program, _region: region })
     }
 
@@ -195,6 +208,8 @@ struct Echo {
     region: Region,
     scratch: Vec<u8>,
     listeners: u32,
+    /// Connections that were taken and not closed.
+    open: Arc<AtomicU64>,
 }
 
 impl Echo {
@@ -205,10 +220,11 @@ impl Echo {
             while let Some(entry) = listener.queues[0].ring().pop() {
                 let sock = waiting::slot_of(entry);
                 let Some(socket) = region.socket(sock) else { return };
-                // Nobody closes these: any token will do.
+                // No descriptor stands under these: any token will do.
                 if waiting::take(socket, entry, waiting::TOKEN_MAX).is_none() {
                     continue;
                 }
+                self.open.fetch_add(1, Ordering::Relaxed);
                 socket.intent.fetch_or(intent::OWNED, Ordering::Relaxed);
                 // The interest's number is the socket's: it need not be looked up.
                 let member =
@@ -232,8 +248,9 @@ impl Echo {
     fn answer(&mut self, sock: u32, socket: &Socket) {
         let len = usize::try_from(socket.rx_available()).unwrap_or(0).min(MESSAGE_MAX);
         if len == 0 {
-            if socket.is(status::RX_FIN) {
-                socket.intent.fetch_or(intent::CLOSE, Ordering::AcqRel);
+            let closed = || socket.intent.fetch_or(intent::CLOSE, Ordering::AcqRel) & intent::CLOSE != 0;
+            if socket.is(status::RX_FIN) && !closed() {
+                self.open.fetch_sub(1, Ordering::Relaxed);
                 self.region.dirty(0).set(sock);
             }
             return;
@@ -273,9 +290,11 @@ mod tests {
 
     #[track_caller]
     fn check(each: u32) {
+        // Twice the connections before the clock runs, and three times on it.
         let summary = run(Work { connections: 100, bytes: 64, each, rounds: 3, least: 0 }).unwrap();
         assert!(summary.messages >= 300 && summary.ns_per_message > 0.0, "{summary:?}");
         assert_eq!(summary.errors, 0);
+        assert!(summary.open <= 100 + u64::from(IN_FLIGHT), "{summary:?}");
     }
 
     #[test]
