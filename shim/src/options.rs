@@ -25,7 +25,7 @@ mod judge;
 mod keys;
 
 pub use calls::{getsockopt, setsockopt, word};
-pub use copies::{import, replay};
+pub use copies::{default_congestion, import, replay};
 pub use keys::carry as keep_keys;
 
 /// Not an errno: a value that utcp does not serve, while the kernel may.

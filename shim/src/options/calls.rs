@@ -427,7 +427,11 @@ unsafe fn load(sock: &Sock, options: &Options, line: &Line, answer: &mut Answer)
             unsafe { answer.put(time) }
         }
         Meaning::Congestion => {
-            let name: &[u8; 16] = match options.congestion.load(Relaxed) {
+            let number = match options.congestion.load(Relaxed) {
+                congestion::DEFAULT => super::default_congestion(),
+                number => number,
+            };
+            let name: &[u8; 16] = match number {
                 congestion::RENO => b"reno\0\0\0\0\0\0\0\0\0\0\0\0",
                 congestion::BBR => b"bbr\0\0\0\0\0\0\0\0\0\0\0\0\0",
                 _ => b"cubic\0\0\0\0\0\0\0\0\0\0\0",

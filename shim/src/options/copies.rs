@@ -7,7 +7,7 @@ use utcp_abi::socket::{Options, congestion, option};
 
 use super::{Line, Meaning, TABLE, keys, load_half, load_int, put_flag, store_int};
 use crate::handle::Sock;
-use crate::sys;
+use crate::sys::{self, Sys};
 
 /// Sets on kernel socket `fd` what was set on ours.
 pub fn replay(sock: &Sock, fd: c_int, inet6: bool) {
@@ -94,15 +94,23 @@ pub fn import(sock: &Sock, fd: c_int, inet6: bool) {
     }
 }
 
-/// Whether every socket of the kernel has BBR unless it asks for something else. The kernel's BBR is another one than ours:
-/// whoever wants ours has to have asked for it.
-fn bbr_is_the_default() -> bool {
-    let Ok(fresh) = sys::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0) else {
-        return true;
-    };
+/// TCP_CONGESTION of every socket of the kernel that asks for nothing else.
+fn default_of_kernel() -> Sys<[u8; 16]> {
+    let fresh = sys::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)?;
     let name = sys::getsockopt(fresh, libc::IPPROTO_TCP, libc::TCP_CONGESTION, [0u8; 16]);
     let _ = sys::close(fresh);
-    name.is_ok_and(|name| name.starts_with(b"bbr\0"))
+    name
+}
+
+/// The kernel's BBR is another one than ours: whoever wants ours has to have asked for it.
+fn bbr_is_the_default() -> bool {
+    default_of_kernel().is_ok_and(|name| name.starts_with(b"bbr\0"))
+}
+
+/// The controller of a socket with [`congestion::DEFAULT`]: the system's, if the engine has it, else CUBIC.
+pub fn default_congestion() -> u32 {
+    let is_reno = default_of_kernel().is_ok_and(|name| name.starts_with(b"reno\0"));
+    if is_reno { congestion::RENO } else { congestion::CUBIC }
 }
 
 fn import_one(options: &Options, line: &Line, fd: c_int) {
@@ -128,6 +136,7 @@ fn import_one(options: &Options, line: &Line, fd: c_int) {
             if let Ok(name) = sys::getsockopt(fd, line.level, line.name, [0u8; 16]) {
                 let number = match () {
                     () if name.starts_with(b"reno\0") => congestion::RENO,
+                    () if name.starts_with(b"cubic\0") => congestion::CUBIC,
                     () if name.starts_with(b"bbr\0") && !bbr_is_the_default() => congestion::BBR,
                     () => congestion::DEFAULT,
                 };

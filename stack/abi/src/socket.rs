@@ -329,7 +329,7 @@ pub mod quiet {
 
 /// Values of [`Options::congestion`].
 pub mod congestion {
-    /// The stack's default (CUBIC).
+    /// The system's default, if the stack has it, else CUBIC.
     pub const DEFAULT: u32 = 0;
     /// "cubic".
     pub const CUBIC: u32 = 1;
