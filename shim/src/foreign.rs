@@ -10,7 +10,7 @@
 use core::ffi::{CStr, c_char, c_int};
 
 use crate::config;
-use crate::sys::{self, Sys};
+use crate::sys::{self, Errno, Sys};
 use crate::text::Text;
 
 /// Bytes of a program that are looked at: its header, and its segments in all programs that are known.
@@ -75,12 +75,16 @@ fn on_path(name: &CStr) -> bool {
 struct Head {
     bytes: [u8; HEAD],
     len: usize,
-    /// It runs with another user's rights: the dynamic linker leaves libraries of unsafe places out (ld.so(8), secure-execution mode).
+    /// It runs with rights that its starter does not have: the dynamic linker leaves libraries of unsafe places out (ld.so(8), secure-execution mode).
     secure: bool,
 }
 
 impl Head {
     fn at(dir: c_int, path: &CStr) -> Sys<Self> {
+        // Opening is no mere look at what is no plain file: somebody may wait at the other end of a pipe for it.
+        if !sys::is_plain_file(dir, path) {
+            return Err(Errno(libc::EACCES));
+        }
         let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
         let fd = sys::call!(libc::SYS_openat, dir, path.as_ptr(), flags)? as c_int;
         let head = Self::of(fd);
@@ -89,7 +93,7 @@ impl Head {
     }
 
     fn of(fd: c_int) -> Sys<Self> {
-        let mut head = Self { bytes: [0; HEAD], len: 0, secure: sys::is_set_id(fd)? };
+        let mut head = Self { bytes: [0; HEAD], len: 0, secure: sys::gives_rights(fd)? };
         let into = head.bytes.as_mut_ptr();
         head.len = sys::call!(libc::SYS_pread64, fd, into, HEAD, 0)?;
         Ok(head)

@@ -9,7 +9,7 @@ use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use libc::{sockaddr, socklen_t};
-use utcp_abi::message::{Kind as Ask, Message, Reply, listen as bits};
+use utcp_abi::message::{Kind as Ask, Message, Reply};
 use utcp_abi::region::LogCode;
 use utcp_abi::socket::{Addr, file, intent};
 
@@ -185,16 +185,9 @@ fn port_of(sock: &Sock) -> u32 {
 
 /// Sends the listener to the engine.
 fn announce(sock: &Sock, backlog: c_int) -> Sys<Reply> {
-    let inet6 = sock.is_inet6();
     let mut message = Message::new(Ask::Listen);
     message.a = u64::from(sock.slot());
     message.b = backlog.max(0) as u64;
-    message.addr = bound_address(sock.fd, inet6)?.to_words();
-    let v6only = !inet6 || sys::getsockopt_int(sock.fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) == Ok(1);
-    let reuseport = sys::getsockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_REUSEPORT) == Ok(1);
-    for (on, bit) in [(v6only, bits::ONE_FAMILY), (reuseport, bits::REUSEPORT), (inet6, bits::INET6)] {
-        message.c |= if on { bit } else { 0 };
-    }
     sock.att.channel().ask(&message, Some(sock.fd))
 }
 
@@ -204,11 +197,9 @@ pub const CHOOSERS: [c_int; 2] = [libc::SO_ATTACH_REUSEPORT_CBPF, libc::SO_ATTAC
 /// The kernel socket `fd`, which listens, got such a program, or had it before it listened: the whole group's connections come by the kernel,
 /// whose judgement it is.
 pub fn say_chosen(fd: c_int) {
-    let inet6 = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
-    let (Some(att), Ok(local)) = (attach::current(), bound_address(fd, inet6)) else { return };
-    let mut message = Message::new(Ask::Group);
-    message.addr = local.to_words();
-    let _ = att.channel().ask(&message, Some(fd));
+    if let Some(att) = attach::current() {
+        let _ = att.channel().ask(&Message::new(Ask::Group), Some(fd));
+    }
 }
 
 /// Tells the engine's log why a listener is the kernel's alone: the option `why` of [`Kind::Kept`].
@@ -223,8 +214,17 @@ fn say_kept(fd: c_int, why: u32) {
 pub const SIGNALS: u32 = 0;
 /// In place of an option, see [`withdraw`]: its process uses io_uring.
 pub const RINGS: u32 = 1;
-/// In place of an option, see [`withdraw`]: a program without this library inherits it.
-pub const INHERITED: u32 = 2;
+/// In place of an option, see [`leave`]: a program without this library inherits it.
+const INHERITED: u32 = 2;
+
+/// A program that can't have this library inherits a listener: what comes from now on comes by the kernel, to whoever takes it first.
+/// What waits already is for those who have the library.
+pub fn leave(sock: &Sock) {
+    let mut message = Message::new(Ask::ListenCheck);
+    (message.a, message.b) = (u64::from(sock.slot()), 2);
+    let _ = sock.att.channel().ask(&message, None);
+    say_kept(sock.fd, INHERITED);
+}
 
 /// A listener got an option (`why`, see [`Kind::Kept`]) that utcp can't serve: from now on it is the kernel's alone.
 pub fn withdraw(sock: &Sock, why: u32) {

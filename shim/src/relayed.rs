@@ -78,14 +78,14 @@ pub fn before_exec() {
 }
 
 /// Before an exec of a program that can't have this library: every connection that it inherits is relayed, as it may begin by reading one,
-/// and every listener is the kernel's alone, as it takes connections from nobody else.
+/// and new connections to every listener come by the kernel, as it takes them from nobody else.
 pub fn before_foreign() {
     for (fd, entry) in fd_table::used() {
         // Not by `handle::listener`, which knows none in the child of a vfork. This is about the listener itself, so it is right for the
         // parent, whose memory it is, too.
         let listener = if entry.kind() == Kind::Listener { handle::at(fd, entry) } else { None };
         if let Some(listener) = listener.filter(|listener| listener.is_current() && is_inherited(fd)) {
-            listen::withdraw(&listener, listen::INHERITED);
+            listen::leave(&listener);
         }
     }
     for fd in 3..=INHERITED_MAX {

@@ -284,14 +284,26 @@ pub fn mode(fd: c_int) -> Sys<u32> {
     Ok(stat.st_mode)
 }
 
-/// Whether the program in an open file runs with the rights of its owner or group, and they are not ours.
-pub fn is_set_id(fd: c_int) -> Sys<bool> {
+/// Whether the program in an open file runs with rights that are not ours: its owner's, its group's (execve(2)), or capabilities of its own
+/// (capabilities(7); root has them already).
+pub fn gives_rights(fd: c_int) -> Sys<bool> {
     // SAFETY: zero bytes are a valid stat.
     let mut stat: libc::stat = unsafe { MaybeUninit::zeroed().assume_init() };
     call!(libc::SYS_fstat, fd, at_mut(&mut stat))?;
     let own = |id: u32, call: libc::c_long| call!(call).map_or(true, |own| own == id as usize);
     let user = stat.st_mode & libc::S_ISUID != 0 && !own(stat.st_uid, libc::SYS_geteuid);
-    Ok(user || stat.st_mode & libc::S_ISGID != 0 && !own(stat.st_gid, libc::SYS_getegid))
+    let group = stat.st_mode & libc::S_ISGID != 0 && !own(stat.st_gid, libc::SYS_getegid);
+    let name = c"security.capability".as_ptr();
+    let capable = || !own(0, libc::SYS_geteuid) && call!(libc::SYS_fgetxattr, fd, name, 0, 0).is_ok();
+    Ok(user || group || capable())
+}
+
+/// Whether `path` is a file of bytes, from the folder `dir` on.
+pub fn is_plain_file(dir: c_int, path: &CStr) -> bool {
+    // SAFETY: zero bytes are a valid stat.
+    let mut stat: libc::stat = unsafe { MaybeUninit::zeroed().assume_init() };
+    let found = call!(libc::SYS_newfstatat, dir, path.as_ptr(), at_mut(&mut stat), 0).is_ok();
+    found && stat.st_mode & libc::S_IFMT == libc::S_IFREG
 }
 
 /// The inode behind `path`.

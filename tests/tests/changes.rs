@@ -393,3 +393,48 @@ print(peer[3] != 0)"
         engine.went_through(1);
     }
 }
+
+/// A listener that becomes the kernel's has new connections there at once, while those that it had go on where they are.
+#[test]
+fn a_listener_becomes_the_kernels_under_its_connections() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("left"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let script = lab.file("left.py", include_str!("scripts/left_to_kernel.py"));
+    for how in ["group", "option"] {
+        let port = lab.port().to_string();
+        let before = engine.counters();
+        let server = lab.run("python3").arg(&script).args(["serve", how, &net.server.addr, &port]);
+        let mut server = server.under(&engine).spawn();
+        server.wait_for_output("listens");
+        let ask = lab.run("python3").arg(&script).args(["ask", &net.server.addr, &port]);
+        let end = ask.inside(&net.client).limit(Duration::from_secs(60)).ok();
+        assert_eq!(end.text(), "b'done'\nb'second'\nb'third'\nb'there' b''\n", "{how}");
+        let _ = server.end_within(Duration::from_secs(20)).ok();
+        assert_eq!(engine.counters().since(&before, "accepts"), 1, "{how}: utcp's was the first alone");
+    }
+}
+
+const CONTROLLERS: &str = "import socket
+def name(one): return one.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b'\\0').decode()
+def ends(server):
+    client = socket.create_connection(server.getsockname()); return name(client), name(server.accept()[0])
+plain = socket.create_server(('127.0.0.1', 0)); print(name(plain), *ends(plain))
+for late in [False, True]:
+    asks = socket.create_server(('127.0.0.1', 0)) if late else socket.socket()
+    asks.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b'cubic')
+    if not late: asks.bind(('127.0.0.1', 0)); asks.listen(5)
+    print(name(asks), *ends(asks))";
+
+/// The system's default of congestion control is a connection's, and told as such; what a listener asks for is its connections'.
+#[test]
+fn the_default_congestion_control_is_the_systems() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("controllers"), Net::new());
+    let set = lab.run("sysctl").args(["-qw", "net.ipv4.tcp_congestion_control=reno"]).inside(&net.server);
+    let _ = set.ok();
+    let engine = Engine::new(&lab).inside(&net.server).run();
+    let end = lab.python(CONTROLLERS).under(&engine).ok();
+    assert_eq!(end.text(), "reno reno reno\ncubic reno cubic\ncubic reno cubic\n");
+    engine.went_through(3);
+}

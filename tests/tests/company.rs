@@ -1,6 +1,7 @@
 //! What else may be in a program's process, and around it: other preloaded libraries, debuggers, sanitizers, sandboxes, a limit of
 //! descriptors, pointers that lead nowhere. The programs are small and in C (`company/`), so that each finds what it says.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -265,18 +266,25 @@ fn a_program_compiled_with_liburing() {
     assert_eq!(end.text(), format!("ring: {}\n", -libc::ENOSYS));
 }
 
-/// A program that has no dynamic linker inherits a connection and reads first, or a listener: it is as on the kernel, for it, for who
-/// started it, and for the other end.
+/// A program that has no dynamic linker, or another user's rights, inherits a connection and reads first, or a listener: it is as on the kernel,
+/// for it, for who started it, and for the other end.
 #[test]
 fn a_program_without_the_library() {
     let lab = Lab::new("alone");
     let Some(program) = build(&lab, "alone", ALONE, &["-static"]) else { return };
-    let run = || lab.python(STARTER).arg(&program).limit(Duration::from_secs(60));
+    let mut programs = vec![program];
+    if is_root() {
+        let Some(other) = build(&lab, "other", ALONE, &[]) else { return };
+        std::os::unix::fs::chown(&other, Some(65_534), None).expect("root may");
+        std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o4755)).expect("ours");
+        programs.push(other);
+    }
+    let run = || lab.python(STARTER).args(&programs).limit(Duration::from_secs(60));
     let plain = run().ok();
-    assert_eq!(plain.text().matches(" 0\n").count(), 8, "{}", plain.text());
+    assert_eq!(plain.text().matches(" 0\n").count(), 8 * programs.len(), "{}", plain.text());
     for path in PATHS {
         let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
         assert_eq!(run().under(&engine).ok().text(), plain.text(), "{path}");
-        engine.went_through(4);
+        engine.went_through(8 * programs.len() as u64);
     }
 }

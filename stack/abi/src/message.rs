@@ -60,11 +60,10 @@ pub enum Kind {
     /// Bell of set `a`; descriptor: an eventfd, or one end of a socket pair, as it must be (EPERM) for a program of
     /// another user than the engine's. Reply.
     SetBell = 4,
-    /// Socket `a` listens at `addr` with backlog `b`; `c` = [`listen`] bits; descriptor: the kernel socket.
-    /// Reply: errno, `a` = listener slot; `b` = slot + 1 of the socket by which this client has that listener already, or 0.
+    /// Socket `a` listens with backlog `b`; descriptor: the kernel socket, which says where. Reply: errno, `a` = listener slot; `b` = slot + 1 of the socket by which this client has that listener already, or 0.
     Listen = 5,
     /// A descriptor of listening socket `a` was closed: look whether the kernel still has it; `b` = 1: it is the kernel's alone
-    /// from now on. Reply.
+    /// from now on; `b` = 2: new connections come by the kernel, those that wait here may still be accepted. Reply.
     ListenCheck = 6,
     /// Tools: a report. `a` = [`Report`], `b` = argument. Reply: `a` = bytes; the text follows in
     /// messages of up to 32 KiB, the last one empty.
@@ -85,18 +84,8 @@ pub enum Kind {
     Lane = 12,
     /// The bell of the lane of pair region `a` into set `b` of side `c`, the other program's. Reply; descriptor: it.
     LaneBell = 13,
-    /// A BPF program chooses among the listeners of the SO_REUSEPORT group at `addr`. Descriptor: one of them. Reply.
+    /// A BPF program chooses among the listeners of a SO_REUSEPORT group. Descriptor: one of them. Reply.
     Group = 14,
-}
-
-/// Bits of a listen message's `c`.
-pub mod listen {
-    /// IPV6_V6ONLY, or an IPv4 socket.
-    pub const ONE_FAMILY: u64 = 1;
-    /// SO_REUSEPORT.
-    pub const REUSEPORT: u64 = 2;
-    /// AF_INET6 socket.
-    pub const INET6: u64 = 4;
 }
 
 /// What a tool wants to read.
@@ -151,12 +140,10 @@ pub struct Message {
     pub b: u64,
     /// See [`Kind`].
     pub c: u64,
-    /// Address words (see [`Addr::to_words`]).
-    pub addr: [u64; 3],
     /// Program name for people, NUL-padded.
     pub name: [u8; 16],
     /// A longer text, see [`Message::text`].
-    pub spare: [u64; 7],
+    pub spare: [u64; 10],
 }
 
 /// A reply: 128 bytes without the tokens, which follow for [`Kind::Pool`].
@@ -191,7 +178,7 @@ impl Message {
     }
 
     /// Bytes of the longest text.
-    pub const TEXT_MAX: usize = 56;
+    pub const TEXT_MAX: usize = 80;
 
     /// With a text, cut off behind [`Self::TEXT_MAX`] bytes.
     #[must_use]
@@ -214,12 +201,6 @@ impl Message {
             *eight = word.to_ne_bytes();
         }
         bytes
-    }
-
-    /// The address in it.
-    #[must_use]
-    pub fn address(&self) -> Addr {
-        Addr::from_words(self.addr)
     }
 
     /// Its bytes.
@@ -310,9 +291,8 @@ mod tests {
     #[test]
     fn messages_cross() {
         let mut message = Message::new(Kind::Listen);
-        message.addr = Addr { ip: [7; 16], port: 80, scope: 3 }.to_words();
+        (message.a, message.c) = (7, u64::MAX);
         assert_eq!(Message::from_bytes(message.as_bytes()), Some(message));
-        assert_eq!(message.address().port, 80);
         assert_eq!(Message::from_bytes(&message.as_bytes()[1..]), None);
         let text = message.with_text("xdp:eth0").text();
         assert_eq!((&text[..8], text[8]), (&b"xdp:eth0"[..], 0));

@@ -14,6 +14,10 @@ use std::sync::atomic::AtomicU32;
 
 use utcp_abi::message::FDS_MAX;
 
+mod bound;
+
+pub use bound::{Bound, bound};
+
 /// -1 becomes the errno.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }

@@ -99,15 +99,18 @@ impl Control {
             }
             (Kind::Group, Some(_)) => {
                 let error = Reply { error: libc::EBADF, ..Reply::default() };
-                let reply = fds.pop().map_or(error, |fd| self.on_group(message, &fd));
+                let reply = fds.pop().map_or(error, |fd| self.on_group(&fd));
                 self.reply(number, &reply, &[]);
             }
             (Kind::ListenCheck, Some(client)) => {
                 let sock = message.a as u32;
+                if message.b == 0 {
+                    self.on_listen_check(client, Some(sock));
+                } else {
+                    let _ = self.leave_to_kernel(|of, listener| of == client && listener.sock == sock);
+                }
                 if message.b == 1 {
                     self.drop_listener(client, sock);
-                } else {
-                    self.on_listen_check(client, Some(sock));
                 }
                 self.reply(number, &Reply::default(), &[]);
             }

@@ -285,8 +285,6 @@ impl Control {
         for listener in self.clients.values_mut().flat_map(|client| &mut client.listeners) {
             listener.steered.retain(|(device, _)| *device != index);
         }
-        for lingering in &mut self.lingering_ports {
-            lingering.steered.retain(|(device, _)| *device != index);
-        }
+        self.lingering.forget(index);
     }
 }

@@ -6,24 +6,24 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use utcp_abi::message::{Message, Reply};
+use utcp_abi::message::Reply;
 use utcp_abi::socket::Addr;
 
-use super::listeners::Lingering;
 use super::report::LogLine;
 use super::{Control, diag};
-use crate::shard::ToShard;
-use crate::sys;
+use crate::sys::{self, Bound};
 
 /// Groups that are known at most; of the oldest one those who join later are utcp's again.
 const GROUPS_MAX: usize = 1024;
 
 impl Control {
     /// The group of a program's listener got such a program. What the group is, the kernel says.
-    pub(super) fn on_group(&mut self, message: &Message, fd: &OwnedFd) -> Reply {
-        let addr = message.address();
-        let inode = sys::inode(fd.as_fd()).ok();
-        if inode.is_none_or(|inode| !matches!(diag::listening(addr.port, inode), Ok(true))) {
+    pub(super) fn on_group(&mut self, fd: &OwnedFd) -> Reply {
+        let (bound, inode) = (sys::bound(fd.as_fd()), sys::inode(fd.as_fd()));
+        let (Ok(Bound { addr, reuseport: true, .. }), Ok(inode)) = (bound, inode) else {
+            return Reply { error: libc::EINVAL, ..Reply::default() };
+        };
+        if !matches!(diag::listening(addr.port, inode), Ok(true)) {
             return Reply { error: libc::EINVAL, ..Reply::default() };
         }
         if !self.groups.contains(&addr) {
@@ -32,29 +32,10 @@ impl Control {
             }
             self.groups.push(addr);
         }
-        self.leave_to_kernel(addr);
+        for (pid, port) in self.leave_to_kernel(|_, listener| listener.reuseport && listener.addr == addr) {
+            self.note(LogLine { pid, port: u32::from(port), text: words(port) });
+        }
         Reply::default()
-    }
-
-    fn leave_to_kernel(&mut self, addr: Addr) {
-        let mut told = Vec::new();
-        let listeners = self.clients.values_mut().flat_map(|client| {
-            let pid = client.shared.pid;
-            client.listeners.iter_mut().map(move |listener| (pid, listener))
-        });
-        for (pid, listener) in listeners.filter(|(_, l)| l.reuseport && l.addr == addr && !l.kernels) {
-            listener.kernels = true;
-            told.push(pid);
-            let steered = std::mem::take(&mut listener.steered);
-            if !steered.is_empty() {
-                self.lingering_ports.push(Lingering { steered, port: addr.port });
-            }
-        }
-        self.to_all(|| ToShard::Group(addr));
-        self.publish_port(addr.port);
-        for pid in told {
-            self.note(LogLine { pid, port: u32::from(addr.port), text: words(addr.port) });
-        }
     }
 
     /// Whether a program chooses in the group that a listener at `addr`, `inode` to the kernel, joins.

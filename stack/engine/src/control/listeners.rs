@@ -2,14 +2,14 @@
 //!
 //! The kernel stays the judge of who may listen where, and of when a listener is gone: the engine keeps no
 //! reference to the kernel's socket, it asks for its inode (sock_diag) when a descriptor was closed or a
-//! process ended. A port whose listener is gone stays steered while connections to it live.
+//! process ended. What of a port stays steered then: [`super::lingering`].
 
 use std::collections::HashSet;
 use std::net::{IpAddr as StdAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
-use utcp_abi::message::{Message, Reply, listen};
+use utcp_abi::message::{Message, Reply};
 use utcp_abi::socket::{Addr, status};
 use utcp_netmap_io::{PortError, Proto, Steering, Tuple};
 use utcp_proto::wire::IpAddr;
@@ -17,7 +17,7 @@ use utcp_proto::wire::IpAddr;
 use super::devices::steered_addresses;
 use super::{Control, diag};
 use crate::shard::{ListenRequest, ToShard};
-use crate::sys;
+use crate::sys::{self, Bound};
 
 /// A listener of a client.
 #[derive(Debug, Clone)]
@@ -29,7 +29,7 @@ pub(super) struct ListenerEntry {
     pub one_family: bool,
     /// It shares its address with others.
     pub reuseport: bool,
-    /// Its connections come by the kernel, see [`super::groups`].
+    /// New connections come by the kernel: see [`super::groups`], and [`Control::leave_to_kernel`].
     pub kernels: bool,
     /// What is registered with the devices' steering: (index of the device, tuple).
     pub steered: Vec<(usize, Tuple)>,
@@ -37,23 +37,19 @@ pub(super) struct ListenerEntry {
     pub refused: bool,
 }
 
-/// A port that stays steered until its last connection is gone.
-#[derive(Debug)]
-pub(super) struct Lingering {
-    pub(super) steered: Vec<(usize, Tuple)>,
-    pub(super) port: u16,
-}
-
 impl Control {
     pub(super) fn on_listen(&mut self, client: u32, message: &Message, fd: &OwnedFd) -> Reply {
         let refuse = |error| Reply { error, ..Reply::default() };
         let Ok(inode) = sys::inode(fd.as_fd()) else { return refuse(libc::EBADF) };
         let sock = message.a as u32;
-        let addr = message.address();
+        // The kernel's word, not the program's: where it is bound, and that it really listens there.
+        let Bound { addr, one_family, reuseport } = match sys::bound(fd.as_fd()) {
+            Ok(bound) => bound,
+            Err(error) => return refuse(error.raw_os_error().unwrap_or(libc::EIO)),
+        };
         let Some(entry) = self.clients.get_mut(&client) else { return refuse(libc::EPROTO) };
         let region = entry.shared.region();
         let Some(socket) = region.socket(sock) else { return refuse(libc::EINVAL) };
-        // The kernel's word, not the program's: it must really listen there.
         match diag::listening(addr.port, inode) {
             Ok(true) => {}
             Ok(false) => return refuse(libc::EINVAL),
@@ -63,8 +59,6 @@ impl Control {
         if let Some(known) = entry.listeners.iter().find(|l| l.inode == inode && l.sock != sock) {
             return Reply { a: u64::from(known.slot), b: u64::from(known.sock) + 1, ..Reply::default() };
         }
-        let one_family = message.c & listen::ONE_FAMILY != 0;
-        let reuseport = message.c & listen::REUSEPORT != 0;
         let kernels = reuseport && self.is_chosen_for(addr, inode);
         let Some(entry) = self.clients.get_mut(&client) else { return refuse(libc::EPROTO) };
         let slot = match entry.listeners.iter().find(|l| l.sock == sock) {
@@ -133,7 +127,7 @@ impl Control {
                 tracing::error!(device = device.text, %error, "client ports can't be steered to us");
             }
             let own = self.clients.values().flat_map(|client| &client.listeners).map(|l| &l.steered);
-            let own = own.chain(self.lingering_ports.iter().map(|l| &l.steered)).flatten();
+            let own = own.flatten().chain(self.lingering.tuples());
             let mut own: HashSet<Tuple> =
                 own.filter(|(of, _)| *of == index).map(|(_, tuple)| *tuple).collect();
             for listener in self.clients.values_mut().flat_map(|client| &mut client.listeners) {
@@ -186,39 +180,7 @@ impl Control {
         let port = listener.addr.port;
         self.publish_port(port);
         self.to_all(|| ToShard::Unlisten { client, sock });
-        if !listener.steered.is_empty() {
-            self.lingering_ports.push(Lingering { steered: listener.steered, port });
-        }
-    }
-
-    /// Gives ports back to the kernel whose last connection is gone.
-    pub(super) fn check_lingering_ports(&mut self) {
-        if self.lingering_ports.is_empty() {
-            return;
-        }
-        let lines = self.socket_lines();
-        let ports: HashSet<u16> =
-            lines.iter().filter_map(|l| l.local.rsplit_once(':')?.1.parse().ok()).collect();
-        let lingering = std::mem::take(&mut self.lingering_ports);
-        for entry in lingering {
-            if ports.contains(&entry.port) {
-                self.lingering_ports.push(entry);
-                continue;
-            }
-            for (index, tuple) in entry.steered {
-                let again = self
-                    .clients
-                    .values()
-                    .flat_map(|c| &c.listeners)
-                    .any(|l| l.steered.contains(&(index, tuple)));
-                let steering = self.devices.get(index).and_then(|device| device.steering.as_ref());
-                if let (false, Some(steering)) = (again, steering)
-                    && let Err(error) = steering.unregister(tuple)
-                {
-                    tracing::warn!(%tuple, %error, "a port could not be given back to the kernel");
-                }
-            }
-        }
+        self.lingering.keep(listener.steered);
     }
 }
 

@@ -7,6 +7,7 @@ mod channel;
 mod devices;
 pub mod diag;
 mod groups;
+mod lingering;
 mod listeners;
 mod pairs;
 mod relays;
@@ -41,8 +42,8 @@ const LINGER: Duration = Duration::from_millis(500);
 const CHANNELS_MAX: u32 = 4096;
 const TOKENS_MAX: u32 = utcp_abi::layout::SOCKETS_MAX + 4096;
 const CLIENTS_PER_USER_MAX: usize = 1024;
-/// How often ports of listeners that are gone, but whose connections live on, are looked at again.
-const LINGERING_PORT_CHECK: Duration = Duration::from_secs(1);
+/// How often what stays steered without a listener is looked at again.
+const LINGERING_CHECK: Duration = Duration::from_secs(1);
 
 /// Why an engine could not start; the text says what to do.
 #[derive(Debug)]
@@ -171,7 +172,7 @@ struct Control {
     relay: Option<Relay>,
     /// By number.
     pairs: HashMap<u32, pairs::PairEntry>,
-    lingering_ports: Vec<listeners::Lingering>,
+    lingering: lingering::Lingering,
     /// See [`groups`].
     groups: Vec<utcp_abi::socket::Addr>,
     kernel_log: Vec<report::LogLine>,
@@ -231,14 +232,14 @@ impl Control {
         if self.devices_wait() {
             return devices::RETRY.as_millis() as i32;
         }
-        if !self.lingering_ports.is_empty() {
-            return LINGERING_PORT_CHECK.as_millis() as i32;
+        if !self.lingering.is_empty() {
+            return LINGERING_CHECK.as_millis() as i32;
         }
         if self.config.embedded && self.clients.is_empty() { LINGER.as_millis() as i32 } else { -1 }
     }
 
     fn on_time(&mut self) {
-        self.check_lingering_ports();
+        self.check_lingering();
         if self.devices_wait() {
             self.check_devices();
         }

@@ -74,17 +74,11 @@ impl Control {
         for line in self.lines() {
             let process =
                 if line.pid == 0 { "-".to_owned() } else { format!("{}/{}", line.program, line.pid) };
+            let (local, remote) = line.ends();
             let _ = writeln!(
                 text,
                 "{:<11}{:>9}{:>9} {:<28}{:<28}{:<24}shard:{} {}",
-                line.state,
-                line.recv_queue,
-                line.send_queue,
-                line.local,
-                line.remote,
-                process,
-                line.shard,
-                line.detail
+                line.state, line.recv_queue, line.send_queue, local, remote, process, line.shard, line.detail
             );
         }
         text
@@ -129,34 +123,29 @@ impl Control {
     fn why(&self, value: u64, kind: u64) -> String {
         let mut text = String::new();
         let lines = self.lines();
-        let suffix = format!(":{value}");
-        if kind != 2 && value <= 65_535 {
-            for line in lines.iter().filter(|l| l.local.ends_with(&suffix) && l.state == "LISTEN") {
+        if let Some(port) = u16::try_from(value).ok().filter(|_| kind != 2) {
+            let listens = |l: &&SocketLine| l.local.port == port && l.remote.is_none() && !l.kernels;
+            for line in lines.iter().filter(listens) {
                 let _ = writeln!(
                     text,
                     "port {value}: accelerated. {}/{} listens at {} in this engine; programs under utcp on this host \
                      reach it through shared memory{}; everybody else reaches its kernel socket.",
                     line.program,
                     line.pid,
-                    line.local,
+                    line.ends().0,
                     self.device_words()
                 );
             }
-            let flows = lines.iter().filter(|l| {
-                l.state != "LISTEN" && (l.local.ends_with(&suffix) || l.remote.ends_with(&suffix))
-            });
-            let count = flows.count();
+            let count = lines.iter().filter(|l| l.remote.is_some() && l.has_port(port)).count();
             if count > 0 {
                 let _ = writeln!(text, "port {value}: {count} connections are served by this engine.");
             }
         }
         if kind != 1 {
             for line in lines.iter().filter(|l| u64::from(l.pid) == value) {
-                let _ = writeln!(
-                    text,
-                    "pid {value}: {} {} ↔ {} is served by this engine.",
-                    line.state, line.local, line.remote
-                );
+                let (local, remote) = line.ends();
+                let state = line.state;
+                let _ = writeln!(text, "pid {value}: {state} {local} ↔ {remote} is served by this engine.");
             }
             for client in self.clients.values().filter(|c| u64::from(c.shared.pid) == value) {
                 let _ = writeln!(text, "pid {value}: {} is attached to this engine.", client.shared.name);

@@ -134,7 +134,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         tokens: HashMap::new(),
         relay: None,
         pairs: HashMap::new(),
-        lingering_ports: Vec::new(),
+        lingering: Default::default(),
         groups: Vec::new(),
         kernel_log: Vec::new(),
         next_number: 0,

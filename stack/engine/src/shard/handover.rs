@@ -14,6 +14,7 @@ use utcp_abi::waiting;
 
 use super::Shard;
 use super::client::SlotUse;
+use super::listen::Listener;
 use super::segments::shared_addr;
 
 impl Shard {
@@ -26,9 +27,9 @@ impl Shard {
     }
 
     /// Of the listeners of one kernel socket the one that serves: the first that is awaited, else the newest.
-    fn serving(&self, port: u16, inode: u64, but: Option<u32>) -> Option<u32> {
+    fn serving(&self, port: u16, inode: u64, may: impl Fn(u32, &Listener) -> bool) -> Option<u32> {
         let same =
-            |index: &u32| Some(*index) != but && self.listeners.get(*index).is_some_and(|l| l.inode == inode);
+            |index: &u32| self.listeners.get(*index).is_some_and(|l| l.inode == inode && may(*index, l));
         let list = self.by_port.get(&port)?;
         let awaited = list.iter().copied().filter(same).find(|&index| self.is_awaited(index));
         awaited.or_else(|| list.iter().copied().rfind(same))
@@ -37,20 +38,18 @@ impl Shard {
     /// Whether new connections to its kernel socket are `index`'s.
     pub(super) fn represents(&self, index: u32) -> bool {
         let Some(listener) = self.listeners.get(index) else { return false };
-        !listener.shared || self.serving(listener.tcp_port, listener.inode, None) == Some(index)
+        !listener.shared || self.serving(listener.tcp_port, listener.inode, |_, l| !l.kernels) == Some(index)
     }
 
     /// Who takes over from listener `index`.
     pub(super) fn heir(&self, index: u32) -> Option<u32> {
         let listener = self.listeners.get(index).filter(|listener| listener.shared)?;
-        self.serving(listener.tcp_port, listener.inode, Some(index))
+        self.serving(listener.tcp_port, listener.inode, |other, _| other != index)
     }
 
     /// A process of a client gave up a listener that other programs have, too: perhaps the last one that accepted.
     pub(super) fn on_yield(&mut self, number: u32, sock: u32) {
-        let Some(&client) = self.by_number.get(&number) else { return };
-        let found = self.listeners.iter().find(|(_, l)| l.client == client && l.sock == sock);
-        let Some(index) = found.map(|(index, _)| index) else { return };
+        let Some(index) = self.listener_of(number, sock) else { return };
         // Its other processes may accept yet.
         if !self.is_awaited(index)
             && let Some(heir) = self.heir(index)

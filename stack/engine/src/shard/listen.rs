@@ -136,22 +136,21 @@ impl Shard {
         }
     }
 
-    /// The kernel chooses among the listeners that share `addr` from now on.
-    pub(super) fn on_group(&mut self, addr: utcp_abi::socket::Addr) {
-        for index in self.by_port.get(&addr.port).into_iter().flatten() {
-            if let Some(listener) = self.listeners.get_mut(*index)
-                && listener.reuseport
-                && listener.addr == IpAddr(addr.ip)
-            {
-                listener.kernels = true;
-            }
+    /// A client's listener.
+    pub(super) fn listener_of(&self, number: u32, sock: u32) -> Option<u32> {
+        let client = *self.by_number.get(&number)?;
+        self.listeners.iter().find(|(_, l)| l.client == client && l.sock == sock).map(|(index, _)| index)
+    }
+
+    pub(super) fn on_leave_to_kernel(&mut self, number: u32, sock: u32) {
+        let index = self.listener_of(number, sock);
+        if let Some(listener) = index.and_then(|index| self.listeners.get_mut(index)) {
+            listener.kernels = true;
         }
     }
 
     pub(super) fn on_unlisten(&mut self, number: u32, sock: u32) {
-        let Some(&client) = self.by_number.get(&number) else { return };
-        let found = self.listeners.iter().find(|(_, l)| l.client == client && l.sock == sock);
-        if let Some(index) = found.map(|(index, _)| index) {
+        if let Some(index) = self.listener_of(number, sock) {
             self.drop_listener(index);
         }
     }
@@ -190,6 +189,12 @@ impl Shard {
         fits().nth(pick % candidates)
     }
 
+    /// Whether connections to this destination come by the kernel, to a listener of ours.
+    fn is_kernels(&self, tuple: &FourTuple) -> bool {
+        let mut here = self.by_port.get(&tuple.local.port).into_iter().flatten();
+        here.any(|&index| self.listeners.get(index).is_some_and(|l| l.kernels && l.fit(tuple.local.addr) > 0))
+    }
+
     /// A SYN for `tuple`; `iss` is given when it replaces a TIME-WAIT record.
     pub(super) fn on_syn(
         &mut self,
@@ -200,7 +205,14 @@ impl Shard {
         iss: Option<utcp_proto::SeqNum>,
     ) {
         let now = self.now;
-        let Some(index) = self.find_listener(tuple) else { return self.refuse(tuple, seg, path) };
+        let Some(index) = self.find_listener(tuple) else {
+            // The kernel listens there, and is about to get such frames: the client tries again.
+            if matches!(path, Path::Device { .. }) && self.is_kernels(tuple) {
+                self.counters.dropped_segments += 1;
+                return;
+            }
+            return self.refuse(tuple, seg, path);
+        };
         let config = self.listener_config(index, path, tuple);
         let Some(listener) = self.listeners.get(index) else { return };
         // Linux drops a SYN when the accept queue is full; the client tries again.

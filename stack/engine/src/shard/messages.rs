@@ -42,8 +42,13 @@ pub enum ToShard {
         /// Socket slot.
         sock: u32,
     },
-    /// The listeners that share this address get their connections by the kernel.
-    Group(Addr),
+    /// A listener's new connections come by the kernel.
+    LeaveToKernel {
+        /// Client number.
+        client: u32,
+        /// Socket slot.
+        sock: u32,
+    },
     /// The last reference to the descriptor under a socket is gone.
     Hangup {
         /// Client number.

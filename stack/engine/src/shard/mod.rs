@@ -479,7 +479,7 @@ impl Shard {
             ToShard::Detach(number) => self.on_detach(number),
             ToShard::Listen(request) => self.on_listen(&request),
             ToShard::Unlisten { client, sock } => self.on_unlisten(client, sock),
-            ToShard::Group(addr) => self.on_group(addr),
+            ToShard::LeaveToKernel { client, sock } => self.on_leave_to_kernel(client, sock),
             ToShard::Yield { client, sock } => self.on_yield(client, sock),
             ToShard::Hangup { client, sock, token } => self.on_hangup(client, sock, token),
             ToShard::Left { place, generation } => self.on_left(place, generation),

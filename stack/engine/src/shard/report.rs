@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use utcp_abi::info::{self, Info};
-use utcp_proto::{Duration, FourTuple, RecoveryState, State, TcpInfo};
+use utcp_proto::{Duration, Endpoint, FourTuple, RecoveryState, State, TcpInfo};
 
 use super::flow::{Flow, Path};
 use super::{Report, ReportRequest, Shard};
@@ -14,9 +14,11 @@ pub struct SocketLine {
     /// State's name as `ss` prints it.
     pub state: &'static str,
     /// Local endpoint.
-    pub local: String,
-    /// Peer's endpoint, `*` for a listener.
-    pub remote: String,
+    pub local: Endpoint,
+    /// Peer's endpoint; none for a listener.
+    pub remote: Option<Endpoint>,
+    /// A listener whose new connections come by the kernel.
+    pub kernels: bool,
     /// Bytes received and not read; for a listener: connections that wait.
     pub recv_queue: u64,
     /// Bytes queued and not acknowledged; for a listener: the backlog.
@@ -50,6 +52,19 @@ enum Lines {
     Flows,
     HalfOpen,
     TimeWait,
+}
+
+impl SocketLine {
+    /// Both ends for people.
+    pub fn ends(&self) -> (String, String) {
+        let text = |end: Endpoint| endpoint(end.addr, end.port);
+        (text(self.local), self.remote.map_or("*:*".to_owned(), text))
+    }
+
+    /// Whether one of them has this port.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.local.port == port || self.remote.is_some_and(|remote| remote.port == port)
+    }
 }
 
 impl Lines {
@@ -153,8 +168,9 @@ impl Shard {
         let client = self.clients.get(listener.client)?;
         Some(SocketLine {
             state: "LISTEN",
-            local: endpoint(listener.addr, listener.tcp_port),
-            remote: "*:*".to_owned(),
+            local: Endpoint { addr: listener.addr, port: listener.tcp_port },
+            remote: None,
+            kernels: listener.kernels,
             recv_queue: u64::from(self.accept_queue_len(listener)),
             send_queue: u64::from(listener.backlog),
             detail: format!("syn-queue:{}", listener.half_open),
@@ -172,8 +188,9 @@ impl Shard {
         let owner = client.region.socket(flow.sock).map_or(0, |s| s.owner_pid.load(Ordering::Relaxed));
         Some(SocketLine {
             state: state_name(flow.tcb.state()),
-            local: endpoint(flow.tuple.local.addr, flow.tuple.local.port),
-            remote: endpoint(flow.tuple.remote.addr, flow.tuple.remote.port),
+            local: flow.tuple.local,
+            remote: Some(flow.tuple.remote),
+            kernels: false,
             recv_queue: rx,
             send_queue: tx,
             detail: self.path_words(flow) + &detail(&info, flow.waiting.is_some(), flow.closed_by_program),
@@ -186,8 +203,9 @@ impl Shard {
     fn bare(&self, state: &'static str, tuple: &FourTuple) -> SocketLine {
         SocketLine {
             state,
-            local: endpoint(tuple.local.addr, tuple.local.port),
-            remote: endpoint(tuple.remote.addr, tuple.remote.port),
+            local: tuple.local,
+            remote: Some(tuple.remote),
+            kernels: false,
             recv_queue: 0,
             send_queue: 0,
             detail: String::new(),

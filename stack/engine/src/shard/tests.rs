@@ -427,7 +427,7 @@ fn a_long_report_comes_in_parts() {
         assert!(lines.len() <= super::report::LINES_MAX);
         parts += 1;
         for line in lines {
-            assert!(seen.insert((line.state, line.local.clone(), line.remote)), "{} twice", line.local);
+            assert!(seen.insert((line.state, line.local, line.remote)), "{:?} twice", line.ends());
         }
         at = rest;
     }
