@@ -131,10 +131,33 @@ pub fn xdp_program_name(id: u32) -> Option<String> {
 /// Name of our own steering program.
 pub const STEERING_PROGRAM: &str = xdp::STEERING_PROGRAM;
 
-/// Number of that program on an interface where it stands behind the kernel's GRO instead of being an XDP program.
+/// Number of that program on an interface where it stands behind the kernel's GRO instead of being an XDP program, and those of
+/// the programs that are asked before it there.
 #[must_use]
-pub fn steers_behind(ifindex: u32) -> Option<u32> {
+pub fn steers_behind(ifindex: u32) -> Option<(u32, Vec<u32>)> {
     xdp::steers_behind(ifindex)
+}
+
+/// Whether `xdp:` stands behind GRO on that interface (a veth pair of one queue), where XDP programs of others do not hinder it.
+#[must_use]
+pub fn stands_behind(interface: &str) -> bool {
+    sys::interface(interface).is_ok_and(|found| found.is_some_and(|found| xdp::stands_behind(&found)))
+}
+
+/// Chains of nftables at that interface's ingress hook, each as "table chain". Where `xdp:` stands behind GRO, frames of ours meet them.
+#[must_use]
+pub fn ingress_chains(interface: &str) -> Vec<String> {
+    xdp::rules_before(interface)
+}
+
+/// Programs by name and number, for people.
+#[must_use]
+pub fn program_words(ids: &[u32]) -> String {
+    let name = |id: &u32| match xdp::program_name(*id).filter(|name| !name.is_empty()) {
+        Some(name) => format!("{name:?} (number {id})"),
+        None => format!("number {id}"),
+    };
+    ids.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a netmap module answers whose control interface we know (API 14 and 15). `NotFound`: none is loaded.

@@ -150,6 +150,11 @@ pub trait Steering: Send + Sync {
         Ok(())
     }
 
+    /// What stands in the way of frames of ours, in words.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// How the frames are told apart, for people: `native XDP on eth0 (program 17)`.
     fn describe(&self) -> String;
 }

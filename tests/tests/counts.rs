@@ -41,7 +41,12 @@ fn at_most(what: &str, calls: &strace::Calls, operations: u64, limit: f64) {
 
 /// How often a server sleeps, and wakes others, depends on who else wants its processor; the rest is the code's own. So the load is
 /// repeated, a few times at most, until a round keeps the `limit` of calls, those named `apart` not counted; the fewest of a round.
-fn calmest(limit: f64, operations: u64, apart: &str, mut round: impl FnMut() -> strace::Calls) -> strace::Calls {
+fn calmest(
+    limit: f64,
+    operations: u64,
+    apart: &str,
+    mut round: impl FnMut() -> strace::Calls,
+) -> strace::Calls {
     const ROUNDS: usize = 5;
     let counted = |calls: &strace::Calls| calls.total() - calls.0.get(apart).copied().unwrap_or(0);
     let mut fewest = round();

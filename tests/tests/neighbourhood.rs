@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, WAIT, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::{Engine, Host, Lab, Net, WAIT, is_root, not_run, on_kernel, release_file, wait_until};
 
 macro_rules! needs_root {
     () => {
@@ -266,4 +266,59 @@ print(s.recv(100).decode())",
         let _ = kernels.end_within(WAIT);
     }
     engine.wait_until_empty(WAIT);
+}
+
+/// The administrator's filters, there before the engine or put there later: those of the queueing discipline stand behind us, those of
+/// nftables' ingress hook in front, and `utcp why` and `utcp doctor` name them.
+#[test]
+fn filters_stand_behind_or_are_named() {
+    needs_root!();
+    for before in [true, false] {
+        let (lab, net) = (Lab::new("filters"), Net::new());
+        let device = &net.server.interface;
+        let within = |program: &str, words: &str| {
+            let _ = lab.run(program).args(words.split(' ')).inside(&net.server).ok();
+        };
+        let filter = || {
+            within("tc", &format!("qdisc add dev {device} clsact"));
+            // Away with all TCP, by the oldest of classifiers and actions: to a cable that ends nowhere.
+            within("ip", "link add void type veth peer name nowhere");
+            within("ip", "link set void up");
+            let rule = "protocol ip u32 match ip protocol 6 0xff action mirred egress redirect dev void";
+            within("tc", &format!("filter add dev {device} ingress {rule}"));
+        };
+        if before {
+            filter();
+        }
+        let engine = on_device(&lab, &net.server).run();
+        let nginx = Nginx::start(&lab, &engine);
+        let port = nginx.port;
+        if !before {
+            filter();
+        }
+        let url = format!("http://{}:{port}/hello", net.server.addr);
+        let curl = || lab.run("curl").args(["-sf", "-m", "5", &url]).inside(&net.client);
+        if on_kernel() {
+            // It is the kernel's, which is not to have it.
+            assert!(!curl().finish().status.success(), "dropped");
+            within("tc", &format!("qdisc del dev {device} clsact"));
+        }
+        let _ = curl().ok();
+        engine.went_through(1);
+        within("nft", "add table netdev guard");
+        let hook = format!("type filter hook ingress device {device} priority 0 ;");
+        within("nft", &format!("add chain netdev guard early {{ {hook} }}"));
+        within("nft", &format!("add rule netdev guard early tcp dport {port} drop"));
+        let blocked = lab.run("curl").args(["-sf", "-m", "1", &url]).inside(&net.client).finish();
+        assert!(!blocked.status.success(), "dropped, as for the kernel's sockets");
+        if !on_kernel() {
+            let why = engine.ask(&format!("why {port}")).expect("it answers");
+            assert!(why.contains("rules of nftables at the ingress hook: guard early"), "{why}");
+            let doctor = lab.run(release_file("utcp")).args(["doctor", &format!("xdp:{device}")]);
+            let doctor = doctor.inside(&net.server).finish();
+            assert!(doctor.text().contains("ingress chains guard early"), "{}", doctor.text());
+        }
+        within("nft", "delete table netdev guard");
+        let _ = curl().ok();
+    }
 }

@@ -67,6 +67,7 @@ pub(crate) enum Helper {
     ChangeType = 32,
     PullData = 39,
     RedirectMap = 51,
+    LoadBytesRelative = 68,
 }
 
 const LD_IMM64: u8 = 0x18;

@@ -11,6 +11,8 @@ use super::asm::Insn;
 use crate::sys::{number, own};
 
 const MAP_CREATE: libc::c_int = 0;
+#[cfg(test)]
+const MAP_LOOKUP: libc::c_int = 1;
 const MAP_UPDATE: libc::c_int = 2;
 const MAP_DELETE: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
@@ -260,6 +262,19 @@ impl<K: Copy, V: Copy> Map<K, V> {
         unsafe { bpf(MAP_UPDATE, &mut args) }.map(drop)
     }
 
+    #[cfg(test)]
+    /// One entry.
+    pub(super) fn get(&self, key: &K) -> io::Result<V>
+    where
+        V: Default,
+    {
+        let mut value = V::default();
+        let mut args = ElemArgs { value: std::ptr::from_mut(&mut value).addr() as u64, ..self.elem(key) };
+        // SAFETY: key and value are as long as the map was made for, and live until the call returns.
+        unsafe { bpf(MAP_LOOKUP, &mut args) }?;
+        Ok(value)
+    }
+
     /// Removes one entry; `false` when there was none.
     pub(super) fn remove(&self, key: &K) -> io::Result<bool> {
         let mut args = self.elem(key);
@@ -275,8 +290,11 @@ impl<K: Copy, V: Copy> Map<K, V> {
 /// What a program gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Frames in front of the stack.
+    /// Frames in front of the stack, also those that come in pieces.
     Xdp,
+    /// Frames in front of the stack, of one piece: others' programs.
+    #[cfg(test)]
+    XdpWhole,
     /// Socket buffers.
     Buffers,
 }
@@ -292,6 +310,8 @@ impl Program {
     pub(super) fn load(name: &str, kind: Kind, insns: &[Insn]) -> Result<Self, (io::Error, String)> {
         let (prog_type, expected_attach_type, prog_flags) = match kind {
             Kind::Xdp => (PROG_TYPE_XDP, ATTACH_TYPE_XDP, XDP_HAS_FRAGS),
+            #[cfg(test)]
+            Kind::XdpWhole => (PROG_TYPE_XDP, ATTACH_TYPE_XDP, 0),
             Kind::Buffers => (PROG_TYPE_SCHED_CLS, ATTACH_TYPE_TCX_INGRESS, 0),
         };
         let mut args = ProgLoadArgs {
@@ -342,11 +362,16 @@ impl Program {
 
     /// Attaches behind GRO, in front of whatever stands there already; for as long as the link lives.
     pub(super) fn attach_behind(&self, ifindex: u32) -> io::Result<OwnedFd> {
+        self.attach_among(ifindex, TCX_FIRST)
+    }
+
+    /// Attaches behind GRO, at the place that `flags` say.
+    pub(super) fn attach_among(&self, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
         let mut args = LinkCreateArgs {
             prog_fd: number(&self.fd),
             target_ifindex: ifindex,
             attach_type: ATTACH_TYPE_TCX_INGRESS,
-            flags: TCX_FIRST,
+            flags,
         };
         // SAFETY: the command reads its structure only and returns a new descriptor.
         own(unsafe { bpf(LINK_CREATE, &mut args) }?)
@@ -376,6 +401,12 @@ impl Program {
         // SAFETY: the kernel reads `data_size_in` bytes of the frame and writes none.
         unsafe { bpf(PROG_TEST_RUN, &mut args) }?;
         Ok((args.retval, args.duration))
+    }
+
+    #[cfg(test)]
+    /// Its descriptor.
+    pub(super) fn raw_fd(&self) -> i32 {
+        self.fd.as_raw_fd()
     }
 
     /// Its number, as `bpftool prog` shows it.
@@ -411,8 +442,8 @@ pub(super) fn link_of(ifindex: u32, program: u32) -> Option<OwnedFd> {
     None
 }
 
-/// Number of the program called `name` behind GRO of an interface (tcx).
-pub(super) fn attached_behind(ifindex: u32, name: &str) -> Option<u32> {
+/// Numbers of the programs behind GRO of an interface (tcx), in the order in which they are asked.
+pub(super) fn programs_behind(ifindex: u32) -> Vec<u32> {
     let mut ids = [0_u32; 64];
     let mut args = QueryArgs {
         target_ifindex: ifindex,
@@ -422,9 +453,10 @@ pub(super) fn attached_behind(ifindex: u32, name: &str) -> Option<u32> {
         ..QueryArgs::default()
     };
     // SAFETY: the kernel writes at most `count` numbers.
-    unsafe { bpf(PROG_QUERY, &mut args) }.ok()?;
-    let known = ids.iter().take(args.count as usize);
-    known.copied().find(|id| program_name(*id).as_deref() == Some(name))
+    match unsafe { bpf(PROG_QUERY, &mut args) } {
+        Ok(_) => ids.into_iter().take(args.count as usize).collect(),
+        Err(_) => Vec::new(),
+    }
 }
 
 /// Name of the program with that number.

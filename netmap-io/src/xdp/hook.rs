@@ -68,7 +68,7 @@ fn read(answer: &[u8]) -> Option<Hooked> {
 }
 
 /// The bytes of the first attribute of a kind.
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     loop {
         let half = |at: usize| bytes.get(at..at + 2)?.try_into().map(u16::from_ne_bytes).ok();
         let (len, kind) = (usize::from(half(0)?), half(2)? & !NESTED);
@@ -77,6 +77,47 @@ fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
             return Some(body);
         }
         bytes = bytes.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+/// Puts a program there as `ip link set dev … xdp …` does, without a link that holds it; -1 takes it off.
+pub(super) fn put(ifindex: u32, program: i32, native: bool) -> io::Result<()> {
+    const RTM_SETLINK: u16 = 19;
+    const NLM_F_ACK: u16 = 4;
+    const IFLA_XDP_FD: u16 = 1;
+    const IFLA_XDP_FLAGS: u16 = 3;
+    // SAFETY: makes a descriptor.
+    let socket = own(unsafe {
+        libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE)
+    })?;
+    let mode: u32 = if native { 1 << 2 } else { 1 << 1 };
+    let mut hook = Vec::new();
+    for (kind, value) in [(IFLA_XDP_FD, program.to_ne_bytes()), (IFLA_XDP_FLAGS, mode.to_ne_bytes())] {
+        hook.extend(8_u16.to_ne_bytes());
+        hook.extend(kind.to_ne_bytes());
+        hook.extend(value);
+    }
+    let mut question = vec![0; HEADER + IFINFO];
+    question[4..6].copy_from_slice(&RTM_SETLINK.to_ne_bytes());
+    question[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
+    question[HEADER + 4..HEADER + 8].copy_from_slice(&ifindex.to_ne_bytes());
+    question.extend(u16::try_from(4 + hook.len()).unwrap_or(0).to_ne_bytes());
+    question.extend((IFLA_XDP | NESTED).to_ne_bytes());
+    question.extend(hook);
+    let len = u32::try_from(question.len()).unwrap_or(0);
+    question[..4].copy_from_slice(&len.to_ne_bytes());
+    let mut answer = [0_u8; 1024];
+    // SAFETY: the kernel reads as many bytes as there are, and then writes at most as many.
+    let got = unsafe {
+        libc::send(socket.as_raw_fd(), question.as_ptr().cast(), question.len(), 0);
+        libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0)
+    };
+    // An NLMSG_ERROR: behind its header the negative errno, 0 for done.
+    let errno = answer[HEADER..HEADER + 4].try_into().map(i32::from_ne_bytes).unwrap_or(0);
+    match (got, errno) {
+        (20.., 0) => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(-errno)),
     }
 }
 

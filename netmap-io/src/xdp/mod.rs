@@ -23,6 +23,7 @@ mod joined;
 mod packets;
 mod program;
 mod ring;
+mod rules;
 mod steer;
 mod sys;
 
@@ -111,9 +112,24 @@ pub(crate) fn program_name(id: u32) -> Option<String> {
     bpf::program_name(id)
 }
 
-/// Number of our steering program behind GRO of an interface.
-pub(crate) fn steers_behind(ifindex: u32) -> Option<u32> {
-    bpf::attached_behind(ifindex, STEERING_PROGRAM)
+/// Number of our steering program behind GRO of an interface, and those that are asked before it.
+pub(crate) fn steers_behind(ifindex: u32) -> Option<(u32, Vec<u32>)> {
+    let mut all = bpf::programs_behind(ifindex);
+    let ours = |id: &u32| bpf::program_name(*id).as_deref() == Some(STEERING_PROGRAM);
+    let at = all.iter().position(ours)?;
+    let id = all[at];
+    all.truncate(at);
+    Some((id, all))
+}
+
+/// Chains of nftables that frames for our packet sockets meet first.
+pub(crate) fn rules_before(interface: &str) -> Vec<String> {
+    rules::ingress_chains(interface).unwrap_or_default()
+}
+
+/// Whether a device of these options stands behind GRO, so that XDP programs of others may be in front of it.
+pub(crate) fn stands_behind(interface: &Interface) -> bool {
+    packets::fits(interface, &OpenOptions { vnet_header: true, ..OpenOptions::default() })
 }
 
 /// Looks the interface up. A name that itself ends like a queue (`br-12`) is found as a whole.

@@ -110,6 +110,7 @@ const MD_RX_QUEUE: i16 = 16;
 const SKB_LEN: i16 = 0;
 const SKB_TYPE: i16 = 4;
 const SKB_MARK: i16 = 8;
+const SKB_PROTOCOL: i16 = 16;
 const SKB_VLAN_PRESENT: i16 = 20;
 const SKB_VLAN_TCI: i16 = 24;
 const SKB_DATA: i16 = 76;
@@ -133,6 +134,10 @@ const FRAGMENT_PEER: i16 = FRAGMENT + 16;
 const FRAGMENT_IDENT: i16 = FRAGMENT + 32;
 const IS_FIRST: i16 = FRAGMENT - 8;
 const ANYTHING: i16 = FRAGMENT - 4;
+/// First bytes of the link's header.
+const LINK: i16 = FRAGMENT - 16;
+/// What the helper that loads bytes counts from (`BPF_HDR_START_MAC`).
+const FROM_LINK: i32 = 0;
 
 const ETHER_HEADER: i32 = 14;
 const VLAN_TAG: i32 = 4;
@@ -184,7 +189,10 @@ pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
             asm.load(Width::Word, R7, R6, MD_DATA);
             asm.load(Width::Word, R8, R6, MD_DATA_END);
         }
-        Hook::Behind(_) => write_buffer(&mut asm, pass),
+        Hook::Behind(_) => {
+            write_buffer(&mut asm, pass);
+            write_link(&mut asm, pass, untagged);
+        }
     }
     need(&mut asm, R7, ETHER_HEADER, pass);
     // RFC 1122 §3.3.6: what is for a group on the link and for one of us above it, IP may discard, and TCP does so.
@@ -322,6 +330,35 @@ fn write_buffer(asm: &mut Asm, pass: Label) {
     asm.load(Width::Word, R7, R6, SKB_DATA);
     asm.load(Width::Word, R8, R6, SKB_DATA_END);
     asm.place(ready);
+}
+
+/// Whether the link's header stands in front. Behind an XDP program in generic mode that takes frames in pieces, the kernel works
+/// on a copy of the buffer in which the header's length is 0 (seen in Linux 6.18: `skb_copy_header` leaves `mac_len` out):
+/// programs of this hook get the packet from its IP header on.
+fn write_link(asm: &mut Asm, pass: Label, untagged: Label) {
+    let [version, there] = std::array::from_fn(|_| asm.label());
+    need(asm, R7, ETHER_HEADER, pass);
+    // An IP header begins with its version. Few stations have addresses that begin so; of them it has to be asked.
+    asm.load(Width::Byte, R3, R7, 0);
+    asm.and_imm(R3, 0xf0);
+    asm.jump_if_imm(R3, If::Equal, 0x40, version);
+    asm.jump_if_imm(R3, If::NotEqual, 0x60, there);
+    asm.place(version);
+    asm.mov(R1, R6);
+    asm.mov_imm(R2, 0);
+    asm.mov(R3, R10);
+    asm.add_imm(R3, i32::from(LINK));
+    asm.mov_imm(R4, 8);
+    asm.mov_imm(R5, FROM_LINK);
+    asm.call(Helper::LoadBytesRelative);
+    asm.jump_if_imm(R0, If::NotEqual, 0, pass);
+    asm.load(Width::Double, R1, R10, LINK);
+    asm.load(Width::Double, R3, R7, 0);
+    asm.jump_if(R1, If::Equal, R3, there);
+    asm.mov(R9, R7);
+    asm.load(Width::Word, R3, R6, SKB_PROTOCOL);
+    asm.jump(untagged);
+    asm.place(there);
 }
 
 /// IPv4 (RFC 791): addresses into the keys, R5 behind the header, R4 the protocol. Fragments without ports go on at `later`.

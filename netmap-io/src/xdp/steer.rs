@@ -17,6 +17,8 @@ use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
 
 /// Name of our program, as `bpftool prog` and another engine see it.
 pub(crate) const PROGRAM_NAME: &str = "utcp_steer";
+/// Where the program stands that is no XDP program.
+const BEHIND: &str = "tcx";
 /// How often, and how far apart, a hook that another engine holds is tried again.
 const BUSY_RETRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
@@ -56,6 +58,7 @@ pub(super) struct XdpSteering {
 #[derive(Debug)]
 struct Attached {
     interface: String,
+    ifindex: u32,
     /// How, in words.
     way: &'static str,
     /// Closing it detaches, also when the kernel closes it for a killed process; unless others hold it, too.
@@ -79,7 +82,8 @@ impl XdpSteering {
         let link = steering.program.attach_behind(device.index);
         let link = link.map_err(|error| refused("attaching the steering program", error))?;
         let (interface, inherited) = (device.name.clone(), AtomicBool::new(false));
-        let attached = Attached { interface, way: "tcx", link, inherited, kept: false };
+        let ifindex = device.index;
+        let attached = Attached { interface, ifindex, way: BEHIND, link, inherited, kept: false };
         steering.attached = Some(attached);
         Ok(steering)
     }
@@ -145,7 +149,7 @@ impl XdpSteering {
         let link = link.map_err(|error| Self::attach_error(interface, ifindex, mode, error))?;
         let (inherited, kept) = (AtomicBool::new(false), kept && self.can_be_found(ifindex));
         let (interface, way) = (interface.into(), way(native));
-        self.attached = Some(Attached { interface, way, link, inherited, kept });
+        self.attached = Some(Attached { interface, ifindex, way, link, inherited, kept });
         Ok(native)
     }
 
@@ -163,7 +167,7 @@ impl XdpSteering {
         let link = bpf::link_of(ifindex, program)?;
         let inherited = AtomicBool::new(true);
         let (interface, way) = (interface.into(), way(native));
-        self.attached = Some(Attached { interface, way, link, inherited, kept: true });
+        self.attached = Some(Attached { interface, ifindex, way, link, inherited, kept: true });
         Some(native)
     }
 
@@ -302,6 +306,22 @@ impl Steering for XdpSteering {
         let Some(attached) = self.attached.as_ref().filter(|_| self.is_inherited()) else { return Ok(()) };
         attached.inherited.store(false, Ordering::Relaxed);
         self.program.replace_in(&attached.link).map_err(|e| refused("replacing the steering program", e))
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let attached = self.attached.as_ref().filter(|attached| attached.way == BEHIND)?;
+        let mut before = bpf::programs_behind(attached.ifindex);
+        let own = self.program.id();
+        before.truncate(before.iter().position(|id| *id == own)?);
+        let chains = super::rules_before(&attached.interface);
+        let mut words = Vec::new();
+        if !before.is_empty() {
+            words.push(format!("tcx programs before ours: {}", crate::inspect::program_words(&before)));
+        }
+        if !chains.is_empty() {
+            words.push(format!("rules of nftables at the ingress hook: {}", chains.join(", ")));
+        }
+        (!words.is_empty()).then(|| format!("{}; what they drop never comes here", words.join("; ")))
     }
 
     fn describe(&self) -> String {

@@ -318,9 +318,19 @@ fn a_foreign_program_is_named_and_stays() {
         assert!(net.open(&net.a, "xdp:nio-a", &kept).err().unwrap().to_string().contains(&words(id)));
         let attached = net.a.run(move || super::steer::attached(ifindex));
         assert_eq!(attached, Some((id, name.to_owned())));
-        drop((program, link));
+        drop(link);
         // Detached: now it is ours.
         drop(net.open(&net.a, "xdp:nio-a", &options).unwrap());
+        // The same for one that no link holds, as `ip link set … xdp` leaves it.
+        let program = net.a.run(move || {
+            super::hook::put(ifindex, program.raw_fd(), native).unwrap();
+            program
+        });
+        let error = net.open(&net.a, "xdp:nio-a", &options).err().unwrap().to_string();
+        assert!(error.contains("is in use") && error.contains(&words(id)), "{error}");
+        net.a.run(move || super::hook::put(ifindex, -1, native).unwrap());
+        drop(net.open(&net.a, "xdp:nio-a", &options).unwrap());
+        drop(program);
     }
 }
 

@@ -2,9 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::asm::Reg::{R0, R1, R2};
+use super::super::asm::{Asm, Width};
+use super::super::bpf::{Kind, Map, MapType, Program, Update};
+use super::super::hook;
+use super::super::program::XDP_PASS;
 use super::VNET_HEADER;
 use crate::conformance::{self, Pair};
-use crate::testing::{Frame, IP_A, IP_B, MAC_B, Network, skip_without};
+use crate::testing::{Frame, IP_A, IP_B, MAC_A, MAC_B, Network, Tap, skip_without};
 use crate::{Device, OpenOptions, Port, Proto, Tuple};
 
 const PORT: u16 = 4000;
@@ -135,6 +140,203 @@ fn one_engine_at_a_time_drives_a_device_whichever_way() {
     assert!(error(&options()).starts_with("queue 0 of nio-a is in use"));
     drop(held);
     assert_eq!(net.open(&net.a, "xdp:nio-a", &options()).unwrap().ports.len(), 1, "it was given back");
+}
+
+/// Of somebody else: counts what it sees, and says what becomes of it.
+struct Foreign {
+    program: Program,
+    seen: Map<u32, u64>,
+}
+
+impl Foreign {
+    fn new(name: &str, kind: Kind, verdict: i32) -> Self {
+        let seen: Map<u32, u64> = Map::new(MapType::Array, name, 1, 0).unwrap();
+        let mut asm = Asm::default();
+        asm.load_map_value(R1, seen.raw_fd());
+        asm.load(Width::Double, R2, R1, 0);
+        asm.add_imm(R2, 1);
+        asm.store(Width::Double, R1, 0, R2);
+        asm.mov_imm(R0, verdict);
+        asm.exit();
+        Self { program: Program::load(name, kind, &asm.finish()).unwrap(), seen }
+    }
+
+    /// Waits until it has seen that much since the last time, and not more.
+    #[track_caller]
+    fn saw(&self, count: u64) {
+        let until = Instant::now() + Duration::from_secs(5);
+        while self.seen.get(&0).unwrap() < count && Instant::now() < until {}
+        assert_eq!(self.seen.get(&0).unwrap(), count);
+        self.forget();
+    }
+
+    fn forget(&self) {
+        self.seen.update(&0, &0, Update::Any).unwrap();
+    }
+}
+
+/// A device on `a`, and frames that come to it: one of ours and one of the kernel's.
+struct Bench {
+    net: Network,
+    device: Option<Device>,
+    wire: Tap,
+    ifindex: u32,
+    mac: [u8; 6],
+}
+
+impl Bench {
+    fn new() -> Self {
+        let net = Network::new(1, 1500);
+        // What hosts tell each other by themselves would be counted, too.
+        for host in [&net.a, &net.b] {
+            host.run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap());
+        }
+        let wire = net.b.run(|| Tap::new("nio-b").unwrap());
+        let ifindex = net.a.run(|| crate::sys::interface("nio-a").unwrap().unwrap().index);
+        Self { net, device: None, wire, ifindex, mac: MAC_A }
+    }
+
+    fn open(&mut self) {
+        let device = self.net.open(&self.net.a, "xdp:nio-a", &options()).unwrap();
+        device.steering.as_ref().unwrap().register(Tuple::new(IP_A, PORT, Proto::TCP)).unwrap();
+        assert!(device.ports[0].caps().mode.starts_with("packet sockets"));
+        self.device = Some(device);
+    }
+
+    fn frame(&self, port: u16) -> Vec<u8> {
+        Frame::new(Proto::TCP, (IP_B.into(), 9), (IP_A.into(), port)).macs(self.mac, MAC_B).build()
+    }
+
+    /// One that is ours comes, and one that is the kernel's.
+    fn send(&self) {
+        for port in [PORT, PORT + 1] {
+            self.wire.send(&self.frame(port)).unwrap();
+        }
+    }
+
+    /// Waits for what came to us: the one that is ours, and nothing else.
+    fn ours_comes(&mut self) -> bool {
+        self.send();
+        let ours = self.frame(PORT);
+        let port = &mut self.device.as_mut().unwrap().ports[0];
+        let until = Instant::now() + Duration::from_secs(5);
+        while port.rx_sync().unwrap() == 0 && Instant::now() < until {}
+        let came: Vec<Vec<u8>> = port.rx().map(|came| came[HEADER..].to_vec()).collect();
+        assert!(came.is_empty() || came == [ours], "{came:?}");
+        !came.is_empty()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        let steering = self.device.as_ref().unwrap().steering.clone().unwrap();
+        self.net.a.run(move || steering.trouble())
+    }
+}
+
+/// Programs of others on the same hook, in front of ours and behind it: whoever was there, and comes later.
+#[test]
+fn programs_of_others_stand_beside_ours() {
+    skip_without!(namespaces);
+    const BEFORE: u32 = 1 << 3;
+    const AFTER: u32 = 1 << 4;
+    const NEXT: i32 = -1;
+    const KEEP: i32 = 0;
+    let mut bench = Bench::new();
+    let attach = |bench: &Bench, foreign: Foreign, flags: u32| {
+        let ifindex = bench.ifindex;
+        bench.net.a.run(move || {
+            let link = foreign.program.attach_among(ifindex, flags).unwrap();
+            (foreign, link)
+        })
+    };
+    let (first, _first) = attach(&bench, Foreign::new("first", Kind::Buffers, NEXT), BEFORE);
+    bench.open();
+    let (last, _last) = attach(&bench, Foreign::new("last", Kind::Buffers, NEXT), AFTER);
+    for foreign in [&first, &last] {
+        foreign.forget();
+    }
+    assert!(bench.ours_comes());
+    // What is not ours goes on to them, what is ours does not.
+    for foreign in [&first, &last] {
+        foreign.saw(1);
+    }
+    assert_eq!(bench.trouble(), None);
+    // Who comes later and stands in front sees everything, and may let it go on.
+    let (earlier, link) = attach(&bench, Foreign::new("earlier", Kind::Buffers, NEXT), BEFORE);
+    assert!(bench.ours_comes());
+    earlier.saw(2);
+    for foreign in [&first, &last] {
+        foreign.saw(1);
+    }
+    let trouble = bench.trouble().unwrap();
+    assert!(trouble.contains("\"earlier\" (number ") && !trouble.contains("first"), "{trouble}");
+    drop(link);
+    // Or keep it from everybody else: it is the last that saw ours, which came before the kernel's.
+    let (keeper, link) = attach(&bench, Foreign::new("keeper", Kind::Buffers, KEEP), BEFORE);
+    bench.send();
+    keeper.saw(2);
+    assert_eq!(bench.device.as_mut().unwrap().ports[0].rx_sync().unwrap(), 0);
+    for foreign in [&first, &last] {
+        foreign.saw(0);
+    }
+    assert!(bench.trouble().unwrap().contains("\"keeper\""));
+    drop(link);
+    assert!(bench.ours_comes());
+    assert_eq!(bench.trouble(), None);
+    bench.device = None;
+    let ifindex = bench.ifindex;
+    assert!(bench.net.a.run(move || super::super::steers_behind(ifindex).is_none()));
+}
+
+/// An XDP program of somebody else's, however it is attached, stands in front of ours: what it passes is sorted here.
+#[track_caller]
+fn stands_in_front(kind: Kind, native: bool, by_link: bool, before: bool) {
+    let mut bench = Bench::new();
+    if !before {
+        bench.open();
+    }
+    let (foreign, ifindex) = (Foreign::new("filter", kind, XDP_PASS), bench.ifindex);
+    let (foreign, _link) = bench.net.a.run(move || {
+        let link = by_link.then(|| foreign.program.attach(ifindex, native).unwrap());
+        if link.is_none() {
+            hook::put(ifindex, foreign.program.raw_fd(), native).unwrap();
+        }
+        (foreign, link)
+    });
+    if before {
+        bench.open();
+    }
+    foreign.forget();
+    let words = format!("{kind:?}, native {native}, by a link {by_link}, before {before}");
+    assert!(bench.ours_comes(), "{words}");
+    foreign.saw(2);
+    bench.device = None;
+    let attached = bench.net.a.run(move || super::super::steer::attached(ifindex));
+    assert_eq!(attached, Some((foreign.program.id(), "filter".to_owned())), "it stays: {words}");
+}
+
+/// A link address that begins like an IP header, before frames that do and frames that don't.
+#[test]
+fn an_address_like_a_packet() {
+    skip_without!(namespaces);
+    for first in [0x46, 0x60] {
+        let mut bench = Bench::new();
+        bench.mac[0] = first;
+        bench.net.a.ip(&format!("link set nio-a address {first:02x}:00:00:00:77:01"));
+        bench.open();
+        assert!(bench.ours_comes());
+        let (program, ifindex) = (Foreign::new("filter", Kind::Xdp, XDP_PASS), bench.ifindex);
+        let _held = bench.net.a.run(move || program.program.attach(ifindex, false).unwrap());
+        assert!(bench.ours_comes());
+    }
+}
+
+#[test]
+fn an_xdp_program_of_others_stands_in_front() {
+    skip_without!(namespaces);
+    for case in 0..16 {
+        let [pieces, native, by_link, before] = [1, 2, 4, 8].map(|bit| case & bit != 0);
+        stands_in_front(if pieces { Kind::Xdp } else { Kind::XdpWhole }, native, by_link, before);
+    }
 }
 
 /// Sockets tell of a link that went down until somebody asks; who sleeps on them would never sleep again.

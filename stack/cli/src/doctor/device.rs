@@ -192,11 +192,19 @@ fn xdp(interface: &Interface) -> Vec<Finding> {
     let drives = |id| {
         Finding::note("XDP", format!("an engine of utcp drives {name} (program {id}); a second one can't"))
     };
-    all.push(match (interface.xdp, inspect::steers_behind(*index)) {
-        (None, Some(id)) => drives(id),
+    let behind = inspect::steers_behind(*index);
+    all.push(match (interface.xdp, &behind) {
+        (_, Some((id, _))) => drives(*id),
         (None, None) => Finding::good("XDP", "no program is attached"),
-        (Some(id), _) => match inspect::xdp_program_name(id) {
+        (Some(id), None) => match inspect::xdp_program_name(id) {
             Some(program) if program == inspect::STEERING_PROGRAM => drives(id),
+            program if inspect::stands_behind(name) => Finding::note(
+                "XDP",
+                format!(
+                    "program {:?} (number {id}) is attached: it stands in front of ours, which sees what it passes",
+                    program.unwrap_or_default()
+                ),
+            ),
             program => Finding::bad(
                 "XDP",
                 format!(
@@ -207,6 +215,19 @@ fn xdp(interface: &Interface) -> Vec<Finding> {
             ),
         },
     });
+    if let Some((_, before)) = behind.filter(|(_, before)| !before.is_empty()) {
+        let words = inspect::program_words(&before);
+        all.push(Finding::note(
+            "tcx",
+            format!("asked before ours: {words}; what they keep never comes to utcp"),
+        ));
+    }
+    let chains = if inspect::stands_behind(name) { inspect::ingress_chains(name) } else { Vec::new() };
+    if !chains.is_empty() {
+        let words =
+            format!("ingress chains {}: what they drop never comes to utcp either", chains.join(", "));
+        all.push(Finding::note("nftables", words));
+    }
     if *mtu > XDP_MTU_MAX {
         let words = format!(
             "{mtu} is more than {XDP_MTU_MAX}, the longest packet of an AF_XDP buffer: longer ones come in pieces and \

@@ -197,7 +197,10 @@ impl Control {
         match interface {
             interface if !interface.up => format!("{text} (which is down){master}"),
             interface if !interface.running => format!("{text} (which has no carrier){master}"),
-            _ => format!("{text}{master}"),
+            _ => {
+                let trouble = device.steering.as_ref().and_then(|steering| steering.trouble());
+                format!("{text}{master}{}", trouble.map_or(String::new(), |words| format!(" ({words})")))
+            }
         }
     }
 

@@ -1,0 +1,176 @@
+//! Rules of nftables at an interface's ingress hook, by netlink: a frame meets them behind programs of the tcx hook and before packet
+//! sockets, so what they drop never comes to us there. (XDP programs stand before both.)
+//!
+//! ```text
+//!  question:  nlmsghdr │ nfgenmsg
+//!  answer:    nlmsghdr │ nfgenmsg (its family) │ table │ name │ hook ─► number │ interface, or several
+//! ```
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::hook::attribute;
+use crate::sys::own;
+
+/// `nlmsghdr`, and `nfgenmsg` behind it.
+const HEADER: usize = 16;
+const FAMILY: usize = 4;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const REQUEST_DUMP: u16 = 0x301;
+/// `NFNL_SUBSYS_NFTABLES`, and of that `NFT_MSG_NEWCHAIN` and `NFT_MSG_GETCHAIN`.
+const CHAIN: u16 = 10 << 8 | 3;
+const GET_CHAIN: u16 = 10 << 8 | 4;
+/// Families, and the number that each has for the ingress hook.
+const NETDEV: (u8, u32) = (5, 0);
+const INET: (u8, u32) = (1, 5);
+/// Attributes of a chain, and of its hook.
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_DEVICE: u16 = 3;
+const HOOK_DEVICES: u16 = 4;
+/// In the list of interfaces: a name, or what names begin with.
+const DEVICE_NAME: u16 = 1;
+const DEVICE_PREFIX: u16 = 2;
+/// Answers that are read at most.
+const ANSWERS_MAX: usize = 64;
+
+/// Base chains at the ingress hook of an interface of this network namespace, each as "table chain".
+pub(super) fn ingress_chains(interface: &str) -> io::Result<Vec<String>> {
+    // SAFETY: makes a descriptor.
+    let socket = own(unsafe {
+        libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER)
+    })?;
+    let question = question();
+    // SAFETY: the kernel reads as many bytes as there are.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), question.as_ptr().cast(), question.len(), 0) };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut all = Vec::new();
+    let mut answer = vec![0_u8; 32 * 1024];
+    for _ in 0..ANSWERS_MAX {
+        // SAFETY: the kernel writes at most as many bytes as there are.
+        let got = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        if read(&answer[..got.min(answer.len())], interface, &mut all)? {
+            break;
+        }
+    }
+    Ok(all)
+}
+
+fn question() -> [u8; HEADER + FAMILY] {
+    let mut all = [0; HEADER + FAMILY];
+    all[..4].copy_from_slice(&20_u32.to_ne_bytes());
+    all[4..6].copy_from_slice(&GET_CHAIN.to_ne_bytes());
+    all[6..8].copy_from_slice(&REQUEST_DUMP.to_ne_bytes());
+    all
+}
+
+/// Reads the messages of an answer; whether the last one was among them.
+fn read(mut answer: &[u8], interface: &str, all: &mut Vec<String>) -> io::Result<bool> {
+    while let Some(head) = answer.first_chunk::<HEADER>() {
+        let [l0, l1, l2, l3, k0, k1, ..] = *head;
+        let len = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+        let Some(body) = answer.get(HEADER..len) else { break };
+        match u16::from_ne_bytes([k0, k1]) {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => {
+                let errno = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                return Err(io::Error::from_raw_os_error(errno.wrapping_neg()));
+            }
+            CHAIN => all.extend(chain(body, interface)),
+            _ => {}
+        }
+        let Some(rest) = answer.get(len.next_multiple_of(4)..) else { break };
+        answer = rest;
+    }
+    Ok(false)
+}
+
+/// The chain that an answer tells of, if it stands at that hook of the interface.
+fn chain(body: &[u8], interface: &str) -> Option<String> {
+    let attributes = body.get(FAMILY..)?;
+    let hook = attribute(attributes, CHAIN_HOOK)?;
+    let number = u32::from_be_bytes(*attribute(hook, HOOK_NUMBER)?.first_chunk()?);
+    let here = [NETDEV, INET].contains(&(*body.first()?, number));
+    let one = || attribute(hook, HOOK_DEVICE).is_some_and(|name| text(name) == interface);
+    let among = || attribute(hook, HOOK_DEVICES).is_some_and(|list| names(list, interface));
+    if !here || !(one() || among()) {
+        return None;
+    }
+    Some(format!(
+        "{} {}",
+        text(attribute(attributes, CHAIN_TABLE)?),
+        text(attribute(attributes, CHAIN_NAME)?)
+    ))
+}
+
+/// Whether an interface is in a list.
+fn names(mut list: &[u8], interface: &str) -> bool {
+    while let Some(&[l0, l1, k0, k1]) = list.first_chunk() {
+        let len = usize::from(u16::from_ne_bytes([l0, l1]));
+        let Some(body) = list.get(4..len) else { return false };
+        let name = text(body);
+        match u16::from_ne_bytes([k0, k1]) {
+            DEVICE_NAME if name == interface => return true,
+            DEVICE_PREFIX if interface.starts_with(&*name) => return true,
+            _ => {}
+        }
+        list = list.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
+}
+
+/// A string with its zero.
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Network, skip_without};
+
+    #[test]
+    fn answers_end_whatever_they_hold() {
+        let mut all = Vec::new();
+        for len in [0_u32, 1, 15, 16, 17, 40, u32::MAX] {
+            let mut answer = vec![0xff_u8; 40];
+            answer[..4].copy_from_slice(&len.to_ne_bytes());
+            let _ = read(&answer, "eth0", &mut all);
+        }
+        assert_eq!(all, Vec::<String>::new());
+    }
+
+    #[test]
+    fn chains_of_the_interface_are_named() {
+        skip_without!(namespaces);
+        let net = Network::new(1, 1500);
+        let chains = |name: &'static str| net.a.run(move || ingress_chains(name));
+        if std::process::Command::new("nft").arg("-v").output().is_err() {
+            return;
+        }
+        let nft = |words: &str| {
+            let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+            net.a.run(move || {
+                assert!(std::process::Command::new("nft").args(words).status().unwrap().success());
+            });
+        };
+        assert_eq!(chains("nio-a").unwrap(), Vec::<String>::new());
+        nft("add table netdev guard");
+        nft("add chain netdev guard early { type filter hook ingress device nio-a priority 0 ; }");
+        nft("add chain netdev guard late { type filter hook ingress device nio-a priority 9 ; }");
+        nft("add chain netdev guard both { type filter hook ingress devices = { lo, nio-a } priority 9 ; }");
+        nft("add table inet wall");
+        nft("add chain inet wall first { type filter hook ingress device nio-a priority 9 ; }");
+        nft("add chain inet wall input { type filter hook input priority 9 ; }");
+        let mut all = chains("nio-a").unwrap();
+        all.sort();
+        assert_eq!(all, ["guard both", "guard early", "guard late", "wall first"]);
+        assert_eq!(chains("lo").unwrap(), ["guard both"]);
+    }
+}
