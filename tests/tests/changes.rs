@@ -149,6 +149,28 @@ fn the_mtu_shrinks_and_grows() {
     engine.went_through(2);
 }
 
+/// An interface gets another name in the middle of a download. Older kernels want it down for that.
+#[test]
+fn the_interface_is_renamed() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("renamed"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let _ = lab.random_file("www/big", 24_000_000);
+    let url = format!("http://{}:{}/big", net.server.addr, nginx.port);
+    let mut curl = download(&lab, &net.client, &url);
+    wait_for_state(&engine, "ESTAB");
+    let device = &net.server.interface;
+    ip(&lab, &net.server, &format!("link set {device} down"));
+    ip(&lab, &net.server, &format!("link set {device} name other0"));
+    ip(&lab, &net.server, "link set other0 up");
+    wait_for_why(&engine, nginx.port, &format!("xdp:{device} (now other0)"));
+    same_file(&lab, &mut curl);
+    let mut curl = download(&lab, &net.client, &url);
+    same_file(&lab, &mut curl);
+    engine.went_through(2);
+}
+
 /// An address that comes is served, as a server's and as a client's; one that goes is the kernel's.
 #[test]
 fn addresses_come_and_go() {

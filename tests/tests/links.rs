@@ -18,6 +18,31 @@ macro_rules! needs_utcp_and_root {
     };
 }
 
+/// A connection that is busy for so many seconds: little messages, one after the other. Prints `lived` at its end.
+const CHATTER: &str = "
+import socket, sys, time
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+s.settimeout(20)
+print('connected', flush=True)
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end:
+    s.sendall(b'x' * 100)
+    left = 100
+    while left: left -= len(s.recv(left))
+    time.sleep(0.005)
+print('lived')";
+
+/// Its other end.
+const ECHO: &str = "
+import socket, sys, threading
+def serve(c):
+    while data := c.recv(65536): c.sendall(data)
+s = socket.socket(socket.AF_INET6)
+s.bind(('::', int(sys.argv[1])))
+s.listen()
+print('listens', flush=True)
+while True: threading.Thread(target=serve, args=(s.accept()[0],)).start()";
+
 /// A download that takes some seconds.
 fn download(lab: &Lab, host: &Host, url: &str) -> Running {
     let curl = lab.run("curl").args(["-sS", "-m", "60", "--limit-rate", "8M", "-o"]).arg(lab.path("got"));
@@ -86,6 +111,54 @@ fn connections_in_ipv6_outlive_a_link_that_goes_down() {
     }
     let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", format!("xdp:{}", host.interface)).run();
     goes_down_and_comes_back(&lab, host, &net.client, &engine, &format!("[{}]", host.addr6), &host.interface);
+}
+
+/// A link that goes down takes its IPv6 addresses; whoever sets interfaces up puts them on again. One may also be taken off and put on
+/// while all else stays. The first segments come before we can have heard of it.
+#[test]
+fn connections_outlive_addresses_that_come_back() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("addresses-back"), Net::new());
+    let host = &net.server;
+    let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", format!("xdp:{}", host.interface)).run();
+    let port = lab.port().to_string();
+    let mut echo = lab.python(ECHO).arg(&port).under(&engine).spawn();
+    echo.wait_for_output("listens");
+    let talk = |addr: &str| {
+        let chatter = lab.python(CHATTER).args([addr, &port, "12"]).inside(&net.client);
+        let mut chatter = chatter.limit(Duration::from_secs(40)).spawn();
+        chatter.wait_for_output("connected");
+        chatter
+    };
+    let mut both = [talk(&host.addr), talk(&host.addr6)];
+    engine.went_through(2);
+    let ip = |words: &str| ip(&lab, host, &format!("{words} dev {}", host.interface));
+    // The engine sleeps over it, and peers send again meanwhile.
+    let unnoticed = |change: &dyn Fn()| {
+        let pid = engine.pid().expect("it runs").cast_signed();
+        // SAFETY: signals to a process of ours.
+        unsafe { libc::kill(pid, libc::SIGSTOP) };
+        change();
+        std::thread::sleep(Duration::from_millis(1500));
+        // SAFETY: as above.
+        unsafe { libc::kill(pid, libc::SIGCONT) };
+    };
+    ip("link set down");
+    wait_for_state(&engine, "link:down");
+    unnoticed(&|| {
+        ip("link set up");
+        ip(&format!("addr add {}/64 nodad", host.addr6));
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    for (address, how) in [(format!("{}/24", host.addr), ""), (format!("{}/64", host.addr6), " nodad")] {
+        ip(&format!("addr del {address}"));
+        std::thread::sleep(Duration::from_millis(300));
+        unnoticed(&|| ip(&format!("addr add {address}{how}")));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    for chatter in &mut both {
+        assert!(chatter.end_within(Duration::from_secs(40)).ok().text().contains("lived"));
+    }
 }
 
 #[test]

@@ -5,9 +5,10 @@
 //!             flows wait as behind a cut cable                ports take their old places, flows go on
 //! ```
 //!
-//! What is steered follows the addresses of the interface. While a device is away, and for [`RETURN`] after, its tuples
-//! count as wanted although its addresses are gone: were they registered only when the addresses are back, the first
-//! segment of a peer would reach the kernel's half of a listener, which answers with a reset.
+//! What is steered follows the addresses of the interface. While a device is away or its link is down (which takes its IPv6 addresses,
+//! unless `keep_addr_on_down` is set), and for [`RETURN`] after, its tuples count as wanted although its addresses are gone: were they
+//! registered only when the addresses are back, the first segment of a peer would reach the kernel's half of a listener,
+//! which answers with a reset. An address that is taken off a link that is up may come back for a shorter time ([`GAP`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ use crate::station::{DeviceConfig, Station};
 
 /// How long the addresses of a device that is back may take to be back, too.
 const RETURN: Duration = Duration::from_secs(10);
+/// The same for an address that goes while everything else stays: whoever sets up an interface anew takes off and puts on.
+const GAP: Duration = Duration::from_secs(3);
 /// How often opening a device that is back is tried again.
 pub(super) const RETRY: Duration = Duration::from_millis(500);
 
@@ -39,7 +42,7 @@ pub(super) struct Device {
     clients_of: Vec<IpAddr>,
     /// First and last of them.
     client_ports: (u16, u16),
-    /// Addresses that the interface had when it went away, and until when they may come back.
+    /// Addresses that were there before, and until when they may come back; without an end while the link is down.
     expected: Vec<IpAddr>,
     expected_until: Option<Instant>,
     /// Names of its ports.
@@ -167,6 +170,23 @@ impl Device {
         self.expected_until = Some(Instant::now() + RETURN);
     }
 
+    /// Addresses that went off the interface are expected back.
+    fn expect(&mut self, host: &HostView) {
+        let up = self.interface.as_ref().and_then(|(_, i)| host.interface(*i)).is_some_and(|i| i.up);
+        let gone = |addr: &&IpAddr| !host.is_local(**addr) && !self.expected.contains(addr);
+        let gone: Vec<IpAddr> = self.clients_of.iter().filter(gone).copied().collect();
+        if !gone.is_empty() {
+            let until = Instant::now() + GAP;
+            self.expected_until = Some(self.expected_until.map_or(until, |old| old.max(until)));
+        }
+        self.expected.extend(gone);
+        if !up {
+            self.expected_until = None;
+        } else if !self.expected.is_empty() && self.expected_until.is_none() {
+            self.expected_until = Some(Instant::now() + RETURN);
+        }
+    }
+
     /// Addresses that are back are expected no more, nor are those that stay away for long.
     fn stop_expecting(&mut self, host: &HostView) {
         let Some((_, ifindex)) = self.interface else { return };
@@ -227,7 +247,11 @@ impl Control {
             if device.away.is_some() && device.is_back(&self.host) && device.next_try <= Instant::now() {
                 self.reopen(index);
             }
-            self.devices[index].stop_expecting(&self.host);
+            let device = &mut self.devices[index];
+            if device.away.is_none() {
+                device.expect(&self.host);
+            }
+            device.stop_expecting(&self.host);
         }
         self.steer_all();
     }

@@ -182,10 +182,11 @@ impl Control {
         if let Some(why) = &device.away {
             return format!("{text} (which is gone: {why}; it is opened again when it is back)");
         }
-        let Some((_, ifindex)) = &device.interface else { return text.clone() };
+        let Some((opened, ifindex)) = &device.interface else { return text.clone() };
         let Some(interface) = self.host.interface(*ifindex) else {
             return format!("{text} (which is gone)");
         };
+        let renamed = if interface.name == *opened { "" } else { &format!(" (now {})", interface.name) };
         let master = interface.master.and_then(|master| self.host.interface(master));
         let master = master.map_or(String::new(), |master| {
             format!(
@@ -195,11 +196,14 @@ impl Control {
             )
         });
         match interface {
-            interface if !interface.up => format!("{text} (which is down){master}"),
-            interface if !interface.running => format!("{text} (which has no carrier){master}"),
+            interface if !interface.up => format!("{text}{renamed} (which is down){master}"),
+            interface if !interface.running => format!("{text}{renamed} (which has no carrier){master}"),
             _ => {
                 let trouble = device.steering.as_ref().and_then(|steering| steering.trouble());
-                format!("{text}{master}{}", trouble.map_or(String::new(), |words| format!(" ({words})")))
+                format!(
+                    "{text}{renamed}{master}{}",
+                    trouble.map_or(String::new(), |words| format!(" ({words})"))
+                )
             }
         }
     }
