@@ -24,6 +24,8 @@ pub(crate) struct Case {
     pub(crate) what: String,
     pub(crate) frame: Vec<u8>,
     pub(crate) ours: bool,
+    /// A fragment before its first one: nobody knows yet.
+    pub(crate) unknown: bool,
 }
 
 impl Case {
@@ -109,7 +111,11 @@ struct Table {
 
 impl Table {
     fn add(&mut self, what: &str, frame: Vec<u8>, ours: bool) {
-        self.cases.push(Case { what: what.to_owned(), frame, ours });
+        self.cases.push(Case { what: what.to_owned(), frame, ours, unknown: false });
+    }
+
+    fn early(&mut self, what: &str, frame: Vec<u8>) {
+        self.cases.push(Case { what: what.to_owned(), frame, ours: false, unknown: true });
     }
 
     fn plain(&mut self) {
@@ -186,16 +192,16 @@ impl Table {
         let v4 = |port, ident: u8, flags: u8, offset: u8| {
             edited(tcp4(port), &[(19, ident), (20, flags), (21, offset)])
         };
-        self.add("the last fragment, before the first", v4(80, 7, 0, 9), false);
+        self.early("the last fragment, before the first", v4(80, 7, 0, 9));
         self.add("the first", v4(80, 7, MORE, 0), true);
         self.add("one in the middle", v4(1, 7, MORE, 4), true);
         self.add("one that overlaps it", v4(1, 7, MORE, 3), true);
         self.add("the last", v4(1, 7, 0, 9), true);
         self.add("the last, again", v4(1, 7, 0, 9), true);
-        self.add("a fragment of another packet", v4(80, 8, 0, 9), false);
+        self.early("a fragment of another packet", v4(80, 8, 0, 9));
         self.add("a first to another port", v4(81, 9, MORE, 0), false);
         self.add("what follows it", v4(80, 9, 0, 9), false);
-        self.add("a fragment from somebody else", edited(v4(80, 7, 0, 9), &[(29, 77)]), false);
+        self.early("a fragment from somebody else", edited(v4(80, 7, 0, 9), &[(29, 77)]));
         self.add("a fragment of UDP", edited(v4(53, 10, MORE, 0), &[(23, 17)]), false);
         // The number comes again, for a packet of the kernel's.
         self.add("a first to another port, whose name was ours", v4(81, 7, MORE, 0), false);
@@ -207,10 +213,10 @@ impl Table {
             let [high, low] = offset.to_be_bytes();
             with_headers(port, 44, &[next, 0, high, low, 0, 0, 0, ident])
         };
-        self.add("IPv6: the last fragment, before the first", v6(80, 7, 64, 6), false);
+        self.early("IPv6: the last fragment, before the first", v6(80, 7, 64, 6));
         self.add("IPv6: the first", v6(80, 7, 1, 6), true);
         self.add("IPv6: the last", v6(1, 7, 64, 6), true);
-        self.add("IPv6: a fragment of another packet", v6(80, 8, 64, 6), false);
+        self.early("IPv6: a fragment of another packet", v6(80, 8, 64, 6));
         self.add("IPv6: a first to another port", v6(81, 9, 1, 6), false);
         self.add("IPv6: what follows it", v6(80, 9, 64, 6), false);
         self.add("IPv6: all of a packet", v6(80, 10, 0, 6), true);

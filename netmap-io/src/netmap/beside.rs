@@ -14,6 +14,7 @@
 //!   used up, they are dropped and counted, as a NIC drops what a slow host leaves in its ring.
 //! - A frame of several slots is copied, in fragments of its packet: the module would make a frame of each slot ([`Cut`]). What
 //!   can't be cut is dropped and counted.
+//! - A fragment that came before its packet's first one, whose it may be, is copied to the kernel and stays.
 //! - Frames of the kernel wait in its ring while the NIC has no room; when that is full, the module drops what the kernel sends.
 //!   They get at most half of the room there is, and at least one slot, so neither side starves the other.
 //! - Of a host ring, the two directions are two handles: the one that sends is used by every shard under a lock, the one
@@ -25,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::cut::Cut;
 use super::extra::ExtraBuffers;
 use super::sides::Sides;
-use super::steering::{SoftSteering, Table};
+use super::steering::{SoftSteering, Table, Whose};
 use crate::ring::{Slot, SlotFlags, SlotRing};
 use crate::{Counters, PortError};
 
@@ -85,6 +86,39 @@ impl ToHost {
             rx.set_slot(index, Slot { len: 0, ..slot });
             counters.to_host_dropped += 1;
         }
+        Ok(())
+    }
+
+    /// Takes a copy of a frame, as it is.
+    fn pass_copy(&mut self, frame: &[u8], counters: &mut Counters) -> Result<(), PortError> {
+        self.serve_waiting();
+        let direct = |host: &Self| host.waiting.is_empty() && host.sides.tx.slots.available() > 0;
+        if !direct(self) && self.sides.tx_sync()? {
+            self.serve_waiting();
+        }
+        let direct = direct(self);
+        let ring = &mut self.sides.tx.slots;
+        let buf = if direct { ring.front_buffer() } else { self.extra.take() };
+        let room = if let Some(buf) = buf { ring.room(buf) } else { None };
+        let copy = match (buf, room.and_then(|room| room.get_mut(..frame.len())), u16::try_from(frame.len()))
+        {
+            (Some(buf), Some(room), Ok(len)) => {
+                room.copy_from_slice(frame);
+                ring.filled(buf, len)
+            }
+            _ => {
+                buf.into_iter().filter(|_| !direct).for_each(|buf| self.extra.give(buf));
+                counters.to_host_dropped += 1;
+                return Ok(());
+            }
+        };
+        if direct {
+            ring.put(copy);
+        } else {
+            self.waiting.push_back(copy);
+        }
+        counters.to_host += 1;
+        counters.to_host_waited += u64::from(!direct);
         Ok(())
     }
 
@@ -177,13 +211,16 @@ impl Beside {
                 let frame = rx.frame(slot);
                 let lies = frame.is_none();
                 // A slot that lies is left to whoever reads the ring, who counts it.
-                let ours = judge.is_ours(steering, &table, frame, slot.flags);
-                if ours {
+                let whose = judge.whose(steering, &table, frame, slot.flags);
+                if whose != Whose::Kernels {
                     frames += 1;
                     bytes += u64::from(slot.len);
+                }
+                if whose == Whose::Ours {
+                    // It stays.
                 } else if is_piece {
                     long.add(frame);
-                    if !lies {
+                    if !lies && whose == Whose::Kernels {
                         rx.set_slot(
                             index,
                             Slot { len: 0, flags: slot.flags & !SlotFlags::MORE_FRAG, ..slot },
@@ -198,7 +235,10 @@ impl Beside {
                     }
                 } else if slot.len != 0 {
                     let host = host.get_or_insert_with(|| Self::lock(to_host));
-                    host.pass(rx, index, counters)?;
+                    match frame.filter(|_| whose == Whose::Anybodys) {
+                        Some(frame) => host.pass_copy(frame, counters)?,
+                        None => host.pass(rx, index, counters)?,
+                    }
                 }
                 index = rx.next(index);
             }
@@ -351,18 +391,18 @@ impl Long {
 /// Tells whose frames are, one after the other.
 #[derive(Debug, Default)]
 struct Judge {
-    /// The frame goes on in the next slot, and is ours or not.
-    going_on: Option<bool>,
+    /// The frame goes on in the next slot, and whose it is.
+    going_on: Option<Whose>,
 }
 
 impl Judge {
     /// `frame` is the next slot's; `None`: the slot lies.
-    fn is_ours(&mut self, steering: &SoftSteering, table: &Table, frame: Option<&[u8]>, flags: u16) -> bool {
-        let ours = match self.going_on {
-            Some(ours) => ours,
-            None => frame.is_none_or(|frame| steering.takes(table, frame)),
+    fn whose(&mut self, steering: &SoftSteering, table: &Table, frame: Option<&[u8]>, flags: u16) -> Whose {
+        let whose = match self.going_on {
+            Some(whose) => whose,
+            None => frame.map_or(Whose::Ours, |frame| steering.whose(table, frame)),
         };
-        self.going_on = (flags & SlotFlags::MORE_FRAG != 0).then_some(ours);
-        ours
+        self.going_on = (flags & SlotFlags::MORE_FRAG != 0).then_some(whose);
+        whose
     }
 }

@@ -11,8 +11,23 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use crate::frame::{Arriving, Fragmented, arriving};
 use crate::{Flow, PeerVerdict, PortError, Steering, Tuple};
 
-/// Fragmented packets of ours that are remembered.
+/// Fragmented packets that are remembered.
 const FRAGMENTED_MAX: usize = 64;
+
+/// Whose a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Ours,
+    Kernels,
+    /// A fragment that came before the first one of its packet: both get it, and whoever gets the rest puts the packet together.
+    Anybodys,
+}
+
+impl Whose {
+    fn ours_if(ours: bool) -> Self {
+        if ours { Self::Ours } else { Self::Kernels }
+    }
+}
 
 /// A bit for each port.
 type Ports = Box<[u64; 1024]>;
@@ -77,9 +92,9 @@ impl Table {
 pub(crate) struct SoftSteering {
     device: String,
     table: RwLock<Table>,
-    /// Packets of ours whose first fragment came lately, by whichever ring: a NIC may hash it by its ports, and the others by
-    /// addresses.
-    fragments: Mutex<VecDeque<Fragmented>>,
+    /// Packets whose first fragment came lately, by whichever ring, and whose they are: a NIC may hash it by its ports, and the
+    /// others by addresses.
+    fragments: Mutex<VecDeque<(Fragmented, Whose)>>,
 }
 
 impl SoftSteering {
@@ -87,25 +102,25 @@ impl SoftSteering {
         Self { device, table: RwLock::default(), fragments: Mutex::default() }
     }
 
-    /// Whether a frame that came is ours.
-    pub(crate) fn takes(&self, table: &Table, frame: &[u8]) -> bool {
+    /// Whose a frame is that came.
+    pub(crate) fn whose(&self, table: &Table, frame: &[u8]) -> Whose {
         let fragments = || self.fragments.lock().unwrap_or_else(PoisonError::into_inner);
         match arriving(frame) {
-            Some(Arriving::Flow(flow)) => table.takes(&flow),
+            Some(Arriving::Flow(flow)) => Whose::ours_if(table.takes(&flow)),
             Some(Arriving::First(flow, name)) => {
-                let (ours, mut fragments) = (table.takes(&flow), fragments());
-                // Names come again: one that was ours before may not be now.
-                fragments.retain(|known| *known != name);
-                if ours {
-                    fragments.push_back(name);
-                    if fragments.len() > FRAGMENTED_MAX {
-                        fragments.pop_front();
-                    }
+                let (whose, mut fragments) = (Whose::ours_if(table.takes(&flow)), fragments());
+                // Names come again: whose it was before may not be whose it is now.
+                fragments.retain(|(known, _)| *known != name);
+                fragments.push_back((name, whose));
+                if fragments.len() > FRAGMENTED_MAX {
+                    fragments.pop_front();
                 }
-                ours
+                whose
             }
-            Some(Arriving::Rest(name)) => fragments().contains(&name),
-            None => false,
+            Some(Arriving::Rest(name)) => {
+                fragments().iter().find(|(of, _)| *of == name).map_or(Whose::Anybodys, |(_, whose)| *whose)
+            }
+            None => Whose::Kernels,
         }
     }
 

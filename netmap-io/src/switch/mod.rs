@@ -28,6 +28,7 @@
 //! - No stack is waited for. One without room loses its own frames; one that floods has its turn and a budget like the
 //!   others; one that dies has its tuples freed, a few at a time.
 
+mod early;
 mod guest;
 mod held;
 mod message;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::STACKS_MAX;
+use super::early::Early;
 use super::guest::{Counts, Guest};
 use super::message::{LEN, Question, Welcome};
 use super::plain::{HEAD, plain};
@@ -58,8 +59,9 @@ pub struct Switch {
     orphan_flows: VecDeque<Flow>,
     /// Who is the first to send.
     turn: usize,
-    /// Packets whose first fragment came lately, and whose they are.
+    /// Packets whose first fragment came lately, and whose they are, if anybody's.
     fragments: VecDeque<(Fragmented, Owner)>,
+    early: Early,
     /// Frames for nobody.
     foreign: u64,
     /// A frame waits for room on the device.
@@ -103,6 +105,7 @@ impl Switch {
             orphan_flows: VecDeque::new(),
             turn: 0,
             fragments: VecDeque::new(),
+            early: Early::default(),
             foreign: 0,
             blocked: false,
             heads: Box::new([[0; HEAD]; BATCH]),
@@ -167,7 +170,7 @@ impl Switch {
 
     /// Frames of the device go to whoever registered for them.
     fn receive(&mut self) -> Result<bool, PortError> {
-        let Self { nics, guests, table, foreign, fragments, .. } = self;
+        let Self { nics, guests, table, foreign, fragments, early, .. } = self;
         let mut work = false;
         for nic in nics {
             if nic.rx_sync()? == 0 {
@@ -184,7 +187,7 @@ impl Switch {
                     count += 1;
                 }
                 let frames = &frames[..count];
-                let owners = owners(table, frames, false, |frame| long_way(table, fragments, frame));
+                let owners = owners(table, frames, false, |frame| long_way(table, fragments, early, frame));
                 let mut delivered = 0;
                 let present = owners[..count].iter().fold(0u64, |all, owner| all | 1 << (owner & 63));
                 for guest in
@@ -195,7 +198,13 @@ impl Switch {
                         delivered += deliver(&mut **port, &mut guest.counts, own.map(|(frame, _)| *frame));
                     }
                 }
-                *foreign += count as u64 - delivered;
+                // What waited for one of these comes behind them.
+                for (owner, frame) in early.take() {
+                    let guest = guests.iter_mut().find(|guest| guest.owner == owner && !guest.dead);
+                    let Some(Guest { port: Some(port), counts, .. }) = guest else { continue };
+                    delivered += deliver(&mut **port, counts, std::iter::once(&frame[..]));
+                }
+                *foreign = (*foreign + count as u64).saturating_sub(delivered);
             }
         }
         Ok(work)
@@ -441,20 +450,32 @@ fn owners(
 }
 
 /// Whose a frame is that arrived with options, a tag, in a fragment or as an error.
-fn long_way(table: &Table, fragments: &mut VecDeque<(Fragmented, Owner)>, frame: &[u8]) -> Option<Owner> {
+fn long_way(
+    table: &Table,
+    fragments: &mut VecDeque<(Fragmented, Owner)>,
+    early: &mut Early,
+    frame: &[u8],
+) -> Option<Owner> {
     match arriving(frame)? {
         Arriving::Flow(flow) => table.owner(&flow),
         Arriving::First(flow, name) => {
             let owner = table.owner(&flow);
             // Names come again: one that was somebody's before may be another's now, or the kernel's.
             fragments.retain(|(known, _)| *known != name);
-            fragments.extend(owner.map(|owner| (name, owner)));
+            fragments.push_back((name, owner.unwrap_or(NOBODY)));
             if fragments.len() > FRAGMENTED_MAX {
                 fragments.pop_front();
             }
+            early.settle(&name, owner);
             owner
         }
-        Arriving::Rest(name) => fragments.iter().rev().find(|(of, _)| *of == name).map(|(_, owner)| *owner),
+        Arriving::Rest(name) => {
+            let known = fragments.iter().rev().find(|(of, _)| *of == name).map(|(_, owner)| *owner);
+            if known.is_none() {
+                early.put(name, frame);
+            }
+            known
+        }
     }
 }
 

@@ -63,7 +63,6 @@ pub(crate) struct Label(usize);
 pub(crate) enum Helper {
     MapLookup = 1,
     MapUpdate = 2,
-    MapDelete = 3,
     ChangeType = 32,
     PullData = 39,
     RedirectMap = 51,

@@ -7,9 +7,9 @@
 //!     └─────────────┴────────────────┴── anything else: XDP_PASS     └── its verdict     └─► our socket
 //! ```
 //!
-//! Of a fragmented TCP packet, only the first fragment has ports. If it is ours, its name is remembered (addresses,
-//! identification), and the others follow it; one that comes before the first goes to the kernel, and TCP sends again. Names
-//! come again: the first fragment of a packet that is not ours makes its name forgotten.
+//! Of a fragmented TCP packet, only the first fragment has ports. Its name (addresses, identification) is remembered with whose it is, and the
+//! others follow it. One that comes before the first may be anybody's: behind GRO both get it, and whoever gets the rest puts the
+//! packet together. In front of the stack it can't be in two places; it goes to the kernel, and TCP sends again.
 //!
 //! The same program stands behind the driver, too ([`Hook::Behind`]): there it gets socket buffers, and marks what is ours instead.
 //!
@@ -98,7 +98,7 @@ pub(super) struct Maps {
     pub(super) state: i32,
     /// Queue → AF_XDP socket.
     pub(super) sockets: i32,
-    /// `FragmentKey` → anything.
+    /// `FragmentKey` → `FLOW_TAKE` or `FLOW_LEAVE`.
     pub(super) fragments: i32,
 }
 
@@ -128,12 +128,12 @@ const FLOW_PROTO: i16 = FLOW + 36;
 const TUPLE: i16 = FLOW - 24;
 const TUPLE_PORT: i16 = TUPLE + 16;
 const TUPLE_PROTO: i16 = TUPLE + 18;
-/// Key of the fragment map. Then two words: whether the frame is a first fragment, and the map's value.
+/// Key of the fragment map. Then two words: whether the frame is a first fragment, and the map's value: whose the packet is.
 const FRAGMENT: i16 = TUPLE - 40;
 const FRAGMENT_PEER: i16 = FRAGMENT + 16;
 const FRAGMENT_IDENT: i16 = FRAGMENT + 32;
 const IS_FIRST: i16 = FRAGMENT - 8;
-const ANYTHING: i16 = FRAGMENT - 4;
+const WHOSE: i16 = FRAGMENT - 4;
 /// First bytes of the link's header.
 const LINK: i16 = FRAGMENT - 16;
 /// What the helper that loads bytes counts from (`BPF_HDR_START_MAC`).
@@ -247,34 +247,29 @@ pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
 
 /// What becomes of a frame: it is not ours by what it says, or is; or goes where its first fragment went; or is not understood.
 fn write_ends(asm: &mut Asm, maps: Maps, hook: Hook, [foreign, take, later, pass]: [Label; 4]) {
-    let redirect = asm.label();
+    let [redirect, unknown] = std::array::from_fn(|_| asm.label());
     asm.jump(take);
 
-    // A first fragment that is not ours: nor are the others, whatever had its name before.
-    asm.place(foreign);
-    asm.load(Width::Word, R3, R10, IS_FIRST);
-    asm.jump_if_imm(R3, If::Equal, 0, pass);
-    asm.load_map(R1, maps.fragments);
-    asm.mov(R2, R10);
-    asm.add_imm(R2, i32::from(FRAGMENT));
-    asm.call(Helper::MapDelete);
-    asm.jump(pass);
-
-    // A first fragment: the others of its packet are ours, too.
-    asm.place(take);
-    asm.load(Width::Word, R3, R10, IS_FIRST);
-    asm.jump_if_imm(R3, If::Equal, 0, redirect);
-    asm.load_map(R1, maps.fragments);
-    asm.mov(R2, R10);
-    asm.add_imm(R2, i32::from(FRAGMENT));
-    asm.mov(R3, R10);
-    asm.add_imm(R3, i32::from(ANYTHING));
-    asm.mov_imm(R4, 0);
-    asm.call(Helper::MapUpdate);
-    asm.jump(redirect);
+    // A first fragment: the others of its packet go the same way, whoever had its name before.
+    for (label, whose, way) in [(foreign, FLOW_LEAVE, pass), (take, FLOW_TAKE, redirect)] {
+        asm.place(label);
+        asm.load(Width::Word, R3, R10, IS_FIRST);
+        asm.jump_if_imm(R3, If::Equal, 0, way);
+        asm.store_imm(Width::Word, R10, WHOSE, whose.cast_signed());
+        asm.load_map(R1, maps.fragments);
+        asm.mov(R2, R10);
+        asm.add_imm(R2, i32::from(FRAGMENT));
+        asm.mov(R3, R10);
+        asm.add_imm(R3, i32::from(WHOSE));
+        asm.mov_imm(R4, 0);
+        asm.call(Helper::MapUpdate);
+        asm.jump(way);
+    }
     asm.place(later);
     lookup(asm, maps.fragments, FRAGMENT);
-    asm.jump_if_imm(R0, If::Equal, 0, pass);
+    asm.jump_if_imm(R0, If::Equal, 0, unknown);
+    asm.load(Width::Word, R0, R0, 0);
+    asm.jump_if_imm(R0, If::NotEqual, FLOW_TAKE.cast_signed(), pass);
 
     asm.place(redirect);
     match hook {
@@ -295,6 +290,11 @@ fn write_ends(asm: &mut Asm, maps: Maps, hook: Hook, [foreign, take, later, pass
     }
     asm.exit();
 
+    asm.place(unknown);
+    if let Hook::Behind(mark) = hook {
+        asm.mov_imm(R1, mark.cast_signed());
+        asm.store(Width::Word, R6, SKB_MARK, R1);
+    }
     asm.place(pass);
     asm.mov_imm(R0, if matches!(hook, Hook::Xdp(_)) { XDP_PASS } else { TCX_NEXT });
     asm.exit();

@@ -179,7 +179,7 @@ fn everybody_gets_what_is_his() {
                 let heard = kernel.receive(Duration::from_secs(2));
                 assert_eq!(heard.as_ref(), Some(&untagged), "{words}{}", case.what);
             }
-            if case.ours {
+            if case.ours || (case.unknown && vnet_header) {
                 let got = next_frame(&mut *port);
                 let at = usize::from(port.caps().vnet_header);
                 let want = if vnet_header { &untagged } else { &frame };
@@ -373,6 +373,9 @@ fn a_link_that_is_held_is_inherited() {
         drop((second, steering));
         assert!(attached().is_some(), "still held");
         drop(held);
+        // A child of another test may have a copy until it executes its program.
+        let until = Instant::now() + Duration::from_secs(5);
+        while attached().is_some() && Instant::now() < until {}
         assert_eq!(attached(), None);
         // Of a device that is not to be kept, nothing can be held.
         let plain = net.open(&net.a, "xdp:nio-a", &options).unwrap();
