@@ -3,9 +3,11 @@
 use std::ffi::CString;
 use std::os::fd::AsRawFd;
 
-/// Whether we are the first process of a machine.
+/// Whether we are the first process of a machine. In a container there is one, too; what tells them apart is the kernel's own
+/// thread beside a machine's, which has the second number (`kthreadd`).
 pub fn is_init() -> bool {
-    std::process::id() == 1
+    // SAFETY: asks whether there is such a process, and sends nothing.
+    std::process::id() == 1 && unsafe { libc::kill(2, 0) } == 0
 }
 
 /// What a first process has to do: the kernel's file systems, and the modules that lie in the root folder.

@@ -1,10 +1,12 @@
 //! The engine on a NIC in netmap mode, with the kernel behind its host rings: `utcp-netmap-host` stands for module and
 //! NIC.
 
+use std::time::Duration;
+
 use utcp_tests::nginx::Nginx;
 use utcp_tests::{
     Engine, Host, Lab, Net, Run, Running, WAIT, bracketed, ip, is_root, not_run, on_kernel, release_file,
-    wait_until,
+    repository, wait_until,
 };
 
 /// Our host's addresses on the NIC, and the other one's at the end of the cable.
@@ -337,4 +339,29 @@ fn a_host_of_its_own_has_all_rings_of_a_nic() {
         assert_eq!(counters.get(&format!("netmap:nm0-{ring}.to_host")), 0);
     }
     engine.wait_until_empty(WAIT);
+}
+
+/// `netmap-check` as `tests/netmap/run --build` makes it: one file, which an empty root folder is enough for, and being the first
+/// process of a container. (The first one of a machine it is by `kthreadd` beside it.)
+#[test]
+fn the_check_needs_nothing_but_the_kernel() {
+    needs_utcp_and_root!();
+    let lab = Lab::new("netmap-check");
+    let root = lab.path("root");
+    std::fs::create_dir_all(&root).expect("a folder");
+    // With the environment that cargo needs.
+    let mut build = std::process::Command::new(repository().join("tests/netmap/run"));
+    let built = build.arg("--build").arg(root.join("netmap-check")).output().expect("it starts");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let container = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--net"];
+    for around in [&[][..], &container] {
+        let words: Vec<&str> = around.iter().copied().chain(["chroot"]).collect();
+        let check = lab.run(words[0]).args(&words[1..]).arg(&root).arg("/netmap-check");
+        let told = check.limit(Duration::from_secs(120)).ok().text();
+        assert!(told.contains(" passed, 0 failed, "), "{told}");
+        assert!(told.contains("ok    the provider: no buffer is lost or in two places"), "{told}");
+    }
+    let left: Vec<_> =
+        std::fs::read_dir(&root).expect("ours").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["netmap-check"], "it made nothing there");
 }

@@ -174,7 +174,7 @@ struct Control {
     pairs: HashMap<u32, pairs::PairEntry>,
     lingering: lingering::Lingering,
     /// See [`groups`].
-    groups: Vec<utcp_abi::socket::Addr>,
+    groups: groups::Groups,
     kernel_log: Vec<report::LogLine>,
     next_number: u32,
     empty_since: Option<Instant>,

@@ -135,7 +135,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         relay: None,
         pairs: HashMap::new(),
         lingering: Default::default(),
-        groups: Vec::new(),
+        groups: super::groups::Groups::default(),
         kernel_log: Vec::new(),
         next_number: 0,
         empty_since: None,
