@@ -81,7 +81,7 @@ mod tests {
     fn the_dead_make_room_and_the_living_stay() {
         let mut groups = Groups::default();
         let addr = |number: u16| Addr { port: number, ..Addr::default() };
-        let lives = |addr: &Addr| addr.port % 10 == 0;
+        let lives = |addr: &Addr| addr.port.is_multiple_of(10);
         for number in 1..=50_000 {
             groups.insert(addr(number), lives);
             assert!(groups.all.contains(&addr(number)));
