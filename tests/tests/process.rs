@@ -176,6 +176,46 @@ print('wrong:', wrong)
     engine.went_through(720);
 }
 
+/// Bytes that somebody wrote to a connection's descriptor without the library, and behind them another holder's request to have it relayed:
+/// both wait for an engine that is busy, and the kernel hands them over as one. Only the bytes are the connection's.
+#[test]
+fn a_request_behind_bytes_is_not_theirs() {
+    let lab = Lab::new("glued");
+    let engine = Engine::start(&lab);
+    let program = "
+import ctypes, os, signal, socket, sys, termios, threading, time
+engine, raw = int(sys.argv[1]), ctypes.CDLL('libc.so.6')
+listener = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(listener.getsockname(), timeout=20)
+server = listener.accept()[0]
+here, there = socket.socketpair()
+def unread():
+    count = ctypes.c_int()
+    assert raw.ioctl(server.fileno(), termios.TIOCOUTQ, ctypes.byref(count)) == 0
+    return count.value
+os.kill(engine, signal.SIGSTOP)
+while open(f'/proc/{engine}/stat').read().rsplit(')', 1)[1].split()[0] != 'T':
+    time.sleep(0.001)
+assert raw.write(server.fileno(), b'before ', 7) == 7
+bytes_alone = unread()
+passing = threading.Thread(target=socket.send_fds, args=(here, [b'x'], [server.fileno()]))
+passing.start()
+while unread() == bytes_alone:
+    time.sleep(0.001)
+os.kill(engine, signal.SIGCONT)
+passing.join()
+_, (number,), _, _ = socket.recv_fds(there, 1, 1)
+os.write(number, b'after')
+got = b''
+while not got.endswith(b'after'):
+    got += client.recv(1000)
+print(got)
+";
+    let pid = engine.pid().expect("it runs").to_string();
+    let got = lab.python(program).arg(pid).under(&engine).ok();
+    assert_eq!(got.text().trim(), "b'before after'", "{}", got.err);
+}
+
 const THREADS: &str = "import ctypes, os, select, socket, sys, threading
 libc = ctypes.CDLL(None, use_errno=True)
 server = socket.create_server(('127.0.0.1', 0))

@@ -13,7 +13,7 @@ use utcp_abi::message::{Kind, MESSAGE_LEN, Message, relay_name};
 use utcp_abi::socket::{file, intent};
 
 use super::Control;
-use crate::relay::{Left, Line, Relay};
+use crate::relay::{Left, Line, Relay, without_request};
 use crate::shard::{Place, ToShard, stands_on};
 use crate::sys::{self, Wait};
 
@@ -26,18 +26,17 @@ impl Control {
         let Some(entry) = self.tokens.get_mut(&token) else { return };
         let mut bytes = [0; MESSAGE_LEN];
         let mut fds = Vec::new();
-        let first = match sys::receive(entry.far_end.as_fd(), &mut bytes, &mut fds, Wait::Never) {
+        let came = match sys::receive(entry.far_end.as_fd(), &mut bytes, &mut fds, Wait::Never) {
             Ok(count) => bytes.get(..count).unwrap_or_default(),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
             Err(_) => &[],
         };
-        let kind =
-            Message::from_bytes(first).filter(|_| !fds.is_empty()).and_then(|m| Kind::from_u32(m.kind));
-        match kind {
-            Some(Kind::Hold) => entry.held.append(&mut fds),
-            Some(Kind::Relay) => self.relay(token, &[]),
-            _ => self.relay(token, first),
+        let message = Message::from_bytes(came).filter(|_| !fds.is_empty());
+        if message.and_then(|message| Kind::from_u32(message.kind)) == Some(Kind::Hold) {
+            return entry.held.append(&mut fds);
         }
+        let own = without_request(entry.far_end.as_fd(), came, &fds);
+        self.relay(token, came.get(..own).unwrap_or_default());
     }
 
     /// The last process of `client` is gone: what others still hold is theirs now.

@@ -7,7 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use utcp_abi::Region;
 use utcp_abi::layout::SHARDS_MAX;
-use utcp_abi::message::Message;
+use utcp_abi::message::{Kind, MESSAGE_LEN, Message};
 use utcp_abi::socket::{BufRef, Socket, intent, status};
 use utcp_abi::stream::pieces;
 
@@ -217,9 +217,12 @@ impl Line {
         if self.first.is_empty() {
             let mut fds = Vec::new();
             let count = sys::receive(self.far_end.as_fd(), to, &mut fds, Wait::Never)?;
-            // Of several holders each may have asked for the relay; no byte of the program's comes with a descriptor.
-            let asked = !fds.is_empty() && to.get(..count).and_then(Message::from_bytes).is_some();
-            return if asked { Err(io::ErrorKind::Interrupted.into()) } else { Ok(count) };
+            let bytes = to.get(..count).unwrap_or_default();
+            // Of several holders each may have asked for the relay.
+            return match without_request(self.far_end.as_fd(), bytes, &fds) {
+                0 if count > 0 => Err(io::ErrorKind::Interrupted.into()),
+                own => Ok(own),
+            };
         }
         let count = self.first.len().min(to.len());
         for (to, from) in to.iter_mut().zip(self.first.drain(..count)) {
@@ -277,6 +280,55 @@ impl Line {
     }
 }
 
+/// How many of the `bytes` that came over a far end, and `fds` with them, are the program's own, if a request for the relay is among
+/// them: no byte of a program's comes with a descriptor. The kernel glues a message with descriptors to bytes that came before it, not
+/// to later ones; what of it did not fit is taken from `far` and thrown away.
+pub fn without_request(far: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> usize {
+    if fds.is_empty() {
+        return bytes.len();
+    }
+    let request = Message::new(Kind::Relay);
+    let request = request.as_bytes();
+    let begins = |&at: &usize| bytes.get(at..).is_some_and(|end| request.starts_with(end));
+    let Some(own) = (bytes.len().saturating_sub(request.len())..bytes.len()).find(begins) else {
+        return bytes.len();
+    };
+    let mut rest = [0; MESSAGE_LEN];
+    let missing = request.len().saturating_sub(bytes.len() - own);
+    if missing > 0 {
+        let _ = sys::receive(far, rest.get_mut(..missing).unwrap_or_default(), &mut Vec::new(), Wait::Never);
+    }
+    own
+}
+
 fn is_dead(socket: &Socket) -> bool {
     socket.status.load(Ordering::Acquire) & status::DEAD != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever came before a request, and wherever the buffer ends: the program's bytes are its own, and no others.
+    #[test]
+    fn a_request_is_taken_out_of_the_bytes() {
+        for (before, room) in [(0, 128), (0, 5), (6, 300), (6, 128), (6, 7), (6, 6), (200, 210), (200, 128)] {
+            let (near, far) = sys::socket_pair().expect("a pair");
+            let text: Vec<u8> = (b'a'..=b'z').cycle().take(before).collect();
+            sys::give(near.as_fd(), &text).expect("bytes");
+            let token = sys::eventfd().expect("a descriptor");
+            let message = Message::new(Kind::Relay);
+            sys::send(near.as_fd(), message.as_bytes(), &[std::os::fd::AsRawFd::as_raw_fd(&token)])
+                .expect("sent");
+            sys::give(near.as_fd(), b"after").expect("bytes");
+            let mut got = Vec::new();
+            while !got.ends_with(b"after") {
+                let (mut bytes, mut fds) = (vec![0; room], Vec::new());
+                let count = sys::receive(far.as_fd(), &mut bytes, &mut fds, Wait::Never).expect("something");
+                let own = without_request(far.as_fd(), &bytes[..count], &fds);
+                got.extend_from_slice(&bytes[..own]);
+            }
+            assert_eq!(got, [&text[..], b"after"].concat(), "{before} before, room {room}");
+        }
+    }
 }

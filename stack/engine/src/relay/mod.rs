@@ -21,7 +21,7 @@ use crate::life::Life;
 use crate::shard::client::ClientRegion;
 use crate::sys;
 
-pub use line::{Left, Line};
+pub use line::{Left, Line, without_request};
 
 /// The relay's only set: what has news stands there.
 pub const SET: u32 = 0;
