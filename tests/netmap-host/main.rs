@@ -13,14 +13,17 @@
 //!
 //! With `NETMAP_HOST_SWITCH=vale0:wire` there is no NIC, but a switch with that port, where the TAP device at the cable's end is.
 //!
+//! With `NETMAP_HOST_SHARED=name` there is no engine, but what `utcp switch netmap:nm0 --name name` would run.
+//!
 //! Takes the variables of `utcp engine`, and `NETMAP_HOST_CABLE` (the TAP device at the cable's end), `NETMAP_HOST_RINGS`
 //! (pairs of the NIC). Frames come to a ring by their last byte, so that a flow comes to all of them.
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use utcp_engine::Config;
 use utcp_engine::control::{Surroundings, run_in};
+use utcp_engine::{Config, switch};
 use utcp_netmap_io::provider::{NicShape, Provider, Shape, Side};
 use utcp_netmap_io::{Device, OpenOptions, Port, PortError};
 
@@ -71,7 +74,21 @@ fn serve() -> Result<(), String> {
         let provider = provider.clone();
         std::thread::spawn(move || follow_link(&provider));
     }
-    serve_with(&provider, &mut || Ok(()))
+    match variable("NETMAP_HOST_SHARED") {
+        Some(name) => share(&provider, &name),
+        None => serve_with(&provider, &mut || Ok(())),
+    }
+}
+
+/// A switch on the NIC, until it is killed.
+fn share(provider: &Provider, name: &str) -> Result<(), String> {
+    let words = |error: PortError| error.to_string();
+    let options = OpenOptions { beside_kernel: true, ..OpenOptions::default() };
+    let device = provider.open(&format!("netmap:{NIC}"), &options).map_err(words)?;
+    let mut switch = switch::Switch::new(device, name).map_err(words)?;
+    println!("is shared");
+    let (stop, _never) = std::io::pipe().map_err(|error| error.to_string())?;
+    switch.run(stop.as_fd()).map_err(words)
 }
 
 /// An engine whose devices are the provider's.

@@ -27,16 +27,7 @@ macro_rules! needs_utcp_and_root {
 /// An engine on `netmap:nm0` of the server, joined to `wire0` of the client.
 fn engine<'l>(lab: &'l Lab, net: &Net, rings: u32, device: &str) -> Engine<'l> {
     let cores = if rings > 1 { "0-1" } else { "0" };
-    // The devices are there before the engine, as a NIC would be.
-    for device in ["nm0", "wire0"] {
-        ip(lab, &net.server, &format!("tuntap add dev {device} mode tap"));
-    }
-    for addr in OURS {
-        let len = if addr.contains(':') { "64 nodad" } else { "24" };
-        let (len, nodad) = len.split_once(' ').unwrap_or((len, ""));
-        ip(lab, &net.server, format!("addr add {addr}/{len} dev nm0 {nodad}").trim_end());
-    }
-    ip(lab, &net.server, "link set nm0 up");
+    make_nic(lab, net);
     let engine = Engine::new(lab)
         .inside(&net.server)
         .by(release_file("utcp-netmap-host"))
@@ -48,6 +39,19 @@ fn engine<'l>(lab: &'l Lab, net: &Net, rings: u32, device: &str) -> Engine<'l> {
         .run();
     plug_in(lab, net);
     engine
+}
+
+/// The devices that NIC and cable stand on are there before the engine, as a NIC would be.
+fn make_nic(lab: &Lab, net: &Net) {
+    for device in ["nm0", "wire0"] {
+        ip(lab, &net.server, &format!("tuntap add dev {device} mode tap"));
+    }
+    for addr in OURS {
+        let len = if addr.contains(':') { "64 nodad" } else { "24" };
+        let (len, nodad) = len.split_once(' ').unwrap_or((len, ""));
+        ip(lab, &net.server, format!("addr add {addr}/{len} dev nm0 {nodad}").trim_end());
+    }
+    ip(lab, &net.server, "link set nm0 up");
 }
 
 /// The client has the device at the cable's end.
@@ -266,6 +270,37 @@ print('served')"
     words.end();
     ping(&lab, &net.client, OURS[0]);
     engine.went_through(2);
+}
+
+/// The same where `utcp switch` has the NIC, beside the kernel: it answers while the interface is down, and its stack's
+/// connections go on when it is up.
+#[test]
+fn a_shared_nic_goes_down_and_comes_back() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("netmap-shared"), Net::new());
+    make_nic(&lab, &net);
+    let switch = lab.run(release_file("utcp-netmap-host")).inside(&net.server);
+    let mut switch = switch.env("NETMAP_HOST_CABLE", "wire0").env("NETMAP_HOST_SHARED", "nm0").spawn();
+    switch.wait_for_output("is shared");
+    plug_in(&lab, &net);
+    let engine = Engine::new(&lab).inside(&net.server).set("UTCP_DEVICE", "switch:nm0").run();
+    for addr in OURS {
+        ping(&lab, &net.client, addr);
+    }
+    let mut words = TwoWords::begin(&lab, &net, &engine);
+    ip(&lab, &net.server, "link set nm0 down");
+    wait_for_link(&engine, "link:down");
+    words.open_gate();
+    let report = || {
+        let ask = lab.run(release_file("utcp")).args(["switch", "nm0", "--report"]).inside(&net.server);
+        ask.limit(Duration::from_secs(20)).ok().text()
+    };
+    assert!(report().contains("client-ports"));
+    ip(&lab, &net.server, "link set nm0 up");
+    words.end();
+    ping(&lab, &net.client, OURS[0]);
+    assert!(report().contains("client-ports"));
+    engine.went_through(1);
 }
 
 /// A port of a switch with a virtio-net header: segments leave long and unchecked, and the switch cuts them for whoever has no

@@ -31,6 +31,7 @@
 mod early;
 mod guest;
 mod held;
+mod link;
 mod message;
 mod places;
 mod plain;

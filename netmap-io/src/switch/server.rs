@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::STACKS_MAX;
 use super::early::Early;
 use super::guest::{Counts, Guest};
+use super::link::Link;
 use super::message::{LEN, Question, Welcome};
 use super::plain::{HEAD, plain};
 use super::table::{NOBODY, Owner, Table};
@@ -66,6 +67,10 @@ pub struct Switch {
     foreign: u64,
     /// A frame waits for room on the device.
     blocked: bool,
+    /// The device's interface, if it has one.
+    link: Option<Link>,
+    /// It is down, and its ports may not be waited on: what stacks send is lost, as on a NIC.
+    unplugged: bool,
     /// Copies of what leaves, to be judged.
     heads: Box<[[u8; HEAD]; BATCH]>,
     /// Busy rounds since questions were last looked for.
@@ -93,8 +98,10 @@ impl Switch {
             return Err(failed(io::Error::other("its device has no port")));
         }
         let inherited = device.steering.as_ref().is_some_and(|steering| steering.is_inherited());
+        let interface = device.ports.first().and_then(|port| port.caps().interface.clone());
+        let link = interface.map(|name| Link::new(&name)).transpose().map_err(failed)?;
         let settles = inherited.then(|| Instant::now() + SETTLE);
-        Ok(Self {
+        let mut switch = Self {
             nics: device.ports,
             steering: device.steering,
             listener,
@@ -108,10 +115,14 @@ impl Switch {
             early: Early::default(),
             foreign: 0,
             blocked: false,
+            link,
+            unplugged: false,
             heads: Box::new([[0; HEAD]; BATCH]),
             busy: 0,
             settles,
-        })
+        };
+        switch.look_at_link(true);
+        Ok(switch)
     }
 
     /// Moves frames until `stop` is readable.
@@ -152,11 +163,20 @@ impl Switch {
         self.busy += 1;
         if !work || self.busy >= BUSY_MAX || self.guests.iter().any(Guest::is_busy) {
             self.busy = 0;
+            work |= self.look_at_link(false);
             work |= self.listen();
             work |= self.bury();
             self.settle()?;
         }
         Ok(work)
+    }
+
+    /// The interface may have gone down, or come up.
+    fn look_at_link(&mut self, first: bool) -> bool {
+        let Some(up) = self.link.as_mut().and_then(|link| link.changed(first)) else { return false };
+        let alone = self.nics.iter_mut().fold(false, |alone, nic| nic.set_up(up) | alone);
+        self.unplugged = alone && !up;
+        true
     }
 
     /// Once who was there before has had time to register again, our registrations count.
@@ -212,7 +232,7 @@ impl Switch {
 
     /// Frames of stacks leave, taking turns.
     fn send(&mut self) -> bool {
-        let Self { nics, guests, table, turn, blocked, heads, .. } = self;
+        let Self { nics, guests, table, turn, blocked, heads, unplugged, .. } = self;
         let mut work = false;
         *blocked = false;
         *turn = (*turn + 1) % guests.len().max(1);
@@ -228,6 +248,10 @@ impl Switch {
                     *dead = true;
                     continue;
                 }
+            }
+            if *unplugged {
+                port.rx().for_each(drop);
+                continue;
             }
             *blocked |= !forward(&mut *nics[queue], &mut **port, counts, (table, owner), heads);
         }
@@ -371,17 +395,19 @@ impl Switch {
     /// Sleeps until something happens; true if that is the end.
     fn sleep(&mut self, stop: BorrowedFd<'_>) -> Result<bool, PortError> {
         let mut quiet = true;
-        for nic in &mut self.nics {
+        let nics = if self.unplugged { &mut [][..] } else { &mut self.nics };
+        for nic in &mut *nics {
             quiet &= nic.arm()?;
         }
         let mut timeout = if self.blocked { NAP } else { Duration::from_secs(3600) };
         if let Some(due) = self.settles {
             timeout = timeout.min(due.saturating_duration_since(Instant::now()));
         }
-        for nic in &self.nics {
+        for nic in &*nics {
             timeout = timeout.min(nic.resync_in().unwrap_or(timeout));
         }
         let mut fds = vec![readable(stop.as_raw_fd()), readable(self.listener.as_raw_fd())];
+        fds.extend(self.link.iter().map(|link| readable(link.fd())));
         for guest in &mut self.guests {
             fds.push(readable(guest.stream.as_raw_fd()));
             if let Some(port) = &mut guest.port {
@@ -390,7 +416,7 @@ impl Switch {
             }
         }
         let first_nic = fds.len();
-        for nic in &self.nics {
+        for nic in &*nics {
             fds.extend(nic.poll_fds().iter().map(|poll| readable(poll.fd)));
         }
         let timeout = if quiet { timeout } else { Duration::ZERO };

@@ -27,7 +27,8 @@ pub fn main(arguments: &Switch) -> Result<(), String> {
         return Ok(());
     }
     let signals = sys::termination().map_err(|error| format!("watching for signals: {error}"))?;
-    let options = OpenOptions { kept: true, ..OpenOptions::default() };
+    // What no stack has registered is the kernel's, on netmap as well.
+    let options = OpenOptions { kept: true, beside_kernel: true, ..OpenOptions::default() };
     let device = open_device(&arguments.device, &options).map_err(|error| error.to_string())?;
     let mut switch = switch::Switch::new(device, &name).map_err(|error| error.to_string())?;
     eprintln!("utcp: {} is shared as switch:{name}", arguments.device);

@@ -1,0 +1,93 @@
+//! Whether the interface below a switch is up: while it is down, some ports may not be waited on ([`Port::set_up`](crate::Port::set_up)).
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::sys::{check, interface, own};
+
+/// The group of rtnetlink that tells of links (`RTMGRP_LINK`).
+const LINKS: u32 = 1;
+
+/// Hears of changes.
+#[derive(Debug)]
+pub(super) struct Link {
+    name: String,
+    socket: OwnedFd,
+    up: bool,
+}
+
+impl Link {
+    /// Of an interface in this network namespace, which is taken to be up: so [`Self::changed`] tells at first if it is not.
+    pub(super) fn new(name: &str) -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: makes a descriptor.
+        let socket = own(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) })?;
+        // SAFETY: a structure of numbers, of which zero is one.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = u16::try_from(libc::AF_NETLINK).unwrap_or(0);
+        address.nl_groups = LINKS;
+        let len = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
+        // SAFETY: the kernel reads one address, which lives until the call returns.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) })?;
+        Ok(Self { name: name.to_owned(), socket, up: true })
+    }
+
+    /// Readable when there is something to look at.
+    pub(super) fn fd(&self) -> i32 {
+        self.socket.as_raw_fd()
+    }
+
+    /// Whether it is up, if that is news since the last look. `first`: nobody has told of anything yet.
+    pub(super) fn changed(&mut self, first: bool) -> Option<bool> {
+        if !self.heard() && !first {
+            return None;
+        }
+        // What was told may be old: it is asked. One that is gone is its port's business.
+        let up = interface(&self.name).ok()??.up;
+        (std::mem::replace(&mut self.up, up) != up).then_some(up)
+    }
+
+    /// Whether anything was told, which is forgotten by that.
+    fn heard(&self) -> bool {
+        let mut heard = false;
+        let mut bytes = [0_u8; 256];
+        loop {
+            // SAFETY: the kernel writes at most as many bytes as there are; of a longer message it drops the rest.
+            let got =
+                unsafe { libc::recv(self.socket.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+            let error = io::Error::last_os_error().raw_os_error();
+            match (got, error) {
+                // Of the second: there was more than the socket could hold.
+                (0.., _) | (_, Some(libc::ENOBUFS)) => heard = true,
+                (_, Some(libc::EINTR)) => {}
+                _ => return heard,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Network, skip_without};
+
+    #[test]
+    fn down_and_up_are_told_once() {
+        skip_without!(namespaces);
+        let net = Network::new(1, 1500);
+        let mut link = Some(net.a.run(|| Link::new("nio-a").unwrap()));
+        let mut changed = |first| {
+            let mut here = link.take().unwrap();
+            let (told, back) = net.a.run(move || (here.changed(first), here));
+            link = Some(back);
+            told
+        };
+        assert_eq!((changed(true), changed(false)), (None, None));
+        net.a.ip("link set nio-a down");
+        assert_eq!((changed(false), changed(false)), (Some(false), None));
+        net.a.ip("link set nio-a mtu 1400");
+        assert_eq!(changed(false), None);
+        net.a.ip("link set nio-a up");
+        assert_eq!((changed(false), changed(false)), (Some(true), None));
+    }
+}
