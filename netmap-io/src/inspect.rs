@@ -144,6 +144,13 @@ pub fn stands_behind(interface: &str) -> bool {
     sys::interface(interface).is_ok_and(|found| found.is_some_and(|found| xdp::stands_behind(&found)))
 }
 
+/// Whether short frames take a shorter way than packet sockets there: those that come, and those that leave. What this kernel and our
+/// limits allow; while chains of nftables stand at the interface's hooks, none does.
+#[must_use]
+pub fn short_ways() -> (bool, bool) {
+    xdp::short_ways()
+}
+
 /// Chains of nftables at that interface's ingress hook, each as "table chain". Where `xdp:` stands behind GRO, frames of ours meet them.
 #[must_use]
 pub fn ingress_chains(interface: &str) -> Vec<String> {

@@ -150,6 +150,9 @@ pub trait Steering: Send + Sync {
         Ok(())
     }
 
+    /// Rules of nftables have changed: those that stand at the interface may be for us.
+    fn look_again(&self) {}
+
     /// What stands in the way of frames of ours, in words.
     fn trouble(&self) -> Option<String> {
         None

@@ -20,21 +20,31 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Zeroed private memory, present from the start so that the fast path takes no page fault.
     pub(crate) fn anonymous(bytes: usize) -> io::Result<Self> {
-        Self::map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE, -1, 0)
+        Self::map(bytes, READ_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE, -1, 0)
     }
 
     /// The same, taking memory only as it is touched.
     pub(crate) fn on_demand(bytes: usize) -> io::Result<Self> {
-        Self::map(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
+        Self::map(bytes, READ_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)
     }
 
     /// `bytes` of `fd` from `offset`, shared with whoever else maps them.
     pub(crate) fn shared(fd: BorrowedFd<'_>, offset: libc::off_t, bytes: usize) -> io::Result<Self> {
-        Self::map(bytes, libc::MAP_SHARED | libc::MAP_POPULATE, fd.as_raw_fd(), offset)
+        Self::map(bytes, READ_WRITE, libc::MAP_SHARED | libc::MAP_POPULATE, fd.as_raw_fd(), offset)
     }
 
-    fn map(bytes: usize, flags: libc::c_int, fd: libc::c_int, offset: libc::off_t) -> io::Result<Self> {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
+    /// The same, only to be read.
+    pub(crate) fn shared_to_read(fd: BorrowedFd<'_>, offset: libc::off_t, bytes: usize) -> io::Result<Self> {
+        Self::map(bytes, libc::PROT_READ, libc::MAP_SHARED | libc::MAP_POPULATE, fd.as_raw_fd(), offset)
+    }
+
+    fn map(
+        bytes: usize,
+        access: libc::c_int,
+        flags: libc::c_int,
+        fd: libc::c_int,
+        offset: libc::off_t,
+    ) -> io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, fd, offset) };
         if base == libc::MAP_FAILED {
@@ -75,6 +85,14 @@ impl Drop for Mapping {
         // SAFETY: the range is exactly what `map` made, and every borrower has ended with the owner.
         let _ = unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
+}
+
+const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Bytes of a page of this machine.
+pub(crate) fn page_bytes() -> usize {
+    // SAFETY: has no effect.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 /// Asks for the cache line in which `of` begins, so that it is there when it is needed. A hint: nothing waits.

@@ -63,16 +63,24 @@ pub(crate) struct Label(usize);
 pub(crate) enum Helper {
     MapLookup = 1,
     MapUpdate = 2,
+    LoadBytes = 26,
     ChangeType = 32,
     PullData = 39,
     RedirectMap = 51,
     LoadBytesRelative = 68,
+    RingReserve = 131,
+    RingSubmit = 132,
+    RingDiscard = 133,
 }
 
 const LD_IMM64: u8 = 0x18;
 const LDX_MEM: u8 = 0x61;
 const ST_MEM: u8 = 0x62;
 const STX_MEM: u8 = 0x63;
+/// A word changed in one step; the operation stands where others have a number.
+const STX_ATOMIC: u8 = 0xc3;
+const ATOMIC_ADD: i32 = 0x00;
+const ATOMIC_EXCHANGE: i32 = 0xe1;
 const ALU64_IMM: u8 = 0x07;
 const ALU64_REG: u8 = 0x0f;
 const JMP_IMM: u8 = 0x05;
@@ -155,6 +163,16 @@ impl Asm {
     /// `*(width *)(dst + off) = value`
     pub(crate) fn store_imm(&mut self, width: Width, dst: Reg, off: i16, value: i32) {
         self.emit(ST_MEM | width as u8, dst, 0, off, value);
+    }
+
+    /// `*(word *)(dst + off) += src`, in one step
+    pub(crate) fn atomic_add(&mut self, dst: Reg, off: i16, src: Reg) {
+        self.emit(STX_ATOMIC, dst, src as u8, off, ATOMIC_ADD);
+    }
+
+    /// `src` and `*(word *)(dst + off)` change places, in one step
+    pub(crate) fn exchange(&mut self, dst: Reg, off: i16, src: Reg) {
+        self.emit(STX_ATOMIC, dst, src as u8, off, ATOMIC_EXCHANGE);
     }
 
     /// `dst = the map behind fd`
@@ -244,6 +262,8 @@ mod tests {
         check(|a| a.load(Width::Double, R2, R1, 0), &["7912000000000000"]);
         check(|a| a.store(Width::Word, R10, -4, R1), &["631afcff00000000"]);
         check(|a| a.store_imm(Width::Double, R10, -16, 0), &["7a0af0ff00000000"]);
+        check(|a| a.atomic_add(R6, 68, R1), &["c316440000000000"]);
+        check(|a| a.exchange(R6, 0, R1), &["c3160000e1000000"]);
         check(|a| a.load_map(R1, 5), &["1811000005000000", "0000000000000000"]);
         check(|a| a.load_map_value(R1, 5), &["1821000005000000", "0000000000000000"]);
         check(|a| a.call(Helper::MapLookup), &["8500000001000000"]);

@@ -5,7 +5,7 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::asm::Insn;
 use crate::sys::{number, own};
@@ -52,10 +52,14 @@ pub(super) enum MapType {
     /// The least recently used entry makes room for a new one.
     LruHash = 9,
     XskMap = 17,
+    /// Records that programs write and we read.
+    RingBuffer = 27,
 }
 
 /// A map takes memory for its entries only as they come.
 pub(super) const NO_PREALLOC: u32 = 1;
+/// Its values may be mapped.
+pub(super) const MAPPABLE: u32 = 1 << 10;
 
 /// What an update may find.
 #[derive(Clone, Copy, Debug)]
@@ -246,6 +250,11 @@ impl<K: Copy, V: Copy> Map<K, V> {
         Ok(Self { fd, _types: std::marker::PhantomData })
     }
 
+    /// Its descriptor, for mappings.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
     /// Its descriptor, for the assembler.
     pub(super) fn raw_fd(&self) -> i32 {
         self.fd.as_raw_fd()
@@ -399,7 +408,12 @@ impl Program {
             ..TestRunArgs::default()
         };
         // SAFETY: the kernel reads `data_size_in` bytes of the frame and writes none.
-        unsafe { bpf(PROG_TEST_RUN, &mut args) }?;
+        while let Err(error) = unsafe { bpf(PROG_TEST_RUN, &mut args) } {
+            // A signal ends many repetitions.
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
         Ok((args.retval, args.duration))
     }
 

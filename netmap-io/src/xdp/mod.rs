@@ -16,6 +16,7 @@
 //! (`XDP_SHARED_UMEM`) would save no copy.
 
 mod asm;
+mod behind;
 mod bpf;
 mod direct;
 mod hook;
@@ -107,6 +108,11 @@ pub(crate) fn probe_bpf() -> io::Result<()> {
     bpf::Map::<u32, u32>::new(bpf::MapType::Array, "utcp_probe", 1, 0).map(drop)
 }
 
+/// Whether short frames behind GRO need no packet socket to come, and to leave.
+pub(crate) fn short_ways() -> (bool, bool) {
+    packets::short_ways()
+}
+
 /// Name of the BPF program with that number.
 pub(crate) fn program_name(id: u32) -> Option<String> {
     bpf::program_name(id)
@@ -125,6 +131,11 @@ pub(crate) fn steers_behind(ifindex: u32) -> Option<(u32, Vec<u32>)> {
 /// Chains of nftables that frames for our packet sockets meet first.
 pub(crate) fn rules_before(interface: &str) -> Vec<String> {
     rules::ingress_chains(interface).unwrap_or_default()
+}
+
+/// Whether chains of nftables stand at an interface's hooks. Where that can't be known there are none: this kernel has no nftables.
+fn filters(interface: &str) -> bool {
+    rules::filters(interface).unwrap_or_default()
 }
 
 /// Whether a device of these options stands behind GRO, so that XDP programs of others may be in front of it.
@@ -232,17 +243,11 @@ impl XdpPort {
         options: &OpenOptions,
         steering: &Arc<XdpSteering>,
     ) -> Result<Self, PortError> {
-        let socket = Socket::new().map_err(|error| match error.raw_os_error() {
-            Some(libc::EAFNOSUPPORT) => PortError::Option {
-                option: "xdp:".into(),
-                reason: "this kernel was built without AF_XDP; use a tap: port".into(),
-            },
-            _ => refused("making an AF_XDP socket", error),
-        })?;
+        let socket = new_socket()?;
         let no_memory = |error| PortError::io("allocating packet memory", error);
         let sizes = form.sizes();
         let kernel = SlotMemory::new(sizes.rx_slots, sizes.tx_slots, sizes.frame_size).map_err(no_memory)?;
-        let mut rings = set_up(&socket, &kernel, sizes)?;
+        let mut rings = set_up(&socket, &kernel, sizes, 0)?;
         let joins = matches!(form, Form::Joined(..));
         let Bound { zero_copy, chains } = bind(&socket, device, queue, native, joins, options.zero_copy)?;
         steering.set_socket(queue, socket.as_fd())?;
@@ -362,12 +367,22 @@ fn mode_in_words(zero_copy: bool, native: bool, joins: bool) -> String {
     format!("AF_XDP, {copy}, {mode}{}", if joins { ", long frames" } else { "" })
 }
 
-fn set_up(socket: &Socket, memory: &SlotMemory, sizes: Sizes) -> Result<Rings, PortError> {
+fn new_socket() -> Result<Socket, PortError> {
+    Socket::new().map_err(|error| match error.raw_os_error() {
+        Some(libc::EAFNOSUPPORT) => PortError::Option {
+            option: "xdp:".into(),
+            reason: "this kernel was built without AF_XDP; use a tap: port".into(),
+        },
+        _ => refused("making an AF_XDP socket", error),
+    })
+}
+
+fn set_up(socket: &Socket, memory: &SlotMemory, sizes: Sizes, metadata: usize) -> Result<Rings, PortError> {
     let bytes = memory.buffers().len();
-    let result = match socket.set_up(memory.buffers(), sizes) {
+    let result = match socket.set_up(memory.buffers(), sizes, metadata) {
         Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
             raise_memlock(bytes as u64);
-            socket.set_up(memory.buffers(), sizes)
+            socket.set_up(memory.buffers(), sizes, metadata)
         }
         other => other,
     };

@@ -11,13 +11,14 @@
 //! others follow it. One that comes before the first may be anybody's: behind GRO both get it, and whoever gets the rest puts the
 //! packet together. In front of the stack it can't be in two places; it goes to the kernel, and TCP sends again.
 //!
-//! The same program stands behind the driver, too ([`Hook::Behind`]): there it gets socket buffers, and marks what is ours instead.
+//! The same program stands behind the driver, too ([`Hook::Behind`]): there it gets socket buffers, and `behind` is its end.
 //!
 //! IPv6's headers of options, and of a route that is used up, are stepped over. What it doesn't understand, it passes to the
 //! kernel: ARP, ND, other protocols and extension headers (IPsec's among them), tunnels, truncated frames, frames of VLAN
 //! interfaces, frames to groups and to other stations. The verifier proves that it terminates and reads inside the frame alone.
 
 use super::asm::{Asm, Helper, If, Insn, Label, Reg, Width};
+use super::behind::{self, ShortMaps};
 use crate::frame::EXTENSIONS_MAX;
 use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 
@@ -25,19 +26,16 @@ use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 pub(super) const XDP_DROP: i32 = 1;
 /// XDP verdict: on to the kernel's stack.
 pub(super) const XDP_PASS: i32 = 2;
-/// tcx verdicts: the next program decides, and on to the stack.
+/// tcx verdict: the next program decides.
 const TCX_NEXT: i32 = -1;
-const TCX_PASS: i32 = 0;
-/// What a frame is made that the kernel's IP is not to take (`PACKET_OTHERHOST`).
-const OTHER_HOST: i32 = 3;
 
 /// Where the program stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hook {
     /// In front of everything; what is ours goes to the AF_XDP socket of its queue, or gets the verdict where there is none.
     Xdp(i32),
-    /// Behind GRO (tcx): what is ours bears the mark and is for another host.
-    Behind(u32),
+    /// Behind GRO (tcx): what is ours goes to packet sockets, short frames to a ring buffer if there is one.
+    Behind(Option<ShortMaps>),
 }
 
 /// Key of the tuple map: what [`Tuple`](crate::Tuple) says, in network byte order.
@@ -107,9 +105,9 @@ const MD_DATA: i16 = 0;
 const MD_DATA_END: i16 = 4;
 const MD_RX_QUEUE: i16 = 16;
 // Offsets in `struct __sk_buff`.
-const SKB_LEN: i16 = 0;
+pub(super) const SKB_LEN: i16 = 0;
 const SKB_TYPE: i16 = 4;
-const SKB_MARK: i16 = 8;
+pub(super) const SKB_MARK: i16 = 8;
 const SKB_PROTOCOL: i16 = 16;
 const SKB_VLAN_PRESENT: i16 = 20;
 const SKB_VLAN_TCI: i16 = 24;
@@ -245,7 +243,7 @@ pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
     asm.finish()
 }
 
-/// What becomes of a frame: it is not ours by what it says, or is; or goes where its first fragment went; or is not understood.
+/// What becomes of a frame (R7, its IP header at R9): it is not ours by what it says, or is; or goes where its first fragment went; or is not understood.
 fn write_ends(asm: &mut Asm, maps: Maps, hook: Hook, [foreign, take, later, pass]: [Label; 4]) {
     let [redirect, unknown] = std::array::from_fn(|_| asm.label());
     asm.jump(take);
@@ -278,22 +276,14 @@ fn write_ends(asm: &mut Asm, maps: Maps, hook: Hook, [foreign, take, later, pass
             asm.load_map(R1, maps.sockets);
             asm.mov_imm(R3, absent);
             asm.call(Helper::RedirectMap);
+            asm.exit();
         }
-        Hook::Behind(mark) => {
-            asm.mov_imm(R1, mark.cast_signed());
-            asm.store(Width::Word, R6, SKB_MARK, R1);
-            asm.mov(R1, R6);
-            asm.mov_imm(R2, OTHER_HOST);
-            asm.call(Helper::ChangeType);
-            asm.mov_imm(R0, TCX_PASS);
-        }
+        Hook::Behind(short) => behind::write(asm, short),
     }
-    asm.exit();
 
     asm.place(unknown);
-    if let Hook::Behind(mark) = hook {
-        asm.mov_imm(R1, mark.cast_signed());
-        asm.store(Width::Word, R6, SKB_MARK, R1);
+    if let Hook::Behind(short) = hook {
+        behind::write_for_both(asm, short);
     }
     asm.place(pass);
     asm.mov_imm(R0, if matches!(hook, Hook::Xdp(_)) { XDP_PASS } else { TCX_NEXT });

@@ -1,5 +1,6 @@
-//! Rules of nftables at an interface's ingress hook, by netlink: a frame meets them behind programs of the tcx hook and before packet
-//! sockets, so what they drop never comes to us there. (XDP programs stand before both.)
+//! Rules of nftables at an interface's own hooks, by netlink. At the ingress hook a frame meets them behind programs of the tcx hook and
+//! before packet sockets, so what they drop never comes to us there. (XDP programs stand before both.) At the egress hook it meets
+//! them behind packet sockets. AF_XDP, and what a tcx program keeps, pass both by.
 //!
 //! ```text
 //!  question:  nlmsghdr │ nfgenmsg
@@ -21,9 +22,9 @@ const REQUEST_DUMP: u16 = 0x301;
 /// `NFNL_SUBSYS_NFTABLES`, and of that `NFT_MSG_NEWCHAIN` and `NFT_MSG_GETCHAIN`.
 const CHAIN: u16 = 10 << 8 | 3;
 const GET_CHAIN: u16 = 10 << 8 | 4;
-/// Families, and the number that each has for the ingress hook.
-const NETDEV: (u8, u32) = (5, 0);
-const INET: (u8, u32) = (1, 5);
+/// Families, and the numbers that they have for the ingress hook and for the egress hook.
+const INGRESS: [(u8, u32); 2] = [(5, 0), (1, 5)];
+const EGRESS: [(u8, u32); 1] = [(5, 1)];
 /// Attributes of a chain, and of its hook.
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
@@ -39,6 +40,15 @@ const ANSWERS_MAX: usize = 64;
 
 /// Base chains at the ingress hook of an interface of this network namespace, each as "table chain".
 pub(super) fn ingress_chains(interface: &str) -> io::Result<Vec<String>> {
+    chains(interface, &INGRESS)
+}
+
+/// Whether chains stand at either of its hooks.
+pub(super) fn filters(interface: &str) -> io::Result<bool> {
+    Ok(!chains(interface, &INGRESS)?.is_empty() || !chains(interface, &EGRESS)?.is_empty())
+}
+
+fn chains(interface: &str, hooks: &[(u8, u32)]) -> io::Result<Vec<String>> {
     // SAFETY: makes a descriptor.
     let socket = own(unsafe {
         libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER)
@@ -55,7 +65,7 @@ pub(super) fn ingress_chains(interface: &str) -> io::Result<Vec<String>> {
         // SAFETY: the kernel writes at most as many bytes as there are.
         let got = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
         let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-        if read(&answer[..got.min(answer.len())], interface, &mut all)? {
+        if read(&answer[..got.min(answer.len())], (interface, hooks), &mut all)? {
             break;
         }
     }
@@ -71,7 +81,7 @@ fn question() -> [u8; HEADER + FAMILY] {
 }
 
 /// Reads the messages of an answer; whether the last one was among them.
-fn read(mut answer: &[u8], interface: &str, all: &mut Vec<String>) -> io::Result<bool> {
+fn read(mut answer: &[u8], place: (&str, &[(u8, u32)]), all: &mut Vec<String>) -> io::Result<bool> {
     while let Some(head) = answer.first_chunk::<HEADER>() {
         let [l0, l1, l2, l3, k0, k1, ..] = *head;
         let len = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
@@ -82,7 +92,7 @@ fn read(mut answer: &[u8], interface: &str, all: &mut Vec<String>) -> io::Result
                 let errno = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
                 return Err(io::Error::from_raw_os_error(errno.wrapping_neg()));
             }
-            CHAIN => all.extend(chain(body, interface)),
+            CHAIN => all.extend(chain(body, place)),
             _ => {}
         }
         let Some(rest) = answer.get(len.next_multiple_of(4)..) else { break };
@@ -91,12 +101,12 @@ fn read(mut answer: &[u8], interface: &str, all: &mut Vec<String>) -> io::Result
     Ok(false)
 }
 
-/// The chain that an answer tells of, if it stands at that hook of the interface.
-fn chain(body: &[u8], interface: &str) -> Option<String> {
+/// The chain that an answer tells of, if it stands at one of these hooks of the interface.
+fn chain(body: &[u8], (interface, hooks): (&str, &[(u8, u32)])) -> Option<String> {
     let attributes = body.get(FAMILY..)?;
     let hook = attribute(attributes, CHAIN_HOOK)?;
     let number = u32::from_be_bytes(*attribute(hook, HOOK_NUMBER)?.first_chunk()?);
-    let here = [NETDEV, INET].contains(&(*body.first()?, number));
+    let here = hooks.contains(&(*body.first()?, number));
     let one = || attribute(hook, HOOK_DEVICE).is_some_and(|name| text(name) == interface);
     let among = || attribute(hook, HOOK_DEVICES).is_some_and(|list| names(list, interface));
     if !here || !(one() || among()) {
@@ -141,7 +151,7 @@ mod tests {
         for len in [0_u32, 1, 15, 16, 17, 40, u32::MAX] {
             let mut answer = vec![0xff_u8; 40];
             answer[..4].copy_from_slice(&len.to_ne_bytes());
-            let _ = read(&answer, "eth0", &mut all);
+            let _ = read(&answer, ("eth0", &INGRESS), &mut all);
         }
         assert_eq!(all, Vec::<String>::new());
     }
@@ -172,5 +182,16 @@ mod tests {
         all.sort();
         assert_eq!(all, ["guard both", "guard early", "guard late", "wall first"]);
         assert_eq!(chains("lo").unwrap(), ["guard both"]);
+        nft("flush ruleset");
+        let filters = || net.a.run(|| filters("nio-a").unwrap());
+        assert!(!filters());
+        for hook in ["ingress", "egress"] {
+            nft("add table netdev guard");
+            nft(&format!(
+                "add chain netdev guard one {{ type filter hook {hook} device nio-a priority 0 ; }}"
+            ));
+            assert!(filters(), "{hook}");
+            nft("flush ruleset");
+        }
     }
 }

@@ -2,17 +2,18 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::bpf::{self, Kind, Map, MapType, NO_PREALLOC, Program, Update};
+use super::behind::ShortMaps;
+use super::bpf::{self, Kind, MAPPABLE, Map, MapType, NO_PREALLOC, Program, Update};
 use super::hook::{Hooked, hooked};
-use super::packets::MARK;
+use super::packets::{FILTERS_AT, RING, Signs};
 use super::program::{
     self, FLOW_LEAVE, FLOW_TAKE, FlowKey, FragmentKey, Hook, Maps, State, TupleKey, XDP_DROP, XDP_PASS,
 };
-use crate::sys::{Interface, number};
+use crate::sys::{Interface, Mapping, number, page_bytes};
 use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
 
 /// Name of our program, as `bpftool prog` and another engine see it.
@@ -53,6 +54,38 @@ pub(super) struct XdpSteering {
     /// Number of registered flows; the lock also orders updates of the state map.
     flow_count: Mutex<u32>,
     attached: Option<Attached>,
+    short: Option<Short>,
+    /// Rules of nftables stand at the interface, see [`Steering::look_again`].
+    filters: AtomicBool,
+}
+
+/// Where the program behind GRO leaves short frames.
+#[derive(Debug)]
+pub(super) struct Short {
+    pub(super) ring: Map<(), ()>,
+    pub(super) signs: Map<u32, Signs>,
+    page: Mapping,
+}
+
+impl Short {
+    pub(super) fn new() -> io::Result<Self> {
+        let ring = Map::new(MapType::RingBuffer, "utcp_short", RING, 0)?;
+        let signs: Map<u32, Signs> = Map::new(MapType::Array, "utcp_signs", 1, MAPPABLE)?;
+        let page = Mapping::shared(signs.fd(), 0, page_bytes())?;
+        Ok(Self { ring, signs, page })
+    }
+
+    /// Says whether all is to go by packet sockets.
+    fn filters(&self, yes: bool) {
+        let at = usize::try_from(FILTERS_AT).unwrap_or(0);
+        // SAFETY: an aligned word of the signs' page, which we alone write, in one step.
+        let sign = unsafe { AtomicU32::from_ptr(self.page.at(at).cast().as_ptr()) };
+        sign.store(u32::from(yes), Ordering::Relaxed);
+    }
+
+    fn maps(&self) -> ShortMaps {
+        ShortMaps { ring: self.ring.raw_fd(), signs: self.signs.raw_fd() }
+    }
 }
 
 #[derive(Debug)]
@@ -76,9 +109,15 @@ impl XdpSteering {
         Self::load_with(queues, tuples_max, Hook::Xdp(if kept { XDP_DROP } else { XDP_PASS }))
     }
 
-    /// Puts the program behind GRO of `device`, where it marks what is ours.
-    pub(super) fn behind(device: &Interface, tuples_max: u32) -> Result<Self, PortError> {
-        let mut steering = Self::load_with(1, tuples_max, Hook::Behind(MARK))?;
+    /// Puts the program behind GRO of `device`; `short`: it leaves short frames there.
+    pub(super) fn behind(
+        device: &Interface,
+        tuples_max: u32,
+        short: Option<Short>,
+    ) -> Result<Self, PortError> {
+        let mut steering = Self::load_with(1, tuples_max, Hook::Behind(short.as_ref().map(Short::maps)))?;
+        steering.short = short;
+        steering.set_filters(super::filters(&device.name));
         let link = steering.program.attach_behind(device.index);
         let link = link.map_err(|error| refused("attaching the steering program", error))?;
         let (interface, inherited) = (device.name.clone(), AtomicBool::new(false));
@@ -86,6 +125,18 @@ impl XdpSteering {
         let attached = Attached { interface, ifindex, way: BEHIND, link, inherited, kept: false };
         steering.attached = Some(attached);
         Ok(steering)
+    }
+
+    fn set_filters(&self, yes: bool) {
+        self.filters.store(yes, Ordering::Relaxed);
+        if let Some(short) = &self.short {
+            short.filters(yes);
+        }
+    }
+
+    /// Whether all is to go by packet sockets, since somebody filters what they send and get.
+    pub(super) fn filters(&self) -> bool {
+        self.filters.load(Ordering::Relaxed)
     }
 
     /// [`Self::load`] for another hook, or another verdict for frames of ours that find no socket.
@@ -113,7 +164,18 @@ impl XdpSteering {
             }
         })?;
         let flow_count = Mutex::new(0);
-        Ok(Self { tuples, flows, state, sockets, _fragments: fragments, program, flow_count, attached: None })
+        Ok(Self {
+            tuples,
+            flows,
+            state,
+            sockets,
+            _fragments: fragments,
+            program,
+            flow_count,
+            attached: None,
+            short: None,
+            filters: AtomicBool::new(false),
+        })
     }
 
     /// Frames of ours on `queue` go to `socket`.
@@ -319,9 +381,17 @@ impl Steering for XdpSteering {
             words.push(format!("tcx programs before ours: {}", crate::inspect::program_words(&before)));
         }
         if !chains.is_empty() {
-            words.push(format!("rules of nftables at the ingress hook: {}", chains.join(", ")));
+            let all =
+                if self.short.is_some() { " (for them, short frames go by packet sockets)" } else { "" };
+            words.push(format!("rules of nftables at the ingress hook: {}{all}", chains.join(", ")));
         }
         (!words.is_empty()).then(|| format!("{}; what they drop never comes here", words.join("; ")))
+    }
+
+    fn look_again(&self) {
+        if let Some(attached) = self.attached.as_ref().filter(|attached| attached.way == BEHIND) {
+            self.set_filters(super::filters(&attached.interface));
+        }
     }
 
     fn describe(&self) -> String {

@@ -1,5 +1,6 @@
 //! The steering program against a table of frames, run by the kernel without a device.
 
+use super::super::packets::APART_AT;
 use super::*;
 use crate::Proto;
 use crate::testing::{Frame, skip_without};
@@ -9,14 +10,28 @@ use crate::whose::{self, PEER4, PEER6, US4, US6, icmp4, sent};
 const TAKEN: u32 = 1;
 const PASSED: u32 = 2;
 
-/// The program as it stands in front of the stack, and behind GRO: what holds for one, holds for the other.
-struct Both([XdpSteering; 2]);
+/// The program as it stands in front of the stack, behind GRO, and there with a ring for short frames: what holds for one,
+/// holds for the others.
+struct All([XdpSteering; 3]);
 
-impl Both {
-    /// What both say.
+/// The signs of the third: frames are apart, and their number.
+fn signs(all: &All) -> (u32, u32) {
+    let signs = &all.0[2].short.as_ref().unwrap().signs;
+    let bytes = signs.get(&0).unwrap()[APART_AT as usize / 8].to_ne_bytes();
+    let [apart, marked] = [0, 4].map(|at| u32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i])));
+    (apart, marked)
+}
+
+fn forget_signs(all: &All) {
+    all.0[2].short.as_ref().unwrap().signs.update(&0, &Signs::default(), Update::Any).unwrap();
+}
+
+impl All {
+    /// What all say.
     fn each<T: std::fmt::Debug>(&self, ask: impl Fn(&XdpSteering) -> T) -> T {
-        let [first, second] = self.0.each_ref().map(ask);
+        let [first, second, third] = self.0.each_ref().map(ask);
         assert_eq!(format!("{first:?}"), format!("{second:?}"), "both hooks");
+        assert_eq!(format!("{first:?}"), format!("{third:?}"), "with a ring");
         first
     }
 
@@ -42,9 +57,13 @@ impl Both {
 }
 
 /// The program with `10.0.0.1:80` and `[fd00::1]:80` registered for TCP, `10.0.0.1:53` for UDP.
-fn steering() -> Both {
+fn steering() -> All {
     let load = |hook| XdpSteering::load_with(4, 1024, hook).unwrap();
-    let steering = Both([load(Hook::Xdp(i32::from(TAKEN as u8))), load(Hook::Behind(MARK))]);
+    // A program holds its maps.
+    let short = Short::new().unwrap();
+    let hooks = [Hook::Xdp(i32::from(TAKEN as u8)), Hook::Behind(None), Hook::Behind(Some(short.maps()))];
+    let mut steering = All(hooks.map(load));
+    steering.0[2].short = Some(short);
     steering.0.iter().for_each(|one| whose::register(one).unwrap());
     steering
 }
@@ -58,8 +77,8 @@ fn tcp6(port: u16) -> Frame {
 }
 
 #[track_caller]
-fn check(steering: &Both, what: &str, frame: &[u8], want: u32) {
-    let [front, behind] = &steering.0;
+fn check(steering: &All, what: &str, frame: &[u8], want: u32) {
+    let [front, behind, short] = &steering.0;
     let (verdict, _) = front.program.test_run(frame, 1).unwrap();
     assert_eq!(verdict, want, "{what}");
     // The kernel runs a program behind GRO on nothing shorter than Ethernet and IP header.
@@ -72,8 +91,12 @@ fn check(steering: &Both, what: &str, frame: &[u8], want: u32) {
         }
         let (verdict, _) = behind.program.test_run(&frame, 1).unwrap();
         // Taken: on to the stack, whose IP leaves it to us; else the next program decides.
-        let want = if want == TAKEN { 0 } else { u32::MAX };
-        assert_eq!(verdict, want, "{what}, behind GRO");
+        let marked = if want == TAKEN { 0 } else { u32::MAX };
+        assert_eq!(verdict, marked, "{what}, behind GRO");
+        let (verdict, _) = short.program.test_run(&frame, 1).unwrap();
+        // Copied: the kernel is done with it.
+        let copied = if want == TAKEN { 2 } else { u32::MAX };
+        assert_eq!(verdict, copied, "{what}, behind GRO with a ring");
     }
 }
 
@@ -84,9 +107,12 @@ fn what_is_ours_is_taken_and_all_else_passes() {
     let s = &steering();
     for case in whose::cases() {
         check(s, &case.what, &case.frame, if case.ours { TAKEN } else { PASSED });
+        // Nobody knows yet: both get it, and later ones of ours don't overtake it.
+        assert_eq!(signs(s), (u32::from(case.unknown), u32::from(case.unknown)), "{}", case.what);
+        forget_signs(s);
     }
     // Behind GRO the kernel says for whom a frame is; to its test device, this one is for somebody else.
-    let [_, behind] = &s.0;
+    let [_, behind, _] = &s.0;
     assert_eq!(behind.program.test_run(&tcp4(80).build(), 1).unwrap().0, u32::MAX, "for another station");
 }
 
@@ -174,10 +200,11 @@ fn the_program_is_fast_enough_to_stand_in_front_of_everybody() {
     for (what, frame) in
         [("taken", tcp4(80).build()), ("passed", tcp4(81).build()), ("IPv6", tcp6(80).build())]
     {
-        let [front, behind] = &s.0;
+        let [front, behind, short] = &s.0;
         let (_, nanos) = front.program.test_run(&frame, 100_000).unwrap();
         let (_, more) = behind.program.test_run(&frame, 100_000).unwrap();
-        println!("{what}: {nanos} ns per frame, {more} ns behind GRO");
+        let (_, least) = short.program.test_run(&frame, 1000).unwrap();
+        println!("{what}: {nanos} ns per frame, {more} ns behind GRO, {least} ns with a ring");
         assert!(nanos < 5_000, "{what}: {nanos} ns per frame");
     }
 }

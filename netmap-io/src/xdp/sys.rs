@@ -22,6 +22,9 @@ const _: () = assert!(size_of::<Desc>() == size_of::<libc::xdp_desc>());
 /// Frames that one kick may send in copy mode (Linux 6.17); the default of 32 costs a call each.
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 
+/// A descriptor's metadata stand before its frame (Linux 6.8).
+pub(super) const TX_METADATA: u32 = libc::XDP_TX_METADATA;
+
 /// How many of what.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
@@ -69,15 +72,9 @@ impl Socket {
     }
 
     /// Registers `memory` as its packet memory and maps its rings.
-    pub(super) fn set_up(&self, memory: &Mapping, sizes: Sizes) -> io::Result<Rings> {
-        let registration = libc::xdp_umem_reg_v1 {
-            addr: memory.base().as_ptr().addr() as u64,
-            len: memory.len() as u64,
-            chunk_size: sizes.frame_size,
-            headroom: 0,
-        };
-        // The short form of the structure: flags and all that newer kernels added are zero.
-        self.set(libc::XDP_UMEM_REG, &registration)?;
+    /// `metadata`: bytes in front of a frame to send that say what is to be done to it; older kernels refuse any.
+    pub(super) fn set_up(&self, memory: &Mapping, sizes: Sizes, metadata: usize) -> io::Result<Rings> {
+        self.register(memory, sizes.frame_size, metadata)?;
         self.set(libc::XDP_UMEM_FILL_RING, &sizes.rx_slots)?;
         self.set(libc::XDP_UMEM_COMPLETION_RING, &sizes.tx_slots)?;
         self.set(libc::XDP_RX_RING, &sizes.rx_slots)?;
@@ -111,6 +108,24 @@ impl Socket {
                 completion: Consumer::new(completion, &offsets.cr, sizes.tx_slots),
             })
         }
+    }
+
+    fn register(&self, memory: &Mapping, frame_size: u32, metadata: usize) -> io::Result<()> {
+        let registration = libc::xdp_umem_reg_v1 {
+            addr: memory.base().as_ptr().addr() as u64,
+            len: memory.len() as u64,
+            chunk_size: frame_size,
+            headroom: 0,
+        };
+        if metadata == 0 {
+            // The short form of the structure: flags and all that newer kernels added are zero.
+            return self.set(libc::XDP_UMEM_REG, &registration);
+        }
+        let libc::xdp_umem_reg_v1 { addr, len, chunk_size, headroom } = registration;
+        let tx_metadata_len = u32::try_from(metadata).unwrap_or(0);
+        let flags = libc::XDP_UMEM_TX_METADATA_LEN;
+        let longer = libc::xdp_umem_reg { addr, len, chunk_size, headroom, flags, tx_metadata_len };
+        self.set(libc::XDP_UMEM_REG, &longer)
     }
 
     /// In copy mode every frame in flight is charged to the socket's send buffer: make room for a ring

@@ -28,6 +28,9 @@ const STATUS_USER: u32 = 1;
 /// The slot has the first bytes alone; all of the frame waits in the socket.
 const STATUS_COPY: u32 = 2;
 
+/// What is kept of a frame that is to wake us; fewer than any frame has.
+const WAKE_BYTES: u32 = 1;
+
 /// Bytes of a slot: a frame of the usual MTU fits.
 const SLOT: u32 = 2048;
 /// Bytes that the kernel allocates in one piece.
@@ -98,8 +101,8 @@ fn bind(fd: &OwnedFd, ifindex: u32, protocol: u16) -> io::Result<()> {
     check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }).map(drop)
 }
 
-/// Takes frames alone that bear `mark`.
-fn take_marked(fd: &OwnedFd, mark: u32) -> io::Result<()> {
+/// Takes frames alone that bear `mark`, and of those with `wake` one byte.
+fn take_marked(fd: &OwnedFd, mark: u32, wake: u32) -> io::Result<()> {
     // SKF_AD_OFF + SKF_AD_MARK.
     let at_mark = (-0x1000_i32 + 20).cast_unsigned();
     let op = |code: u32, jt, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap_or(0), jt, jf, k };
@@ -107,9 +110,11 @@ fn take_marked(fd: &OwnedFd, mark: u32) -> io::Result<()> {
         op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at_mark),
         op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, mark),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, wake),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, WAKE_BYTES),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ];
-    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    let program = libc::sock_fprog { len: 6, filter: filter.as_mut_ptr() };
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
@@ -124,6 +129,8 @@ pub(super) enum Next<'a> {
     Long,
     /// One of which the kernel kept the first bytes alone: its memory for long ones is full.
     Cut,
+    /// One that came another way, and was to wake us.
+    Wake,
 }
 
 /// A socket that receives marked frames of one protocol into a ring.
@@ -137,10 +144,17 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// `vnet`: bytes of the virtio-net header in front of each frame.
-    pub(super) fn new(ifindex: u32, protocol: u16, mark: u32, slots: u32, vnet: usize) -> io::Result<Self> {
+    /// For frames with the first mark, and what wakes us with the second. `vnet`: bytes of the virtio-net header in front of
+    /// each frame.
+    pub(super) fn new(
+        ifindex: u32,
+        protocol: u16,
+        [mark, wake]: [u32; 2],
+        slots: u32,
+        vnet: usize,
+    ) -> io::Result<Self> {
         let fd = socket()?;
-        take_marked(&fd, mark)?;
+        take_marked(&fd, mark, wake)?;
         set(&fd, libc::SOL_PACKET, PACKET_VERSION, &TPACKET_V2)?;
         set(&fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1_i32)?;
         set(&fd, libc::SOL_PACKET, PACKET_COPY_THRESH, &1_i32)?;
@@ -181,6 +195,9 @@ impl Receiver {
         if header.status & STATUS_COPY != 0 {
             return Next::Long;
         }
+        if header.snaplen == WAKE_BYTES {
+            return Next::Wake;
+        }
         let start = usize::from(header.mac).saturating_sub(self.vnet);
         let end = usize::from(header.mac) + header.snaplen as usize;
         if header.snaplen != header.len || start < size_of::<Header>() || end > SLOT as usize {
@@ -188,6 +205,13 @@ impl Receiver {
         }
         // SAFETY: inside the slot by the checks, which the kernel does not write to while it is ours.
         Next::Frame(unsafe { std::slice::from_raw_parts(self.slot().add(start).as_ptr(), end - start) })
+    }
+
+    /// Gives back what only woke us.
+    pub(super) fn forget_wakes(&mut self) {
+        while self.peek() == Next::Wake {
+            self.release();
+        }
     }
 
     /// Gives the slot back.
@@ -275,6 +299,16 @@ impl Sender {
         let sent =
             unsafe { libc::sendmmsg(self.fd.as_raw_fd(), messages.as_mut_ptr(), number, libc::MSG_DONTWAIT) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+impl Sender {
+    /// Whether frames that it sent are on their way still: in the queueing discipline, or in the device.
+    pub(super) fn has_unsent(&self) -> bool {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: SIOCOUTQ (by its other name) writes one integer.
+        let asked = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        asked != 0 || bytes > 0
     }
 }
 

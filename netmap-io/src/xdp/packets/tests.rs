@@ -7,10 +7,11 @@ use super::super::asm::{Asm, Width};
 use super::super::bpf::{Kind, Map, MapType, Program, Update};
 use super::super::hook;
 use super::super::program::XDP_PASS;
-use super::VNET_HEADER;
+use super::short::Way;
+use super::{PacketPort, VNET_HEADER};
 use crate::conformance::{self, Pair};
 use crate::testing::{Frame, IP_A, IP_B, MAC_A, MAC_B, Network, Tap, skip_without};
-use crate::{Device, OpenOptions, Port, Proto, Tuple};
+use crate::{Device, OpenOptions, Port, Proto, Steering, Tuple};
 
 const PORT: u16 = 4000;
 const HEADER: usize = VNET_HEADER as usize;
@@ -19,10 +20,29 @@ fn options() -> OpenOptions {
     OpenOptions { vnet_header: true, rx_slots: 256, ..OpenOptions::default() }
 }
 
-/// Both ends, each with one tuple registered. They have the same address on the link: frames that are sent back as they came are
-/// for who gets them, too.
-fn ends(net: &Network) -> [Box<dyn Port>; 2] {
+/// Both ends have the same address on the link: frames that are sent back as they came are for who gets them, too.
+fn same_address(net: &Network) {
     net.a.ip(&format!("link set nio-a address {}", MAC_B.map(|byte| format!("{byte:02x}")).join(":")));
+}
+
+/// Both ends with these ways for short frames, each with one tuple registered.
+fn ends_with(net: &Network, ring: bool, ways: &'static [Way]) -> [PacketPort; 2] {
+    same_address(net);
+    [(&net.a, "nio-a"), (&net.b, "nio-b")].map(|(host, name)| {
+        let (port, steering) = host.run(move || {
+            let device = crate::sys::interface(name).unwrap().unwrap();
+            super::open_port(&device, &options(), ring, ways).unwrap()
+        });
+        for addr in [IP_A, IP_B] {
+            steering.register(Tuple::new(addr, PORT, Proto::TCP)).unwrap();
+        }
+        port
+    })
+}
+
+/// Both ends, each with one tuple registered.
+fn ends(net: &Network) -> [Box<dyn Port>; 2] {
+    same_address(net);
     [(&net.a, "xdp:nio-a"), (&net.b, "xdp:nio-b")].map(|(host, device)| {
         let Device { mut ports, steering } = net.open(host, device, &options()).unwrap();
         let steering = steering.unwrap();
@@ -42,7 +62,11 @@ fn between(to_b: bool) -> Frame {
 #[track_caller]
 fn conforms(mtu: u32) {
     let net = Network::new(1, mtu);
-    let [a, b] = ends(&net);
+    ends_conform(ends(&net));
+}
+
+#[track_caller]
+fn ends_conform([a, b]: [Box<dyn Port>; 2]) {
     let header = between(true).header_len();
     let frame = move |to_b, len: usize| {
         let payload: Vec<u8> = (0..len - header - HEADER).map(|i| u8::try_from(i % 251).unwrap()).collect();
@@ -79,6 +103,292 @@ fn frames_of_a_slot_conform() {
 fn frames_that_wait_in_the_socket_conform() {
     skip_without!(namespaces);
     conforms(9000);
+}
+
+/// What older kernels and small limits of locked memory leave.
+#[test]
+fn less_than_the_best_conforms() {
+    skip_without!(namespaces);
+    for (ring, ways) in [(true, &[Way::Whole]), (false, &[Way::Hold])] {
+        let net = Network::new(1, 1500);
+        ends_conform(ends_with(&net, ring, ways).map(|port| Box::new(port) as Box<dyn Port>));
+    }
+}
+
+/// Frames of `port` that came, waiting for `count`.
+fn received(port: &mut PacketPort, count: usize) -> Vec<Vec<u8>> {
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut all: Vec<Vec<u8>> = Vec::new();
+    while all.len() < count && Instant::now() < until {
+        port.rx_sync().unwrap();
+        all.extend(port.rx().map(|frame| frame.to_vec()));
+    }
+    all
+}
+
+/// A frame without and with a wish for its checksum.
+fn short_frame(number: u32, wish: bool) -> Vec<u8> {
+    let frame = between(true).payload(&number.to_be_bytes()).build();
+    let mut bytes = vec![u8::from(wish), 0, 0, 0, 0, 0];
+    for word in [34_u16, 16] {
+        bytes.extend(word.to_ne_bytes());
+    }
+    bytes.extend(frame);
+    bytes
+}
+
+#[test]
+fn short_frames_pass_no_packet_socket_unless_they_are_to_wake_us() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let [mut a, mut b] = ends_with(&net, true, &Way::ALL);
+    assert!(a.caps().mode.ends_with("short ones by a ring buffer and AF_XDP"), "{}", a.caps().mode);
+    let marked = |b: &PacketPort| b.records.as_ref().unwrap().marked();
+    for round in 0..3 {
+        for asleep in [false, true] {
+            b.rx_sync().unwrap();
+            assert!(!asleep || b.arm().unwrap());
+            let frames = [round, round + 100].map(|number| short_frame(number, false));
+            for frame in &frames {
+                assert!(a.tx().push(frame));
+            }
+            a.tx_sync().unwrap();
+            assert!(!a.long_out, "sent by AF_XDP");
+            let until = Instant::now() + Duration::from_secs(2);
+            let here = |b: &PacketPort| !b.records.as_ref().unwrap().is_empty();
+            while !(here(&b) && b.receivers[0].waits() >= asleep) && Instant::now() < until {}
+            assert_eq!(b.receivers[0].waits(), asleep, "a packet socket hears of it");
+            let body = |frames: &[Vec<u8>]| frames.iter().map(|f| f[HEADER..].to_vec()).collect::<Vec<_>>();
+            assert_eq!(body(&received(&mut b, 2)), body(&frames));
+            b.rx_sync().unwrap();
+            assert!(!b.receivers[0].waits() && marked(&b) == 0, "two frames and no more");
+        }
+    }
+}
+
+/// What goes different ways arrives in order: one long segment among short frames, then many.
+#[test]
+fn ways_keep_the_order() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let [mut a, mut b] = ends_with(&net, true, &Way::ALL);
+    let (mut sent, mut number) = (Vec::new(), 0);
+    for round in 0..300_usize {
+        let mut frames: Vec<Vec<u8>> = Vec::new();
+        for place in 0..round % 7 + 1 {
+            if (round + place) % 5 == 0 {
+                frames.push(long_segment(1000 + u16::try_from(round % 400).unwrap()));
+            } else {
+                number += 1;
+                frames.push(short_frame(number, false));
+            }
+        }
+        // Some in a batch, some by themselves.
+        for frame in &frames {
+            assert!(a.tx().push(frame));
+            if round % 2 == 0 {
+                a.tx_sync().unwrap();
+            }
+        }
+        a.tx_sync().unwrap();
+        sent.extend(frames);
+        if round % 3 == 0 {
+            let _ = b.arm().unwrap();
+        }
+        if round % 10 == 9 {
+            let want = std::mem::take(&mut sent);
+            let got = received(&mut b, want.len());
+            let lens = |frames: &[Vec<u8>]| frames.iter().map(Vec::len).collect::<Vec<_>>();
+            assert_eq!(lens(&got), lens(&want), "round {round}");
+            let same = |(got, want): (&Vec<u8>, &Vec<u8>)| got[HEADER..] == want[HEADER..];
+            assert!(got.iter().zip(&want).all(same), "round {round}");
+            b.rx_sync().unwrap();
+            assert!(!b.records.as_ref().unwrap().apart(), "short ones go their own way again");
+        }
+    }
+}
+
+/// Nobody reads: the ring fills, then the socket's; what is lost is counted, and what is not comes in order.
+#[test]
+fn a_full_ring_loses_what_it_counts() {
+    skip_without!(namespaces);
+    const RECORD: usize = 8 + super::FRAME_AT as usize + super::ROOMS[0] as usize;
+    const FITS: u32 = (super::RING as usize / RECORD) as u32;
+    let net = Network::new(1, 1500);
+    let [mut a, mut b] = ends_with(&net, true, &Way::ALL);
+    let records = |b: &PacketPort| b.records.as_ref().unwrap().counts(RECORD);
+    let all = FITS + 2 * options().rx_slots;
+    for number in 0..all {
+        assert!(a.tx().push(&short_frame(number, false)));
+        if number % 32 == 31 || number + 1 == all {
+            a.tx_sync().unwrap();
+            let until = Instant::now() + Duration::from_secs(5);
+            while records(&b).iter().sum::<u32>() <= number && Instant::now() < until {}
+            assert_eq!(records(&b).iter().sum::<u32>(), number + 1);
+        }
+    }
+    let [inside, apart] = records(&b);
+    assert!((FITS - 1..=FITS).contains(&inside) && apart > options().rx_slots, "{inside} and {apart}");
+    let lost = u32::try_from(b.counters().rx_ring_full).unwrap();
+    assert!(lost > 0 && lost <= apart);
+    let got = received(&mut b, (all - lost) as usize);
+    let number = |frame: &Vec<u8>| u32::from_be_bytes(*frame[HEADER + 54..].first_chunk().unwrap());
+    assert!(got.iter().map(number).eq(0..all - lost), "in order");
+    let until = Instant::now() + Duration::from_secs(5);
+    while b.records.as_ref().unwrap().apart() && Instant::now() < until {
+        assert_eq!(b.rx_sync().unwrap(), 0);
+    }
+    assert!(a.tx().push(&short_frame(7, false)));
+    a.tx_sync().unwrap();
+    assert_eq!(received(&mut b, 1).len(), 1);
+    assert_eq!(records(&b)[1], apart, "short ones go their own way again");
+}
+
+/// Chains at an interface's own hooks judge what packet sockets get and send: while there are any, everything goes that way.
+#[test]
+fn rules_of_others_are_not_passed_by() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let [mut a, mut b] = ends_with(&net, true, &Way::ALL);
+    let nft = |host: &crate::testing::Host, words: &str| {
+        let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+        host.run(move || std::process::Command::new("nft").args(words).status().is_ok_and(|s| s.success()))
+    };
+    let send = |a: &mut PacketPort, b: &mut PacketPort| {
+        let before = b.records.as_ref().unwrap().marked();
+        assert!(a.tx().push(&short_frame(1, false)));
+        a.tx_sync().unwrap();
+        assert_eq!(received(b, 1).len(), 1);
+        (a.long_out, b.records.as_ref().unwrap().marked() != before)
+    };
+    assert_eq!(send(&mut a, &mut b), (false, false));
+    for (host, device, hook, want) in
+        [(&net.b, "nio-b", "ingress", (false, true)), (&net.a, "nio-a", "egress", (true, false))]
+    {
+        let look = |a: &PacketPort, b: &PacketPort| {
+            for (host, port) in [(&net.a, a), (&net.b, b)] {
+                let steering = port.steering.clone();
+                host.run(move || steering.look_again());
+            }
+        };
+        if !nft(host, "add table netdev guard") {
+            return;
+        }
+        assert!(nft(
+            host,
+            &format!("add chain netdev guard one {{ type filter hook {hook} device {device} priority 0 ; }}")
+        ));
+        look(&a, &b);
+        assert_eq!(send(&mut a, &mut b), want, "{hook}");
+        // A port that is opened now finds them by itself.
+        let device = host.run(move || crate::sys::interface(device).unwrap().unwrap());
+        assert!(host.run(move || super::super::filters(&device.name)));
+        assert!(nft(host, "delete table netdev guard"));
+        look(&a, &b);
+        b.rx_sync().unwrap();
+        assert_eq!(send(&mut a, &mut b), (false, false), "{hook} no more");
+    }
+}
+
+/// Opens the device in its namespace and waits to be killed; started by the test below.
+#[test]
+#[ignore = "a helper process of another test"]
+fn victim() {
+    let device = crate::open("xdp:nio-a", &options()).unwrap();
+    device.steering.as_ref().unwrap().register(Tuple::new(IP_A, PORT, Proto::TCP)).unwrap();
+    std::thread::sleep(Duration::from_secs(30));
+}
+
+/// Ring, sockets and program go with whoever held them.
+#[test]
+fn a_killed_engine_leaves_nothing_on_the_hook() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let ifindex = net.a.run(|| crate::sys::interface("nio-a").unwrap().unwrap().index);
+    let wait_for = |want: bool| {
+        let until = Instant::now() + Duration::from_secs(10);
+        while net.a.run(move || super::super::steers_behind(ifindex).is_some()) != want
+            && Instant::now() < until
+        {}
+        net.a.run(move || super::super::steers_behind(ifindex).is_some()) == want
+    };
+    let mut child = net.a.run(|| {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "xdp::packets::tests::victim", "--ignored"])
+            .stdout(std::process::Stdio::null());
+        command.spawn().unwrap()
+    });
+    let came = wait_for(true);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(came, "the program was attached");
+    assert!(wait_for(false), "the program was detached");
+    assert_eq!(net.open(&net.a, "xdp:nio-a", &options()).unwrap().ports.len(), 1, "the queue is free");
+}
+
+/// What waits in the queueing discipline is not overtaken.
+#[test]
+fn a_short_frame_waits_for_long_ones() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let [mut a, mut b] = ends_with(&net, true, &Way::ALL);
+    net.a.run(|| {
+        // The second long one waits for some 20 ms.
+        let slow = "qdisc replace dev nio-a root tbf rate 16mbit burst 60kb latency 1s";
+        let tc = std::process::Command::new("tc").args(slow.split(' ')).status();
+        assert!(tc.unwrap().success(), "this kernel has no token bucket filter");
+    });
+    let sent = [long_segment(1000), long_segment(1000), short_frame(1, false), short_frame(2, false)];
+    for frame in &sent {
+        assert!(a.tx().push(frame));
+        a.tx_sync().unwrap();
+    }
+    assert!(a.long_out, "something waits");
+    let got = received(&mut b, sent.len());
+    assert_eq!(got.iter().map(Vec::len).collect::<Vec<_>>(), sent.each_ref().map(Vec::len));
+    assert!(a.tx().push(&sent[2]));
+    a.tx_sync().unwrap();
+    assert!(!a.long_out, "nothing waits any more");
+}
+
+/// RFC 1071 sum of the TCP segment of a frame with its pseudo header: all ones if it is right.
+fn sum_of(frame: &[u8]) -> u32 {
+    let tcp = &frame[34..];
+    let words = |bytes: &[u8]| {
+        bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0))).sum::<u32>()
+    };
+    let all = words(&frame[26..34]) + 6 + u32::try_from(tcp.len()).unwrap() + words(tcp);
+    (all & 0xffff) + (all >> 16)
+}
+
+#[test]
+fn a_checksum_is_left_to_the_kernel_or_made() {
+    skip_without!(namespaces);
+    for way in [&[Way::Partial], &[Way::Whole]] {
+        let net = Network::new(1, 1500);
+        let [mut a, mut b] = ends_with(&net, true, way);
+        let mut frame = short_frame(7, true);
+        // The pseudo header's sum, not complemented.
+        let tcp_len = frame.len() - HEADER - 34;
+        let pseudo = sum_of(&{
+            let mut zeros = frame[HEADER..].to_vec();
+            zeros[34..].fill(0);
+            zeros
+        });
+        assert!(tcp_len == 24 && pseudo <= 0xffff);
+        frame[HEADER + 50..HEADER + 52].copy_from_slice(&u16::try_from(pseudo).unwrap().to_be_bytes());
+        assert!(a.tx().push(&frame));
+        a.tx_sync().unwrap();
+        assert!(!a.long_out, "sent by AF_XDP");
+        let got = received(&mut b, 1);
+        if way == &[Way::Partial] {
+            // It never crossed a wire: as it was.
+            assert_eq!(got[0][HEADER..], frame[HEADER..], "{way:?}");
+        } else {
+            assert_eq!(sum_of(&got[0][HEADER..]), 0xffff, "{way:?}");
+        }
+    }
 }
 
 /// A segment of 40 pieces, as the engine hands it over.

@@ -228,6 +228,9 @@ fn xdp(interface: &Interface) -> Vec<Finding> {
             format!("ingress chains {}: what they drop never comes to utcp either", chains.join(", "));
         all.push(Finding::note("nftables", words));
     }
+    if inspect::stands_behind(name) && inspect::bpf().is_ok() {
+        all.push(short_frames(inspect::short_ways()));
+    }
     if *mtu > XDP_MTU_MAX {
         let words = format!(
             "{mtu} is more than {XDP_MTU_MAX}, the longest packet of an AF_XDP buffer: longer ones come in pieces and \
@@ -244,6 +247,21 @@ fn xdp(interface: &Interface) -> Vec<Finding> {
         all.push(Finding::note("offload rxvlan", words));
     }
     all
+}
+
+/// How short frames go on a veth pair.
+fn short_frames((ring, xdp): (bool, bool)) -> Finding {
+    let comes = if ring {
+        "by a ring buffer of BPF's"
+    } else {
+        "by packet sockets, which costs more (no ring buffer can be had)"
+    };
+    let leaves =
+        if xdp { "by AF_XDP" } else { "by packet sockets, which costs more (AF_XDP sends nothing here)" };
+    let words = format!(
+        "they come {comes} and leave {leaves}; all by packet sockets while nftables has chains at the interface's hooks"
+    );
+    if ring && xdp { Finding::good("short frames", words) } else { Finding::note("short frames", words) }
 }
 
 /// Where the module says how long its buffers are.

@@ -1,7 +1,7 @@
 //! The control thread: attaches programs, hands out descriptors, hears of their death.
 //!
 //! It sleeps in one epoll on: the unix socket where programs come in, their channels, the far ends of the
-//! descriptors that stand under utcp sockets, netlink, the shards' outbox, and signals.
+//! descriptors that stand under utcp sockets, netlink (routes, nftables), the shards' outbox, and signals.
 
 mod channel;
 mod devices;
@@ -12,6 +12,7 @@ mod listeners;
 mod pairs;
 mod relays;
 mod report;
+mod rules;
 mod sets;
 mod stands;
 mod start;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
+use crate::host::netlink::Channel as Netlink;
 use crate::host::{HostMirror, HostView};
 use crate::life::Life;
 use crate::relay::Relay;
@@ -90,6 +92,7 @@ enum Source {
     Netlink,
     Outbox,
     Signal,
+    Rules,
 }
 
 impl Source {
@@ -101,6 +104,7 @@ impl Source {
             Self::Netlink => (3, 0),
             Self::Outbox => (4, 0),
             Self::Signal => (5, 0),
+            Self::Rules => (6, 0),
         };
         kind << 32 | u64::from(index)
     }
@@ -114,6 +118,7 @@ impl Source {
             3 => Self::Netlink,
             4 => Self::Outbox,
             5 => Self::Signal,
+            6 => Self::Rules,
             _ => return None,
         })
     }
@@ -165,6 +170,8 @@ struct Control {
     open: Box<OpenDevice>,
     trace: Option<trace::Trace>,
     mirror: HostMirror,
+    /// Tells that rules of nftables have changed.
+    rules: Option<Netlink>,
     host: Arc<HostView>,
     channels: HashMap<u32, Channel>,
     clients: HashMap<u32, ClientEntry>,
@@ -218,6 +225,7 @@ impl Control {
                     Source::Token(token) if what & libc::EPOLLHUP as u32 != 0 => hung_up.push(token),
                     Source::Token(token) => self.on_stand(token),
                     Source::Netlink => self.on_netlink(),
+                    Source::Rules => self.on_rules(),
                     Source::Outbox => self.on_outbox(),
                     Source::Signal => self.stop = true,
                 }

@@ -67,6 +67,8 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
     let life = Arc::new(Life::new(shard_count).map_err(system("making the engine's page"))?);
     let (mirror, host) = HostMirror::open().map_err(system("reading the host's addresses and routes"))?;
     let outbox = Arc::new(Outbox::new().map_err(system("making a doorbell"))?);
+    // Before the devices look for rules themselves.
+    let rules = super::rules::subscribe().ok();
     let mut opened = open_devices(&config, &host, shard_count, &mut *surroundings.open)?;
     let tcp = crate::host::tcp_settings();
     life.page().fast_open.store(tcp.fast_open.flags, std::sync::atomic::Ordering::Relaxed);
@@ -115,6 +117,9 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
     ] {
         epoll.add(fd, libc::EPOLLIN, source.pack()).map_err(system("watching for programs"))?;
     }
+    if let Some(rules) = &rules {
+        epoll.add(rules.fd(), libc::EPOLLIN, Source::Rules.pack()).map_err(system("watching for rules"))?;
+    }
     let ready_fd = config.ready_fd;
     let path = config.name.clone();
     let mut control = Control {
@@ -128,6 +133,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         open: surroundings.open,
         trace: None,
         mirror,
+        rules,
         host,
         channels: HashMap::new(),
         clients: HashMap::new(),
