@@ -314,6 +314,8 @@ fn filters_stand_behind_or_are_named() {
         if !on_kernel() {
             let why = engine.ask(&format!("why {port}")).expect("it answers");
             assert!(why.contains("rules of nftables at the ingress hook: guard early"), "{why}");
+            // The engine has heard of it.
+            assert!(why.contains("short frames go by packet sockets"), "{why}");
             let doctor = lab.run(release_file("utcp")).args(["doctor", &format!("xdp:{device}")]);
             let doctor = doctor.inside(&net.server).finish();
             assert!(doctor.text().contains("ingress chains guard early"), "{}", doctor.text());

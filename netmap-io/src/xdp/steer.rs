@@ -381,8 +381,11 @@ impl Steering for XdpSteering {
             words.push(format!("tcx programs before ours: {}", crate::inspect::program_words(&before)));
         }
         if !chains.is_empty() {
-            let all =
-                if self.short.is_some() { " (for them, short frames go by packet sockets)" } else { "" };
+            let all = if self.short.is_some() && self.filters() {
+                " (for them, short frames go by packet sockets)"
+            } else {
+                ""
+            };
             words.push(format!("rules of nftables at the ingress hook: {}{all}", chains.join(", ")));
         }
         (!words.is_empty()).then(|| format!("{}; what they drop never comes here", words.join("; ")))
