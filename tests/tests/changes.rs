@@ -171,6 +171,33 @@ fn the_interface_is_renamed() {
     engine.went_through(2);
 }
 
+/// A peer to whom nothing may be sent, by a route or a rule: its connections stand still and go on, and new ones get no answer.
+#[test]
+fn a_peer_is_barred() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("barred"), Net::new());
+    let engine = on_device(&lab, &net.server).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let _ = lab.random_file("www/big", 24_000_000);
+    for (addr, peer, bar) in [
+        (net.server.addr.clone(), &net.client.addr, "route add blackhole"),
+        (format!("[{}]", net.server.addr6), &net.client.addr6, "-6 route add unreachable"),
+        (net.server.addr.clone(), &net.client.addr, "rule add prohibit to"),
+    ] {
+        let url = format!("http://{addr}:{}/big", nginx.port);
+        let mut curl = download(&lab, &net.client, &url);
+        wait_for_state(&engine, "ESTAB");
+        ip(&lab, &net.server, &format!("{bar} {peer}"));
+        wait_for_state(&engine, "next-hop:barred");
+        let other = lab.run("curl").args(["-s", "-m", "1", "-o", "/dev/null", &url]).inside(&net.client);
+        assert_eq!(other.finish().status.code(), Some(28), "{bar}: it waits in vain");
+        assert!(curl.is_alive(), "{bar}");
+        ip(&lab, &net.server, &format!("{} {peer}", bar.replace("add", "del")));
+        same_file(&lab, &mut curl);
+        engine.went_through(1);
+    }
+}
+
 /// An address that comes is served, as a server's and as a client's; one that goes is the kernel's.
 #[test]
 fn addresses_come_and_go() {

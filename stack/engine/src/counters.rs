@@ -86,6 +86,8 @@ counters! {
     dropped_tx_full,
     /// Frames for a device that went away.
     dropped_no_device,
+    /// Frames from and to where the host's routes or rules forbid to send (blackhole, unreachable, prohibit).
+    dropped_barred,
     /// Frames that came to this shard's queue and were sent to the shard that has the flow.
     frames_handed_over,
     /// Such frames that were dropped: the other shard did not keep up, or has no queue there.

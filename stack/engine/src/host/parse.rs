@@ -177,6 +177,7 @@ pub fn route(message: &Message<'_>, family: u8) -> Option<(u32, Prefix, Entry)> 
         RTN_UNICAST => RouteKind::Unicast,
         RTN_LOCAL => RouteKind::Local,
         RTN_THROW => RouteKind::Throw,
+        RTN_BLACKHOLE | RTN_UNREACHABLE | RTN_PROHIBIT => RouteKind::Bar,
         _ => RouteKind::Refuse,
     };
     let mut to = unspecified(family)?;
@@ -207,7 +208,7 @@ pub fn route(message: &Message<'_>, family: u8) -> Option<(u32, Prefix, Entry)> 
         }
     }
     // The null entry that older kernels show: it stands for "no route here".
-    if family == AF_INET6 && kind == RouteKind::Refuse && entry.metric == u32::MAX {
+    if family == AF_INET6 && kind == RouteKind::Bar && entry.metric == u32::MAX {
         return None;
     }
     if single.ifindex != 0 {

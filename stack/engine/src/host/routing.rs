@@ -18,7 +18,9 @@ pub enum RouteKind {
     Local,
     /// The lookup goes on with the next rule.
     Throw,
-    /// Unreachable, blackhole, prohibit, broadcast …: no connection of ours goes there.
+    /// Unreachable, blackhole, prohibit: the administrator wants nothing to go there.
+    Bar,
+    /// Broadcast …: no connection of ours goes there.
     Refuse,
 }
 
@@ -193,6 +195,12 @@ impl Routing {
     pub fn lookup(&self, query: Query<'_>) -> Option<(&Entry, Hop)> {
         self.family(query.to).lookup(query)
     }
+
+    /// Whether there is a refusal, and not only no route; what the kernel alone can judge is none.
+    pub fn bars(&self, query: Query<'_>) -> bool {
+        let family = self.family(query.to);
+        family.bars && family.is_barred(query)
+    }
 }
 
 /// Rules and tables of one address family.
@@ -200,11 +208,14 @@ impl Routing {
 pub struct Family {
     rules: Vec<Rule>,
     tables: Vec<(u32, PrefixTable<Entry>)>,
+    /// A rule or a route of them bars.
+    bars: bool,
 }
 
 /// What one table says.
 enum Verdict<'a> {
     Found(u8, &'a Entry, Hop),
+    Barred,
     Refused,
     Thrown,
     Nothing,
@@ -214,6 +225,8 @@ impl Family {
     /// `rules` and `routes` (table, prefix, route) in the kernel's order.
     pub fn new(mut rules: Vec<Rule>, mut routes: Vec<(u32, Prefix, Entry)>) -> Self {
         rules.sort_by_key(|rule| rule.priority);
+        let bars = rules.iter().any(|rule| rule.action == RuleAction::Refuse)
+            || routes.iter().any(|(.., entry)| entry.kind == RouteKind::Bar);
         routes.sort_by_key(|(table, ..)| *table);
         let mut tables: Vec<(u32, Vec<(Prefix, Entry)>)> = Vec::new();
         for (id, prefix, entry) in routes {
@@ -224,7 +237,7 @@ impl Family {
         }
         let rank = |entry: &Entry| (entry.metric, entry.preference);
         let tables = tables.into_iter().map(|(id, entries)| (id, PrefixTable::new(entries, rank))).collect();
-        Self { rules, tables }
+        Self { rules, tables, bars }
     }
 
     /// The rules of a kernel without policy routing.
@@ -274,6 +287,27 @@ impl Family {
         None
     }
 
+    fn is_barred(&self, query: Query<'_>) -> bool {
+        let mut at = 0;
+        while let Some(rule) = self.rules.get(at) {
+            at += 1;
+            match (rule.judge(query), rule.action) {
+                (Judged::No, _) | (_, RuleAction::Nop) => {}
+                (judged, RuleAction::Table(id)) => match self.look_in(id, rule, query) {
+                    Verdict::Nothing | Verdict::Thrown => {}
+                    Verdict::Barred => return judged == Judged::Yes,
+                    Verdict::Found(..) | Verdict::Refused => return false,
+                },
+                (Judged::Yes, RuleAction::Goto(target)) => {
+                    at = (at..self.rules.len()).find(|&i| self.rules[i].priority == target).unwrap_or(at);
+                }
+                (judged, RuleAction::Refuse) => return judged == Judged::Yes,
+                (_, RuleAction::Goto(_)) => return false,
+            }
+        }
+        false
+    }
+
     fn look_in(&self, id: u32, rule: &Rule, query: Query<'_>) -> Verdict<'_> {
         let Some(table) = self.table(id) else { return Verdict::Nothing };
         let mut verdict = Verdict::Nothing;
@@ -304,6 +338,7 @@ fn search<'a>(table: &'a PrefixTable<Entry>, query: Query<'_>, way: Way) -> Verd
         for entry in entries {
             match entry.kind {
                 RouteKind::Throw => return Verdict::Thrown,
+                RouteKind::Bar => return Verdict::Barred,
                 RouteKind::Refuse => return Verdict::Refused,
                 RouteKind::Local | RouteKind::Unicast => match entry.pick(query, way) {
                     Some(hop) if hop.encapsulated => return Verdict::Refused,

@@ -291,6 +291,34 @@ fn rules_choose_the_table() {
     check(&view, "8.8.8.8", "2 10.0.0.2 10.0.0.1");
 }
 
+/// A refusal is told from no route, and from what is the kernel's business.
+#[test]
+fn barred_is_what_is_refused() {
+    let routes = || {
+        main_routes([
+            ("10.0.0.0/24", unicast(2, None)),
+            ("10.0.0.7/32", entry(RouteKind::Bar, 0, &[])),
+            ("10.66.0.0/16", entry(RouteKind::Bar, 0, &[])),
+            ("10.66.1.0/24", unicast(2, Some("10.0.0.1"))),
+            ("10.67.0.0/16", entry(RouteKind::Refuse, 0, &[])),
+        ])
+    };
+    let barred = |view: &HostView, to| view.bars(ip(to), ip("10.0.0.2"), None);
+    let view = host(vec![], routes());
+    let all = ["10.0.0.7", "10.66.2.1", "10.0.0.9", "10.66.1.1", "10.67.0.1", "8.8.8.8"];
+    assert_eq!(all.map(|to| barred(&view, to)), [true, true, false, false, false, false]);
+    check(&view, "10.0.0.7", "-");
+    let to = |text| Rule { to: Some(prefix(text)), action: RuleAction::Refuse, ..rule(10, 0) };
+    let view = host(vec![to("10.0.0.0/24")], routes());
+    assert_eq!(["10.0.0.9", "10.66.1.1"].map(|to| barred(&view, to)), [true, false]);
+    // Whether this one is meant, the kernel alone can tell.
+    let unsure = Rule { others: Judged::KernelOnly, ..to("10.0.0.0/24") };
+    let view = host(vec![unsure], routes());
+    assert!(!barred(&view, "10.0.0.9"));
+    let view = host(vec![Rule { others: Judged::No, ..to("10.0.0.0/24") }], routes());
+    assert!(!barred(&view, "10.0.0.9") && barred(&view, "10.0.0.7"));
+}
+
 #[test]
 fn what_only_the_kernel_can_judge_decides_nothing() {
     let unsure = |rule| Rule { others: Judged::KernelOnly, ..rule };

@@ -158,6 +158,15 @@ impl HostView {
         Some(Route { source: found.source, ..again })
     }
 
+    /// Whether routes or rules bar the way from `from` to `to` (blackhole, unreachable, prohibit); `oif` as in [`Self::route_by`]. The
+    /// kernel sends nothing then, on connections that are there, too.
+    #[must_use]
+    pub fn bars(&self, to: IpAddr, from: IpAddr, oif: Option<u32>) -> bool {
+        let interface = oif.and_then(|oif| self.interface(oif));
+        let oif = interface.map(|interface| (interface.index, &*interface.name));
+        self.routing.bars(Query { to, from: Some(from), oif, silent: &|_, _| false })
+    }
+
     fn look_up(&self, query: Query<'_>) -> Option<Route> {
         let (entry, hop) = self.routing.lookup(query)?;
         let to = query.to;

@@ -30,6 +30,8 @@ const VNET_PAYLOAD_MAX: u32 = 65_000;
 const RESOLVE_TIME: Duration = Duration::from_millis(3_100);
 /// Next hop of a flow whose neighbour is not resolved yet.
 pub(super) const UNRESOLVED: [u8; 6] = [0; 6];
+/// Next hop of a flow whose way the host's routes or rules bar; no station has a group's address.
+pub(super) const BARRED: [u8; 6] = [1, 0, 0, 0, 0, 0];
 
 /// An open port of this shard.
 pub struct DevicePort {
@@ -406,6 +408,10 @@ impl Shard {
         let Some(device) = self.ports.get_mut(port as usize) else { return };
         if device.gone || device.unplugged {
             self.counters.dropped_no_device += 1;
+            return;
+        }
+        if next_hop == BARRED {
+            self.counters.dropped_barred += 1;
             return;
         }
         let Link { mac, vnet, .. } = device.link;

@@ -5,9 +5,10 @@
 use std::sync::Arc;
 
 use utcp_netmap_io::Port;
+use utcp_proto::FourTuple;
 use utcp_proto::wire::IpAddr;
 
-use super::device::{DevicePort, UNRESOLVED};
+use super::device::{BARRED, DevicePort, UNRESOLVED};
 use super::flow::{Flow, Path};
 use super::segments::Payload;
 use super::{Shard, ToControl};
@@ -152,6 +153,14 @@ impl Shard {
         Path::Device { port: if same { from } else { to }, next_hop }
     }
 
+    /// Whether the host's routes or rules bar the way to the other end.
+    pub(super) fn is_barred(&self, tuple: &FourTuple, path: Path) -> bool {
+        let (to, from) = (tuple.remote.addr, tuple.local.addr);
+        let scope = self.scope_of(to, path);
+        // A station has routes of its own.
+        self.host.bars(to, from, (scope != 0).then_some(scope)) && !self.is_own(from)
+    }
+
     /// Flows over a device get the next hops of now.
     pub(super) fn find_next_hops(&mut self) {
         let over_devices: Vec<u32> = self
@@ -164,6 +173,13 @@ impl Shard {
             let Some(flow) = self.flows.get(index) else { continue };
             let (to, from, old) = (flow.tuple.remote.addr, flow.tuple.local.addr, flow.path);
             let scope = self.scope_of(to, old);
+            let barred = self.is_barred(&flow.tuple, old);
+            if let (true, Path::Device { port, .. }) = (barred, old) {
+                if let Some(flow) = self.flows.get_mut(index) {
+                    flow.path = Path::Device { port, next_hop: BARRED };
+                }
+                continue;
+            }
             let Some((new, _)) = self.device_path(to, from, scope) else { continue };
             let new = self.stay_on_queue(new, old);
             // A neighbour that is being looked up anew keeps its old address until then.

@@ -124,7 +124,11 @@ impl Shard {
         };
         let name = self.ports.get(port as usize).map_or("?", |device| &device.port.caps().name);
         let link = self.link_trouble(port).map(|trouble| format!("link:{trouble} ")).unwrap_or_default();
-        let hop = if next_hop == super::device::UNRESOLVED { "next-hop:unknown " } else { "" };
+        let hop = match next_hop {
+            super::device::UNRESOLVED => "next-hop:unknown ",
+            super::device::BARRED => "next-hop:barred ",
+            _ => "",
+        };
         format!("path:{name} {link}{hop}")
     }
 

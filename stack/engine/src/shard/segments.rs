@@ -389,6 +389,11 @@ impl Shard {
 
     /// A segment for a four-tuple that nothing stands at.
     fn on_new_segment(&mut self, tuple: &FourTuple, seg: &Segment, payload: Payload<'_>, path: Path) {
+        // Whoever may not be sent to gets no answer, as from the kernel.
+        if matches!(path, Path::Device { .. }) && self.is_barred(tuple, path) {
+            self.counters.dropped_barred += 1;
+            return;
+        }
         if seg.flags.any(Flags::SYN) && seg.ack.is_none() && !seg.flags.any(Flags::RST) {
             self.on_syn(tuple, seg, payload, path, None);
         } else if !self.on_cookie(tuple, seg, path) {
