@@ -28,6 +28,10 @@ impl Shard {
                     work = true;
                     self.look_ahead_at(index, socks);
                     for sock in socks {
+                        // It may just have been thrown out: what it asks after that is not looked at.
+                        if self.clients.get(index).is_none_or(|client| client.corrupt) {
+                            break;
+                        }
                         self.counters.commands += 1;
                         self.on_dirty(index, *sock);
                     }

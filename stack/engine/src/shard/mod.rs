@@ -521,6 +521,8 @@ impl Shard {
     fn throw_out(&mut self, index: u32, error: PeerCorrupt) {
         let Some(client) = self.clients.get_mut(index) else { return };
         if client.corrupt {
+            // A flow that came into being after that must not outlive it either.
+            self.abort_all(index);
             return;
         }
         client.corrupt = true;
@@ -553,6 +555,9 @@ impl Shard {
             self.listeners.iter().filter(|(_, l)| l.client == index).map(|(i, _)| i).collect();
         for listener in listeners {
             self.drop_listener(listener);
+        }
+        if self.clients.get(index).is_some_and(|client| client.corrupt) {
+            self.abort_all(index);
         }
         let flows: Vec<u32> = self
             .flows

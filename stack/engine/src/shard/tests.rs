@@ -576,12 +576,18 @@ fn hostile_indices_end_their_client_alone() {
             let socket = bad.socket(x);
             if which == 0 { &socket.tx_tail } else { &socket.rx_head }.store(lie, Ordering::Relaxed);
             bad.kick(x);
+            // What it asks behind that, in the same look, is not looked at.
+            bad.ask_connect(loopback(PORT));
             world.settle();
             assert_eq!(world.region(3).header().closed.load(Ordering::Relaxed), 1, "thrown out");
             assert_eq!(world.shard.counters.corrupt_clients, 1);
             good.send(a, b"still here");
             world.settle();
             assert_eq!(server.recv(b), b"still here");
+            world.shard.on_message(ToShard::Detach(3));
+            world.settle();
+            assert_eq!(world.shard.flows.len(), 2, "the connection of the others");
+            assert_eq!(world.shard.clients.iter().count(), 2);
         }
     }
 }
