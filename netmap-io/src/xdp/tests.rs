@@ -289,6 +289,18 @@ fn errors_say_what_to_do() {
     assert!(zero_copy.contains("the driver \"veth\" of nio-b has no zero-copy mode"), "{zero_copy}");
 }
 
+/// Waits until no program is attached to the interface. A child that another test forks holds our descriptors until it runs its
+/// program, and a link is there as long as anybody has its descriptor.
+fn wait_until_free(net: &Network, ifindex: u32) {
+    net.a.run(move || {
+        let until = Instant::now() + Duration::from_secs(10);
+        while super::steer::attached(ifindex).is_some() {
+            assert!(Instant::now() < until, "a program stays attached");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+}
+
 /// Somebody else's program holds the hook: it is named and left alone, in both modes.
 #[test]
 fn a_foreign_program_is_named_and_stays() {
@@ -319,8 +331,10 @@ fn a_foreign_program_is_named_and_stays() {
         let attached = net.a.run(move || super::steer::attached(ifindex));
         assert_eq!(attached, Some((id, name.to_owned())));
         drop(link);
+        wait_until_free(&net, ifindex);
         // Detached: now it is ours.
         drop(net.open(&net.a, "xdp:nio-a", &options).unwrap());
+        wait_until_free(&net, ifindex);
         // The same for one that no link holds, as `ip link set … xdp` leaves it.
         let program = net.a.run(move || {
             super::hook::put(ifindex, program.raw_fd(), native).unwrap();
@@ -330,6 +344,7 @@ fn a_foreign_program_is_named_and_stays() {
         assert!(error.contains("is in use") && error.contains(&words(id)), "{error}");
         net.a.run(move || super::hook::put(ifindex, -1, native).unwrap());
         drop(net.open(&net.a, "xdp:nio-a", &options).unwrap());
+        wait_until_free(&net, ifindex);
         drop(program);
     }
 }
