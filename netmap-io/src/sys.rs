@@ -274,6 +274,17 @@ struct Channels {
 }
 const _: () = assert!(size_of::<Channels>() == 36);
 
+/// Name of the interface with that number in this network namespace (if_indextoname(3)).
+pub(crate) fn interface_name(index: u32) -> Option<String> {
+    let mut name: [libc::c_char; libc::IF_NAMESIZE] = [0; libc::IF_NAMESIZE];
+    // SAFETY: room for a name and its zero, as the call demands; it is read only when the call says that it wrote one.
+    let name = unsafe {
+        let found = libc::if_indextoname(index, name.as_mut_ptr());
+        (!found.is_null()).then(|| std::ffi::CStr::from_ptr(name.as_ptr()))
+    };
+    Some(name?.to_str().ok()?.to_owned())
+}
+
 /// Asks the kernel about the interface `name` in the network namespace of this thread; `None` when
 /// there is none.
 pub(crate) fn interface(name: &str) -> io::Result<Option<Interface>> {

@@ -161,6 +161,15 @@ impl Host {
 
     /// `ip ARGS` in the namespace.
     #[track_caller]
+    /// A process of this test program in the namespace, that does what the ignored test of that name does.
+    pub(crate) fn victim(&self, test: &'static str) -> std::process::Child {
+        self.run(move || {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", test, "--ignored"]).stdout(std::process::Stdio::null());
+            command.spawn().unwrap()
+        })
+    }
+
     pub(crate) fn ip(&self, args: &str) {
         let words: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
         let output = self.run(|| Command::new("ip").args(words).output().expect("the ip program (iproute2)"));

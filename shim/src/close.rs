@@ -434,13 +434,22 @@ pub unsafe fn closefrom(first: c_int) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, AtomicUsize};
 
     use super::*;
     use crate::pool::throw_away;
 
+    /// A copy of `fd` under a number that no other thread of this process is given: the lowest free ones are everybody's.
+    fn a_copy(fd: c_int) -> c_int {
+        static NEXT: AtomicUsize = AtomicUsize::new(700);
+        sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, NEXT.fetch_add(1, SeqCst)).expect("a copy")
+    }
+
     fn a_file() -> c_int {
-        sys::eventfd(0).expect("a descriptor")
+        let low = sys::eventfd(0).expect("a descriptor");
+        let fd = a_copy(low);
+        sys::close(low).expect("it is open");
+        fd
     }
 
     fn is_open(fd: c_int) -> bool {
@@ -457,7 +466,7 @@ mod tests {
             if made.borrow().is_empty() {
                 fd_table::set(fd, then);
             }
-            let new = sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3).expect("a copy");
+            let new = a_copy(fd);
             made.borrow_mut().push(new);
             new
         });

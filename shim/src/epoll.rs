@@ -224,13 +224,13 @@ fn set_for(epfd: c_int, att: &'static Attachment) -> Sys<SetRef> {
     set.shared.kernel_members.store(members, Relaxed);
     set.local.epfd.store(epfd, Relaxed);
     set.local.older.store(old, Relaxed);
-    let bell = epoll_event { events: libc::EPOLLIN as u32 | ET, u64: BELL };
+    // The engine has rung already, and a thread that sleeps in the kernel's call must not hear of a bell before it can find the set:
+    // it is there now, so that nothing can fail later, and counts from below on.
+    let bell = epoll_event { events: 0, u64: BELL };
     if let Err(error) = sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, set.local.bell.load(Relaxed), &bell) {
         set.destroy(); // Not an epoll descriptor, say.
         return Err(error);
     }
-    let channel = epoll_event { events: libc::EPOLLRDHUP as u32 | ET, u64: CHANNEL };
-    let _ = sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, att.channel().fd(), &channel);
     // One that was made behind our back (by exec, say) becomes known now.
     let known = if entry == Entry::KERNEL { epolls::adopt(epfd) } else { Some(entry) };
     let Some((_, object)) = known.and_then(epolls::object) else {
@@ -239,6 +239,9 @@ fn set_for(epfd: c_int, att: &'static Attachment) -> Sys<SetRef> {
         return Err(Errno(libc::ENOSPC));
     };
     if object.replace(old, &set) {
+        nested::count_bell(&set);
+        let channel = epoll_event { events: libc::EPOLLRDHUP as u32 | ET, u64: CHANNEL };
+        let _ = sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, att.channel().fd(), &channel);
         nested::inherit(object);
         return Ok(set);
     }

@@ -94,7 +94,8 @@ pub unsafe fn epoll_pwait2(
 }
 
 /// The wait of a set without utcp members, which may have sets with some among its members. Another thread may give it its first
-/// one meanwhile: the bell, rung then, ends this sleep, and is nothing that the program knows.
+/// one meanwhile, and the epoll file may have come by exec from a program that had: the bell, rung then, ends this sleep, and
+/// is nothing that the program knows.
 ///
 /// # Safety
 /// As `epoll_pwait`.
@@ -114,16 +115,26 @@ unsafe fn kernels(
         return count;
     }
     nested::settle(true);
-    let Some(set) = usable(epfd) else { return count };
     // SAFETY: the kernel filled as many; they are plain data.
     let filled = unsafe { core::slice::from_raw_parts_mut(events, count as usize) };
-    let kept = keep_foreign(&set, filled, count as usize);
+    let kept = keep_foreign(usable(epfd).as_ref(), filled, count as usize);
     if kept > 0 {
         return kept as c_int;
     }
-    let left = timeout.map(|_| deadline.map_or(0, |deadline| deadline.saturating_sub(sys::now_ns())));
-    // SAFETY: the caller's promise.
-    unsafe { wait(epfd, &set, events, max, left, mask) }
+    let left = || timeout.map(|_| deadline.map_or(0, |deadline| deadline.saturating_sub(sys::now_ns())));
+    loop {
+        let left = left();
+        if let Some(set) = usable(epfd) {
+            // SAFETY: the caller's promise.
+            return unsafe { wait(epfd, &set, events, max, left, mask) };
+        }
+        // SAFETY: the program promises room for `max` events, a number that the kernel took; they are plain data.
+        let room = unsafe { core::slice::from_raw_parts_mut(events, max.max(0) as usize) };
+        match kernel_wait(epfd, None, room, left, mask) {
+            Ok(0) if left != Some(0) => {}
+            result => return errno::into_libc(result),
+        }
+    }
 }
 
 fn usable(epfd: c_int) -> Option<SetRef> {
@@ -213,7 +224,7 @@ fn gather(
             }
         }
         let left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
-        let slept = kernel_wait(epfd, &set, room, left, mask);
+        let slept = kernel_wait(epfd, Some(&set), room, left, mask);
         let kernel = *slept.as_ref().unwrap_or(&0);
         lane::gather(&set);
         let count = if slept.is_ok() { scan(&set, room, kernel) } else { 0 };
@@ -286,14 +297,14 @@ fn is_due(set: &SetRef) -> bool {
 }
 
 fn kernel_look(epfd: c_int, set: &SetRef, room: &mut [epoll_event], timeout_ns: u64) -> Sys<usize> {
-    kernel_wait(epfd, set, room, Some(timeout_ns), core::ptr::null())
+    kernel_wait(epfd, Some(set), room, Some(timeout_ns), core::ptr::null())
 }
 
 /// The kernel's wait, through libc: it is a cancellation point, as the program's call was. What is left are the
 /// program's own members.
 fn kernel_wait(
     epfd: c_int,
-    set: &SetRef,
+    set: Option<&SetRef>,
     room: &mut [epoll_event],
     left: Timeout,
     mask: *const sigset_t,
@@ -316,13 +327,13 @@ fn kernel_wait(
 }
 
 /// Drops our own bell and channel from `count` events of the kernel; how many are left.
-fn keep_foreign(set: &SetRef, room: &mut [epoll_event], count: usize) -> usize {
+fn keep_foreign(set: Option<&SetRef>, room: &mut [epoll_event], count: usize) -> usize {
     let mut kept = 0;
     for at in 0..count.min(room.len()) {
         let Some(event) = room.get(at).copied() else { break };
         match event.u64 {
-            BELL => set.drain_bell(),
-            CHANNEL => death::notice(set.att),
+            BELL => set.into_iter().for_each(SetRef::drain_bell),
+            CHANNEL => set.into_iter().for_each(|set| death::notice(set.att)),
             _ => {
                 if let Some(to) = room.get_mut(kept) {
                     *to = event;

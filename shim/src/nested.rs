@@ -134,10 +134,24 @@ fn light(set: &SetRef) -> bool {
     set.watched().store(1, SeqCst);
     lane::refresh_all(set);
     rekindle(set);
-    let level = epoll_event { events: libc::EPOLLIN as u32, u64: epoll::BELL };
-    let (epfd, bell) = (set.local.epfd.load(Relaxed), set.local.bell.load(Relaxed));
-    let _ = sys::epoll_ctl(epfd, libc::EPOLL_CTL_MOD, bell, &level);
+    count_bell(set);
     false
+}
+
+/// The bell of `set`, a member of its epoll file, counts from now on: while it is readable, or, if nobody watches, once per ring.
+pub fn count_bell(set: &SetRef) {
+    let tell = |trigger: u32| {
+        let event = epoll_event { events: libc::EPOLLIN as u32 | trigger, u64: epoll::BELL };
+        let (epfd, bell) = (set.local.epfd.load(Relaxed), set.local.bell.load(Relaxed));
+        let _ = sys::epoll_ctl(epfd, libc::EPOLL_CTL_MOD, bell, &event);
+    };
+    if !is_watched(set) {
+        tell(epoll::ET);
+    }
+    // Another thread may have begun to watch meanwhile.
+    if is_watched(set) {
+        tell(0);
+    }
 }
 
 /// Makes the bell of a watched set readable exactly if a member is ready; true if it was so without reason.

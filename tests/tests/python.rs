@@ -196,6 +196,34 @@ with select.epoll() as set:
     engine.went_through(1);
 }
 
+/// A program that was exec'd has an epoll descriptor of its parent's, with the library's bell in it, and no word of the set.
+#[test]
+fn an_inherited_set_tells_nothing_of_the_library() {
+    let lab = Lab::new("python-inherited");
+    let engine = Engine::start(&lab);
+    let script = "import os, select, socket, subprocess, sys
+set = select.epoll()
+pipe, end = os.pipe()
+set.register(pipe, select.EPOLLIN)
+listener = socket.create_server(('127.0.0.1', 0))
+set.register(listener, select.EPOLLIN)
+look = 'import select, sys; print(select.epoll.fromfd(int(sys.argv[1])).poll(float(sys.argv[2])), flush=True)'
+def child(timeout):
+    subprocess.run([sys.executable, '-c', look, str(set.fileno()), timeout], pass_fds=[set.fileno(), pipe], check=True)
+child('0.3')
+os.write(end, b'x')
+child('-1')
+assert set.poll() == [(pipe, select.EPOLLIN)]
+first = socket.create_connection(listener.getsockname())
+os.read(pipe, 1)
+assert set.poll() == [(listener.fileno(), select.EPOLLIN)]";
+    let read = lab.python(script).under(&engine).ok().text();
+    let lines: Vec<_> = read.lines().collect();
+    assert!(lines.len() == 2 && lines[0] == "[]" && lines[1].ends_with(", 1)]"), "{read}");
+    assert_eq!(lines[1].matches('(').count(), 1, "{read}");
+    engine.went_through(1);
+}
+
 /// A server that notes in which order its event loop reports messages, and a client that sends over a new connection first, and
 /// then over an old one.
 const ORDER: &str = "import os, select, socket, sys

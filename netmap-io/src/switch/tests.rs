@@ -176,17 +176,19 @@ fn everybody_gets_what_is_his() {
     assert_eq!(stack.waiting(), 0);
 }
 
+/// A piece of a packet by its number; `flags` and `offset` as in IPv4's header.
+fn fragment(port: u16, ident: u8, flags: u8, offset: u8) -> Vec<u8> {
+    let mut frame = incoming(port, b"part of a packet");
+    (frame[19], frame[20], frame[21]) = (ident, flags, offset);
+    frame
+}
+
 #[test]
 fn fragments_follow_the_first() {
     let mut lab = Lab::new();
     let (mut a, mut b) = (lab.stack("a").unwrap(), lab.stack("b").unwrap());
     a.steering.register(tuple(80)).unwrap();
     b.steering.register(tuple(81)).unwrap();
-    let fragment = |port, ident: u8, flags: u8, offset: u8| {
-        let mut frame = incoming(port, b"part of a packet");
-        (frame[19], frame[20], frame[21]) = (ident, flags, offset);
-        frame
-    };
     let of_a = [fragment(80, 1, 0x20, 0), fragment(7, 1, 0x20, 5), fragment(7, 1, 0, 9)];
     let of_b = [fragment(81, 2, 0x20, 0), fragment(7, 2, 0, 9)];
     lab.arrive(&[fragment(80, 3, 0, 9), of_a[0].clone(), of_b[0].clone(), of_a[1].clone(), of_b[1].clone()]);
@@ -207,11 +209,6 @@ fn fragments_wait_for_the_first() {
     let (mut a, mut b) = (lab.stack("a").unwrap(), lab.stack("b").unwrap());
     a.steering.register(tuple(80)).unwrap();
     b.steering.register(tuple(81)).unwrap();
-    let fragment = |port, ident: u8, flags: u8, offset: u8| {
-        let mut frame = incoming(port, b"part of a packet");
-        (frame[19], frame[20], frame[21]) = (ident, flags, offset);
-        frame
-    };
     let early = [fragment(7, 1, 0, 9), fragment(7, 2, 0, 9), fragment(7, 1, 0x20, 5)];
     let firsts = [fragment(80, 1, 0x20, 0), fragment(81, 2, 0x20, 0)];
     lab.arrive(&early);

@@ -133,11 +133,6 @@ pub(crate) fn rules_before(interface: &str) -> Vec<String> {
     rules::ingress_chains(interface).unwrap_or_default()
 }
 
-/// Whether chains of nftables stand at an interface's hooks. Where that can't be known there are none: this kernel has no nftables.
-fn filters(interface: &str) -> bool {
-    rules::filters(interface).unwrap_or_default()
-}
-
 /// Whether a device of these options stands behind GRO, so that XDP programs of others may be in front of it.
 pub(crate) fn stands_behind(interface: &Interface) -> bool {
     packets::fits(interface, &OpenOptions { vnet_header: true, ..OpenOptions::default() })

@@ -43,9 +43,17 @@ pub(super) fn ingress_chains(interface: &str) -> io::Result<Vec<String>> {
     chains(interface, &INGRESS)
 }
 
-/// Whether chains stand at either of its hooks.
-pub(super) fn filters(interface: &str) -> io::Result<bool> {
-    Ok(!chains(interface, &INGRESS)?.is_empty() || !chains(interface, &EGRESS)?.is_empty())
+/// Whether chains stand at either of its hooks. Where that can't be known they do: nobody is to be passed by.
+pub(super) fn filters(interface: &str) -> bool {
+    [&INGRESS[..], &EGRESS].iter().any(|hooks| stands(chains(interface, hooks)))
+}
+
+fn stands(chains: io::Result<Vec<String>>) -> bool {
+    match chains {
+        Ok(all) => !all.is_empty(),
+        // No such family of netlink, or no such subsystem of it: this kernel has no nftables.
+        Err(error) => !matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::EINVAL)),
+    }
 }
 
 fn chains(interface: &str, hooks: &[(u8, u32)]) -> io::Result<Vec<String>> {
@@ -59,17 +67,30 @@ fn chains(interface: &str, hooks: &[(u8, u32)]) -> io::Result<Vec<String>> {
     if sent < 0 {
         return Err(io::Error::last_os_error());
     }
+    gather((interface, hooks), |answer| {
+        // SAFETY: the kernel writes at most as many bytes as there are.
+        let got = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
+        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    })
+}
+
+/// Reads answers up to the one that is the last. An end that does not come is an error: what it would have told is not known.
+fn gather(
+    place: (&str, &[(u8, u32)]),
+    mut receive: impl FnMut(&mut [u8]) -> io::Result<usize>,
+) -> io::Result<Vec<String>> {
     let mut all = Vec::new();
     let mut answer = vec![0_u8; 32 * 1024];
     for _ in 0..ANSWERS_MAX {
-        // SAFETY: the kernel writes at most as many bytes as there are.
-        let got = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
-        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-        if read(&answer[..got.min(answer.len())], (interface, hooks), &mut all)? {
-            break;
+        let got = match receive(&mut answer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if read(&answer[..got.min(answer.len())], place, &mut all)? {
+            return Ok(all);
         }
     }
-    Ok(all)
+    Err(io::Error::from_raw_os_error(libc::EOVERFLOW))
 }
 
 fn question() -> [u8; HEADER + FAMILY] {
@@ -157,6 +178,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_known_counts_as_a_filter() {
+        let error = |errno| Err(io::Error::from_raw_os_error(errno));
+        assert!(!stands(Ok(Vec::new())) && stands(Ok(vec!["guard early".to_owned()])));
+        for (errno, want) in [(libc::EPROTONOSUPPORT, false), (libc::EINVAL, false), (libc::ENOBUFS, true)] {
+            assert_eq!(stands(error(errno)), want, "{errno}");
+        }
+        // Messages without an end, an end after an interruption, and one that never comes.
+        let mut other = [0_u8; 20];
+        other[0] = 20;
+        let mut end = other;
+        end[4] = 3;
+        let place = ("eth0", &INGRESS[..]);
+        let give = |answer: &mut [u8], message: &[u8; 20]| {
+            answer[..20].copy_from_slice(message);
+            Ok(20)
+        };
+        assert!(gather(place, |answer| give(answer, &other)).is_err());
+        let mut turn = 0;
+        let twice = gather(place, |answer| {
+            turn += 1;
+            if turn == 1 { Err(io::ErrorKind::Interrupted.into()) } else { give(answer, &end) }
+        });
+        assert_eq!((twice.unwrap(), turn), (Vec::new(), 2));
+        assert!(gather(place, |_| Err(io::ErrorKind::Interrupted.into())).is_err());
+    }
+
+    #[test]
     fn chains_of_the_interface_are_named() {
         skip_without!(namespaces);
         let net = Network::new(1, 1500);
@@ -183,7 +231,7 @@ mod tests {
         assert_eq!(all, ["guard both", "guard early", "guard late", "wall first"]);
         assert_eq!(chains("lo").unwrap(), ["guard both"]);
         nft("flush ruleset");
-        let filters = || net.a.run(|| filters("nio-a").unwrap());
+        let filters = || net.a.run(|| filters("nio-a"));
         assert!(!filters());
         for hook in ["ingress", "egress"] {
             nft("add table netdev guard");

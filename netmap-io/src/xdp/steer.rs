@@ -13,7 +13,8 @@ use super::packets::{FILTERS_AT, RING, Signs};
 use super::program::{
     self, FLOW_LEAVE, FLOW_TAKE, FlowKey, FragmentKey, Hook, Maps, State, TupleKey, XDP_DROP, XDP_PASS,
 };
-use crate::sys::{Interface, Mapping, number, page_bytes};
+use super::rules;
+use crate::sys::{Interface, Mapping, interface_name, number, page_bytes};
 use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
 
 /// Name of our program, as `bpftool prog` and another engine see it.
@@ -102,6 +103,13 @@ struct Attached {
     kept: bool,
 }
 
+impl Attached {
+    /// The interface may have been renamed since.
+    fn name_now(&self) -> String {
+        interface_name(self.ifindex).unwrap_or_else(|| self.interface.clone())
+    }
+}
+
 impl XdpSteering {
     /// Loads the program for a device with `queues` queues. Nothing is taken before [`Self::attach`].
     /// `kept`: others hold its link as well; so as long as nobody has a socket, frames of ours are dropped.
@@ -117,7 +125,7 @@ impl XdpSteering {
     ) -> Result<Self, PortError> {
         let mut steering = Self::load_with(1, tuples_max, Hook::Behind(short.as_ref().map(Short::maps)))?;
         steering.short = short;
-        steering.set_filters(super::filters(&device.name));
+        steering.set_filters(rules::filters(&device.name));
         let link = steering.program.attach_behind(device.index);
         let link = link.map_err(|error| refused("attaching the steering program", error))?;
         let (interface, inherited) = (device.name.clone(), AtomicBool::new(false));
@@ -375,7 +383,7 @@ impl Steering for XdpSteering {
         let mut before = bpf::programs_behind(attached.ifindex);
         let own = self.program.id();
         before.truncate(before.iter().position(|id| *id == own)?);
-        let chains = super::rules_before(&attached.interface);
+        let chains = super::rules_before(&attached.name_now());
         let mut words = Vec::new();
         if !before.is_empty() {
             words.push(format!("tcx programs before ours: {}", crate::inspect::program_words(&before)));
@@ -393,7 +401,7 @@ impl Steering for XdpSteering {
 
     fn look_again(&self) {
         if let Some(attached) = self.attached.as_ref().filter(|attached| attached.way == BEHIND) {
-            self.set_filters(super::filters(&attached.interface));
+            self.set_filters(rules::filters(&attached.name_now()));
         }
     }
 

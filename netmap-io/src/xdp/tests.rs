@@ -441,11 +441,7 @@ fn a_killed_engine_leaves_nothing_on_the_interface() {
         })
     };
     assert!(!attached());
-    let mut child = net.a.run(|| {
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "xdp::tests::victim", "--ignored"]).stdout(std::process::Stdio::null());
-        command.spawn().unwrap()
-    });
+    let mut child = net.a.victim("xdp::tests::victim");
     let came = wait_for(true);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -300,9 +300,7 @@ impl Sender {
             unsafe { libc::sendmmsg(self.fd.as_raw_fd(), messages.as_mut_ptr(), number, libc::MSG_DONTWAIT) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
-}
 
-impl Sender {
     /// Whether frames that it sent are on their way still: in the queueing discipline, or in the device.
     pub(super) fn has_unsent(&self) -> bool {
         let mut bytes: libc::c_int = 0;

@@ -282,12 +282,29 @@ fn rules_of_others_are_not_passed_by() {
         assert_eq!(send(&mut a, &mut b), want, "{hook}");
         // A port that is opened now finds them by itself.
         let device = host.run(move || crate::sys::interface(device).unwrap().unwrap());
-        assert!(host.run(move || super::super::filters(&device.name)));
+        assert!(host.run(move || super::super::rules::filters(&device.name)));
         assert!(nft(host, "delete table netdev guard"));
         look(&a, &b);
         b.rx_sync().unwrap();
         assert_eq!(send(&mut a, &mut b), (false, false), "{hook} no more");
     }
+    // An interface is known by its number, whatever it is called meanwhile.
+    for change in ["down", "name nio-other"] {
+        net.b.ip(&format!("link set nio-b {change}"));
+    }
+    let looked = || {
+        let steering = b.steering.clone();
+        net.b.run(move || {
+            steering.look_again();
+            (steering.filters(), steering.trouble())
+        })
+    };
+    assert_eq!(looked(), (false, None));
+    assert!(nft(&net.b, "add table netdev guard"));
+    let chain = "add chain netdev guard late { type filter hook ingress device nio-other priority 0 ; }";
+    assert!(nft(&net.b, chain));
+    let (filters, trouble) = looked();
+    assert!(filters && trouble.is_some_and(|words| words.contains("guard late")));
 }
 
 /// Opens the device in its namespace and waits to be killed; started by the test below.
@@ -312,13 +329,7 @@ fn a_killed_engine_leaves_nothing_on_the_hook() {
         {}
         net.a.run(move || super::super::steers_behind(ifindex).is_some()) == want
     };
-    let mut child = net.a.run(|| {
-        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "xdp::packets::tests::victim", "--ignored"])
-            .stdout(std::process::Stdio::null());
-        command.spawn().unwrap()
-    });
+    let mut child = net.a.victim("xdp::packets::tests::victim");
     let came = wait_for(true);
     child.kill().unwrap();
     child.wait().unwrap();

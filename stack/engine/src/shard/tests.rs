@@ -581,6 +581,8 @@ fn hostile_indices_end_their_client_alone() {
             world.settle();
             assert_eq!(world.region(3).header().closed.load(Ordering::Relaxed), 1, "thrown out");
             assert_eq!(world.shard.counters.corrupt_clients, 1);
+            let its = world.shard.by_number[&3];
+            assert!(world.shard.flows.iter().all(|(_, flow)| flow.client != its), "none of its own is left");
             good.send(a, b"still here");
             world.settle();
             assert_eq!(server.recv(b), b"still here");
