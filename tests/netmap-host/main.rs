@@ -146,8 +146,9 @@ fn watch(provider: &Provider, shape: NicShape, file: &std::path::Path) {
     }
 }
 
-/// The NIC goes up and down with the kernel's device.
+/// The NIC goes up and down with the kernel's device, when all are told of it (rtnetlink(7)).
 fn follow_link(provider: &Provider) {
+    let news = link_news();
     // SAFETY: makes a descriptor, which is this thread's own and lasts as long as the process.
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     // SAFETY: a structure of numbers, of which zero is one.
@@ -166,7 +167,24 @@ fn follow_link(provider: &Provider) {
             provider.set_up(NIC, up);
             was_up = up;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        let mut word = [0_u8; 4];
+        // SAFETY: the kernel writes at most as many bytes as there are; of a longer message it drops the rest.
+        unsafe { libc::recv(news, word.as_mut_ptr().cast(), word.len(), 0) };
+    }
+}
+
+/// A socket that is told of every change of a link.
+fn link_news() -> libc::c_int {
+    // SAFETY: a structure of numbers, of which zero is one.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = u16::try_from(libc::AF_NETLINK).unwrap_or(0);
+    address.nl_groups = u32::try_from(libc::RTMGRP_LINK).unwrap_or(0);
+    let len = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
+    // SAFETY: makes a descriptor, which is the caller's own; then the kernel reads one address, which lives until it returns.
+    unsafe {
+        let news = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);
+        assert_eq!(libc::bind(news, (&raw const address).cast(), len), 0, "links are told of");
+        news
     }
 }
 

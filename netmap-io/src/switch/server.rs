@@ -73,7 +73,7 @@ pub struct Switch {
     unplugged: bool,
     /// Copies of what leaves, to be judged.
     heads: Box<[[u8; HEAD]; BATCH]>,
-    /// Busy rounds since questions were last looked for.
+    /// Busy rounds since questions were last looked for; at none, the link is looked at as well.
     busy: u32,
     /// Until then a switch before us is still steering, and stacks register again.
     settles: Option<Instant>,
@@ -150,7 +150,10 @@ impl Switch {
     /// # Errors
     /// The device is gone.
     pub fn round(&mut self) -> Result<bool, PortError> {
-        let mut work = self.receive()?;
+        // Before anything is asked of the device, and behind every pause: who asks a port of an interface that is down may
+        // wait in the kernel until it is up ([`Port::set_up`]).
+        let mut work = self.busy == 0 && self.look_at_link(false);
+        work |= self.receive()?;
         work |= self.send();
         for nic in &mut self.nics {
             nic.tx_sync()?;
@@ -163,7 +166,6 @@ impl Switch {
         self.busy += 1;
         if !work || self.busy >= BUSY_MAX || self.guests.iter().any(Guest::is_busy) {
             self.busy = 0;
-            work |= self.look_at_link(false);
             work |= self.listen();
             work |= self.bury();
             self.settle()?;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use super::server::Switch;
-use crate::testing::Frame;
+use crate::provider::{NicShape, Provider, Shape};
+use crate::testing::{Frame, Network, skip_without};
 use crate::{Device, Flow, OpenOptions, PeerVerdict, Port, PortError, Proto, Steering, Tuple, whose};
 
 const HERE: [u8; 4] = [10, 0, 0, 1];
@@ -364,4 +365,28 @@ fn a_switch_that_is_started_again_gives_everybody_his_ports() {
     assert_eq!(ports(&b), (61_512, 62_023));
     // It has them, so the next gets the first that are free.
     assert_eq!(ports(&again.stack("c").unwrap()), (61_000, 61_511));
+}
+
+/// An interface that went down while the switch slept: its port is told before it is asked for frames, which would wait.
+#[test]
+fn a_nic_that_went_down_is_not_asked() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let provider = Provider::new(Shape::default()).unwrap();
+    provider.add_nic("nio-a", NicShape::default()).unwrap();
+    let (nic, name) = (provider.clone(), format!("test-down-{}", std::process::id()));
+    let mut switch = net.a.run(move || {
+        let device = nic.open("netmap:nio-a", &OpenOptions::default()).unwrap();
+        Switch::new(device, &name).unwrap()
+    });
+    assert!(!switch.round().unwrap());
+    net.a.ip("link set nio-a down");
+    provider.set_up("nio-a", false);
+    let (say, heard) = std::sync::mpsc::channel();
+    net.a.start(move || {
+        let _ = say.send(switch.round().unwrap());
+    });
+    let work = heard.recv_timeout(std::time::Duration::from_secs(15));
+    provider.set_up("nio-a", true);
+    assert_eq!(work, Ok(true));
 }
