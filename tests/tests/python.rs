@@ -172,28 +172,30 @@ fn a_sleeping_set_gets_its_first_socket() {
     let lab = Lab::new("python-first");
     let engine = Engine::start(&lab);
     let script = "import os, select, socket, threading
-ids, seen = [], []
-with select.epoll() as set:
-    pipe, _ = os.pipe()
-    set.register(pipe, select.EPOLLIN)
-    def wait():
-        ids.append(threading.get_native_id())
-        for timeout in (None, 10):
-            seen.append(set.poll(timeout))
-    thread = threading.Thread(target=wait)
-    thread.start()
-    # Asleep in the kernel's call, on the kernel's members alone.
-    while not ids or open(f'/proc/self/task/{ids[0]}/syscall').read().split()[0] not in ('232', '22', '281', '441'): pass
-    listener = socket.create_server(('127.0.0.1', 0))
-    set.register(listener, select.EPOLLIN | select.EPOLLONESHOT)
-    first = socket.create_connection(listener.getsockname())
-    while not seen: pass
-    set.modify(listener, select.EPOLLIN | select.EPOLLONESHOT)
-    thread.join()
-    assert seen == [[(listener.fileno(), select.EPOLLIN)]] * 2, seen
-    print('same')";
+pipe, _ = os.pipe()
+def once():
+    ids, seen = [], []
+    with select.epoll() as set, socket.create_server(('127.0.0.1', 0)) as listener:
+        set.register(pipe, select.EPOLLIN)
+        def wait():
+            ids.append(threading.get_native_id())
+            for timeout in (None, 10):
+                seen.append(set.poll(timeout))
+        thread = threading.Thread(target=wait)
+        thread.start()
+        # Asleep in the kernel's call, on the kernel's members alone.
+        while not ids or open(f'/proc/self/task/{ids[0]}/syscall').read().split()[0] not in ('232', '22', '281', '441'): pass
+        set.register(listener, select.EPOLLIN | select.EPOLLONESHOT)
+        first = socket.create_connection(listener.getsockname())
+        while not seen: pass
+        set.modify(listener, select.EPOLLIN | select.EPOLLONESHOT)
+        thread.join()
+        first.close()
+        assert seen == [[(listener.fileno(), select.EPOLLIN)]] * 2, seen
+for number in range(50): once()
+print('same')";
     assert_eq!(lab.python(script).under(&engine).ok().text(), "same\n");
-    engine.went_through(1);
+    engine.went_through(50);
 }
 
 /// A program that was exec'd has an epoll descriptor of its parent's, with the library's bell in it, and no word of the set.
