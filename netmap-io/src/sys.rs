@@ -1,7 +1,7 @@
 //! System calls that several backends share: mappings, interface facts, sleeping on a descriptor.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -324,6 +324,35 @@ pub(crate) fn interface(name: &str) -> io::Result<Option<Interface>> {
     Ok(Some(Interface { name: name.into(), index, mtu, mac, up, ethernet, queues, driver }))
 }
 
+/// Asks again and again whether an interface is up. By its number: a renamed one keeps that.
+#[derive(Debug)]
+pub(crate) struct Flags {
+    socket: OwnedFd,
+    index: libc::c_int,
+}
+
+impl Flags {
+    /// Of the interface with that number in this network namespace.
+    pub(crate) fn of(index: u32) -> io::Result<Self> {
+        let index = libc::c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+        Ok(Self { socket: ioctl_socket()?, index })
+    }
+
+    /// Whether it is up; `None`: it is not there (any more).
+    pub(crate) fn up(&self) -> Option<bool> {
+        let mut request = ifreq_named("");
+        request.ifr_ifru.ifru_ifindex = self.index;
+        for command in [libc::SIOCGIFNAME, libc::SIOCGIFFLAGS] {
+            // SAFETY: both read and write one `ifreq`, which lives until the call returns; the first leaves in it the name
+            // that the second wants.
+            check(unsafe { libc::ioctl(self.socket.as_raw_fd(), command, &raw mut request) }).ok()?;
+        }
+        // SAFETY: SIOCGIFFLAGS filled this member of the union.
+        let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+        Some(flags & libc::IFF_UP != 0)
+    }
+}
+
 /// An `ifreq` with the name filled in; the rest zero.
 pub(crate) fn ifreq_named(name: &str) -> libc::ifreq {
     // SAFETY: zeroes are a value of every member of `ifreq`.
@@ -382,6 +411,48 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], timeout: Duration) -> bool {
     let millis = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
     // SAFETY: the kernel reads and writes `count` entries of the slice.
     unsafe { libc::poll(fds.as_mut_ptr(), count, millis) > 0 }
+}
+
+/// An epoll instance.
+#[derive(Debug)]
+pub(crate) struct Epoll(OwnedFd);
+
+impl Epoll {
+    pub(crate) fn new() -> io::Result<Self> {
+        // SAFETY: makes a descriptor, touches no memory.
+        own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(Self)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Wakes when `fd` is readable, which `data` tells then.
+    pub(crate) fn add(&self, fd: RawFd, data: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN.unsigned_abs(), u64: data };
+        // SAFETY: the kernel reads one event, which lives until the call returns.
+        check(unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) })
+            .map(drop)
+    }
+
+    /// Wakes no more. One that is not there is not missed.
+    pub(crate) fn remove(&self, fd: RawFd) {
+        // SAFETY: looks a number up, touches no memory.
+        unsafe { libc::epoll_ctl(self.0.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut()) };
+    }
+
+    /// epoll_wait(2); `each` gets data and events of whatever is ready, or of some of it.
+    pub(crate) fn wait(&self, timeout: Duration, mut each: impl FnMut(u64, libc::c_int)) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
+        let room = libc::c_int::try_from(events.len()).unwrap_or(0);
+        let millis = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: room for as many events as we say.
+        let got = unsafe { libc::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), room, millis) };
+        for event in &events[..usize::try_from(got).unwrap_or(0)] {
+            each(event.u64, event.events.cast_signed());
+        }
+    }
 }
 
 /// Waits for an exclusive lock on an open file, which ends when the file is closed.

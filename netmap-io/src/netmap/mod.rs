@@ -46,6 +46,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use crate::sys::Flags;
 use crate::{
     Caps, Counters, Device, DeviceSpec, OpenOptions, PollFd, PollFds, Port, PortError, RxRing, TxRing,
 };
@@ -77,6 +78,11 @@ struct NetmapPort {
     armed: bool,
     /// The interface is down: a call would not return.
     down: bool,
+    /// Tells whether it is, where there is one.
+    flags: Option<Flags>,
+    /// It may have gone down while the caller slept, and whoever would say so may not have heard of it yet: it is asked before
+    /// the module is.
+    doubt: bool,
     /// Bytes of virtio-net header in front of the module's frames.
     header: usize,
 }
@@ -87,6 +93,20 @@ impl NetmapPort {
         let long = self.header > 0 || self.caps.mtu > self.caps.frame_bytes_max;
         Ok(Box::new(long::LongPort::new(self, long)?))
     }
+
+    /// Whether a call would return.
+    fn may_ask(&mut self) -> bool {
+        if self.doubt && !self.down {
+            self.doubt = self.flags.as_ref().is_some_and(|flags| flags.up() == Some(false));
+        }
+        !self.doubt && !self.down
+    }
+
+    /// Whether frames came while the caller slept, which only a NIC that is up has.
+    fn has_frames(&self) -> bool {
+        let host = self.beside.as_ref().and_then(|beside| beside.from_host.as_ref());
+        self.sides.rx.has_news() || host.is_some_and(|host| host.rx.has_news())
+    }
 }
 
 impl Port for NetmapPort {
@@ -95,7 +115,8 @@ impl Port for NetmapPort {
     }
 
     fn rx_sync(&mut self) -> Result<u32, PortError> {
-        if self.down {
+        self.doubt = self.doubt && !self.has_frames();
+        if !self.may_ask() {
             return Ok(self.sides.rx.slots.available());
         }
         let woken = std::mem::take(&mut self.armed);
@@ -122,7 +143,7 @@ impl Port for NetmapPort {
     }
 
     fn tx_sync(&mut self) -> Result<u32, PortError> {
-        if !self.down {
+        if self.may_ask() {
             self.sides.tx_sync()?;
         }
         Ok(self.sides.tx.slots.available())
@@ -133,7 +154,7 @@ impl Port for NetmapPort {
     }
 
     fn arm(&mut self) -> Result<bool, PortError> {
-        self.armed = true;
+        (self.armed, self.doubt) = (true, true);
         // Waiting on the descriptor performs the sync, so all that is needed is the module's view of head.
         self.sides.rx.publish();
         let quiet = self.beside.as_mut().is_none_or(Beside::arm);
@@ -153,7 +174,7 @@ impl Port for NetmapPort {
     }
 
     fn set_up(&mut self, up: bool) -> bool {
-        self.down = !up;
+        (self.down, self.doubt) = (!up, true);
         true
     }
 

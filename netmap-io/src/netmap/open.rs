@@ -249,7 +249,9 @@ impl Opener<'_> {
             caps.mtu = interface.as_ref().map_or(MTU, |interface| interface.mtu);
             caps.mtu_max = caps.mtu_max.max(caps.mtu);
         }
-        Ok(NetmapPort { caps, sides, beside: None, armed: false, down: false, header })
+        let flags = caps.ifindex.map(crate::sys::Flags::of).transpose();
+        let flags = flags.map_err(|error| PortError::io("making a socket to ask for flags by", error))?;
+        Ok(NetmapPort { caps, sides, beside: None, armed: false, down: false, flags, doubt: false, header })
     }
 
     /// Whether frames may begin with a virtio-net header.

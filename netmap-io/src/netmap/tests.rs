@@ -7,6 +7,7 @@ mod long;
 use super::*;
 use crate::conformance::{self, Pair};
 use crate::provider::{Driver, NicShape, Provider, Shape, Side};
+use crate::testing::{Network, skip_without};
 
 const ONE: NicShape = NicShape { rings: 1, host_rings: 1, slots: 64, mtu: 1500, driver: Driver::Native };
 
@@ -305,6 +306,37 @@ fn an_interface_that_is_down_is_not_asked() {
     port.set_up(true);
     port.tx_sync().unwrap();
     assert_eq!(provider.receive("nma", Side::Nic), [(0, b"later".to_vec())]);
+}
+
+/// It went down while the caller slept, and nobody has told the port of it: the port looks before it asks. When it is up again it
+/// goes on, told or not.
+#[test]
+fn an_interface_that_went_down_meanwhile_is_not_asked() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let provider = provider(Shape::default());
+    provider.add_nic("nio-a", ONE).unwrap();
+    let nic = provider.clone();
+    let mut port = net.a.run(move || open_one(&nic, "netmap:nio-a"));
+    assert!(port.arm().unwrap(), "it may sleep");
+    net.a.ip("link set nio-a down");
+    provider.set_up("nio-a", false);
+    let (say, heard) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        assert!(port.tx().push(b"later"));
+        let answers = [(); 2].map(|()| (port.rx_sync().unwrap(), port.tx_sync().unwrap()));
+        say.send(answers).unwrap();
+        port
+    });
+    let answers = heard.recv_timeout(Duration::from_secs(15));
+    // It is the number that is asked for, not the name.
+    net.a.ip("link set nio-a name nio-c");
+    net.a.ip("link set nio-c up");
+    provider.set_up("nio-a", true);
+    assert_eq!(answers, Ok([(0, 62); 2]));
+    let mut port = thread.join().unwrap();
+    port.tx_sync().unwrap();
+    assert_eq!(provider.receive("nio-a", Side::Nic), [(0, b"later".to_vec())]);
 }
 
 #[test]

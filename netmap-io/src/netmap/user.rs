@@ -91,6 +91,11 @@ impl UserRing {
         }
     }
 
+    /// Whether a sync that was not ours (waiting is one) has moved the tail.
+    pub(crate) fn has_news(&self) -> bool {
+        self.read().tail != self.slots.tail
+    }
+
     /// Asks for the time of each sync (`NR_TIMESTAMP`), to be read by [`Self::synced_at`].
     pub(crate) fn ask_for_time(&mut self) {
         // SAFETY: `new` was promised a ring; its flags are the user's to set.

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use crate::sys::{check, interface, own};
+use crate::sys::{Flags, check, own};
 
 /// The group of rtnetlink that tells of links (`RTMGRP_LINK`).
 const LINKS: u32 = 1;
@@ -11,14 +11,15 @@ const LINKS: u32 = 1;
 /// Hears of changes.
 #[derive(Debug)]
 pub(super) struct Link {
-    name: String,
+    flags: Flags,
     socket: OwnedFd,
     up: bool,
 }
 
 impl Link {
-    /// Of an interface in this network namespace, which is taken to be up: so [`Self::changed`] tells at first if it is not.
-    pub(super) fn new(name: &str) -> io::Result<Self> {
+    /// Of the interface with that number in this network namespace, which is taken to be up: so [`Self::changed`] tells at
+    /// first if it is not.
+    pub(super) fn new(index: u32) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: makes a descriptor.
         let socket = own(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) })?;
@@ -29,7 +30,7 @@ impl Link {
         let len = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
         // SAFETY: the kernel reads one address, which lives until the call returns.
         check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) })?;
-        Ok(Self { name: name.to_owned(), socket, up: true })
+        Ok(Self { flags: Flags::of(index)?, socket, up: true })
     }
 
     /// Readable when there is something to look at.
@@ -43,7 +44,7 @@ impl Link {
             return None;
         }
         // What was told may be old: it is asked. One that is gone is its port's business.
-        let up = interface(&self.name).ok()??.up;
+        let up = self.flags.up()?;
         (std::mem::replace(&mut self.up, up) != up).then_some(up)
     }
 
@@ -75,19 +76,15 @@ mod tests {
     fn down_and_up_are_told_once() {
         skip_without!(namespaces);
         let net = Network::new(1, 1500);
-        let mut link = Some(net.a.run(|| Link::new("nio-a").unwrap()));
-        let mut changed = |first| {
-            let mut here = link.take().unwrap();
-            let (told, back) = net.a.run(move || (here.changed(first), here));
-            link = Some(back);
-            told
-        };
-        assert_eq!((changed(true), changed(false)), (None, None));
+        let interface = || crate::sys::interface("nio-a").unwrap().unwrap();
+        let mut link = net.a.run(move || Link::new(interface().index).unwrap());
+        assert_eq!((link.changed(true), link.changed(false)), (None, None));
         net.a.ip("link set nio-a down");
-        assert_eq!((changed(false), changed(false)), (Some(false), None));
+        assert_eq!((link.changed(false), link.changed(false)), (Some(false), None));
         net.a.ip("link set nio-a mtu 1400");
-        assert_eq!(changed(false), None);
-        net.a.ip("link set nio-a up");
-        assert_eq!((changed(false), changed(false)), (Some(true), None));
+        assert_eq!(link.changed(false), None);
+        net.a.ip("link set nio-a name nio-c");
+        net.a.ip("link set nio-c up");
+        assert_eq!((link.changed(false), link.changed(false)), (Some(true), None));
     }
 }

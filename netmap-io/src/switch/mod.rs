@@ -16,6 +16,7 @@
 //! | `plain` | whose a frame is, of those that most are |
 //! | `table`, `places` | who registered what |
 //! | `server` | the switch: its loop |
+//! | `bed` | what it sleeps on |
 //! | `guest` | one stack's connection, seen from the switch |
 //! | `stack` | the same, seen from the stack: a port and its steering |
 //! | `held` | what a stack keeps of a switch that is gone |
@@ -28,6 +29,7 @@
 //! - No stack is waited for. One without room loses its own frames; one that floods has its turn and a budget like the
 //!   others; one that dies has its tuples freed, a few at a time.
 
+mod bed;
 mod early;
 mod guest;
 mod held;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::STACKS_MAX;
+use super::bed::Bed;
 use super::early::Early;
 use super::guest::{Counts, Guest};
 use super::link::Link;
@@ -77,6 +78,8 @@ pub struct Switch {
     busy: u32,
     /// Until then a switch before us is still steering, and stacks register again.
     settles: Option<Instant>,
+    /// Listener, link, guests and their pipes, the device unless it is unplugged.
+    bed: Bed,
 }
 
 impl Switch {
@@ -98,9 +101,13 @@ impl Switch {
             return Err(failed(io::Error::other("its device has no port")));
         }
         let inherited = device.steering.as_ref().is_some_and(|steering| steering.is_inherited());
-        let interface = device.ports.first().and_then(|port| port.caps().interface.clone());
-        let link = interface.map(|name| Link::new(&name)).transpose().map_err(failed)?;
+        let interface = device.ports.first().and_then(|port| port.caps().ifindex);
+        let link = interface.map(Link::new).transpose().map_err(failed)?;
         let settles = inherited.then(|| Instant::now() + SETTLE);
+        let bed = Bed::new().map_err(failed)?;
+        bed.add(listener.as_raw_fd()).map_err(failed)?;
+        link.iter().try_for_each(|link| bed.add(link.fd())).map_err(failed)?;
+        device.ports.iter().try_for_each(|nic| bed.add_nic(&**nic)).map_err(failed)?;
         let mut switch = Self {
             nics: device.ports,
             steering: device.steering,
@@ -120,8 +127,9 @@ impl Switch {
             heads: Box::new([[0; HEAD]; BATCH]),
             busy: 0,
             settles,
+            bed,
         };
-        switch.look_at_link(true);
+        switch.look_at_link(true)?;
         Ok(switch)
     }
 
@@ -130,12 +138,20 @@ impl Switch {
     /// # Errors
     /// The device is gone.
     pub fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), PortError> {
+        let failed = |error| PortError::io("sleeping until the end", error);
+        self.bed.add_stop(stop.as_raw_fd()).map_err(failed)?;
+        let end = self.run_until_stopped();
+        self.bed.remove(stop.as_raw_fd());
+        end
+    }
+
+    fn run_until_stopped(&mut self) -> Result<(), PortError> {
         let mut idle_since = Instant::now();
         loop {
             if self.round()? {
                 idle_since = Instant::now();
             } else if idle_since.elapsed() >= SPIN {
-                if self.sleep(stop)? {
+                if self.sleep()? {
                     return Ok(());
                 }
                 idle_since = Instant::now();
@@ -152,7 +168,7 @@ impl Switch {
     pub fn round(&mut self) -> Result<bool, PortError> {
         // Before anything is asked of the device, and behind every pause: who asks a port of an interface that is down may
         // wait in the kernel until it is up ([`Port::set_up`]).
-        let mut work = self.busy == 0 && self.look_at_link(false);
+        let mut work = self.busy == 0 && self.look_at_link(false)?;
         work |= self.receive()?;
         work |= self.send();
         for nic in &mut self.nics {
@@ -174,11 +190,20 @@ impl Switch {
     }
 
     /// The interface may have gone down, or come up.
-    fn look_at_link(&mut self, first: bool) -> bool {
-        let Some(up) = self.link.as_mut().and_then(|link| link.changed(first)) else { return false };
+    fn look_at_link(&mut self, first: bool) -> Result<bool, PortError> {
+        let Some(up) = self.link.as_mut().and_then(|link| link.changed(first)) else { return Ok(false) };
         let alone = self.nics.iter_mut().fold(false, |alone, nic| nic.set_up(up) | alone);
-        self.unplugged = alone && !up;
-        true
+        let before = std::mem::replace(&mut self.unplugged, alone && !up);
+        let Self { nics, bed, .. } = self;
+        match (before, self.unplugged) {
+            (false, true) => nics.iter().for_each(|nic| bed.remove_port(&**nic)),
+            (true, false) => {
+                let failed = |error| PortError::io("waiting for frames again", error);
+                nics.iter().try_for_each(|nic| bed.add_nic(&**nic)).map_err(failed)?;
+            }
+            _ => {}
+        }
+        Ok(true)
     }
 
     /// Once who was there before has had time to register again, our registrations count.
@@ -272,6 +297,8 @@ impl Switch {
             }
         }
         for guest in self.guests.extract_if(.., |guest| guest.dead) {
+            self.bed.remove(guest.stream.as_raw_fd());
+            guest.port.iter().for_each(|port| self.bed.remove_port(&**port));
             let (tuples, flows) = self.table.orphan(guest.owner);
             self.orphans.extend(tuples);
             self.orphan_flows.extend(flows);
@@ -286,7 +313,9 @@ impl Switch {
         let free = (1..).find(|owner| self.guests.iter().all(|guest| guest.owner != *owner));
         // Beside the stacks, room for tools that ask.
         let room = self.guests.len() < 2 * STACKS_MAX;
-        if let (true, true, Some(owner), Ok(())) = (allowed, room, free, stream.set_nonblocking(true)) {
+        if let (true, true, Some(owner)) = (allowed, room, free)
+            && stream.set_nonblocking(true).and_then(|()| self.bed.add(stream.as_raw_fd())).is_ok()
+        {
             self.guests.push(Guest::new(owner, stream));
         }
         true
@@ -332,7 +361,7 @@ impl Switch {
         if let Some(other) = self.guests.iter_mut().find(|guest| guest.owner == owner) {
             other.owner = old;
         }
-        let Self { guests, steering, .. } = self;
+        let Self { guests, steering, bed, .. } = self;
         let guest = &mut guests[index];
         guest.owner = owner;
         let frame_size = caps.frame_bytes_max.next_power_of_two().clamp(2048, 65_536);
@@ -353,6 +382,7 @@ impl Switch {
         if let Some(link) = link {
             guest.dead |= sys::send_descriptors(&guest.stream, [&link]).is_err();
         }
+        guest.dead |= bed.add_port(&*port).is_err();
         guest.name = name;
         guest.port = Some(port);
     }
@@ -394,8 +424,13 @@ impl Switch {
         work
     }
 
+    #[cfg(test)]
+    pub(super) const fn bed(&self) -> &Bed {
+        &self.bed
+    }
+
     /// Sleeps until something happens; true if that is the end.
-    fn sleep(&mut self, stop: BorrowedFd<'_>) -> Result<bool, PortError> {
+    fn sleep(&mut self) -> Result<bool, PortError> {
         let mut quiet = true;
         let nics = if self.unplugged { &mut [][..] } else { &mut self.nics };
         for nic in &mut *nics {
@@ -408,33 +443,16 @@ impl Switch {
         for nic in &*nics {
             timeout = timeout.min(nic.resync_in().unwrap_or(timeout));
         }
-        let mut fds = vec![readable(stop.as_raw_fd()), readable(self.listener.as_raw_fd())];
-        fds.extend(self.link.iter().map(|link| readable(link.fd())));
-        for guest in &mut self.guests {
-            fds.push(readable(guest.stream.as_raw_fd()));
-            if let Some(port) = &mut guest.port {
-                quiet &= port.arm().unwrap_or(false);
-                fds.extend(port.poll_fds().iter().map(|poll| readable(poll.fd)));
-            }
+        for port in self.guests.iter_mut().filter_map(|guest| guest.port.as_mut()) {
+            quiet &= port.arm().unwrap_or(false);
         }
-        let first_nic = fds.len();
-        for nic in &*nics {
-            fds.extend(nic.poll_fds().iter().map(|poll| readable(poll.fd)));
-        }
-        let timeout = if quiet { timeout } else { Duration::ZERO };
-        crate::sys::poll(&mut fds, timeout);
-        // Only a removed interface says so without a frame.
-        let broken = fds[first_nic..].iter().find(|fd| fd.revents & (libc::POLLERR | libc::POLLHUP) != 0);
-        if broken.is_some() {
+        let woken = self.bed.sleep(if quiet { timeout } else { Duration::ZERO });
+        if woken.broken {
             let device = self.nics.first().map_or_else(String::new, |nic| nic.caps().name.clone());
             return Err(PortError::Gone { device, reason: "its interface was removed or is down".into() });
         }
-        Ok(fds[0].revents != 0)
+        Ok(woken.stop)
     }
-}
-
-fn readable(fd: i32) -> libc::pollfd {
-    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
 }
 
 fn welcome_of(caps: &Caps, client_ports: (u16, u16)) -> Welcome {

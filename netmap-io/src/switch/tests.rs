@@ -1,5 +1,6 @@
 //! The switch over a pipe in place of a NIC, driven round by round. Its stacks answer within the same process.
 
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -380,13 +381,49 @@ fn a_nic_that_went_down_is_not_asked() {
         Switch::new(device, &name).unwrap()
     });
     assert!(!switch.round().unwrap());
+    let awake = switch.bed().watched().len();
     net.a.ip("link set nio-a down");
     provider.set_up("nio-a", false);
     let (say, heard) = std::sync::mpsc::channel();
     net.a.start(move || {
-        let _ = say.send(switch.round().unwrap());
+        let _ = say.send((switch.round().unwrap(), switch));
     });
-    let work = heard.recv_timeout(std::time::Duration::from_secs(15));
+    let answer = heard.recv_timeout(std::time::Duration::from_secs(15));
     provider.set_up("nio-a", true);
-    assert_eq!(work, Ok(true));
+    let (work, mut switch) = answer.expect("it does not wait");
+    assert!(work);
+    // To put it to bed again would be to ask it.
+    assert_eq!(switch.bed().watched().len(), awake - 1);
+    net.a.ip("link set nio-a up");
+    until("it looks at the link", || switch.round().unwrap());
+    assert_eq!(switch.bed().watched().len(), awake);
+}
+
+/// A dead stack's bell may live on elsewhere (whoever it gave it to): it wakes nobody any more.
+#[test]
+fn nobody_sleeps_on_what_the_dead_had() {
+    let name = format!("test-bed-{}", std::process::id());
+    let [nic, _wire] = crate::pipe::pair(&name, &OpenOptions::default()).unwrap();
+    let mut switch = Switch::new(Device { ports: vec![nic], steering: None }, &name).unwrap();
+    let alone = switch.bed().watched();
+    let device = format!("switch:{name}");
+    let opening = thread::spawn(move || crate::open(&device, &OpenOptions::default()));
+    while !opening.is_finished() {
+        switch.round().unwrap();
+    }
+    let Device { ports, steering } = opening.join().unwrap().unwrap();
+    let with_stack = switch.bed().watched();
+    assert_eq!(with_stack.len(), alone.len() + 3, "its connection, its bell and what hangs up");
+    // Held open, as by another process.
+    let hold = |fd: &RawFd| {
+        // SAFETY: the switch has it open, of which this thread drives the rounds.
+        unsafe { BorrowedFd::borrow_raw(*fd) }.try_clone_to_owned().unwrap()
+    };
+    let held: Vec<OwnedFd> = with_stack.iter().filter(|fd| !alone.contains(fd)).map(hold).collect();
+    drop((ports, steering));
+    until("the switch has noticed", || {
+        switch.round().unwrap();
+        switch.bed().watched() == alone
+    });
+    drop(held);
 }
