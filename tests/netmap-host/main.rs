@@ -9,7 +9,7 @@
 //!                                      engine ── programs
 //! ```
 //!
-//! The NIC is up and down as the kernel's device is. While the file `NETMAP_HOST_OUT` is there, the NIC is pulled out.
+//! The NIC goes down and up with the kernel's device, once all of its ports know (`told`). While the file `NETMAP_HOST_OUT` is there, the NIC is pulled out.
 //!
 //! With `NETMAP_HOST_SWITCH=vale0:wire` there is no NIC, but a switch with that port, where the TAP device at the cable's end is.
 //!
@@ -17,6 +17,8 @@
 //!
 //! Takes the variables of `utcp engine`, and `NETMAP_HOST_CABLE` (the TAP device at the cable's end), `NETMAP_HOST_RINGS`
 //! (pairs of the NIC). Frames come to a ring by their last byte, so that a flow comes to all of them.
+
+mod told;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -70,10 +72,6 @@ fn serve() -> Result<(), String> {
         let provider = provider.clone();
         std::thread::spawn(move || watch(&provider, shape, std::path::Path::new(&file)));
     }
-    {
-        let provider = provider.clone();
-        std::thread::spawn(move || follow_link(&provider));
-    }
     match variable("NETMAP_HOST_SHARED") {
         Some(name) => share(&provider, &name),
         None => serve_with(&provider, &mut || Ok(())),
@@ -85,7 +83,7 @@ fn share(provider: &Provider, name: &str) -> Result<(), String> {
     let words = |error: PortError| error.to_string();
     let options = OpenOptions { beside_kernel: true, ..OpenOptions::default() };
     let device = provider.open(&format!("netmap:{NIC}"), &options).map_err(words)?;
-    let mut switch = switch::Switch::new(device, name).map_err(words)?;
+    let mut switch = switch::Switch::new(told::told(device, provider, NIC), name).map_err(words)?;
     println!("is shared");
     let (stop, _never) = std::io::pipe().map_err(|error| error.to_string())?;
     switch.run(stop.as_fd()).map_err(words)
@@ -97,7 +95,8 @@ fn serve_with(provider: &Provider, prepare: &mut dyn FnMut() -> Result<(), PortE
     let provider = provider.clone();
     let config = Config::from_variables(variable).map_err(|error| error.to_string())?;
     let open = move |device: &str, options: &OpenOptions| -> Result<Device, PortError> {
-        provider.open(device, options)
+        let opened = provider.open(device, options)?;
+        Ok(if device.starts_with("netmap:") { told::told(opened, &provider, NIC) } else { opened })
     };
     run_in(config, Surroundings { open: Box::new(open), ..Surroundings::default() })
         .map_err(|error| error.to_string())
@@ -143,48 +142,6 @@ fn watch(provider: &Provider, shape: NicShape, file: &std::path::Path) {
             }
         }
         std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// The NIC goes up and down with the kernel's device, when all are told of it (rtnetlink(7)).
-fn follow_link(provider: &Provider) {
-    let news = link_news();
-    // SAFETY: makes a descriptor, which is this thread's own and lasts as long as the process.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    // SAFETY: a structure of numbers, of which zero is one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(NIC.bytes()) {
-        *to = libc::c_char::try_from(from).unwrap_or(0);
-    }
-    let mut was_up = true;
-    loop {
-        // SAFETY: the request has the device's name, and lives until the call returns.
-        let asked = unsafe { libc::ioctl(socket, libc::SIOCGIFFLAGS, &raw mut request) } == 0;
-        // SAFETY: the call wrote the flags.
-        let flags = unsafe { request.ifr_ifru.ifru_flags };
-        let up = !asked || i32::from(flags) & libc::IFF_UP != 0;
-        if up != was_up {
-            provider.set_up(NIC, up);
-            was_up = up;
-        }
-        let mut word = [0_u8; 4];
-        // SAFETY: the kernel writes at most as many bytes as there are; of a longer message it drops the rest.
-        unsafe { libc::recv(news, word.as_mut_ptr().cast(), word.len(), 0) };
-    }
-}
-
-/// A socket that is told of every change of a link.
-fn link_news() -> libc::c_int {
-    // SAFETY: a structure of numbers, of which zero is one.
-    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-    address.nl_family = u16::try_from(libc::AF_NETLINK).unwrap_or(0);
-    address.nl_groups = u32::try_from(libc::RTMGRP_LINK).unwrap_or(0);
-    let len = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
-    // SAFETY: makes a descriptor, which is the caller's own; then the kernel reads one address, which lives until it returns.
-    unsafe {
-        let news = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);
-        assert_eq!(libc::bind(news, (&raw const address).cast(), len), 0, "links are told of");
-        news
     }
 }
 

@@ -253,6 +253,7 @@ fn a_nic_that_is_down_stops_nothing_else() {
     let mut words = TwoWords::begin(&lab, &net, &engine);
     ip(&lab, &net.server, "link set nm0 down");
     wait_for_link(&engine, "link:down");
+    wait_until("the NIC goes down", WAIT, || engine.log().contains("nm0 is down").then_some(()));
     words.open_gate();
     // The shard goes on: programs of this host reach each other.
     let port = lab.port();
@@ -290,6 +291,7 @@ fn a_shared_nic_goes_down_and_comes_back() {
     let mut words = TwoWords::begin(&lab, &net, &engine);
     ip(&lab, &net.server, "link set nm0 down");
     wait_for_link(&engine, "link:down");
+    wait_until("the NIC goes down", WAIT, || switch.stderr().contains("nm0 is down").then_some(()));
     words.open_gate();
     let report = || {
         let ask = lab.run(release_file("utcp")).args(["switch", "nm0", "--report"]).inside(&net.server);
