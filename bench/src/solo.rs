@@ -10,7 +10,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use utcp_abi::Region;
@@ -190,6 +190,7 @@ impl Server {
                 inode: 0,
                 reuseport: false,
                 kernels: false,
+                holders: Arc::new(AtomicU32::new(1)),
             }));
             self.program.listeners += 1;
         }

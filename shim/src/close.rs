@@ -174,11 +174,9 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
         }
         // SAFETY: plain numbers.
         let result = unsafe { real::shutdown(fd, how) };
-        if result == 0 && handle::listener(fd).is_some() {
+        if let (0, Some(sock)) = (result, handle::listener(fd)) {
             // The kernel's half listens no more; the engine's must not either.
-            if let Some(sock) = handle::listener(fd) {
-                listen::closed(sock.att, sock.slot());
-            }
+            listen::ceased(&sock);
         }
         return result;
     };

@@ -103,7 +103,7 @@ pub unsafe fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
         // SAFETY: the program's own arguments.
         let result = unsafe { real::connect(fd, to, len) };
         if let (0, Some(sock)) = (result, handle::listener(fd)) {
-            listen::closed(sock.att, sock.slot()); // AF_UNSPEC: it listens no more.
+            listen::ceased(&sock); // AF_UNSPEC: it listens no more.
         }
         return result;
     };

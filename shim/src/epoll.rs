@@ -25,8 +25,7 @@ use crate::ready::ALWAYS;
 use crate::set::{self, SetRef};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::text::Text;
-use crate::{bound, death, epolls, errno, handle, listen, log, nested, process, tls, user};
+use crate::{bound, death, epolls, errno, fdinfo, handle, listen, log, nested, process, tls, user};
 
 /// What the kernel's epoll reports when a set's bell rings. No program's data looks like it.
 pub const BELL: u64 = 0x7574_6370_9d1c_b317;
@@ -275,17 +274,33 @@ pub fn add_bell(set: &SetRef, bell: c_int) -> Sys<()> {
 
 /// How many members the kernel's epoll has already, by /proc; many, if it can't be read.
 fn kernel_members(epfd: c_int) -> u32 {
-    let mut path = Text::<48>::new();
-    path.push(b"/proc/self/fdinfo/").push_number(epfd.max(0) as u64);
-    let Some(path) = path.as_c_str() else { return u32::MAX / 2 };
-    let opened =
-        sys::call!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
-    let Ok(file) = opened else { return u32::MAX / 2 };
-    let mut bytes = [0u8; 2048];
-    let read = sys::read(file as c_int, &mut bytes).unwrap_or(0);
-    let _ = sys::close(file as c_int);
-    let text = bytes.get(..read).unwrap_or_default();
-    text.split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"tfd:")).count() as u32
+    let mut count = 0u32;
+    match fdinfo::each_member(epfd, |_| count = count.wrapping_add(1)) {
+        Ok(()) => count,
+        Err(_) => u32::MAX / 2,
+    }
+}
+
+/// `sock`, the kernel's until now, listens: where a set of this process has it as the kernel's member (it was added before, or listened
+/// before and ceased to), its connections are told of, too.
+pub fn join(sock: &Sock) {
+    let Ok((_, inode)) = sys::identity(sock.fd) else { return };
+    for (epfd, entry) in fd_table::used() {
+        // One of several numbers of an epoll file will do.
+        let first = || !fd_table::used().take_while(|(fd, _)| *fd != epfd).any(|(_, e)| e.same_object(entry));
+        if entry.kind() != Kind::Epoll || !first() {
+            continue;
+        }
+        let mut found = None;
+        let _ = fdinfo::each_member(epfd, |member| {
+            if (member.fd, member.inode) == (sock.fd, inode) {
+                found = Some(member);
+            }
+        });
+        if let Some(member) = found {
+            let _ = set_for(epfd, sock.att).and_then(|set| set.add(sock, member.events, member.data));
+        }
+    }
 }
 
 /// The socket's last number in this process is being closed: its interests here end.

@@ -165,7 +165,9 @@ impl Sock {
 
     /// The accept queues of a listener.
     pub fn queues(&self) -> Option<&'static Listener> {
-        self.att.region().listener(self.shared.listener.load(Acquire))
+        let queues = self.att.region().listener(self.shared.listener.load(Acquire));
+        // In this order: one that listens no more has no number, and 0 is another listener's.
+        queues.filter(|_| self.is_current())
     }
 
     /// Takes the right to write into the tx stream. Fails if the socket is gone, or if we are a signal

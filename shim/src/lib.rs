@@ -51,6 +51,7 @@ mod errno;
 mod exec;
 mod fast_open;
 mod fd_table;
+mod fdinfo;
 mod finder;
 mod foreign;
 mod fork;

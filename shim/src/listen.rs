@@ -18,7 +18,7 @@ use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, connect, control, epoll, errno, log, options, process, swap, tls, user};
+use crate::{bound, connect, control, death, epoll, errno, log, options, process, swap, tls, user};
 
 /// `bind(2)`.
 ///
@@ -60,7 +60,12 @@ pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
     let result = unsafe { real::listen(fd, backlog) };
     if result == 0 && !tls::thread().is_vfork_child() {
         let before = errno::get();
+        death::revive();
+        let known = handle::listener(fd).is_some();
         let registered = register(fd, backlog);
+        if let Some(sock) = handle::listener(fd).filter(|_| !known) {
+            epoll::join(&sock);
+        }
         errno::set(before);
         if registered == Err(Errno(libc::EADDRINUSE)) {
             // Another stack serves this port on the same device (SO_REUSEPORT let the kernel allow it): nobody
@@ -97,8 +102,10 @@ pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
     let entry = fd_table::get(fd);
     if let Some(sock) = handle::listener(fd).filter(|sock| sock.att.is_alive()) {
         // The second `listen` of the same socket: a new backlog.
-        let _ = announce(&sock, backlog);
-        return Ok(());
+        if announce(&sock, backlog) != Err(Errno(libc::ESTALE)) {
+            return Ok(());
+        }
+        // Another process has just ended it.
     }
     if entry.kind() == Kind::Kept {
         let why = entry.generation();
@@ -188,6 +195,7 @@ fn announce(sock: &Sock, backlog: c_int) -> Sys<Reply> {
     let mut message = Message::new(Ask::Listen);
     message.a = u64::from(sock.slot());
     message.b = backlog.max(0) as u64;
+    message.c = u64::from(sock.entry.generation());
     sock.att.channel().ask(&message, Some(sock.fd))
 }
 
@@ -228,18 +236,35 @@ pub fn leave(sock: &Sock) {
 
 /// A listener got an option (`why`, see [`Kind::Kept`]) that utcp can't serve: from now on it is the kernel's alone.
 pub fn withdraw(sock: &Sock, why: u32) {
+    // In the kernel's sets it is already. Before the engine takes the slot back: then it is another socket's soon.
+    epoll::forget(sock);
+    control::let_block(sock);
     let mut message = Message::new(Ask::ListenCheck);
     (message.a, message.b) = (u64::from(sock.slot()), 1);
     let _ = sock.att.channel().ask(&message, None);
-    // In the kernel's sets it is already.
-    epoll::forget(sock);
-    control::let_block(sock);
     for (number, found) in fd_table::used() {
         if found.same_object(sock.entry) {
             fd_table::replace(number, found, Entry::new(Kind::Kept, 0, 0, why));
         }
     }
     say_kept(sock.fd, why);
+}
+
+/// `sock` listens no more, or perhaps no more, and its number stays: `shutdown`, or `connect` to AF_UNSPEC. If so, it is what it was before
+/// `listen`: the kernel's, in the kernel's sets too.
+pub fn ceased(sock: &Sock) {
+    if is_tcp_listener(sock.fd) {
+        return; // SHUT_WR is nothing to a listener.
+    }
+    // First: the slot and what it knows are another socket's soon.
+    epoll::forget(sock);
+    control::let_block(sock);
+    for (number, found) in fd_table::used() {
+        if found.same_object(sock.entry) {
+            fd_table::replace(number, found, Entry::KERNEL);
+        }
+    }
+    closed(sock.att, sock.slot());
 }
 
 /// A descriptor of a listener was closed: the engine shall look whether it was the last.

@@ -60,7 +60,7 @@ pub enum Kind {
     /// Bell of set `a`; descriptor: an eventfd, or one end of a socket pair, as it must be (EPERM) for a program of
     /// another user than the engine's. Reply.
     SetBell = 4,
-    /// Socket `a` listens with backlog `b`; descriptor: the kernel socket, which says where. Reply: errno, `a` = listener slot; `b` = slot + 1 of the socket by which this client has that listener already, or 0.
+    /// Socket `a` of generation `c` listens with backlog `b`; descriptor: the kernel socket, which says where. Reply: errno (ESTALE: the slot was a listener's that is gone), `a` = listener slot; `b` = slot + 1 of the socket by which this client has that listener already, or 0.
     Listen = 5,
     /// A descriptor of listening socket `a` was closed: look whether the kernel still has it; `b` = 1: it is the kernel's alone
     /// from now on; `b` = 2: new connections come by the kernel, those that wait here may still be accepted. Reply.

@@ -177,6 +177,7 @@ impl Control {
                 tokens: 0,
                 listeners: Vec::new(),
                 free_listener_slots: (0..LISTENERS_MAX).rev().collect(),
+                leaving: Vec::new(),
             },
         );
     }

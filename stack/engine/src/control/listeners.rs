@@ -7,7 +7,8 @@
 use std::collections::HashSet;
 use std::net::{IpAddr as StdAddr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use utcp_abi::message::{Message, Reply};
 use utcp_abi::socket::{Addr, status};
@@ -35,6 +36,17 @@ pub(super) struct ListenerEntry {
     pub steered: Vec<(usize, Tuple)>,
     /// Another stack on one of the devices has its port.
     pub refused: bool,
+    /// See [`ListenRequest::holders`].
+    pub holders: Arc<AtomicU32>,
+}
+
+impl super::ClientEntry {
+    /// Whether socket slot `sock` was a listener until a moment ago, which another process of the program may have ended, and is the shards'
+    /// still.
+    fn has_left(&self, sock: u32) -> bool {
+        self.leaving.iter().any(|(left, by)| *left == sock && by.load(Ordering::Acquire) != 0)
+            && !self.listeners.iter().any(|l| l.sock == sock)
+    }
 }
 
 impl Control {
@@ -55,17 +67,24 @@ impl Control {
             Ok(false) => return refuse(libc::EINVAL),
             Err(error) => return refuse(error.raw_os_error().unwrap_or(libc::EIO)),
         }
+        if entry.has_left(sock) || u64::from(socket.generation.load(Ordering::Acquire)) != message.c {
+            return refuse(libc::ESTALE);
+        }
         // It came back to its own program (SCM_RIGHTS): one kernel socket is one listener.
         if let Some(known) = entry.listeners.iter().find(|l| l.inode == inode && l.sock != sock) {
             return Reply { a: u64::from(known.slot), b: u64::from(known.sock) + 1, ..Reply::default() };
         }
         let kernels = reuseport && self.is_chosen_for(addr, inode);
         let Some(entry) = self.clients.get_mut(&client) else { return refuse(libc::EPROTO) };
-        let slot = match entry.listeners.iter().find(|l| l.sock == sock) {
-            Some(known) => known.slot,
+        let (slot, holders) = match entry.listeners.iter().find(|l| l.sock == sock) {
+            Some(known) => (known.slot, known.holders.clone()),
             None => {
                 let Some(slot) = entry.free_listener_slots.pop() else { return refuse(libc::ENOBUFS) };
+                // Whoever ended the last one of this place may not have known every set that it was in.
+                let members = region.listener(slot).into_iter().flat_map(|listener| &listener.members);
+                members.for_each(|member| member.store(0, Ordering::Relaxed));
                 let (steered, refused) = (Vec::new(), false);
+                let holders = Arc::new(AtomicU32::new(self.inboxes.len() as u32));
                 entry.listeners.push(ListenerEntry {
                     sock,
                     slot,
@@ -76,8 +95,9 @@ impl Control {
                     kernels,
                     steered,
                     refused,
+                    holders: holders.clone(),
                 });
-                slot
+                (slot, holders)
             }
         };
         socket.listener.store(slot, Ordering::Relaxed);
@@ -93,6 +113,7 @@ impl Control {
             reuseport,
             kernels,
             inode,
+            holders,
         };
         self.to_all(|| ToShard::Listen(request.clone()));
         self.publish_port(addr.port);
@@ -177,6 +198,8 @@ impl Control {
         let Some(at) = entry.listeners.iter().position(|l| l.sock == sock) else { return };
         let listener = entry.listeners.swap_remove(at);
         entry.free_listener_slots.push(listener.slot);
+        entry.leaving.retain(|(_, by)| by.load(Ordering::Acquire) != 0);
+        entry.leaving.push((sock, listener.holders));
         let port = listener.addr.port;
         self.publish_port(port);
         self.to_all(|| ToShard::Unlisten { client, sock });

@@ -23,6 +23,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
@@ -143,6 +144,8 @@ struct ClientEntry {
     tokens: u32,
     listeners: Vec<listeners::ListenerEntry>,
     free_listener_slots: Vec<u32>,
+    /// Socket slots of listeners that are gone, with the shards that have them still.
+    leaving: Vec<(u32, Arc<AtomicU32>)>,
 }
 
 /// The far end of a descriptor that stands under a utcp socket, or waits in a pool.

@@ -1,6 +1,7 @@
 //! Listeners: the SYN queue (half-open records), SYN cookies when it is full, and the accept queue.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use utcp_abi::layout::ACCEPT_RING;
 use utcp_abi::socket::{Addr, intent, status};
@@ -47,6 +48,8 @@ pub(super) struct Listener {
     pub kernels: bool,
     /// Inode of the kernel's socket.
     pub inode: u64,
+    /// See [`ListenRequest::holders`].
+    pub holders: Arc<AtomicU32>,
     /// Other programs have (or had) a listener of the same kernel socket.
     pub shared: bool,
     /// Producer index of the accept ring.
@@ -123,6 +126,7 @@ impl Shard {
             reuseport: request.reuseport,
             kernels: request.kernels,
             inode: request.inode,
+            holders: request.holders.clone(),
             shared,
             tail,
             half_open: 0,
@@ -166,9 +170,13 @@ impl Shard {
                 self.by_port.remove(&listener.tcp_port);
             }
         }
-        if let Some(client) = self.clients.get_mut(listener.client) {
+        let last = listener.holders.fetch_sub(1, Ordering::AcqRel) == 1;
+        let Some(client) = self.clients.get_mut(listener.client) else { return };
+        if last {
             let end = client.free_slot(listener.sock);
             self.release(end);
+        } else {
+            client.set_slot(listener.sock, SlotUse::Unknown);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use crossbeam_queue::SegQueue;
@@ -156,6 +156,8 @@ pub struct ListenRequest {
     pub kernels: bool,
     /// Inode of the kernel's socket: programs that share it share its connections.
     pub inode: u64,
+    /// Shards that have it still. The last one to give it up gives its socket slot back: until then, no shard may take that for another's.
+    pub holders: Arc<AtomicU32>,
 }
 
 /// What a tool wants to know of a shard.

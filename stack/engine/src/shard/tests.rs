@@ -1,7 +1,7 @@
 //! One shard, driven by hand: the test is the program, writing the words that the shim would write.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use utcp_abi::Region;
 use utcp_abi::layout::SOCKETS_MAX;
@@ -83,6 +83,16 @@ impl World {
     }
 
     pub(in crate::shard) fn listen_as(&mut self, client: u32, port: u16, backlog: u32, inode: u64) -> u32 {
+        self.listen_held(client, port, (backlog, inode), Arc::new(AtomicU32::new(1)))
+    }
+
+    fn listen_held(
+        &mut self,
+        client: u32,
+        port: u16,
+        (backlog, inode): (u32, u64),
+        holders: Arc<AtomicU32>,
+    ) -> u32 {
         let sock = self.program(client).claim();
         self.shard.on_message(ToShard::Listen(ListenRequest {
             client,
@@ -94,6 +104,7 @@ impl World {
             reuseport: false,
             kernels: false,
             inode,
+            holders,
         }));
         sock
     }
@@ -492,6 +503,22 @@ fn a_listener_that_goes_resets_what_waits() {
     let sock = client.ask_connect(loopback(PORT));
     world.settle();
     assert_eq!(client.socket(sock).op_result.load(Ordering::Relaxed), RESULT_KERNEL);
+}
+
+/// The slot of a listener may be another socket's only when no shard knows it as a listener: whoever gives it up last frees it.
+#[test]
+fn the_last_shard_frees_the_slot_of_a_listener() {
+    for shards in 1..=2 {
+        let mut world = World::new(1);
+        let holders = Arc::new(AtomicU32::new(shards));
+        let sock = world.listen_held(1, PORT, (16, 1), holders.clone());
+        let generation = |world: &World| world.program(1).socket(sock).generation.load(Ordering::Relaxed);
+        let before = generation(&world);
+        world.shard.on_message(ToShard::Unlisten { client: 1, sock });
+        assert_eq!(holders.load(Ordering::Relaxed), shards - 1);
+        assert_eq!(generation(&world) != before, shards == 1, "{shards} shards");
+        assert_eq!(world.region(1).free_sockets().is_set(sock), shards == 1);
+    }
 }
 
 /// A program that ends has not told the engine what it read and wrote last: its peer gets all of it, and no reset.

@@ -1,0 +1,62 @@
+//! Listeners that come and go while their sockets stay.
+
+use std::time::Duration;
+
+use utcp_tests::{Engine, Lab, on_kernel};
+
+/// Each round: a connection waits when its listener is shut down, so it is reset; the socket listens again and serves another. Sockets of
+/// both kinds are made between, which would get whatever was given back too early or twice.
+const AGAIN: &str = r#"
+import os, select, socket
+def listener():
+    l = socket.socket()
+    l.bind(('127.0.0.1', 0))
+    l.listen(4)
+    return l
+def serve(l):
+    c = socket.create_connection(l.getsockname())
+    a, peer = l.accept()
+    assert peer == c.getsockname(), (peer, c.getsockname())
+    c.sendall(b'to')
+    assert a.recv(2) == b'to'
+    a.sendall(b'fro')
+    assert c.recv(3) == b'fro'
+    return c, a
+def reset(c):
+    # Whether the program hears of it before or when it reads is nobody's promise; that it does, is.
+    try:
+        return c.recv(1) == b''
+    except ConnectionResetError:
+        return True
+stays = listener()
+for i in range(300):
+    l = listener()
+    waits = socket.create_connection(l.getsockname())
+    assert select.select([l], [], [], 10)[0]
+    l.shutdown(socket.SHUT_RDWR)
+    # At once, and after others had time to take what was given back.
+    others = serve(stays) if i % 2 else ()
+    l.listen(2)
+    assert reset(waits)
+    for pair in serve(l), serve(stays), others:
+        for s in pair:
+            s.close()
+    waits.close()
+    l.close()
+print('ok')
+"#;
+
+/// With several shards too, which give a listener up one after the other.
+#[test]
+fn a_socket_listens_again_and_again() {
+    let lab = Lab::new("listens-again");
+    for cores in ["0", "0,1"] {
+        let engine = Engine::new(&lab).set("UTCP_CORES", cores).run();
+        let program = lab.python(AGAIN).under(&engine).ok();
+        assert!(program.text().contains("ok"), "{}", program.text());
+        engine.went_through(1000);
+        if !on_kernel() {
+            engine.wait_until_empty(Duration::from_secs(10));
+        }
+    }
+}
