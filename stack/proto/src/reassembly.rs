@@ -7,8 +7,8 @@
 use crate::segment::{SackBlock, SackBlocks};
 use crate::seq::SeqNum;
 
-/// Ranges on the list.
-pub(crate) const RANGES_MAX: usize = 64;
+/// Ranges on the list: as many holes as a sender of ours keeps account of.
+pub(crate) const RANGES_MAX: usize = 256;
 /// Ranges that it has place for itself.
 const FEW: usize = 2;
 
@@ -50,7 +50,7 @@ pub(crate) struct Reassembly {
     /// What is borrowed, in place of its own.
     many: Option<&'static mut ArrivedRuns>,
     few: [Run; FEW],
-    len: u8,
+    len: u16,
     clock: u16,
 }
 
@@ -176,7 +176,7 @@ impl Reassembly {
                 *slot = moved;
             }
         }
-        self.len = self.len.saturating_sub(n as u8);
+        self.len = self.len.saturating_sub(n as u16);
     }
 
     /// Whether something lies on the list that `at` does not end.
@@ -281,10 +281,10 @@ mod tests {
         for n in 0..RANGES_MAX as u32 {
             assert_eq!(list.insert(BASE + 10 + 4 * n, BASE + 11 + 4 * n), Insert::Stored);
         }
-        assert_eq!(list.insert(BASE + 1_000, BASE + 1_001), Insert::Full);
+        assert_eq!(list.insert(BASE + 5_000, BASE + 5_001), Insert::Full);
         assert_eq!(list.insert(BASE + 9, BASE + 10), Insert::Stored, "it merges");
         assert_eq!(list.advance(BASE + 10), BASE + 11);
-        assert_eq!(list.insert(BASE + 1_000, BASE + 1_001), Insert::Stored);
+        assert_eq!(list.insert(BASE + 5_000, BASE + 5_001), Insert::Stored);
     }
 
     #[test]

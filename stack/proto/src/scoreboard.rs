@@ -20,10 +20,12 @@ use crate::seq::SeqNum;
 use tick::Span;
 pub(crate) use tick::{Tick, ticks_to_nanos};
 
-/// Records on the board; a power of two. A sender that overruns a queue loses every other segment for a while: with 64
-/// records, half of a lost window of 300 segments was sent again for nothing.
-pub(crate) const RECORDS_MAX: usize = 128;
+/// Records on the board; a power of two. A sender that overruns a queue loses every other segment for a while, and each hole takes two
+/// records: with 128 of them, a lost window of 400 segments was sent again in vain, again and again.
+pub(crate) const RECORDS_MAX: usize = 512;
 const MASK: usize = RECORDS_MAX - 1;
+/// One record in so many is not for SACKs: what is sent again needs one to tell the part that was sent from the rest.
+const RESERVE_DIVISOR: usize = 32;
 /// Records of its own; a power of two.
 const FEW: usize = 4;
 const FEW_MASK: usize = FEW - 1;
@@ -96,8 +98,8 @@ pub(crate) struct Scoreboard {
     start: SeqNum,
     /// SND.NXT: the last record ends here.
     end: SeqNum,
-    head: u8,
-    len: u8,
+    head: u16,
+    len: u16,
     /// Merge bytes sent within so many ticks of each other.
     grain: u32,
     /// Bytes in records that are SACKED.
@@ -353,9 +355,10 @@ impl Scoreboard {
         debug_assert!(grown > 0);
     }
 
-    /// Halves the number of records in which nothing is marked, by merging neighbours.
+    /// Halves the number of records that only tell times, of what is in flight or was sent again, by merging neighbours.
     fn thin_out(&mut self) {
-        self.merge(|a, b, odd| (a.flags == 0 && b.flags == 0 && odd) || alike(a, b));
+        let times = |a: &Record, b: &Record| a.flags == b.flags && (a.flags == 0 || a.is(RESENT));
+        self.merge(|a, b, odd| (times(a, b) && odd) || alike(a, b));
     }
 
     /// Merges neighbours of which the same is known.
@@ -384,7 +387,7 @@ impl Scoreboard {
             }
         }
         if len > 0 {
-            self.len = (kept + 1) as u8;
+            self.len = (kept + 1) as u16;
         }
     }
 
@@ -428,7 +431,7 @@ impl Scoreboard {
             if record.end.after(ack) {
                 break;
             }
-            self.head = (self.head + 1) & MASK as u8;
+            self.head = (self.head + 1) & MASK as u16;
             self.len -= 1;
             if end == ack {
                 break;
@@ -456,7 +459,7 @@ impl Scoreboard {
             if last.end.after(ack) {
                 break;
             }
-            self.head = (self.head + 1) & MASK as u8;
+            self.head = (self.head + 1) & MASK as u16;
             self.len -= 1;
             if !last.end.before(ack) {
                 break;
@@ -514,7 +517,8 @@ impl Scoreboard {
         if !start.before(end) {
             return;
         }
-        if usize::from(self.len) + 2 > self.room() {
+        let room = self.room() - self.room() / RESERVE_DIVISOR;
+        if usize::from(self.len) + 2 > room {
             self.thin_out();
         }
         let mut i = 0;
@@ -530,13 +534,13 @@ impl Scoreboard {
             }
             if from.before(start) {
                 // The part before the block stays as it is; look at the rest in the next round.
-                if !self.split(i, start) {
+                if usize::from(self.len) >= room || !self.split(i, start) {
                     break;
                 }
                 i += 1;
                 continue;
             }
-            if record.end.after(end) && !self.split(i, end) {
+            if record.end.after(end) && (usize::from(self.len) >= room || !self.split(i, end)) {
                 break;
             }
             let record = *self.get(i);
@@ -694,8 +698,9 @@ impl Scoreboard {
                 i += 1;
                 continue;
             }
-            if record.end.after(end) {
-                self.split(i, end);
+            let front = self.start_of(i) == start;
+            if record.end.after(end) && !self.split(i, end) && front && self.grow_resent(i, end, now) {
+                return;
             }
             // Without room to split, the whole record counts as sent again; if it is lost, the timer finds out.
             let from = self.start_of(i);
@@ -709,6 +714,21 @@ impl Scoreboard {
             break;
         }
         self.coalesce_resent(i);
+    }
+
+    /// The front of the lost record `i`, up to `end`, joins the record before it, which was sent again as well; false if it was not.
+    fn grow_resent(&mut self, i: usize, end: SeqNum, now: Tick) -> bool {
+        let Some(before) = i.checked_sub(1) else { return false };
+        let (grown, waits) = (*self.get(before), *self.get(i));
+        if !grown.is(RESENT) || !waits.is(LOST) || waits.is(RESENT) {
+            return false;
+        }
+        self.resent += grown.end.distance_to(end);
+        let grown = self.get_mut(before);
+        grown.end = end;
+        grown.flags |= AMBIGUOUS;
+        grown.cover(now);
+        true
     }
 
     /// A run that is sent again piece by piece at the same time stays one record.

@@ -19,8 +19,8 @@ use crate::time::{Duration, Instant};
 const STARTUP_PACING: u64 = 277;
 const DRAIN_PACING: u64 = 35;
 const WINDOW: u64 = 200;
-/// A rate that is measured once in a round is one round old while the window doubles: half as much again.
-const STARTUP_WINDOW: u64 = 300;
+/// A rate that is measured once in a round is one round old while the window doubles: twice as much again, or it would not double.
+const STARTUP_WINDOW: u64 = 400;
 const UP_WINDOW: u64 = 225;
 /// §5.2: paced below the estimate, so that queues drain; by three percent rather than one, because a rate that is measured
 /// in whole ACKs is some percent too high at its maximum.
@@ -111,8 +111,10 @@ pub(super) struct Bbr {
     resumed: u8,
     /// When ProbeRtt may end.
     probe_end: Instant,
-    /// Losses of what was sent before this are those of Startup: they say nothing new.
+    /// Losses in a round that began before this was sent are those of Startup or of a probe: nobody else came. They tell the
+    /// bound if it is `untold`, and nothing new otherwise.
     forgiven: SeqNum,
+    untold: bool,
     window: u32,
     /// The window before it was made small.
     window_before: u32,
@@ -151,6 +153,7 @@ impl Bbr {
             resumed: 0,
             probe_end: Instant::NEVER,
             forgiven: una,
+            untold: false,
             window: cwnd,
             window_before: 0,
             pacing: u64::MAX,
@@ -172,7 +175,8 @@ impl Bbr {
             // The handshake has set the initial window since.
             self.window = self.window.max(cwnd);
             self.begin_round(d);
-        } else if d.una.after(self.round.end) || (self.phase == Phase::Startup && self.too_much_lost(d.mss)) {
+        } else if d.front.after(self.round.end) || (self.phase == Phase::Startup && self.too_much_lost(d.mss))
+        {
             // While the first hole is filled no round ends; a queue that overflows must be noticed before.
             self.on_round(d);
             self.begin_round(d);
@@ -241,6 +245,13 @@ impl Bbr {
         (bytes.saturating_mul(percent) / 100).min(1 << 30) as u32
     }
 
+    /// Bytes that path and queue held before the queue overflowed: the rate times the longest round trip (Little's law).
+    fn fitted(&self) -> u32 {
+        let rate = self.rate_max().min(self.rate_low);
+        let held = rate.saturating_mul(self.round.rtt_max.as_micros()) / 1_000_000;
+        (held.min(1 << 30) as u32).max(self.bdp(100))
+    }
+
     /// The pipe is full for certain when the last round trip was one and a half times the base. The rate is what has arrived
     /// since the round began: the round before was slower by far.
     fn notice_queue(&mut self, d: &Delivery) {
@@ -277,15 +288,21 @@ impl Bbr {
         if !limited || rate > self.rate_max() {
             self.rates[0] = self.rates[0].max(rate);
         }
-        let old = self.full && d.una.before_or_eq(self.forgiven);
-        let too_much = self.round.marked || self.too_much_lost(d.mss) && !old;
+        // What a round finds lost was sent before it began, if it was lost in a queue.
+        let old = self.full && self.round.end.before_or_eq(self.forgiven);
+        let lost_too_much = self.too_much_lost(d.mss);
+        let too_much = self.round.marked || lost_too_much && !old;
         match self.phase {
             Phase::Startup => self.judge_startup(rate, limited, too_much, d),
             Phase::Refill | Phase::Up if too_much => {
-                // §5.3.3.6: the probe has found the bound.
-                let kept = u64::from(self.window.min(d.flight.max(delivered))) * BETA_TENTHS / 10;
-                self.flight_high = (kept as u32).max(self.bdp(100)).max(WINDOW_MIN_SEGMENTS * d.mss);
-                self.enter(Phase::Down, d.now);
+                // §5.3.3.6: the probe has found the bound. Headroom below it is left later.
+                self.flight_high = self.fitted().max(WINDOW_MIN_SEGMENTS * d.mss);
+                self.end_probe(false, d);
+            }
+            Phase::Down | Phase::Cruise if lost_too_much && !too_much && self.untold => {
+                // The probe was over before its losses were known.
+                self.flight_high = self.fitted().max(WINDOW_MIN_SEGMENTS * d.mss);
+                self.untold = false;
             }
             Phase::Up if self.hasty && self.has_room(rate) => self.resume_startup(rate, d.now),
             Phase::Up => self.raise_bound(d),
@@ -328,7 +345,7 @@ impl Bbr {
             self.full_rounds += 1;
         }
         if too_much {
-            self.flight_high = self.bdp(100).max(self.round.delivered);
+            self.flight_high = self.fitted();
         }
         let queued = self.round.rtt != Duration::MAX && self.round.rtt > self.min_rtt + self.queue();
         if too_much || queued || self.full_rounds >= FULL_ROUNDS {
@@ -343,6 +360,13 @@ impl Bbr {
         self.hasty = hasty && self.resumed < RESUMES_MAX;
         self.forgiven = d.nxt;
         self.enter(Phase::Drain, d.now);
+    }
+
+    /// What the probe sent is on its way still; `untold`: it may have overflowed the queue.
+    fn end_probe(&mut self, untold: bool, d: &Delivery) {
+        self.forgiven = d.nxt;
+        self.untold = untold;
+        self.enter(Phase::Down, d.now);
     }
 
     /// §5.3.3.4: the bound grows while nothing is lost, faster from round to round.
@@ -397,7 +421,7 @@ impl Bbr {
                     && d.flight >= self.bdp(125) =>
             {
                 self.hasty = false;
-                self.enter(Phase::Down, d.now);
+                self.end_probe(true, d);
             }
             _ => {}
         }

@@ -51,7 +51,8 @@ pub(crate) struct Delivery {
     pub(crate) srtt: Duration,
     /// The round trip that this ACK measured.
     pub(crate) rtt: Option<Duration>,
-    pub(crate) una: SeqNum,
+    /// Where the highest byte that has arrived ends.
+    pub(crate) front: SeqNum,
     pub(crate) nxt: SeqNum,
 }
 

@@ -169,6 +169,26 @@ fn it_borrows_before_its_own_records_are_full_and_gives_back_when_all_is_acknowl
     assert!(b.wants_many(true) && !b.wants_many(false), "a SACK cuts into pieces");
 }
 
+/// More holes than there are records for: what was sent again is told from what still waits, or the rest of the hole would wait for
+/// the timer.
+#[test]
+fn a_full_board_knows_what_was_sent_again() {
+    let mut b = board(&[(20_000, 5)]);
+    for n in 0..500 {
+        sack(&mut b, 20 + 40 * n, 40 + 40 * n);
+    }
+    let sacked = b.sacked();
+    assert!((4_000..10_000).contains(&sacked), "{sacked}: the board is full");
+    b.lose_all();
+    for piece in 0..(20_000 - sacked) / 10 {
+        assert_eq!(b.resent(), 10 * piece);
+        let (start, len) = b.next_to_resend().expect("not all was sent again");
+        b.resend(start, len.min(10), tick(9 + piece));
+        b.check();
+    }
+    assert_eq!(b.next_to_resend(), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

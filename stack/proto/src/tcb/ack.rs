@@ -119,7 +119,7 @@ impl Tcb {
             mss,
             srtt: self.rtt.smoothed,
             rtt,
-            una: self.snd.una,
+            front: self.recovery.fack.later(self.snd.una),
             nxt: self.snd.nxt,
         });
     }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   TCB  │ … │ 4 records │ 2 ranges │          idle, or a message at a time: nothing else
-//!              └──────────────────────► SentRecords  (128)   many segments in flight, or losses
-//!                          └──────────► ArrivedRuns  (64)    holes in what arrived
+//!              └──────────────────────► SentRecords  (512)   many segments in flight, or losses
+//!                          └──────────► ArrivedRuns  (256)   holes in what arrived
 //! ```
 //!
 //! What is lent is a reference that nobody else has, so nothing here can be used twice; who drops a TCB with a loan loses

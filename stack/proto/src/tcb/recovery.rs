@@ -53,7 +53,7 @@ pub(super) struct Recovery {
     /// RACK.rtt in ticks.
     rtt: u32,
     /// RACK.fack: the highest byte that was delivered.
-    fack: SeqNum,
+    pub(super) fack: SeqNum,
     reordering_seen: bool,
     reo_mult: u8,
     reo_persist: u8,
