@@ -6,7 +6,8 @@ mod common;
 
 use common::{Link, Peer, Rng, World};
 use utcp_proto::{
-    Config, CongestionKind, Duration, EcnMode, Instant, Keepalive, MtuProbing, State, TxLimits, UserCall,
+    Config, CongestionKind, Duration, EcnMode, Instant, Keepalive, MtuProbing, SeqNum, State, TxLimits,
+    UserCall,
 };
 
 fn env(name: &str) -> Option<u64> {
@@ -87,8 +88,29 @@ struct App {
     waiting: bool,
 }
 
+/// What kind of world.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A link with faults.
+    Link,
+    /// The same, and sequence numbers that pass 2³¹ or 2³² at a point of interest.
+    Wrap,
+    /// Two sockets of one host.
+    SameHost,
+}
+
+/// An initial sequence number by which a stream of `len` bytes passes 2³¹ or 2³² at its SYN, its first bytes, somewhere in between, its
+/// last, its FIN or just after it.
+fn isn_before_a_wrap(rng: &mut Rng, len: u64) -> SeqNum {
+    let middle = rng.below(len + 3);
+    let after = rng.pick(&[0, 1, 2, middle, middle, middle, len, len + 1, len + 2]);
+    let boundary = rng.pick(&[0, 1u32 << 31]);
+    SeqNum::new(boundary.wrapping_sub(after as u32))
+}
+
 /// Sends `to_send` bytes each way, in pieces, reading at random; then closes and waits for the end.
-fn transfer(seed: u64, same_host: bool) {
+fn transfer(seed: u64, kind: Kind) {
+    let same_host = kind == Kind::SameHost;
     let mut rng = Rng::new(seed);
     let mut link = random_link(&mut rng);
     let (mut client, mut server) = (random_config(&mut rng), random_config(&mut rng));
@@ -122,6 +144,10 @@ fn transfer(seed: u64, same_host: bool) {
         app.read_max = app.read_max.max(app.to_send / 2_000);
     }
     let totals = [apps[0].to_send, apps[1].to_send];
+    if kind == Kind::Wrap {
+        let mut rng = Rng::new(seed ^ 0x3232);
+        world.isns = totals.map(|len| Some(isn_before_a_wrap(&mut rng, len)));
+    }
     world.connect();
     let limit = world.now + Duration::from_secs(40_000);
     let mut wake = [world.now; 2];
@@ -201,12 +227,17 @@ fn step_app(world: &mut World, app: &mut App, side: usize, rng: &mut Rng) -> Ins
 
 #[test]
 fn streams_survive_a_faulty_link() {
-    seeds("streams_survive", 1_300, |seed| transfer(seed, false));
+    seeds("streams_survive", 1_300, |seed| transfer(seed, Kind::Link));
+}
+
+#[test]
+fn streams_pass_the_ends_of_sequence_space() {
+    seeds("streams_pass", 300, |seed| transfer(seed, Kind::Wrap));
 }
 
 #[test]
 fn streams_between_two_sockets_of_one_host() {
-    seeds("streams_between", 300, |seed| transfer(seed, true));
+    seeds("streams_between", 300, |seed| transfer(seed, Kind::SameHost));
 }
 
 /// One host forgets everything in the middle of a conversation. The other one hears of it, and a new connection between the

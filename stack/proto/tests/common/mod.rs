@@ -160,6 +160,8 @@ pub struct World {
     sent: [u64; 2],
     /// Both ends are on one host: a transmit of any size goes over as a segment, and nothing goes wrong on the way.
     pub direct: bool,
+    /// The initial sequence numbers of each side, if they are not the dice's.
+    pub isns: [Option<SeqNum>; 2],
     /// What came after the first seeds were kept has dice of its own: congestion marks, routers' answers.
     extra: Rng,
 }
@@ -184,6 +186,7 @@ impl World {
             filter: None,
             sent: [0; 2],
             direct: false,
+            isns: [None; 2],
             extra: Rng::new(seed ^ 0xe07a),
         }
     }
@@ -206,12 +209,18 @@ impl World {
         self.hosts[side] = Host::new(side, host.cfg, host.tuple);
     }
 
+    /// Dice are thrown in any case, so that all else stays as it is.
+    fn isn(&mut self, side: usize) -> SeqNum {
+        let thrown = SeqNum::new(self.rng.next() as u32);
+        self.isns[side].unwrap_or(thrown)
+    }
+
     pub fn connect(&mut self) {
         self.connect_from(0);
     }
 
     pub fn connect_from(&mut self, side: usize) {
-        let iss = SeqNum::new(self.rng.next() as u32);
+        let iss = self.isn(side);
         let host = &mut self.hosts[side];
         host.peer = Peer::Flow(Box::new(Tcb::connect(&host.cfg, self.now, host.tuple, iss)));
         self.pump(side);
@@ -494,7 +503,7 @@ impl World {
                 TimeWaitVerdict::Drop(_) => {}
             },
             Peer::Listen if seg.flags.any(utcp_proto::Flags::SYN) && seg.ack.is_none() => {
-                let iss = SeqNum::new(self.rng.next() as u32);
+                let iss = self.isn(side);
                 self.passive_open(side, seg, iss);
             }
             Peer::Listen | Peer::None => {

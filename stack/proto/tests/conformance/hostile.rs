@@ -1,6 +1,6 @@
 //! Peers and strangers that mean harm, or behave as if they did: what no single standard's list of requirements names.
 
-use crate::lab::{IRS, ISS, Lab, peer_options, plain, seg, tuple, with_sack};
+use crate::lab::{Lab, irs, iss, peer_options, plain, seg, tuple, with_sack};
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{
     Config, DropReason, Duration, Endpoint, Events, Flags, FourTuple, HalfOpen, HalfOpenVerdict, IcmpError,
@@ -25,7 +25,7 @@ fn answer_for(lab: &mut Lab, limit: Duration, mut answer: impl FnMut() -> crate:
 /// A peer that takes its window back to nothing under data in flight, and lives (Linux: "receiver dastardly shrinks window").
 /// RFC 9293 MUST-37: as long as it answers, the connection stays.
 #[test]
-fn a_window_that_shrinks_to_nothing_under_data_in_flight() {
+pub fn a_window_that_shrinks_to_nothing_under_data_in_flight() {
     let mut lab = Lab::passive(&plain());
     lab.send(3_000);
     assert_eq!(lab.drain().len(), 3);
@@ -54,7 +54,7 @@ fn a_window_that_shrinks_to_nothing_under_data_in_flight() {
 /// A program is gone, and its peer keeps the window closed and answers every probe: that does not hold memory for ever
 /// (Linux tcp_probe_timer: an orphan whose timeout has reached its ceiling).
 #[test]
-fn a_closed_window_does_not_hold_an_orphan_for_ever() {
+pub fn a_closed_window_does_not_hold_an_orphan_for_ever() {
     for in_flight in [false, true] {
         let mut lab = Lab::passive(&plain());
         if in_flight {
@@ -73,7 +73,7 @@ fn a_closed_window_does_not_hold_an_orphan_for_ever() {
 
 /// A stream that is small beside the unit of its window scale: what the peer was told is what counts for telling it more.
 #[test]
-fn a_large_window_scale_and_a_small_stream() {
+pub fn a_large_window_scale_and_a_small_stream() {
     let cfg = Config {
         recv_capacity: 16_384,
         recv_capacity_max: 1 << 30,
@@ -95,7 +95,7 @@ fn a_large_window_scale_and_a_small_stream() {
 
 /// An urgent pointer at what has arrived without it (Linux: "do not replay urg ptr").
 #[test]
-fn an_urgent_pointer_at_what_is_there_already() {
+pub fn an_urgent_pointer_at_what_is_there_already() {
     let mut lab = Lab::passive(&plain());
     lab.get(seg(1, 100).ack(1));
     let out = lab.get(seg(1, 100).ack(1).urg(50));
@@ -107,12 +107,12 @@ fn an_urgent_pointer_at_what_is_there_already() {
 /// Two half-open records that name each other, by forged SYNs to both hosts: their answers must not feed on each other
 /// (Linux tcp_check_req, tcp_invalid_ratelimit).
 #[test]
-fn two_half_open_connections_do_not_keep_each_other_busy() {
+pub fn two_half_open_connections_do_not_keep_each_other_busy() {
     let now = Instant::from_millis(1_000_000);
     let syn = |seq| Segment { seq, flags: Flags::SYN, wnd: 1_000, ..Segment::default() };
     let mut ends = [
-        HalfOpen::on_syn(&plain(), now, tuple(), ISS, &syn(IRS)),
-        HalfOpen::on_syn(&plain(), now, tuple().reversed(), ISS + 70_000, &syn(IRS + 70_000)),
+        HalfOpen::on_syn(&plain(), now, tuple(), iss(), &syn(irs())),
+        HalfOpen::on_syn(&plain(), now, tuple().reversed(), iss() + 70_000, &syn(irs() + 70_000)),
     ];
     let mut flying = ends[0].syn_ack(now);
     let mut answers = 0;
@@ -127,9 +127,9 @@ fn two_half_open_connections_do_not_keep_each_other_busy() {
     }
     assert!(answers <= 2, "{answers} answers in a millisecond");
     // The SYN again and again: a SYN-ACK for it now and then.
-    let mut half = HalfOpen::on_syn(&plain(), now, tuple(), ISS, &syn(IRS));
+    let mut half = HalfOpen::on_syn(&plain(), now, tuple(), iss(), &syn(irs()));
     let again = (0..1_000).filter(|&n| {
-        half.on_segment(now + Duration::from_millis(n), &syn(IRS)) == HalfOpenVerdict::ResendSynAck
+        half.on_segment(now + Duration::from_millis(n), &syn(irs())) == HalfOpenVerdict::ResendSynAck
     });
     let again = again.count();
     assert!((1..=3).contains(&again), "{again} SYN-ACKs in a second");
@@ -137,7 +137,7 @@ fn two_half_open_connections_do_not_keep_each_other_busy() {
 
 /// A FIN below what has arrived already, and a second one: the stream has one end, and goes on to it.
 #[test]
-fn ends_that_contradict_the_stream() {
+pub fn ends_that_contradict_the_stream() {
     let mut lab = Lab::passive(&with_sack());
     lab.get(seg(101, 400).ack(1));
     // A FIN within what lies there.
@@ -161,22 +161,22 @@ fn tuple_v6() -> FourTuple {
 
 /// RFC 8201 §4: "packet too big" with less than every link carries is discarded; from there on it counts.
 #[test]
-fn rfc_8201_packets_too_small_to_be_true() {
+pub fn rfc_8201_packets_too_small_to_be_true() {
     let now = Instant::from_millis(1_000);
-    let mut tcb = Tcb::connect(&Config { mss: 1_440, ..plain() }, now, tuple_v6(), ISS);
+    let mut tcb = Tcb::connect(&Config { mss: 1_440, ..plain() }, now, tuple_v6(), iss());
     assert!(tcb.poll_transmit(now, TxLimits::WIRE).is_some());
     for mtu in [0, 68, 552, 1_279] {
-        let out = tcb.on_icmp(now, IcmpError { kind: IcmpKind::TooBig { mtu }, seq: ISS });
+        let out = tcb.on_icmp(now, IcmpError { kind: IcmpKind::TooBig { mtu }, seq: iss() });
         assert_eq!(out.drop, Some(DropReason::IcmpMtuTooSmall), "{mtu}");
         assert_eq!(tcb.info(now).pmtu_payload, 1_440, "{mtu}");
     }
-    let out = tcb.on_icmp(now, IcmpError { kind: IcmpKind::TooBig { mtu: 1_280 }, seq: ISS });
+    let out = tcb.on_icmp(now, IcmpError { kind: IcmpKind::TooBig { mtu: 1_280 }, seq: iss() });
     assert_eq!((out.drop, tcb.info(now).pmtu_payload), (None, 1_220));
 }
 
 /// A reset that is not exact, with data out of order in the queue: nothing is thrown away, and the peer is asked.
 #[test]
-fn a_reset_beside_data_out_of_order() {
+pub fn a_reset_beside_data_out_of_order() {
     let mut lab = Lab::passive(&with_sack());
     lab.get(seg(101, 100).ack(1));
     lab.drain();
@@ -188,7 +188,7 @@ fn a_reset_beside_data_out_of_order() {
 
 /// A SYN, with data and without, with an ACK and without, in every state that has both SYNs: a challenge and nothing else.
 #[test]
-fn a_syn_in_every_synchronized_state() {
+pub fn a_syn_in_every_synchronized_state() {
     type Step = fn(&mut Lab);
     let states: [(State, Step); 6] = [
         (State::Established, |_| {}),
@@ -233,7 +233,7 @@ fn a_syn_in_every_synchronized_state() {
 
 /// A receiver that takes back what it had selectively acknowledged (RFC 2018 §8): the data is sent again, all of it.
 #[test]
-fn a_receiver_that_reneges() {
+pub fn a_receiver_that_reneges() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(10_000);
     assert_eq!(lab.drain().len(), 10);
@@ -246,7 +246,7 @@ fn a_receiver_that_reneges() {
         }
         let (_, tx) = lab.next_sent();
         // It keeps nothing but what is next.
-        if tx.len > 0 && ISS + una == tx.seq {
+        if tx.len > 0 && iss() + una == tx.seq {
             una += tx.len;
             lab.wait_ms(20);
             lab.get(seg(1, 0).ack(una));
@@ -257,7 +257,7 @@ fn a_receiver_that_reneges() {
 
 /// SACK blocks that claim every other byte, backwards, empty, of nothing sent and of what lies before SND.UNA.
 #[test]
-fn sack_blocks_without_end() {
+pub fn sack_blocks_without_end() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(10_000);
     lab.drain();
@@ -271,7 +271,7 @@ fn sack_blocks_without_end() {
         lab.drain();
     }
     // Whatever it believes, it ends well.
-    let sent = ISS.distance_to(lab.tcb.snd_nxt());
+    let sent = iss().distance_to(lab.tcb.snd_nxt());
     lab.get(seg(1, 0).ack(sent));
     assert_eq!(lab.tcb.info(lab.now).unacked, 0);
     assert_eq!(lab.state(), State::Established);
@@ -279,7 +279,7 @@ fn sack_blocks_without_end() {
 
 /// A peer that offers segments of one byte, with every option on top: a floor keeps headers from being all there is.
 #[test]
-fn a_peer_with_segments_of_one_byte() {
+pub fn a_peer_with_segments_of_one_byte() {
     let cfg = Config { timestamps: true, sack: true, ..plain() };
     let options = Options { mss: Some(1), ..peer_options(&cfg) };
     let mut lab = Lab::passive_with(&cfg, options, Flags::NONE);
@@ -293,13 +293,13 @@ fn a_peer_with_segments_of_one_byte() {
 
 /// Timestamps go over the end of their circle, and a segment from before that is old (RFC 7323 §5.2).
 #[test]
-fn timestamps_wrap() {
+pub fn timestamps_wrap() {
     let cfg = Config { timestamps: true, ..plain() };
     let mut options = peer_options(&cfg);
     options.timestamps = Some(utcp_proto::Timestamps { val: 0xffff_fff0, ecr: 0 });
     let now = Instant::from_millis(1_000_000);
-    let syn = Segment { seq: IRS, flags: Flags::SYN, wnd: 50_000, options, ..Segment::default() };
-    let mut half = HalfOpen::on_syn(&cfg, now, tuple(), ISS, &syn);
+    let syn = Segment { seq: irs(), flags: Flags::SYN, wnd: 50_000, options, ..Segment::default() };
+    let mut half = HalfOpen::on_syn(&cfg, now, tuple(), iss(), &syn);
     let ours = half.syn_ack(now).options.timestamps.expect("agreed").val;
     let ack = seg(1, 0).ack(1).wnd(50_000).ts(0xffff_fff8, ours);
     assert_eq!(half.on_segment(now, &ack.0), HalfOpenVerdict::Established);
@@ -313,11 +313,11 @@ fn timestamps_wrap() {
 
 /// Overlaps with other bytes: what the program may have read already is never written again.
 #[test]
-fn overlaps_never_reach_back() {
+pub fn overlaps_never_reach_back() {
     let mut lab = Lab::passive(&with_sack());
     lab.get(seg(1, 100).ack(1));
     for (start, len) in [(1, 300), (50, 100), (301, 50), (101, 400), (1, 1_000)] {
-        let nxt = IRS.distance_to(lab.tcb.rcv_nxt());
+        let nxt = irs().distance_to(lab.tcb.rcv_nxt());
         let out = lab.get(seg(start, len).ack(1));
         if let Some(place) = out.place {
             assert!(start + place.from >= nxt && place.from + place.len <= len, "{start}+{len}: {place:?}");
@@ -328,7 +328,7 @@ fn overlaps_never_reach_back() {
 
 /// Keep-alive beside a closed window: probes for the window are enough, and the connection lives as long as they are answered.
 #[test]
-fn keepalive_beside_a_closed_window() {
+pub fn keepalive_beside_a_closed_window() {
     let keep =
         utcp_proto::Keepalive { idle: Duration::from_secs(5), interval: Duration::from_secs(1), probes: 3 };
     let mut lab = Lab::passive(&Config { keepalive: Some(keep), ..plain() });

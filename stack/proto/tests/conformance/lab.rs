@@ -2,6 +2,8 @@
 //!
 //! Numbers are relative: ours count from ISS, the peer's from IRS, so that the first stream byte is 1 on both sides.
 
+use std::cell::Cell;
+
 use crate::shelf::Shelf;
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{
@@ -9,8 +11,26 @@ use utcp_proto::{
     SackBlock, Segment, SeqNum, State, Tcb, Timestamps, Transmit, TxLimits, UserCall, UserError,
 };
 
-pub const ISS: SeqNum = SeqNum::new(0xffff_ff00);
-pub const IRS: SeqNum = SeqNum::new(0x7fff_fff0);
+thread_local! {
+    static NUMBERS: Cell<[SeqNum; 2]> = const { Cell::new([SeqNum::new(0xffff_ff00), SeqNum::new(0x7fff_fff0)]) };
+}
+
+/// Our initial sequence number.
+pub fn iss() -> SeqNum {
+    NUMBERS.get()[0]
+}
+
+/// The peer's.
+pub fn irs() -> SeqNum {
+    NUMBERS.get()[1]
+}
+
+/// Plays `scenario` with other initial sequence numbers: ours, and the peer's.
+pub fn with_numbers(numbers: [u32; 2], scenario: impl FnOnce()) {
+    let before = NUMBERS.replace(numbers.map(SeqNum::new));
+    scenario();
+    NUMBERS.set(before);
+}
 
 pub fn tuple() -> FourTuple {
     FourTuple {
@@ -50,12 +70,12 @@ pub struct Seg(pub Segment);
 
 /// The peer's segment with sequence number `seq` and `len` bytes, ACK and window to be filled in.
 pub fn seg(seq: u32, len: u32) -> Seg {
-    Seg(Segment { seq: IRS + seq, len, ..Segment::default() })
+    Seg(Segment { seq: irs() + seq, len, ..Segment::default() })
 }
 
 impl Seg {
     pub fn ack(mut self, ack: u32) -> Self {
-        self.0.ack = Some(ISS + ack);
+        self.0.ack = Some(iss() + ack);
         self
     }
     pub fn flags(mut self, flags: Flags) -> Self {
@@ -71,7 +91,7 @@ impl Seg {
         self
     }
     pub fn sack(mut self, start: u32, end: u32) -> Self {
-        self.0.options.sack.push(SackBlock { start: ISS + start, end: ISS + end });
+        self.0.options.sack.push(SackBlock { start: iss() + start, end: iss() + end });
         self
     }
     pub fn ce(mut self) -> Self {
@@ -104,10 +124,10 @@ impl Lab {
     pub fn passive_with(cfg: &Config, options: Options, flags: Flags) -> Self {
         let now = Instant::from_millis(1_000_000);
         let syn =
-            Segment { seq: IRS, flags: Flags::SYN.with(flags), wnd: 50_000, options, ..Segment::default() };
-        let mut half = HalfOpen::on_syn(cfg, now, tuple(), ISS, &syn);
+            Segment { seq: irs(), flags: Flags::SYN.with(flags), wnd: 50_000, options, ..Segment::default() };
+        let mut half = HalfOpen::on_syn(cfg, now, tuple(), iss(), &syn);
         let sa = half.syn_ack(now);
-        assert_eq!((sa.seq, sa.ack), (ISS, Some(IRS + 1)));
+        assert_eq!((sa.seq, sa.ack), (iss(), Some(irs() + 1)));
         let now = now + Duration::from_millis(10);
         let mut ack = seg(1, 0).ack(1).wnd(50_000);
         if let Some(ts) = sa.options.timestamps {
@@ -124,7 +144,7 @@ impl Lab {
     /// SYN-SENT, the SYN taken.
     pub fn connecting(cfg: &Config) -> (Self, Transmit) {
         let now = Instant::from_millis(1_000_000);
-        let tcb = Tcb::connect(cfg, now, tuple(), ISS);
+        let tcb = Tcb::connect(cfg, now, tuple(), iss());
         let mut lab = Self { tcb, now, wnd: 50_000, last: Actions::default() };
         let syn = lab.expect();
         (lab, syn)
@@ -194,7 +214,7 @@ impl Lab {
     #[track_caller]
     pub fn expect_data(&mut self, seq: u32, len: u32) -> Transmit {
         let tx = self.expect();
-        assert_eq!((ISS.distance_to(tx.seq), tx.len), (seq, len), "{tx:?}");
+        assert_eq!((iss().distance_to(tx.seq), tx.len), (seq, len), "{tx:?}");
         tx
     }
 
@@ -204,7 +224,7 @@ impl Lab {
         let tx = self.expect();
         let control = tx.flags.any(Flags::SYN.with(Flags::FIN).with(Flags::RST));
         assert!(!control && tx.len == 0, "{tx:?}");
-        assert_eq!(tx.ack.map(|a| IRS.distance_to(a)), Some(ack), "{tx:?}");
+        assert_eq!(tx.ack.map(|a| irs().distance_to(a)), Some(ack), "{tx:?}");
         tx
     }
 
@@ -217,7 +237,7 @@ impl Lab {
     pub fn expect_rst(&mut self, seq: u32) -> Transmit {
         let tx = self.expect();
         assert!(tx.flags.any(Flags::RST), "{tx:?}");
-        assert_eq!(ISS.distance_to(tx.seq), seq);
+        assert_eq!(iss().distance_to(tx.seq), seq);
         tx
     }
 

@@ -19,3 +19,4 @@ mod rfc9293;
 mod rfc9293_states;
 #[path = "../shelf.rs"]
 mod shelf;
+mod wrap;

@@ -1,13 +1,13 @@
 //! RFC 1122 §4.2: delayed ACKs, keep-alive, ICMP errors; RFC 5482: the user timeout.
 
-use crate::lab::{IRS, ISS, Lab, plain, seg};
+use crate::lab::{Lab, irs, iss, plain, seg};
 use utcp_proto::{
     Config, DropReason, Duration, Events, Flags, IcmpError, IcmpKind, Keepalive, SocketError, State, UserCall,
 };
 
 /// §4.2.3.2 and RFC 9293 MUST-40, SHLD-19: every second full segment at once, a single one within half a second.
 #[test]
-fn must_40_delayed_ack() {
+pub fn must_40_delayed_ack() {
     let mut lab = Lab::passive(&plain());
     lab.user(UserCall::SetQuickAck(false));
     lab.get(seg(1, 1_000).ack(1));
@@ -22,7 +22,7 @@ fn must_40_delayed_ack() {
 
 /// A new connection is acknowledged at once, so that the peer's slow start gets going.
 #[test]
-fn quick_acks_at_the_start() {
+pub fn quick_acks_at_the_start() {
     let mut lab = Lab::passive(&plain());
     for n in 0..8 {
         lab.get(seg(1 + n * 100, 100).ack(1));
@@ -32,7 +32,7 @@ fn quick_acks_at_the_start() {
 
 /// But the first bytes may be a request, whose answer brings the ACK along if it comes within a millisecond.
 #[test]
-fn the_first_ack_waits_for_an_answer() {
+pub fn the_first_ack_waits_for_an_answer() {
     let request = || seg(1, 100).ack(1).flags(Flags::PSH);
     let mut lab = Lab::passive(&plain());
     lab.get(request());
@@ -40,13 +40,13 @@ fn the_first_ack_waits_for_an_answer() {
     assert!(!lab.tcb.acks_when_read(), "nobody has to tell that it was read");
     lab.send(50);
     let answer = lab.expect();
-    assert_eq!((answer.len, answer.ack), (50, Some(IRS + 101)));
+    assert_eq!((answer.len, answer.ack), (50, Some(irs() + 101)));
     lab.expect_nothing();
 
     let mut lab = Lab::passive(&plain());
     lab.get(request());
     let (ms, ack) = lab.next_sent();
-    assert!(ms <= 1 && ack.len == 0 && ack.ack == Some(IRS + 101), "{ms} ms: {ack:?}");
+    assert!(ms <= 1 && ack.len == 0 && ack.ack == Some(irs() + 101), "{ms} ms: {ack:?}");
     // The next ones don't wait, nor do those that TCP_QUICKACK is set for, or a second segment.
     lab.get(seg(101, 100).ack(1).flags(Flags::PSH));
     lab.expect_ack(201);
@@ -63,7 +63,7 @@ fn the_first_ack_waits_for_an_answer() {
 /// As Linux's tcp_cleanup_rbuf: a small segment that was read to the end is acknowledged at once where nothing is answered, as the peer's
 /// Nagle algorithm may be waiting; so is a full one that ends a write. One in the middle of a bulk waits for the next.
 #[test]
-fn read_to_the_end_in_one_direction() {
+pub fn read_to_the_end_in_one_direction() {
     for (len, flags, at_once) in
         [(10, Flags::NONE, true), (1_000, Flags::PSH, true), (1_000, Flags::NONE, false)]
     {
@@ -86,7 +86,7 @@ fn read_to_the_end_in_one_direction() {
 
 /// What goes to and fro is acknowledged by the answer, however soon it was read.
 #[test]
-fn read_to_the_end_to_and_fro() {
+pub fn read_to_the_end_to_and_fro() {
     let mut lab = Lab::passive(&plain());
     lab.get(seg(1, 50).ack(1));
     lab.drain();
@@ -101,7 +101,7 @@ fn read_to_the_end_to_and_fro() {
 
 /// Request and response: the ACK rides on the response.
 #[test]
-fn interactive_exchange_delays_acks() {
+pub fn interactive_exchange_delays_acks() {
     let mut lab = Lab::passive(&Config { nodelay: true, ..plain() });
     for n in 0..3 {
         lab.get(seg(1 + n * 50, 50).ack(1 + n * 70));
@@ -123,11 +123,11 @@ fn keepalive(probes: u8) -> Config {
 
 /// §4.2.3.6: keep-alive probes, and the peer that answers them.
 #[test]
-fn section_4_2_3_6_keepalive_answered() {
+pub fn section_4_2_3_6_keepalive_answered() {
     let mut lab = Lab::passive(&keepalive(3));
     for _ in 0..5 {
         let (ms, probe) = lab.next_sent();
-        assert_eq!((ms, probe.seq, probe.len), (10_000, ISS, 0));
+        assert_eq!((ms, probe.seq, probe.len), (10_000, iss(), 0));
         lab.get(seg(1, 0).ack(1));
     }
     assert_eq!(lab.state(), State::Established);
@@ -140,7 +140,7 @@ fn section_4_2_3_6_keepalive_answered() {
 
 /// §4.2.3.6: MUST NOT give up for one lost probe; gives up after all.
 #[test]
-fn section_4_2_3_6_keepalive_unanswered() {
+pub fn section_4_2_3_6_keepalive_unanswered() {
     let mut lab = Lab::passive(&keepalive(3));
     let waits: Vec<u64> = (0..3).map(|_| lab.next_sent().0).collect();
     assert_eq!(waits, [10_000, 2_000, 2_000]);
@@ -151,14 +151,14 @@ fn section_4_2_3_6_keepalive_unanswered() {
 
 /// §4.2.3.6: MUST default to off.
 #[test]
-fn keepalive_is_off_by_default() {
+pub fn keepalive_is_off_by_default() {
     let lab = Lab::passive(&plain());
     assert_eq!(lab.tcb.next_deadline(), None);
 }
 
 /// A keep-alive probe of the peer is answered.
 #[test]
-fn peers_keepalive_is_answered() {
+pub fn peers_keepalive_is_answered() {
     let mut lab = Lab::passive(&plain());
     lab.get(seg(1, 100).ack(1));
     lab.drain();
@@ -171,7 +171,7 @@ fn peers_keepalive_is_answered() {
 
 /// RFC 5482 §3: data that stays unacknowledged for so long closes the connection, to the millisecond.
 #[test]
-fn user_timeout() {
+pub fn user_timeout() {
     let mut lab = Lab::passive(&Config { user_timeout: Duration::from_secs(5), ..plain() });
     lab.send(100);
     lab.expect_data(1, 100);
@@ -186,7 +186,7 @@ fn user_timeout() {
 
 /// Without it, R2 counts retransmissions (§4.2.3.5).
 #[test]
-fn section_4_2_3_5_retransmissions_run_out() {
+pub fn section_4_2_3_5_retransmissions_run_out() {
     let mut lab = Lab::passive(&Config { retries: 4, ..plain() });
     lab.send(100);
     lab.expect_data(1, 100);
@@ -201,7 +201,7 @@ fn section_4_2_3_5_retransmissions_run_out() {
 
 /// Linux `tcp_fin_timeout`: an orphan does not wait for the peer's FIN for ever.
 #[test]
-fn orphan_leaves_fin_wait_2() {
+pub fn orphan_leaves_fin_wait_2() {
     let mut lab = Lab::passive(&plain());
     lab.user(UserCall::Close);
     lab.drain();
@@ -214,32 +214,32 @@ fn orphan_leaves_fin_wait_2() {
 
 /// §4.2.3.9 and RFC 5927 §4.1: an ICMP error must quote something in flight.
 #[test]
-fn icmp_is_checked_against_the_flight() {
+pub fn icmp_is_checked_against_the_flight() {
     let mut lab = Lab::passive(&plain());
     let hard = IcmpKind::Hard(SocketError::Refused);
-    let out = lab.tcb.on_icmp(lab.now, IcmpError { kind: hard, seq: ISS + 1 });
+    let out = lab.tcb.on_icmp(lab.now, IcmpError { kind: hard, seq: iss() + 1 });
     assert_eq!(out.drop, Some(DropReason::IcmpNotInFlight));
     lab.send(100);
     lab.drain();
     for seq in [0, 101] {
-        let out = lab.tcb.on_icmp(lab.now, IcmpError { kind: hard, seq: ISS + seq });
+        let out = lab.tcb.on_icmp(lab.now, IcmpError { kind: hard, seq: iss() + seq });
         assert_eq!(out.drop, Some(DropReason::IcmpNotInFlight));
     }
     // RFC 5927 §5.2: an established connection takes a hard error for a soft one.
-    let out = lab.tcb.on_icmp(lab.now, IcmpError { kind: hard, seq: ISS + 1 });
+    let out = lab.tcb.on_icmp(lab.now, IcmpError { kind: hard, seq: iss() + 1 });
     assert_eq!((out.drop, out.error, lab.state()), (None, None, State::Established));
 }
 
 /// §4.2.3.9: a hard error ends a connection attempt, a soft one is told when it times out.
 #[test]
-fn icmp_while_connecting() {
+pub fn icmp_while_connecting() {
     let (mut lab, _) = Lab::connecting(&plain());
-    let error = IcmpError { kind: IcmpKind::Hard(SocketError::Refused), seq: ISS };
+    let error = IcmpError { kind: IcmpKind::Hard(SocketError::Refused), seq: iss() };
     let out = lab.tcb.on_icmp(lab.now, error);
     assert_eq!(out.error, Some(SocketError::Refused));
     assert!(out.events.any(Events::CLOSED));
     let (mut lab, _) = Lab::connecting(&Config { syn_retries: 1, ..plain() });
-    let error = IcmpError { kind: IcmpKind::Soft(SocketError::HostUnreachable), seq: ISS };
+    let error = IcmpError { kind: IcmpKind::Soft(SocketError::HostUnreachable), seq: iss() };
     assert_eq!(lab.tcb.on_icmp(lab.now, error).error, None);
     lab.next_sent();
     lab.fire();
@@ -248,12 +248,12 @@ fn icmp_while_connecting() {
 
 /// RFC 1191 §6.5: smaller segments at once, without a reduction of the window.
 #[test]
-fn rfc_1191_fragmentation_needed() {
+pub fn rfc_1191_fragmentation_needed() {
     let mut lab = Lab::passive(&plain());
     lab.send(4_000);
     assert_eq!(lab.drain().len(), 4);
     let cwnd = lab.tcb.info(lab.now).snd_cwnd * 1_000;
-    let error = IcmpError { kind: IcmpKind::TooBig { mtu: 640 }, seq: ISS + 1 };
+    let error = IcmpError { kind: IcmpKind::TooBig { mtu: 640 }, seq: iss() + 1 };
     let out = lab.tcb.on_icmp(lab.now, error);
     assert!(out.events.any(Events::MSS_CHANGED) && out.transmit);
     let again = lab.drain();
@@ -262,14 +262,14 @@ fn rfc_1191_fragmentation_needed() {
     let info = lab.tcb.info(lab.now);
     assert!(info.snd_cwnd * info.snd_mss + info.snd_mss > cwnd);
     // A router that claims to know of less than every host must take is not believed.
-    let error = IcmpError { kind: IcmpKind::TooBig { mtu: 70 }, seq: ISS + 1 };
+    let error = IcmpError { kind: IcmpKind::TooBig { mtu: 70 }, seq: iss() + 1 };
     lab.tcb.on_icmp(lab.now, error);
     assert_eq!(lab.tcb.info(lab.now).snd_mss, 512);
 }
 
 /// A path that swallows large segments without a word.
 #[test]
-fn rfc_4821_black_hole() {
+pub fn rfc_4821_black_hole() {
     let mut lab = Lab::passive(&Config { mss: 1_460, ..plain() });
     lab.send(3_000);
     lab.drain();
@@ -280,7 +280,7 @@ fn rfc_4821_black_hole() {
 
 /// The RST of a listener's flags: nothing answers a reset.
 #[test]
-fn resets_are_not_answered() {
+pub fn resets_are_not_answered() {
     let rst = seg(0, 0).flags(Flags::RST).0;
     assert_eq!(utcp_proto::reset_for(&rst), None);
 }

@@ -1,15 +1,20 @@
 //! RFC 2018 (SACK), RFC 2883 (DSACK), RFC 6675 (recovery with SACK).
 
-use crate::lab::{IRS, ISS, Lab, plain, seg, with_sack};
+use crate::lab::{Lab, irs, iss, plain, seg, with_sack};
 use utcp_proto::{Config, Flags, Options, RecoveryState, Transmit};
 
 fn blocks(tx: &Transmit) -> Vec<(u32, u32)> {
-    tx.options.sack.as_slice().iter().map(|b| (IRS.distance_to(b.start), IRS.distance_to(b.end))).collect()
+    tx.options
+        .sack
+        .as_slice()
+        .iter()
+        .map(|b| (irs().distance_to(b.start), irs().distance_to(b.end)))
+        .collect()
 }
 
 /// §2: the option is offered in the SYN, and used if both did.
 #[test]
-fn section_2_sack_permitted() {
+pub fn section_2_sack_permitted() {
     let (_, syn) = Lab::connecting(&with_sack());
     assert!(syn.options.sack_permitted);
     let mut lab = Lab::passive_with(&with_sack(), Options::default(), Flags::NONE);
@@ -19,7 +24,7 @@ fn section_2_sack_permitted() {
 
 /// §4: the first block holds the segment that caused the ACK, the others follow by age.
 #[test]
-fn section_4_order_of_blocks() {
+pub fn section_4_order_of_blocks() {
     let mut lab = Lab::passive(&with_sack());
     lab.get(seg(1_001, 100).ack(1));
     assert_eq!(blocks(&lab.expect_ack(1)), [(1_001, 1_101)]);
@@ -38,7 +43,7 @@ fn section_4_order_of_blocks() {
 
 /// §3: with timestamps there is room for three.
 #[test]
-fn section_3_three_blocks_with_timestamps() {
+pub fn section_3_three_blocks_with_timestamps() {
     let mut lab = Lab::passive(&Config { timestamps: true, ..with_sack() });
     for n in 1..=5 {
         lab.get(seg(1 + n * 1_000, 100).ack(1).ts(1_020, 0));
@@ -50,7 +55,7 @@ fn section_3_three_blocks_with_timestamps() {
 
 /// RFC 2883 §4.1: a duplicate is reported first.
 #[test]
-fn rfc_2883_dsack() {
+pub fn rfc_2883_dsack() {
     let mut lab = Lab::passive(&with_sack());
     lab.get(seg(1, 1_000).ack(1));
     lab.drain();
@@ -70,7 +75,7 @@ fn rfc_2883_dsack() {
 
 /// RFC 6675 §5: what is sacked is not sent again, what lies between is.
 #[test]
-fn rfc_6675_only_the_holes_are_sent_again() {
+pub fn rfc_6675_only_the_holes_are_sent_again() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(10_000);
     assert_eq!(lab.drain().len(), 10);
@@ -85,8 +90,9 @@ fn rfc_6675_only_the_holes_are_sent_again() {
     }
     let mut again: Vec<(u32, u32)> = Vec::new();
     for _ in 0..10 {
-        again
-            .extend(lab.drain().iter().filter(|t| t.retransmission).map(|t| (ISS.distance_to(t.seq), t.len)));
+        again.extend(
+            lab.drain().iter().filter(|t| t.retransmission).map(|t| (iss().distance_to(t.seq), t.len)),
+        );
         if again.len() >= 3 {
             break;
         }
@@ -101,7 +107,7 @@ fn rfc_6675_only_the_holes_are_sent_again() {
 
 /// §5.1, §8: blocks that make no sense are ignored.
 #[test]
-fn nonsense_blocks_are_ignored() {
+pub fn nonsense_blocks_are_ignored() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(5_000);
     lab.drain();
@@ -113,7 +119,7 @@ fn nonsense_blocks_are_ignored() {
 
 /// §8: the receiver may throw away what it sacked; a timeout forgets the SACKs once the receiver proves it did.
 #[test]
-fn section_8_reneging() {
+pub fn section_8_reneging() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(4_000);
     lab.drain();
@@ -125,14 +131,14 @@ fn section_8_reneging() {
     let mut again = 0;
     for _ in 0..6 {
         lab.fire();
-        again += lab.drain().iter().filter(|tx| tx.seq == ISS + 1_001).count();
+        again += lab.drain().iter().filter(|tx| tx.seq == iss() + 1_001).count();
     }
     assert!(again >= 1);
 }
 
 /// Without agreement SACK blocks mean nothing.
 #[test]
-fn unexpected_blocks_are_ignored() {
+pub fn unexpected_blocks_are_ignored() {
     let mut lab = Lab::passive(&plain());
     lab.send(5_000);
     lab.drain();

@@ -15,7 +15,7 @@ fn lab() -> Lab {
 
 /// §6.1.1: ECE and CWR ask, ECE alone agrees.
 #[test]
-fn section_6_1_1_negotiation() {
+pub fn section_6_1_1_negotiation() {
     let (mut lab, syn) = Lab::connecting(&ecn());
     assert!(syn.flags.all(SETUP) && !syn.ect);
     lab.get(seg(0, 0).ack(1).flags(Flags::SYN.with(Flags::ECE)));
@@ -27,7 +27,7 @@ fn section_6_1_1_negotiation() {
     let syn = Segment { flags: Flags::SYN.with(SETUP), ..Segment::default() };
     for (mode, agreed) in [(EcnMode::Off, false), (EcnMode::Passive, true), (EcnMode::Active, true)] {
         let cfg = Config { ecn: mode, ..plain() };
-        let half = HalfOpen::on_syn(&cfg, Instant::ZERO, crate::lab::tuple(), crate::lab::ISS, &syn);
+        let half = HalfOpen::on_syn(&cfg, Instant::ZERO, crate::lab::tuple(), crate::lab::iss(), &syn);
         let sa = half.syn_ack(Instant::ZERO);
         assert_eq!(sa.flags.any(Flags::ECE), agreed);
         assert!(!sa.flags.any(Flags::CWR) && !sa.ect);
@@ -38,7 +38,7 @@ fn section_6_1_1_negotiation() {
 
 /// §6.1.2, §6.1.4, §6.1.5: data is ECT, bare ACKs and retransmissions are not.
 #[test]
-fn section_6_1_2_which_segments_are_ect() {
+pub fn section_6_1_2_which_segments_are_ect() {
     let mut lab = lab();
     lab.send(1_000);
     assert!(lab.expect_data(1, 1_000).ect);
@@ -50,7 +50,7 @@ fn section_6_1_2_which_segments_are_ect() {
 
 /// §6.1.3: a mark is echoed in every ACK until CWR.
 #[test]
-fn section_6_1_3_receiver_echoes() {
+pub fn section_6_1_3_receiver_echoes() {
     let mut lab = lab();
     lab.get(seg(1, 100).ack(1).ce());
     assert!(lab.expect_ack(101).flags.any(Flags::ECE));
@@ -62,7 +62,7 @@ fn section_6_1_3_receiver_echoes() {
 
 /// §6.1.2: an echo halves the window once per round trip, and CWR says so.
 #[test]
-fn section_6_1_2_sender_reacts_once() {
+pub fn section_6_1_2_sender_reacts_once() {
     let mut lab = lab();
     lab.send(30_000);
     assert_eq!(lab.drain().len(), 10);

@@ -1,6 +1,6 @@
 //! RFC 4821 and RFC 8899: probing for the path's MTU.
 
-use crate::lab::{ISS, Lab, seg, with_sack};
+use crate::lab::{Lab, iss, seg, with_sack};
 use utcp_proto::{Config, MtuProbing, RecoveryState, Transmit};
 
 fn config(mtu_probing: MtuProbing) -> Config {
@@ -27,19 +27,19 @@ fn until_probe(lab: &mut Lab) -> (Vec<Transmit>, Transmit) {
         }
         let last = sent.last().expect("data leaves");
         lab.wait_ms(10);
-        lab.get(seg(1, 0).ack(ISS.distance_to(last.seq) + last.len));
+        lab.get(seg(1, 0).ack(iss().distance_to(last.seq) + last.len));
     }
     panic!("no probe");
 }
 
 fn end(tx: &Transmit) -> u32 {
-    ISS.distance_to(tx.seq) + tx.len
+    iss().distance_to(tx.seq) + tx.len
 }
 
 /// §7.2, §7.3: it begins with a size that is certain, and asks for what the link carries; one probe at a time, followed by
 /// segments of the old size.
 #[test]
-fn section_7_3_probe() {
+pub fn section_7_3_probe() {
     let mut lab = lab(MtuProbing::Always);
     assert_eq!(lab.tcb.info(lab.now).snd_mss, 600);
     let (sent, probe) = until_probe(&mut lab);
@@ -51,7 +51,7 @@ fn section_7_3_probe() {
 
 /// §7.6.2: it arrived, so that is the size.
 #[test]
-fn section_7_6_2_success() {
+pub fn section_7_6_2_success() {
     let mut lab = lab(MtuProbing::Always);
     let (_, probe) = until_probe(&mut lab);
     lab.wait_ms(10);
@@ -62,14 +62,14 @@ fn section_7_6_2_success() {
 
 /// §7.6.1: the probe alone is lost: it goes again in pieces, the window stays as it is, and the next one is smaller.
 #[test]
-fn section_7_6_1_loss_of_a_probe() {
+pub fn section_7_6_1_loss_of_a_probe() {
     let mut lab = lab(MtuProbing::Always);
     let mut sizes = Vec::new();
     for _ in 0..12 {
         let (sent, probe) = until_probe(&mut lab);
         let before = lab.tcb.info(lab.now);
         sizes.push(probe.len);
-        let (start, last) = (ISS.distance_to(probe.seq), *sent.last().expect("some"));
+        let (start, last) = (iss().distance_to(probe.seq), *sent.last().expect("some"));
         // The path carries 1 000 bytes.
         let fits = probe.len <= 1_000;
         lab.wait_ms(10);
@@ -86,7 +86,7 @@ fn section_7_6_1_loss_of_a_probe() {
             assert_eq!(info.snd_ssthresh, u32::MAX, "no sign of congestion");
             assert!(info.snd_cwnd >= before.snd_cwnd && info.recovery == RecoveryState::Loss);
             lab.wait_ms(10);
-            lab.get(seg(1, 0).ack(ISS.distance_to(lab.tcb.snd_nxt())));
+            lab.get(seg(1, 0).ack(iss().distance_to(lab.tcb.snd_nxt())));
             assert_eq!(lab.tcb.info(lab.now).recovery, RecoveryState::Open);
         }
         if lab.tcb.info(lab.now).snd_mss > 1_000 - 8 {
@@ -100,10 +100,10 @@ fn section_7_6_1_loss_of_a_probe() {
 
 /// §7.6.4: together with others it says nothing of the size: that is congestion.
 #[test]
-fn section_7_6_4_loss_of_more_than_the_probe() {
+pub fn section_7_6_4_loss_of_more_than_the_probe() {
     let mut lab = lab(MtuProbing::Always);
     let (sent, probe) = until_probe(&mut lab);
-    let start = ISS.distance_to(probe.seq);
+    let start = iss().distance_to(probe.seq);
     let last = *sent.last().expect("some");
     lab.wait_ms(10);
     lab.get(seg(1, 0).ack(start));
@@ -114,7 +114,7 @@ fn section_7_6_4_loss_of_more_than_the_probe() {
 
 /// Nobody asked for it.
 #[test]
-fn off_by_default() {
+pub fn off_by_default() {
     let mut lab = lab(MtuProbing::Off);
     assert_eq!(lab.tcb.info(lab.now).snd_mss, 1_460);
     lab.drain();
@@ -125,7 +125,7 @@ fn off_by_default() {
 
 /// §7.4: without enough data behind it, the loss of a probe would be noticed by a timeout alone: there is none.
 #[test]
-fn section_7_4_no_probe_without_data_behind_it() {
+pub fn section_7_4_no_probe_without_data_behind_it() {
     let mut lab = Lab::passive(&config(MtuProbing::Always));
     lab.wnd = 65_535;
     lab.get(seg(1, 0).ack(1));

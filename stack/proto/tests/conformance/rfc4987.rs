@@ -1,6 +1,6 @@
 //! RFC 4987: SYN cookies from end to end.
 
-use crate::lab::{IRS, Lab, plain, tuple};
+use crate::lab::{Lab, irs, plain, tuple};
 use utcp_proto::isn::Secret;
 use utcp_proto::{
     Config, Events, Flags, Instant, Options, Segment, State, Tcb, Timestamps, UserCall, cookie,
@@ -9,7 +9,7 @@ use utcp_proto::{
 /// A connection of which nothing was kept between SYN and ACK works like any other: data with the ACK, scaled windows,
 /// SACK, the full initial window, and no RTT made up.
 #[test]
-fn a_connection_out_of_a_cookie() {
+pub fn a_connection_out_of_a_cookie() {
     let secret = Secret::new(7, 9);
     let cfg = Config {
         timestamps: true,
@@ -27,13 +27,13 @@ fn a_connection_out_of_a_cookie() {
         timestamps: Some(Timestamps { val: 50, ecr: 0 }),
         ..Options::default()
     };
-    let syn = Segment { seq: IRS, flags: Flags::SYN, wnd: 500, options, ..Segment::default() };
+    let syn = Segment { seq: irs(), flags: Flags::SYN, wnd: 500, options, ..Segment::default() };
     let sa = cookie::encode(&secret, &cfg, now, tuple(), &syn);
     let ts = sa.options.timestamps.expect("a timestamp");
     let later = now + utcp_proto::Duration::from_millis(30);
     let options = Options { timestamps: Some(Timestamps { val: 80, ecr: ts.val }), ..Options::default() };
     let ack =
-        Segment { seq: IRS + 1, ack: Some(sa.seq + 1), wnd: 500, len: 10, options, ..Segment::default() };
+        Segment { seq: irs() + 1, ack: Some(sa.seq + 1), wnd: 500, len: 10, options, ..Segment::default() };
     let half = cookie::decode(&secret, &cfg, later, tuple(), &ack).expect("our cookie");
     let (tcb, last) = Tcb::from_half_open(&half, &cfg, later, &ack);
     assert_eq!((tcb.state(), last.advanced), (State::Established, 10));

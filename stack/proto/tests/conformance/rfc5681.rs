@@ -9,7 +9,7 @@ fn reno() -> Config {
 
 /// RFC 6928 §2: ten segments to begin with.
 #[test]
-fn rfc_6928_initial_window() {
+pub fn rfc_6928_initial_window() {
     let mut lab = Lab::passive(&plain());
     lab.send(30_000);
     assert_eq!(lab.drain().len(), 10);
@@ -17,7 +17,7 @@ fn rfc_6928_initial_window() {
 
 /// §3.1: slow start opens the window by what is acknowledged.
 #[test]
-fn section_3_1_slow_start() {
+pub fn section_3_1_slow_start() {
     let mut lab = Lab::passive(&plain());
     lab.send(100_000);
     lab.drain();
@@ -30,7 +30,7 @@ fn section_3_1_slow_start() {
 
 /// RFC 7661 §4.1: a window that is not used does not grow.
 #[test]
-fn rfc_7661_unused_window_does_not_grow() {
+pub fn rfc_7661_unused_window_does_not_grow() {
     let mut lab = Lab::passive(&plain());
     for n in 0..50 {
         lab.send(1_000);
@@ -43,7 +43,7 @@ fn rfc_7661_unused_window_does_not_grow() {
 
 /// §3.2 without SACK: the third duplicate ACK brings the retransmission; RFC 6582 §3.2: each partial ACK the next one.
 #[test]
-fn section_3_2_fast_retransmit_and_newreno() {
+pub fn section_3_2_fast_retransmit_and_newreno() {
     let mut lab = Lab::passive(&reno());
     lab.send(10_000);
     lab.drain();
@@ -70,7 +70,7 @@ fn section_3_2_fast_retransmit_and_newreno() {
 
 /// RFC 3042: the first two duplicate ACKs let new data out.
 #[test]
-fn rfc_3042_limited_transmit() {
+pub fn rfc_3042_limited_transmit() {
     let mut lab = Lab::passive(&reno());
     lab.send(20_000);
     assert_eq!(lab.drain().len(), 10);
@@ -84,7 +84,7 @@ fn rfc_3042_limited_transmit() {
 
 /// A window update is no duplicate ACK (§2).
 #[test]
-fn section_2_window_updates_are_no_duplicates() {
+pub fn section_2_window_updates_are_no_duplicates() {
     let mut lab = Lab::passive(&reno());
     lab.send(10_000);
     lab.drain();
@@ -97,7 +97,7 @@ fn section_2_window_updates_are_no_duplicates() {
 
 /// §4.1: after an idle period the window starts over from the restart window.
 #[test]
-fn section_4_1_idle() {
+pub fn section_4_1_idle() {
     let mut lab = Lab::passive(&plain());
     let mut acked = 1;
     for _ in 0..4 {
@@ -126,7 +126,7 @@ fn section_4_1_idle() {
 
 /// RFC 6937: during recovery the window comes down to the threshold with the ACKs, neither at once nor in a burst.
 #[test]
-fn rfc_6937_prr() {
+pub fn rfc_6937_prr() {
     let mut lab = Lab::passive(&Config { congestion: CongestionKind::NewReno, ..with_sack() });
     lab.send(60_000);
     lab.drain();

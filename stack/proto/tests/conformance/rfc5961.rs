@@ -5,7 +5,7 @@ use utcp_proto::{DropReason, Events, Flags, SocketError, State};
 
 /// §3.2: a reset in the window but not at RCV.NXT is challenged; an exact one counts; one outside is dropped.
 #[test]
-fn section_3_2_reset() {
+pub fn section_3_2_reset() {
     let mut lab = Lab::passive(&plain());
     for seq in [2, 5_000, 10_000] {
         lab.wait_ms(600);
@@ -23,7 +23,7 @@ fn section_3_2_reset() {
 
 /// §4.2: a SYN in a synchronized state is challenged, whatever its number.
 #[test]
-fn section_4_2_syn() {
+pub fn section_4_2_syn() {
     let mut lab = Lab::passive(&plain());
     for seq in [1, 3, 9_000] {
         lab.wait_ms(600);
@@ -36,7 +36,7 @@ fn section_4_2_syn() {
 
 /// §5.2: SND.UNA - MAX.SND.WND =< SEG.ACK =< SND.NXT, else challenge and drop the data.
 #[test]
-fn section_5_2_ack() {
+pub fn section_5_2_ack() {
     let mut lab = Lab::passive(&plain());
     lab.send(3_000);
     lab.drain();
@@ -53,7 +53,7 @@ fn section_5_2_ack() {
 
 /// §7: challenge ACKs are limited.
 #[test]
-fn section_7_rate_limit() {
+pub fn section_7_rate_limit() {
     let mut lab = Lab::passive(&plain());
     let mut answers = 0;
     for n in 0..1_000 {

@@ -1,6 +1,6 @@
 //! RFC 6191 (timestamps and TIME-WAIT), RFC 1337 (TIME-WAIT assassination), RFC 9293 §3.10.7.4 for TIME-WAIT.
 
-use crate::lab::{IRS, ISS, Lab, plain, seg};
+use crate::lab::{Lab, irs, iss, plain, seg};
 use utcp_proto::{Config, DropReason, Duration, Flags, TimeWait, TimeWaitVerdict, UserCall};
 
 fn time_wait(cfg: &Config) -> (TimeWait, Lab) {
@@ -15,25 +15,25 @@ fn time_wait(cfg: &Config) -> (TimeWait, Lab) {
 
 /// "Acknowledge it, and restart the 2 MSL timeout."
 #[test]
-fn a_repeated_fin_is_acknowledged_and_restarts_the_wait() {
+pub fn a_repeated_fin_is_acknowledged_and_restarts_the_wait() {
     let (mut wait, lab) = time_wait(&plain());
     let later = lab.now + Duration::from_secs(30);
     let verdict = wait.on_segment(later, &seg(1, 0).ack(2).flags(Flags::FIN).0);
     let TimeWaitVerdict::Ack(tx, DropReason::Duplicate) = verdict else { panic!("{verdict:?}") };
-    assert_eq!((tx.seq, tx.ack), (ISS + 2, Some(IRS + 2)));
+    assert_eq!((tx.seq, tx.ack), (iss() + 2, Some(irs() + 2)));
     assert_eq!((wait.expires() - later).as_millis(), 60_000);
 }
 
 /// RFC 6191 §2: a newer timestamp makes a SYN new, even with an older sequence number; an older never.
 #[test]
-fn section_2_reuse_by_timestamp() {
+pub fn section_2_reuse_by_timestamp() {
     #[track_caller]
     fn check(seq: u32, val: u32, reused: bool) {
         let (mut wait, lab) = time_wait(&Config { timestamps: true, ..plain() });
         let verdict = wait.on_segment(lab.now, &seg(seq, 0).flags(Flags::SYN).ts(val, 0).0);
         assert_eq!(matches!(verdict, TimeWaitVerdict::Reuse { .. }), reused, "{verdict:?}");
         if let TimeWaitVerdict::Reuse { iss } = verdict {
-            assert!(iss.after(ISS + 2 + 65_535), "beyond all that the old one sent");
+            assert!(iss.after(crate::lab::iss() + 2 + 65_535), "beyond all that the old one sent");
         }
     }
     check(100, 2_001, true);
@@ -45,7 +45,7 @@ fn section_2_reuse_by_timestamp() {
 
 /// RFC 6191 §2: without timestamps the sequence number decides.
 #[test]
-fn section_2_reuse_by_sequence_number() {
+pub fn section_2_reuse_by_sequence_number() {
     let (mut wait, lab) = time_wait(&plain());
     assert!(matches!(wait.on_segment(lab.now, &seg(2, 0).flags(Flags::SYN).0), TimeWaitVerdict::Ack(..)));
     assert!(matches!(
@@ -56,7 +56,7 @@ fn section_2_reuse_by_sequence_number() {
 
 /// RFC 1337 §3: a reset does not end TIME-WAIT, unless the configuration says so and it is exact.
 #[test]
-fn rfc_1337_assassination() {
+pub fn rfc_1337_assassination() {
     let (mut wait, lab) = time_wait(&plain());
     let exact = seg(2, 0).flags(Flags::RST).0;
     assert_eq!(wait.on_segment(lab.now, &exact), TimeWaitVerdict::Drop(DropReason::TimeWaitRst));
@@ -68,7 +68,7 @@ fn rfc_1337_assassination() {
 
 /// Two ends in TIME-WAIT can't keep each other busy with ACKs.
 #[test]
-fn answers_are_limited() {
+pub fn answers_are_limited() {
     let (mut wait, lab) = time_wait(&plain());
     let stray = seg(50_000, 0).ack(2).0;
     let answers =
@@ -78,7 +78,7 @@ fn answers_are_limited() {
 
 /// Linux `tcp_tw_reuse`: our own next connection over the same four-tuple.
 #[test]
-fn connecting_again_needs_timestamps_and_a_second() {
+pub fn connecting_again_needs_timestamps_and_a_second() {
     let (wait, lab) = time_wait(&plain());
     assert_eq!(wait.reuse_for_connect(lab.now + Duration::from_secs(10)), None);
     let (wait, lab) = time_wait(&Config { timestamps: true, ..plain() });

@@ -5,7 +5,7 @@ use utcp_proto::{Config, Flags};
 
 /// §5.1, §5.2: the timer runs while something is in flight, and stops when all is acknowledged.
 #[test]
-fn section_5_1_5_2_timer_follows_the_flight() {
+pub fn section_5_1_5_2_timer_follows_the_flight() {
     let mut lab = Lab::passive(&plain());
     assert_eq!(lab.tcb.next_deadline(), None);
     lab.send(2_000);
@@ -23,7 +23,7 @@ fn section_5_1_5_2_timer_follows_the_flight() {
 
 /// §5.4 to §5.6: the earliest segment again, alone, with twice the timeout.
 #[test]
-fn section_5_4_to_5_6_timeout() {
+pub fn section_5_4_to_5_6_timeout() {
     let mut lab = Lab::passive(&plain());
     lab.send(5_000);
     assert_eq!(lab.drain().len(), 5);
@@ -45,7 +45,7 @@ fn section_5_4_to_5_6_timeout() {
 
 /// §3, Karn's algorithm: no sample from a segment sent twice.
 #[test]
-fn section_3_karn() {
+pub fn section_3_karn() {
     let mut lab = Lab::passive(&plain());
     let before = lab.tcb.info(lab.now).rtt;
     lab.send(10);
@@ -58,7 +58,7 @@ fn section_3_karn() {
 
 /// §5.7: a SYN that had to be repeated: three seconds, and RFC 5681 §3.1: a window of one segment.
 #[test]
-fn section_5_7_lost_syn() {
+pub fn section_5_7_lost_syn() {
     let (mut lab, _) = Lab::connecting(&plain());
     let (ms, tx) = lab.next_sent();
     assert!(ms == 1_000 && tx.flags.any(Flags::SYN));
@@ -71,7 +71,7 @@ fn section_5_7_lost_syn() {
 
 /// §2.4 with the floor that Linux uses, and a floor of one's own.
 #[test]
-fn section_2_4_floor() {
+pub fn section_2_4_floor() {
     let cfg = Config { rto_min: utcp_proto::Duration::from_millis(50), ..plain() };
     let mut lab = Lab::passive(&cfg);
     lab.send(10);
@@ -82,7 +82,7 @@ fn section_2_4_floor() {
 
 /// RFC 5682 §3 with SACK: an ACK of what was never sent again proves the timeout wrong, and the window is restored.
 #[test]
-fn rfc_5682_spurious_timeout_with_sack() {
+pub fn rfc_5682_spurious_timeout_with_sack() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(10_000);
     assert_eq!(lab.drain().len(), 10);
@@ -100,7 +100,7 @@ fn rfc_5682_spurious_timeout_with_sack() {
 
 /// RFC 3522 §3.2 (Eifel): the echoed timestamp is older than the retransmission.
 #[test]
-fn rfc_3522_spurious_timeout_by_timestamp() {
+pub fn rfc_3522_spurious_timeout_by_timestamp() {
     let mut lab = Lab::passive(&Config { timestamps: true, ..plain() });
     lab.send(10_000);
     let first = lab.drain()[0].options.timestamps.expect("a timestamp");

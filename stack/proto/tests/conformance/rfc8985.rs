@@ -1,11 +1,11 @@
 //! RFC 8985: RACK-TLP.
 
-use crate::lab::{ISS, Lab, seg, with_sack};
+use crate::lab::{Lab, iss, seg, with_sack};
 use utcp_proto::{Config, RecoveryState};
 
 /// §6.2: a segment is lost when one sent later was delivered and a quarter of the round trip has passed since.
 #[test]
-fn section_6_2_time_based_loss() {
+pub fn section_6_2_time_based_loss() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(2_000);
     lab.drain();
@@ -14,14 +14,14 @@ fn section_6_2_time_based_loss() {
     // One SACK is no proof: the reordering window has to pass.
     lab.expect_nothing();
     let (ms, tx) = lab.next_sent();
-    assert_eq!((tx.seq, tx.len, tx.retransmission), (ISS + 1, 1_000, true));
+    assert_eq!((tx.seq, tx.len, tx.retransmission), (iss() + 1, 1_000, true));
     assert!((2..=4).contains(&ms), "a quarter of 10 ms, not a timeout: {ms}");
     assert_eq!(lab.tcb.info(lab.now).recovery, RecoveryState::Recovery);
 }
 
 /// §6.2 step 4: three segments sacked prove enough while no reordering has been seen.
 #[test]
-fn section_6_2_dupthresh() {
+pub fn section_6_2_dupthresh() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(4_000);
     lab.drain();
@@ -35,7 +35,7 @@ fn section_6_2_dupthresh() {
 
 /// §6.2 step 3: once reordering has been seen, three are no longer enough.
 #[test]
-fn section_6_2_reordering_is_learnt() {
+pub fn section_6_2_reordering_is_learnt() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(8_000);
     lab.drain();
@@ -53,19 +53,19 @@ fn section_6_2_reordering_is_learnt() {
 
 /// §6: a retransmission that is lost is noticed without a timeout.
 #[test]
-fn lost_retransmission() {
+pub fn lost_retransmission() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(30_000);
     assert_eq!(lab.drain().len(), 10);
     lab.wait_ms(10);
     lab.get(seg(1, 0).ack(1).sack(1_001, 10_001));
     let sent = lab.drain();
-    assert!(sent[0].retransmission && sent[0].seq == ISS + 1);
+    assert!(sent[0].retransmission && sent[0].seq == iss() + 1);
     let new = sent.last().expect("new data").seq + 1_000;
     assert!(sent.len() > 1, "new data follows");
     // The new data arrives, the retransmission did not.
     lab.wait_ms(12);
-    let end = ISS.distance_to(new);
+    let end = iss().distance_to(new);
     lab.get(seg(1, 0).ack(1).sack(1_001, end));
     let mut waited = 0;
     let again = loop {
@@ -75,48 +75,48 @@ fn lost_retransmission() {
         }
         waited += lab.fire();
     };
-    assert_eq!(again.seq, ISS + 1);
+    assert_eq!(again.seq, iss() + 1);
     assert!(waited < 10, "{waited}");
 }
 
 /// §7.2, §7.3: the tail of a flight is probed after two round trips, long before the timeout.
 #[test]
-fn section_7_3_tail_loss_probe_repeats_the_last_segment() {
+pub fn section_7_3_tail_loss_probe_repeats_the_last_segment() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(5_000);
     lab.drain();
     lab.wait_ms(10);
     lab.get(seg(1, 0).ack(3_001));
     let (ms, tx) = lab.next_sent();
-    assert_eq!((tx.seq, tx.len, tx.retransmission), (ISS + 4_001, 1_000, true));
+    assert_eq!((tx.seq, tx.len, tx.retransmission), (iss() + 4_001, 1_000, true));
     assert!((20..60).contains(&ms), "{ms}");
     // Its SACK tells that the one before is missing.
     lab.wait_ms(10);
     lab.get(seg(1, 0).ack(3_001).sack(4_001, 5_001));
     let (ms, tx) = lab.next_sent();
-    assert_eq!((tx.seq, tx.retransmission), (ISS + 3_001, true));
+    assert_eq!((tx.seq, tx.retransmission), (iss() + 3_001, true));
     assert!(ms < 20, "{ms}");
 }
 
 /// §7.3: new data is the better probe.
 #[test]
-fn section_7_3_tail_loss_probe_with_new_data() {
+pub fn section_7_3_tail_loss_probe_with_new_data() {
     let mut lab = Lab::passive(&Config { initial_cwnd: 2, ..with_sack() });
     lab.send(10_000);
     assert_eq!(lab.drain().len(), 2);
     let (_, tx) = lab.next_sent();
-    assert_eq!((tx.seq, tx.len, tx.retransmission), (ISS + 2_001, 1_000, false));
+    assert_eq!((tx.seq, tx.len, tx.retransmission), (iss() + 2_001, 1_000, false));
 }
 
 /// §7.4: a probe that filled a hole counts as a loss; one that was superfluous, told by DSACK, does not.
 #[test]
-fn section_7_4_what_a_probe_proves() {
+pub fn section_7_4_what_a_probe_proves() {
     for superfluous in [false, true] {
         let mut lab = Lab::passive(&with_sack());
         lab.send(3_000);
         lab.drain();
         let (_, probe) = lab.next_sent();
-        assert_eq!(probe.seq, ISS + 2_001);
+        assert_eq!(probe.seq, iss() + 2_001);
         lab.wait_ms(10);
         lab.get(seg(1, 0).ack(3_001));
         if superfluous {
@@ -133,7 +133,7 @@ fn section_7_4_what_a_probe_proves() {
 
 /// RFC 2883 and RFC 8985 §6.2: when DSACK declares every retransmission superfluous, the window comes back.
 #[test]
-fn undo_by_dsack() {
+pub fn undo_by_dsack() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(10_000);
     lab.drain();
@@ -152,7 +152,7 @@ fn undo_by_dsack() {
 /// §6.2 step 2: RACK.rtt is that of the last segment that an ACK tells of, also where it tells of one that was sent later (a
 /// retransmission). Taken from the latter it would be too short, and what is only late would be lost.
 #[test]
-fn section_6_2_rtt_of_the_last_segment() {
+pub fn section_6_2_rtt_of_the_last_segment() {
     let mut lab = Lab::passive(&with_sack());
     lab.send(10_000);
     assert_eq!(lab.drain().len(), 10);

@@ -1,6 +1,6 @@
 //! RFC 9293: Transmission Control Protocol.
 
-use crate::lab::{IRS, ISS, Lab, plain, seg, tuple};
+use crate::lab::{Lab, irs, iss, plain, seg, tuple};
 use utcp_proto::{
     Config, DropReason, Events, Flags, HalfOpen, HalfOpenVerdict, Instant, Segment, SocketError, State, Tcb,
     TxLimits, UserCall,
@@ -8,7 +8,7 @@ use utcp_proto::{
 
 /// §3.7.1, MUST-15: without an MSS option the peer takes 536 bytes.
 #[test]
-fn must_15_default_mss() {
+pub fn must_15_default_mss() {
     let mut lab = Lab::passive_with(&plain(), utcp_proto::Options::default(), Flags::NONE);
     lab.send(2_000);
     lab.expect_data(1, 536);
@@ -16,7 +16,7 @@ fn must_15_default_mss() {
 
 /// §3.7.1, MUST-16: the smaller of both, less the options.
 #[test]
-fn must_16_effective_mss() {
+pub fn must_16_effective_mss() {
     let cfg = Config { timestamps: true, ..plain() };
     let mut options = crate::lab::peer_options(&cfg);
     options.mss = Some(700);
@@ -27,7 +27,7 @@ fn must_16_effective_mss() {
 
 /// §3.4: the four cases of the acceptability test.
 #[test]
-fn segment_acceptability() {
+pub fn segment_acceptability() {
     #[track_caller]
     fn check(seq: u32, len: u32, taken: u32, drop: Option<DropReason>) {
         let mut lab = Lab::passive(&plain());
@@ -49,7 +49,7 @@ fn segment_acceptability() {
 
 /// §3.4 with RCV.WND = 0: only an empty segment at RCV.NXT is acceptable; ACK and RST count nevertheless (MUST-66).
 #[test]
-fn must_66_zero_window_still_reads_acks_and_resets() {
+pub fn must_66_zero_window_still_reads_acks_and_resets() {
     let mut lab = Lab::passive(&plain());
     lab.get(seg(1, 10_000).ack(1));
     assert_eq!(lab.expect_ack(10_001).wnd, 0);
@@ -64,7 +64,7 @@ fn must_66_zero_window_still_reads_acks_and_resets() {
 
 /// §3.10.7.4, fifth: an ACK of what was not sent is answered by an ACK and dropped.
 #[test]
-fn ack_of_the_future() {
+pub fn ack_of_the_future() {
     let mut lab = Lab::passive(&plain());
     let out = lab.get(seg(1, 10).ack(2));
     assert_eq!((out.drop, out.place), (Some(DropReason::AckOfUnsent), None));
@@ -73,7 +73,7 @@ fn ack_of_the_future() {
 
 /// §3.10.7.4, fifth: no ACK, no service.
 #[test]
-fn segment_without_ack_is_dropped() {
+pub fn segment_without_ack_is_dropped() {
     let mut lab = Lab::passive(&plain());
     let out = lab.get(seg(1, 10));
     assert_eq!((out.drop, out.advanced), (Some(DropReason::AckMissing), 0));
@@ -82,7 +82,7 @@ fn segment_without_ack_is_dropped() {
 
 /// §3.10.7.4, fifth: SND.WL1 and SND.WL2 keep an old segment from turning the window back.
 #[test]
-fn window_follows_the_newest_segment() {
+pub fn window_follows_the_newest_segment() {
     let mut lab = Lab::passive(&plain());
     lab.get(seg(1, 100).ack(1).wnd(3_000));
     lab.get(seg(101, 0).ack(1).wnd(3_000));
@@ -97,7 +97,7 @@ fn window_follows_the_newest_segment() {
 
 /// §3.10.7.4, seventh, and SHLD-31: out-of-order data is kept and delivered in order, once.
 #[test]
-fn shld_31_reassembly() {
+pub fn shld_31_reassembly() {
     let mut lab = Lab::passive(&plain());
     let out = lab.get(seg(201, 100).ack(1));
     assert_eq!((out.advanced, out.place.map(|p| (p.from, p.at, p.len))), (0, Some((0, 200, 100))));
@@ -113,7 +113,7 @@ fn shld_31_reassembly() {
 
 /// §3.10.7.4, eighth: a FIN ahead of its data waits for it.
 #[test]
-fn fin_out_of_order_waits_for_the_data() {
+pub fn fin_out_of_order_waits_for_the_data() {
     let mut lab = Lab::passive(&plain());
     let out = lab.get(seg(101, 50).ack(1).flags(Flags::FIN));
     assert!(!out.events.any(Events::PEER_FIN));
@@ -128,7 +128,7 @@ fn fin_out_of_order_waits_for_the_data() {
 
 /// §3.8.6.1, MUST-35 to MUST-37, SHLD-29, SHLD-30: zero-window probes, ever slower, for as long as the peer answers.
 #[test]
-fn must_36_zero_window_probing() {
+pub fn must_36_zero_window_probing() {
     let mut lab = Lab::passive(&plain());
     lab.get_raw(seg(1, 0).ack(1).wnd(0));
     lab.send(100);
@@ -136,7 +136,7 @@ fn must_36_zero_window_probing() {
     let mut last = 0;
     for n in 0..30 {
         let (ms, probe) = lab.next_sent();
-        assert_eq!((probe.seq, probe.len), (ISS, 0), "an old number: the peer has to answer");
+        assert_eq!((probe.seq, probe.len), (iss(), 0), "an old number: the peer has to answer");
         assert!(n == 0 || ms >= last, "{ms} after {last}");
         last = ms;
         lab.get_raw(seg(1, 0).ack(1).wnd(0));
@@ -149,7 +149,7 @@ fn must_36_zero_window_probing() {
 
 /// §3.8.3: but a peer that does not answer the probes is given up.
 #[test]
-fn silent_zero_window_peer_times_out() {
+pub fn silent_zero_window_peer_times_out() {
     let mut lab = Lab::passive(&Config { retries: 5, ..plain() });
     lab.get_raw(seg(1, 0).ack(1).wnd(0));
     lab.send(100);
@@ -163,7 +163,7 @@ fn silent_zero_window_peer_times_out() {
 
 /// §3.8.6, MUST-34: data beyond a window that shrank is not new, and not lost either.
 #[test]
-fn must_34_shrinking_window() {
+pub fn must_34_shrinking_window() {
     let mut lab = Lab::passive(&plain());
     lab.send(3_000);
     assert_eq!(lab.drain().len(), 3);
@@ -173,7 +173,7 @@ fn must_34_shrinking_window() {
     lab.expect_nothing();
     // What is in flight is watched over all the same.
     let (_, again) = lab.next_sent();
-    assert_eq!((again.seq, again.retransmission), (ISS + 1_001, true));
+    assert_eq!((again.seq, again.retransmission), (iss() + 1_001, true));
     lab.get(seg(1, 0).ack(3_001).wnd(500));
     lab.expect_nothing();
     lab.get(seg(1, 0).ack(3_001).wnd(2_000));
@@ -182,7 +182,7 @@ fn must_34_shrinking_window() {
 
 /// §3.8.6.2.1: the sender's silly window avoidance.
 #[test]
-fn must_38_sender_sws_avoidance() {
+pub fn must_38_sender_sws_avoidance() {
     let mut lab = Lab::passive(&Config { nodelay: true, ..plain() });
     lab.get(seg(1, 0).ack(1).wnd(1_100));
     lab.send(5_000);
@@ -193,13 +193,13 @@ fn must_38_sender_sws_avoidance() {
     lab.expect_nothing();
     // The override timeout, 0.1 to 1 second.
     let (ms, tx) = lab.next_sent();
-    assert_eq!((ISS.distance_to(tx.seq), tx.len), (1_001, 100));
+    assert_eq!((iss().distance_to(tx.seq), tx.len), (1_001, 100));
     assert!((100..=1_000).contains(&ms), "{ms}");
 }
 
 /// §3.8.6.2.2: the receiver's silly window avoidance.
 #[test]
-fn must_39_receiver_sws_avoidance() {
+pub fn must_39_receiver_sws_avoidance() {
     let mut lab = Lab::passive(&plain());
     lab.get(seg(1, 10_000).ack(1));
     assert_eq!(lab.expect_ack(10_001).wnd, 0);
@@ -215,7 +215,7 @@ fn must_39_receiver_sws_avoidance() {
 
 /// §3.8.6, SHLD-14: the right edge never moves back.
 #[test]
-fn shld_14_window_never_shrinks() {
+pub fn shld_14_window_never_shrinks() {
     let mut lab = Lab::passive(&plain());
     let mut edge = 10_001;
     for n in 0..40u32 {
@@ -224,7 +224,7 @@ fn shld_14_window_never_shrinks() {
             lab.received(lab.tcb.info(lab.now).bytes_received.min(150) as u32);
         }
         for tx in lab.drain() {
-            let now = IRS.distance_to(tx.ack.expect("an ACK")) + u32::from(tx.wnd);
+            let now = irs().distance_to(tx.ack.expect("an ACK")) + u32::from(tx.wnd);
             assert!(now >= edge, "{now} < {edge}");
             edge = now;
         }
@@ -234,7 +234,7 @@ fn shld_14_window_never_shrinks() {
 /// §3.8.5 and RFC 6093: urgent data; the pointer names the byte after it. The receiver is told where it lies, even if it
 /// comes before its bytes, and again when it moves on.
 #[test]
-fn must_30_to_33_and_62_urgent_data() {
+pub fn must_30_to_33_and_62_urgent_data() {
     let mut lab = Lab::passive(&plain());
     let out = lab.get(seg(1, 10).ack(1).urg(5));
     assert!(out.events.any(Events::URGENT));
@@ -259,7 +259,7 @@ fn must_30_to_33_and_62_urgent_data() {
 
 /// §3.8.6, MUST-66: RST and URG count although the window is closed.
 #[test]
-fn must_66_urgent_with_a_closed_window() {
+pub fn must_66_urgent_with_a_closed_window() {
     let mut lab = Lab::passive(&plain());
     lab.get(seg(1, 10_000).ack(1));
     lab.drain();
@@ -268,7 +268,7 @@ fn must_66_urgent_with_a_closed_window() {
 
 /// §3.1, MUST-1: the window is unsigned.
 #[test]
-fn must_1_window_is_unsigned() {
+pub fn must_1_window_is_unsigned() {
     let mut lab = Lab::passive(&Config { initial_cwnd: 100, ..plain() });
     lab.get(seg(1, 0).ack(1).wnd(65_535));
     lab.send(100_000);
@@ -277,7 +277,7 @@ fn must_1_window_is_unsigned() {
 
 /// §3.2, MUST-65: MSS on SYN segments alone.
 #[test]
-fn must_65_no_mss_on_other_segments() {
+pub fn must_65_no_mss_on_other_segments() {
     let mut lab = Lab::passive(&plain());
     lab.send(3_000);
     lab.get(seg(1, 1_000).ack(1));
@@ -286,10 +286,10 @@ fn must_65_no_mss_on_other_segments() {
 
 /// §3.9.2.2, MUST-56: soft errors, time exceeded and parameter problems leave the connection alone, in any state.
 #[test]
-fn must_56_soft_errors_do_not_abort() {
+pub fn must_56_soft_errors_do_not_abort() {
     let (mut lab, _) = Lab::connecting(&plain());
     for error in [SocketError::NetUnreachable, SocketError::HostUnreachable, SocketError::Protocol] {
-        let icmp = utcp_proto::IcmpError { kind: utcp_proto::IcmpKind::Soft(error), seq: ISS };
+        let icmp = utcp_proto::IcmpError { kind: utcp_proto::IcmpKind::Soft(error), seq: iss() };
         let out = lab.tcb.on_icmp(lab.now, icmp);
         assert_eq!((out.error, lab.state()), (None, State::SynSent));
     }
@@ -298,7 +298,7 @@ fn must_56_soft_errors_do_not_abort() {
 /// §3.9.1.2, MUST-60, MUST-61: nothing is held back for ever, and PSH goes with the last byte queued; with the last full
 /// segment of a burst, too, as on Linux.
 #[test]
-fn must_60_61_push() {
+pub fn must_60_61_push() {
     let mut lab = Lab::passive(&plain());
     lab.send(2_500);
     let flags: Vec<bool> = lab.drain().iter().map(|tx| tx.flags.any(Flags::PSH)).collect();
@@ -307,7 +307,7 @@ fn must_60_61_push() {
 
 /// §3.7.4, MUST-17, SHLD-7: Nagle in Minshall's form: one segment that is not full may be in flight, not two.
 #[test]
-fn must_17_nagle() {
+pub fn must_17_nagle() {
     let mut lab = Lab::passive(&plain());
     lab.send(10);
     lab.expect_data(1, 10);
@@ -330,7 +330,7 @@ fn must_17_nagle() {
 
 /// `TCP_CORK` and `MSG_MORE`: nothing but full segments, for 200 ms at most.
 #[test]
-fn cork_holds_small_segments_for_a_while() {
+pub fn cork_holds_small_segments_for_a_while() {
     let mut lab = Lab::passive(&Config { cork: true, nodelay: true, ..plain() });
     lab.send(1_300);
     lab.expect_data(1, 1_000);
@@ -350,12 +350,12 @@ fn cork_holds_small_segments_for_a_while() {
 
 /// A `Transmit` handed over as a segment means the same on the other side, in one piece of any size.
 #[test]
-fn same_host_segments_may_be_large() {
+pub fn same_host_segments_may_be_large() {
     let cfg = Config { mss: 1_000, recv_capacity: 1 << 20, ..Config::DEFAULT };
     let now = Instant::from_millis(1_000);
-    let mut client = Tcb::connect(&cfg, now, tuple(), ISS);
+    let mut client = Tcb::connect(&cfg, now, tuple(), iss());
     let syn = client.poll_transmit(now, TxLimits::WIRE).expect("SYN");
-    let mut half = HalfOpen::on_syn(&cfg, now, tuple().reversed(), IRS, &Segment::from_transmit(&syn));
+    let mut half = HalfOpen::on_syn(&cfg, now, tuple().reversed(), irs(), &Segment::from_transmit(&syn));
     client.on_segment(now, &Segment::from_transmit(&half.syn_ack(now)));
     let ack = Segment::from_transmit(&client.poll_transmit(now, TxLimits::WIRE).expect("ACK"));
     assert_eq!(half.on_segment(now, &ack), HalfOpenVerdict::Established);
@@ -383,7 +383,7 @@ fn same_host_segments_may_be_large() {
 
 /// Linux `tcpi_busy_time` and `tcpi_rwnd_limited`: how long data waits, and how long for the peer's window.
 #[test]
-fn time_is_kept_of_what_holds_data_back() {
+pub fn time_is_kept_of_what_holds_data_back() {
     let mut lab = Lab::passive(&plain());
     let times = |lab: &Lab| {
         let info = lab.tcb.info(lab.now);
@@ -415,7 +415,7 @@ fn time_is_kept_of_what_holds_data_back() {
 
 /// Linux `tcpi_sndbuf_limited`: the program would queue more, and the windows would take it.
 #[test]
-fn time_is_kept_of_a_stream_that_is_too_short() {
+pub fn time_is_kept_of_a_stream_that_is_too_short() {
     let mut lab = Lab::passive(&plain());
     let times = |lab: &Lab| {
         let info = lab.tcb.info(lab.now);

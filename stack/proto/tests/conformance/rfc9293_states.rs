@@ -1,6 +1,6 @@
 //! RFC 9293: Transmission Control Protocol: opening, closing, resets.
 
-use crate::lab::{IRS, ISS, Lab, plain, seg, tuple};
+use crate::lab::{Lab, irs, iss, plain, seg, tuple};
 use utcp_proto::{
     Config, DropReason, Duration, Events, Flags, HalfOpen, HalfOpenVerdict, Instant, Segment, SeqNum,
     SocketError, State, UserCall, UserError, reset_for,
@@ -8,26 +8,26 @@ use utcp_proto::{
 
 /// §3.5, figure 6.
 #[test]
-fn three_way_handshake_active() {
+pub fn three_way_handshake_active() {
     let (mut lab, syn) = Lab::connecting(&plain());
-    assert_eq!((syn.seq, syn.ack, syn.flags), (ISS, None, Flags::SYN));
+    assert_eq!((syn.seq, syn.ack, syn.flags), (iss(), None, Flags::SYN));
     assert_eq!(syn.options.mss, Some(1_000), "MUST-14: MSS in every SYN");
     let out = lab.get(seg(0, 0).ack(1).flags(Flags::SYN));
     assert!(out.events.any(Events::CONNECTED));
     assert_eq!(lab.state(), State::Established);
     let ack = lab.expect_ack(1);
-    assert_eq!(ack.seq, ISS + 1);
+    assert_eq!(ack.seq, iss() + 1);
     lab.expect_nothing();
 }
 
 /// §3.5, figure 7: simultaneous open, MUST-10.
 #[test]
-fn must_10_simultaneous_open() {
+pub fn must_10_simultaneous_open() {
     let (mut lab, _) = Lab::connecting(&plain());
     lab.get(seg(0, 0).flags(Flags::SYN));
     assert_eq!(lab.state(), State::SynReceived);
     let sa = lab.expect();
-    assert_eq!((sa.seq, sa.ack, sa.flags), (ISS, Some(IRS + 1), Flags::SYN));
+    assert_eq!((sa.seq, sa.ack, sa.flags), (iss(), Some(irs() + 1), Flags::SYN));
     let out = lab.get(seg(0, 0).flags(Flags::SYN).ack(1));
     assert!(out.events.any(Events::CONNECTED), "{out:?}");
     assert_eq!(lab.state(), State::Established);
@@ -37,7 +37,7 @@ fn must_10_simultaneous_open() {
 
 /// §3.5: the same with the peer's ACK rather than its SYN-ACK arriving first.
 #[test]
-fn simultaneous_open_completed_by_a_plain_ack() {
+pub fn simultaneous_open_completed_by_a_plain_ack() {
     let (mut lab, _) = Lab::connecting(&plain());
     lab.get(seg(0, 0).flags(Flags::SYN));
     lab.expect();
@@ -48,7 +48,7 @@ fn simultaneous_open_completed_by_a_plain_ack() {
 
 /// §3.10.7.3, first: an ACK of something else is answered by a reset, and the connection attempt goes on.
 #[test]
-fn syn_sent_answers_a_wrong_ack_with_a_reset() {
+pub fn syn_sent_answers_a_wrong_ack_with_a_reset() {
     let (mut lab, _) = Lab::connecting(&plain());
     for wrong in [0, 2, 1_000] {
         lab.get(seg(0, 0).ack(wrong).flags(Flags::SYN));
@@ -62,7 +62,7 @@ fn syn_sent_answers_a_wrong_ack_with_a_reset() {
 
 /// §3.10.7.3, second: only a reset that acknowledges our SYN refuses it.
 #[test]
-fn syn_sent_reset() {
+pub fn syn_sent_reset() {
     let (mut lab, _) = Lab::connecting(&plain());
     lab.get(seg(0, 0).flags(Flags::RST));
     lab.get(seg(0, 0).ack(2).flags(Flags::RST));
@@ -76,7 +76,7 @@ fn syn_sent_reset() {
 
 /// §3.10.7.3: data and FIN in the SYN-ACK are not lost.
 #[test]
-fn syn_ack_with_data_and_fin() {
+pub fn syn_ack_with_data_and_fin() {
     let (mut lab, _) = Lab::connecting(&plain());
     let out = lab.get(seg(0, 20).ack(1).flags(Flags::SYN.with(Flags::FIN)));
     assert_eq!(out.advanced, 20);
@@ -87,10 +87,10 @@ fn syn_ack_with_data_and_fin() {
 
 /// §3.10.7.2, third, and §3.10.7.4: a listener's half-open connection.
 #[test]
-fn half_open_checks_the_third_segment() {
+pub fn half_open_checks_the_third_segment() {
     let now = Instant::from_millis(5_000);
-    let syn = Segment { seq: IRS, flags: Flags::SYN, wnd: 100, ..Segment::default() };
-    let mut half = HalfOpen::on_syn(&plain(), now, tuple(), ISS, &syn);
+    let syn = Segment { seq: irs(), flags: Flags::SYN, wnd: 100, ..Segment::default() };
+    let mut half = HalfOpen::on_syn(&plain(), now, tuple(), iss(), &syn);
     assert_eq!(half.on_segment(now, &syn), HalfOpenVerdict::ResendSynAck);
     let none = seg(1, 0).0;
     assert_eq!(half.on_segment(now, &none), HalfOpenVerdict::Drop(DropReason::AckMissing));
@@ -98,7 +98,7 @@ fn half_open_checks_the_third_segment() {
         let HalfOpenVerdict::Reset(rst, _) = half.on_segment(now, &seg(1, 0).ack(wrong).0) else {
             panic!("no reset for ACK {wrong}");
         };
-        assert_eq!((rst.seq, rst.flags), (ISS + wrong, Flags::RST));
+        assert_eq!((rst.seq, rst.flags), (iss() + wrong, Flags::RST));
     }
     // RFC 5961 §7: the repeated SYN was answered just now.
     let outside = seg(20_000, 0).ack(1).0;
@@ -115,18 +115,18 @@ fn half_open_checks_the_third_segment() {
 
 /// §3.10.7.1: CLOSED.
 #[test]
-fn closed_answers_with_a_reset() {
+pub fn closed_answers_with_a_reset() {
     let (mut lab, _) = Lab::connecting(&plain());
     lab.user(UserCall::Close);
     assert_eq!(lab.state(), State::Closed);
     let rst = reset_for(&seg(5, 7).0).expect("a reset");
-    assert_eq!((rst.seq, rst.ack), (SeqNum::new(0), Some(IRS + 12)));
+    assert_eq!((rst.seq, rst.ack), (SeqNum::new(0), Some(irs() + 12)));
     assert_eq!(lab.try_user(UserCall::Shutdown), Err(UserError::NotConnected));
 }
 
 /// §3.6, figure 12: normal close, from the end that closes first.
 #[test]
-fn active_close_ends_in_time_wait() {
+pub fn active_close_ends_in_time_wait() {
     let mut lab = Lab::passive(&plain());
     lab.send(100);
     lab.user(UserCall::Shutdown);
@@ -147,7 +147,7 @@ fn active_close_ends_in_time_wait() {
 
 /// §3.6, figure 12: from the other end.
 #[test]
-fn passive_close_ends_in_closed() {
+pub fn passive_close_ends_in_closed() {
     let mut lab = Lab::passive(&plain());
     let out = lab.get(seg(1, 0).ack(1).flags(Flags::FIN));
     assert!(out.events.any(Events::PEER_FIN));
@@ -166,7 +166,7 @@ fn passive_close_ends_in_closed() {
 
 /// §3.6, figure 13: simultaneous close.
 #[test]
-fn simultaneous_close() {
+pub fn simultaneous_close() {
     let mut lab = Lab::passive(&plain());
     lab.user(UserCall::Shutdown);
     lab.expect_data(1, 0);
@@ -179,7 +179,7 @@ fn simultaneous_close() {
 
 /// §3.6.1 and RFC 1122 §4.2.2.13: data for a closed socket resets the connection.
 #[test]
-fn data_after_close_resets() {
+pub fn data_after_close_resets() {
     let mut lab = Lab::passive(&plain());
     lab.user(UserCall::Close);
     lab.expect_data(1, 0);
@@ -193,7 +193,7 @@ fn data_after_close_resets() {
 
 /// RFC 1122 §4.2.2.13 as Linux reads it: a program that shut both sides wants no data either; one that still sends, does.
 #[test]
-fn data_after_both_sides_were_shut_is_reset() {
+pub fn data_after_both_sides_were_shut_is_reset() {
     for (shut_write, state) in [(true, State::Closed), (false, State::Established)] {
         let mut lab = Lab::passive(&plain());
         lab.user(UserCall::ShutdownRead);
@@ -210,7 +210,7 @@ fn data_after_both_sides_were_shut_is_reset() {
 
 /// §3.6.1: close with unread data resets, so that the peer learns of the loss.
 #[test]
-fn close_with_unread_data_resets() {
+pub fn close_with_unread_data_resets() {
     let mut lab = Lab::passive(&plain());
     lab.get(seg(1, 10).ack(1));
     let out = lab.user(UserCall::Close);
@@ -221,7 +221,7 @@ fn close_with_unread_data_resets() {
 
 /// §3.10.5: ABORT in the synchronized states sends a reset; in SYN-SENT it just forgets.
 #[test]
-fn abort() {
+pub fn abort() {
     let mut lab = Lab::passive(&plain());
     lab.send(5_000);
     lab.expect_data(1, 1_000);
@@ -237,7 +237,7 @@ fn abort() {
 
 /// §3.10.7.4, second: a valid reset in each state.
 #[test]
-fn reset_in_every_state() {
+pub fn reset_in_every_state() {
     #[track_caller]
     fn check(mut lab: Lab, seq: u32, state: State, error: Option<SocketError>) {
         assert_eq!(lab.state(), state);
@@ -277,7 +277,7 @@ fn reset_in_every_state() {
 
 /// §3.10.2 to §3.10.4: calls that the state does not allow.
 #[test]
-fn calls_in_the_wrong_state() {
+pub fn calls_in_the_wrong_state() {
     let send = UserCall::Send { added: 1, more: false, urgent: false };
     let mut lab = Lab::passive(&plain());
     assert_eq!(lab.try_user(UserCall::Received { n: 1 }), Err(UserError::Overrun));
@@ -290,7 +290,7 @@ fn calls_in_the_wrong_state() {
 
 /// §3.4.1, MUST-8 and MUST-9, SHLD-1: the ISN follows a clock of 4 µs plus a keyed hash of the four-tuple.
 #[test]
-fn must_8_9_initial_sequence_numbers() {
+pub fn must_8_9_initial_sequence_numbers() {
     let secret = utcp_proto::isn::Secret::new(1, 2);
     let now = Instant::from_millis(10);
     let first = secret.isn(&tuple(), now);
@@ -306,12 +306,12 @@ fn must_8_9_initial_sequence_numbers() {
 
 /// §3.8.3, MUST-20 to MUST-23: R2 and the SYN's R2.
 #[test]
-fn must_23_syn_gives_up() {
+pub fn must_23_syn_gives_up() {
     let (mut lab, _) = Lab::connecting(&Config { syn_retries: 3, ..plain() });
     let mut waits = Vec::new();
     for _ in 0..3 {
         let (ms, tx) = lab.next_sent();
-        assert!(tx.flags.any(Flags::SYN) && tx.seq == ISS);
+        assert!(tx.flags.any(Flags::SYN) && tx.seq == iss());
         waits.push(ms);
     }
     assert_eq!(waits, [1_000, 2_000, 4_000]);
