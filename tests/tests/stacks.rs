@@ -137,9 +137,13 @@ fn eight_stacks_and_three_that_misbehave() {
         assert_eq!(count(&lab, host, engine.stack(), "tx_spoofed"), 0, "stack {n}");
         engine.went_through(1);
     }
-    let [spoofed, let_out] = ["tx_spoofed", "tx_frames"].map(|what| count(&lab, host, "flooder", what));
+    // It goes on for as long as it takes: how many there were by now is a matter of time.
+    let [spoofed, let_out] = wait_until("it has flooded", WAIT, || {
+        let counts = ["tx_spoofed", "tx_frames"].map(|what| count(&lab, host, "flooder", what));
+        (counts[0] > 100_000 && counts[1] > 0).then_some(counts)
+    });
     measured(&format!("a flooder's frames: {spoofed} dropped, {let_out} of its own let out"));
-    assert!(spoofed > 100_000 && let_out > 0 && let_out <= spoofed / 1000, "{spoofed} {let_out}");
+    assert!(let_out <= spoofed / 1000, "{spoofed} {let_out}");
     let _ = flood.end_within(Duration::from_secs(30)).ok();
     flooder.signal(libc::SIGKILL);
     // What the dead one had is free: its server goes on over the kernel, and another stack takes its place.
