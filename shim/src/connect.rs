@@ -210,6 +210,10 @@ pub fn again(sock: &Sock, now: u32) -> Sys<Served> {
     }
     let reported = sock.shared.file.load(Acquire) & file::CONNECTING == 0;
     if now & status::DEAD != 0 {
+        // A connection that was reset once it stood keeps its error for others to ask.
+        if reported && now & status::CONNECTED != 0 {
+            return Err(Errno(libc::EISCONN));
+        }
         if let Some(error) = sock.take_error() {
             sock.shared.file.fetch_and(!file::CONNECTING, AcqRel);
             return Err(error);
@@ -217,9 +221,6 @@ pub fn again(sock: &Sock, now: u32) -> Sys<Served> {
         if !reported {
             sock.shared.file.fetch_and(!file::CONNECTING, AcqRel);
             return Err(Errno(libc::ECONNABORTED));
-        }
-        if now & status::CONNECTED != 0 {
-            return Err(Errno(libc::EISCONN));
         }
         return Ok(Served::ByKernel); // A new attempt after a failure.
     }

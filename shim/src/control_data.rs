@@ -17,20 +17,25 @@ const fn aligned(len: usize) -> usize {
     len.next_multiple_of(ALIGN)
 }
 
-/// Looks at what a program sends along, as Linux does for a TCP socket: it must be well made and known, and changes nothing here.
+/// Looks whether what a program sends along can be read.
 ///
 /// # Errors
-/// EINVAL, EFAULT, ENOBUFS.
-pub fn check(header: &msghdr) -> Sys<()> {
-    let total = header.msg_controllen;
-    if total == 0 {
-        return Ok(());
-    }
-    if total > CONTROL_MAX {
+/// EFAULT, ENOBUFS.
+pub fn probe(header: &msghdr) -> Sys<()> {
+    if header.msg_controllen > CONTROL_MAX {
         return Err(Errno(libc::ENOBUFS));
     }
+    user::probe(header.msg_control.cast(), header.msg_controllen)
+}
+
+/// Looks at what a program sends along, of which [`probe`] had nothing to say, as Linux does for a TCP socket: it must be well made and known, and
+/// changes nothing here.
+///
+/// # Errors
+/// EINVAL, EPERM, EFAULT.
+pub fn check(header: &msghdr) -> Sys<()> {
+    let total = header.msg_controllen;
     let start: *const u8 = header.msg_control.cast();
-    user::probe(start, total)?;
     let mut at = 0usize;
     while at.saturating_add(size_of::<cmsghdr>()) <= total {
         let mut one = MaybeUninit::<cmsghdr>::uninit();

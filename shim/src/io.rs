@@ -43,7 +43,9 @@ pub(crate) use {foreign, pass};
 pub unsafe fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
     match handle::stream(fd) {
         None => foreign!(fd, read(fd, buf, len)),
-        Some(sock) => errno::into_libc(recv::read(&sock, &user::buffer(buf, len))),
+        Some(sock) => {
+            errno::into_libc(user::whole_buffer(buf, len).and_then(|list| recv::read(&sock, &list, 0)))
+        }
     }
 }
 
@@ -52,10 +54,11 @@ pub unsafe fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
 /// # Safety
 /// As `read`.
 pub unsafe fn read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -> ssize_t {
-    match handle::stream(fd) {
-        Some(sock) if len <= room => errno::into_libc(recv::read(&sock, &user::buffer(buf, len))),
-        _ => foreign!(fd, __read_chk(fd, buf, len, room)),
+    if handle::stream(fd).is_none() || len > room {
+        return foreign!(fd, __read_chk(fd, buf, len, room));
     }
+    // SAFETY: the program's own arguments.
+    unsafe { read(fd, buf, len) }
 }
 
 /// `readv(2)`.
@@ -68,7 +71,7 @@ pub unsafe fn readv(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
         Some(sock) => {
             // SAFETY: the program's own list.
             let list = unsafe { user::vector(list, count) };
-            errno::into_libc(list.and_then(|list| recv::read(&sock, list)))
+            errno::into_libc(list.and_then(|list| recv::read(&sock, list, 0)))
         }
     }
 }
@@ -158,6 +161,14 @@ unsafe fn buffers_of<'a>(header: &msghdr) -> Sys<&'a [iovec]> {
     })
 }
 
+/// A flag that only the kernel's own 32-bit entry may set (linux/socket.h).
+const MSG_CMSG_COMPAT: c_int = 1 << 31;
+
+/// Refuses it, as every call with headers does.
+fn forbid_compat(flags: c_int) -> Sys<()> {
+    if flags & MSG_CMSG_COMPAT != 0 { Err(Errno(libc::EINVAL)) } else { Ok(()) }
+}
+
 /// One message into the program's header.
 ///
 /// # Safety
@@ -206,7 +217,8 @@ fn inq(sock: &Sock) -> c_int {
 pub unsafe fn recvmsg(fd: c_int, header: *mut msghdr, flags: c_int) -> ssize_t {
     if let Some(sock) = handle::stream(fd) {
         // SAFETY: the program's own header.
-        return errno::into_libc(unsafe { receive_message(&sock, header, flags) });
+        let received = || unsafe { receive_message(&sock, header, flags) };
+        return errno::into_libc(forbid_compat(flags).and_then(|()| received()));
     }
     let result = foreign!(fd, recvmsg(fd, header, flags));
     // SAFETY: the kernel has just used it.
@@ -232,7 +244,8 @@ pub unsafe fn recvmmsg(
     };
     let timeout = Timeout(timeout);
     // SAFETY: the program's own list and timeout.
-    errno::into_libc(unsafe { receive_messages(&sock, headers, count.min(1024), flags, &timeout) })
+    let received = || unsafe { receive_messages(&sock, headers, count.min(1024), flags, &timeout) };
+    errno::into_libc(forbid_compat(flags).and_then(|()| received()))
 }
 
 /// The `timeout` of `recvmmsg`: how long it goes on after the first message. It is looked at after each.
@@ -277,8 +290,8 @@ unsafe fn receive_messages(
     // SAFETY: the program's own pointer.
     let span = unsafe { timeout.span() }?;
     let end = span.map(|span| sys::now_ns().saturating_add(span));
-    // An error of before is told at once.
-    if let Some(error) = sock.take_error() {
+    // An error of before is told at once, unless it is the queue of errors that is asked for.
+    if let Some(error) = if flags & libc::MSG_ERRQUEUE == 0 { sock.take_error() } else { None } {
         return Err(error);
     }
     let mut flags_now = flags & !libc::MSG_WAITFORONE;
@@ -323,7 +336,9 @@ unsafe fn receive_messages(
 pub unsafe fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
     match handle::stream(fd) {
         None => foreign!(fd, write(fd, buf, len)),
-        Some(sock) => errno::into_libc(send::send(&sock, &user::buffer(buf, len), 0)),
+        Some(sock) => {
+            errno::into_libc(user::whole_buffer(buf, len).and_then(|list| send::send(&sock, &list, 0)))
+        }
     }
 }
 
@@ -337,7 +352,7 @@ pub unsafe fn writev(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
         Some(sock) => {
             // SAFETY: the program's own list.
             let list = unsafe { user::vector(list, count) };
-            errno::into_libc(list.and_then(|list| send::send(&sock, list, 0)))
+            errno::into_libc(list.and_then(|list| send::write(&sock, list, 0)))
         }
     }
 }
@@ -350,6 +365,10 @@ pub unsafe fn writev(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
 pub unsafe fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
     match handle::stream(fd) {
         None => foreign!(fd, send(fd, buf, len, flags)),
+        // SAFETY: the program's own arguments.
+        Some(_) if flags & libc::MSG_FASTOPEN != 0 => unsafe {
+            sendto(fd, buf, len, flags, core::ptr::null(), 0)
+        },
         Some(sock) => errno::into_libc(send::send(&sock, &user::buffer(buf, len), flags)),
     }
 }
@@ -366,15 +385,18 @@ pub unsafe fn sendto(
     to: *const sockaddr,
     to_len: socklen_t,
 ) -> ssize_t {
-    if handle::stream(fd).is_none() {
+    let Some(sock) = handle::stream(fd) else {
         return foreign!(fd, sendto(fd, buf, len, flags, to, to_len));
+    };
+    let list = user::buffer(buf, len);
+    if let Err(error) = user::Buffers::new(&list).and_then(|_| user::check_name(to, to_len)) {
+        return errno::fail(error);
     }
-    let Some(sock) = handle::stream(fd) else { return errno::fail(Errno(libc::EBADF)) };
     if flags & libc::MSG_FASTOPEN == 0 {
-        return errno::into_libc(send::send(&sock, &user::buffer(buf, len), flags));
+        return errno::into_libc(send::send(&sock, &list, flags));
     }
     // SAFETY: the program's own address.
-    let sent = unsafe { send_fast(&sock, to, to_len, &user::buffer(buf, len), flags) };
+    let sent = unsafe { send_fast(&sock, to, to_len, &list, flags) };
     match sent {
         Ok(Sent::Bytes(count)) => count as ssize_t,
         // SAFETY: the program's own arguments; `fd` is the kernel's socket now.
@@ -413,14 +435,25 @@ unsafe fn send_message(sock: &Sock, header: *const msghdr, flags: c_int) -> Sys<
     if !header.msg_name.is_null() && header.msg_namelen.cast_signed() < 0 {
         return Err(Errno(libc::EINVAL));
     }
+    // Too long an address is cut here, and refused by `sendto`.
+    let name_len = header.msg_namelen.min(size_of::<libc::sockaddr_storage>() as socklen_t);
+    user::check_name(header.msg_name.cast(), name_len)?;
     // SAFETY: the list that it names.
     let list = unsafe { buffers_of(&header) }?;
-    control_data::check(&header)?;
+    user::Buffers::new(list)?;
+    if header.msg_controllen != 0 {
+        control_data::probe(&header)?;
+        // What it says is looked at by those who may send.
+        if flags & libc::MSG_FASTOPEN == 0 {
+            send::await_connection(sock, flags)?;
+        }
+        control_data::check(&header)?;
+    }
     if flags & libc::MSG_FASTOPEN == 0 {
         return send::send(sock, list, flags);
     }
     // SAFETY: the program's own address.
-    let sent = unsafe { send_fast(sock, header.msg_name.cast(), header.msg_namelen, list, flags) }?;
+    let sent = unsafe { send_fast(sock, header.msg_name.cast(), name_len, list, flags) }?;
     match sent {
         Sent::Bytes(count) => Ok(count),
         Sent::ByKernel => {
@@ -442,7 +475,7 @@ pub unsafe fn sendmsg(fd: c_int, header: *const msghdr, flags: c_int) -> ssize_t
         return foreign!(fd, sendmsg(fd, header, flags));
     };
     // SAFETY: the program's own header.
-    errno::into_libc(unsafe { send_message(&sock, header, flags) })
+    errno::into_libc(forbid_compat(flags).and_then(|()| unsafe { send_message(&sock, header, flags) }))
 }
 
 /// `sendmmsg(2)`.
@@ -451,6 +484,9 @@ pub unsafe fn sendmsg(fd: c_int, header: *const msghdr, flags: c_int) -> ssize_t
 /// As `sendmmsg`.
 pub unsafe fn sendmmsg(fd: c_int, headers: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
     let Some(sock) = handle::stream(fd) else { return foreign!(fd, sendmmsg(fd, headers, count, flags)) };
+    if let Err(error) = forbid_compat(flags) {
+        return errno::fail(error);
+    }
     let mut done = 0usize;
     while done < count.min(1024) as usize {
         let one = headers.wrapping_add(done);
@@ -514,25 +550,49 @@ fn pass_on(fd: c_int) {
     }
 }
 
-/// What `preadv2` and `pwritev2` may be told of a socket: no position but -1 ("where you are"). The flags of `recv` and
-/// `send` that theirs mean.
-fn positioned(offset: off_t, flags: c_int) -> Sys<c_int> {
+/// The flags of `recv` and `send` that those of `preadv2` and `pwritev2` mean.
+fn flags_of(flags: c_int) -> Sys<c_int> {
+    const RWF_NOAPPEND: c_int = 0x20;
+    const RWF_NOSIGNAL: c_int = 0x100;
     const KNOWN: c_int = libc::RWF_HIPRI
         | libc::RWF_DSYNC
         | libc::RWF_SYNC
         | libc::RWF_NOWAIT
         | libc::RWF_APPEND
-        | RWF_NOAPPEND;
-    const RWF_NOAPPEND: c_int = 0x20;
+        | RWF_NOAPPEND
+        | RWF_NOSIGNAL;
     let both = libc::RWF_APPEND | RWF_NOAPPEND;
-    match offset {
-        ..=-2 => Err(Errno(libc::EINVAL)),
-        0.. => Err(Errno(libc::ESPIPE)),
-        -1 if flags & !KNOWN != 0 => Err(Errno(libc::EOPNOTSUPP)),
-        -1 if flags & both == both => Err(Errno(libc::EINVAL)),
-        -1 if flags & libc::RWF_NOWAIT != 0 => Ok(libc::MSG_DONTWAIT),
-        -1 => Ok(0),
+    if flags & !KNOWN != 0 {
+        return Err(Errno(libc::EOPNOTSUPP));
     }
+    if flags & both == both {
+        return Err(Errno(libc::EINVAL));
+    }
+    let wait = if flags & libc::RWF_NOWAIT != 0 { libc::MSG_DONTWAIT } else { 0 };
+    let quiet = if flags & RWF_NOSIGNAL != 0 { libc::MSG_NOSIGNAL } else { 0 };
+    Ok(wait | quiet)
+}
+
+/// The buffers and flags of `preadv2` and `pwritev2` of a socket, which knows no position but -1 ("where you are"). Linux asks for the flags when
+/// there is something to move.
+///
+/// # Safety
+/// As `readv`.
+unsafe fn positioned<'a>(
+    list: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> Sys<(&'a [iovec], c_int)> {
+    match offset {
+        ..=-2 => return Err(Errno(libc::EINVAL)),
+        0.. => return Err(Errno(libc::ESPIPE)),
+        -1 => {}
+    }
+    // SAFETY: the caller's promise.
+    let list = unsafe { user::vector(list, count) }?;
+    let nothing = user::Buffers::new(list)?.left() == 0;
+    Ok((list, if nothing { 0 } else { flags_of(flags)? }))
 }
 
 /// `preadv2(2)`.
@@ -543,10 +603,9 @@ pub unsafe fn preadv2(fd: c_int, list: *const iovec, count: c_int, offset: off_t
     let Some(sock) = handle::stream(fd) else {
         return foreign!(fd, preadv2(fd, list, count, offset, flags));
     };
-    errno::into_libc(positioned(offset, flags).and_then(|wait| {
-        // SAFETY: the program's own list.
-        unsafe { user::vector(list, count) }.and_then(|list| recv::recv(&sock, list, wait))
-    }))
+    // SAFETY: the program's own list.
+    let asked = unsafe { positioned(list, count, offset, flags) };
+    errno::into_libc(asked.and_then(|(list, flags)| recv::read(&sock, list, flags)))
 }
 
 /// `pwritev2(2)`.
@@ -557,8 +616,7 @@ pub unsafe fn pwritev2(fd: c_int, list: *const iovec, count: c_int, offset: off_
     let Some(sock) = handle::stream(fd) else {
         return foreign!(fd, pwritev2(fd, list, count, offset, flags));
     };
-    errno::into_libc(positioned(offset, flags).and_then(|wait| {
-        // SAFETY: the program's own list.
-        unsafe { user::vector(list, count) }.and_then(|list| send::send(&sock, list, wait))
-    }))
+    // SAFETY: the program's own list.
+    let asked = unsafe { positioned(list, count, offset, flags) };
+    errno::into_libc(asked.and_then(|(list, flags)| send::write(&sock, list, flags)))
 }

@@ -533,10 +533,10 @@ pub fn readable(sock: &Sock) -> usize {
     (seen.available as usize).saturating_sub(usize::from(hole))
 }
 
-/// `read` of `list`: as `recv` without flags, but who asks for nothing gets it at once.
-pub fn read(sock: &Sock, list: &[iovec]) -> Sys<usize> {
+/// `read` of `list`: as `recv`, but who asks for nothing gets it at once.
+pub fn read(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
     if list.iter().all(|one| one.iov_len == 0) {
-        return Ok(0);
+        return Buffers::new(list).map(|_| 0);
     }
-    recv(sock, list, 0)
+    recv(sock, list, flags)
 }

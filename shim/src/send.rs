@@ -443,6 +443,36 @@ pub fn send(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
     Ok(count)
 }
 
+/// `writev` of `list`: as `send`, but who has nothing to send is done at once.
+pub fn write(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
+    if list.iter().all(|one| one.iov_len == 0) {
+        return Buffers::new(list).map(|_| 0);
+    }
+    send(sock, list, flags)
+}
+
+/// Waits until `sock` may send, or an error says that it never will. With a SYN that waits for bytes it may.
+pub fn await_connection(sock: &Sock, flags: c_int) -> Sys<()> {
+    let nonblocking = flags & libc::MSG_DONTWAIT != 0 || sock.is_nonblocking();
+    let deadline = sleep::deadline_us(sock.shared.options.sndtimeo_us.load(Relaxed));
+    loop {
+        if let Some(error) = refusal(sock, flags) {
+            return Err(error);
+        }
+        if sock.was_connected() || fast_open::is_deferred(sock) {
+            return Ok(());
+        }
+        if nonblocking {
+            return Err(Errno(libc::EAGAIN));
+        }
+        match wait_for_room(sock, deadline) {
+            Woken::News => {}
+            Woken::Timeout => return Err(Errno(libc::EAGAIN)),
+            Woken::Signal => return Err(Errno(libc::EINTR)),
+        }
+    }
+}
+
 /// Sends all of `source`, or as much as a socket that does not block takes.
 pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usize> {
     let nonblocking = flags & libc::MSG_DONTWAIT != 0 || sock.is_nonblocking();
@@ -469,7 +499,8 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
                     return fast_open::send_first(sock, source, flags);
                 }
                 if source.left() == 0 {
-                    return Ok(sent);
+                    // Who has nothing to send waits for the connection all the same (Linux tcp_sendmsg).
+                    return if sent > 0 { Ok(sent) } else { await_connection(sock, flags).map(|()| 0) };
                 }
                 if count > 0 && has_room(sock) {
                     continue; // The source gave less than there was room for, or space came.

@@ -15,6 +15,8 @@ use crate::sys::{Errno, Sys};
 
 /// The kernel's limit for one vector.
 const IOV_MAX: c_int = 1024;
+/// Bytes that one call moves at most (Linux MAX_RW_COUNT, on pages of 4 KiB).
+pub const BYTES_MAX: usize = 0x7fff_f000;
 
 /// A list of buffers and a place in it.
 #[derive(Debug, Clone, Copy)]
@@ -29,20 +31,23 @@ pub struct Buffers<'a> {
 }
 
 impl<'a> Buffers<'a> {
-    /// Over `list`.
+    /// Over `list`, as Linux judges it: all lengths, then all places, those of no bytes too. What is more than one call moves is cut.
     ///
     /// # Errors
-    /// EINVAL if the lengths overflow, EFAULT for an address that no program can have.
+    /// EINVAL for a negative length, EFAULT for an address that no program can have.
+    #[inline]
     pub fn new(list: &'a [iovec]) -> Sys<Self> {
+        if list.iter().any(|buffer| buffer.iov_len > isize::MAX as usize) {
+            return Err(Errno(libc::EINVAL));
+        }
+        // A single one is cut before it is looked at.
+        let cut = if list.len() == 1 { BYTES_MAX } else { usize::MAX };
         let mut left = 0usize;
         for buffer in list {
-            if buffer.iov_len != 0 && !guard::is_possible(buffer.iov_base as usize, buffer.iov_len) {
+            if !guard::is_possible(buffer.iov_base as usize, buffer.iov_len.min(cut)) {
                 return Err(Errno(libc::EFAULT));
             }
-            left = left.checked_add(buffer.iov_len).ok_or(Errno(libc::EINVAL))?;
-            if left > isize::MAX as usize {
-                return Err(Errno(libc::EINVAL));
-            }
+            left = left.saturating_add(buffer.iov_len).min(BYTES_MAX);
         }
         Ok(Self { list, whole: left, rest: list, done: 0, left })
     }
@@ -212,6 +217,32 @@ pub unsafe fn vector<'a>(list: *const iovec, count: c_int) -> Sys<&'a [iovec]> {
 /// One buffer as a vector.
 pub fn buffer(base: *const core::ffi::c_void, len: usize) -> [iovec; 1] {
     [iovec { iov_base: base.cast_mut(), iov_len: len.min(isize::MAX as usize) }]
+}
+
+/// One buffer as `read` and `write` have it, which look at its end before they cut it.
+///
+/// # Errors
+/// EFAULT.
+#[inline]
+pub fn whole_buffer(base: *const core::ffi::c_void, len: usize) -> Sys<[iovec; 1]> {
+    if len > BYTES_MAX && !guard::is_possible(base as usize, len) {
+        return Err(Errno(libc::EFAULT));
+    }
+    Ok(buffer(base, len))
+}
+
+/// Looks at the address of a message, as Linux does for every kind of socket before one that is connected passes it over.
+///
+/// # Errors
+/// EINVAL for a length that no address has, EFAULT.
+pub fn check_name(name: *const sockaddr, len: socklen_t) -> Sys<()> {
+    if name.is_null() {
+        return Ok(());
+    }
+    if len as usize > size_of::<libc::sockaddr_storage>() {
+        return Err(Errno(libc::EINVAL));
+    }
+    probe(name.cast(), len as usize)
 }
 
 /// An IPv4 address as IPv6 writes it.
