@@ -308,3 +308,9 @@ fn read_for(world: &mut World, time: Duration) {
 fn a_host_reboots() {
     seeds("a_host_reboots", 400, reboot);
 }
+
+/// A window closed while a large segment was in flight, its reopening got lost, and the path swallows what is so large.
+#[test]
+fn seeds_that_failed() {
+    reboot(3_002_955);
+}

@@ -77,13 +77,12 @@ impl Tcb {
     }
 
     /// Repeated timeouts: perhaps only large segments get lost, and no router says so (RFC 4821 §7.7).
-    pub(super) fn suspect_path(&mut self) {
+    pub(super) fn suspect_path(&mut self, timeouts: u8) {
         if self.search.size != 0 && self.snd.una == self.search.start {
             self.search.high = self.search.size - 1;
         }
         self.search.size = 0;
         let payload = self.path_payload();
-        let timeouts = self.recovery.retransmits;
         let smaller = if timeouts >= 2 * BLACK_HOLE_TIMEOUTS && self.tuple.remote.addr.is_v4() {
             LAST_MSS_V4
         } else {

@@ -95,15 +95,16 @@ impl Tcb {
             self.time_out(out);
             return;
         }
-        self.recovery.retransmits = self.recovery.retransmits.saturating_add(u8::from(!probing));
+        // A peer that takes no more answers each of them, unless the path swallows what is so large.
+        let unanswered = if probing { &mut self.recovery.probes } else { &mut self.recovery.retransmits };
+        *unanswered = unanswered.saturating_add(1);
+        let timeouts = *unanswered;
         self.on_retransmission_timeout();
         self.rtt.back_off();
         self.timers.watch = Watch::Rto;
         let at = self.clamp_to_user_timeout(now + self.rtt.rto(&self.cfg));
         self.timers.set(Timer::Retransmit, at);
-        if !probing {
-            self.suspect_path();
-        }
+        self.suspect_path(timeouts);
     }
 
     /// Linux tcp_rtx_probe0_timed_out: a peer that has been silent for two of the longest timeouts is gone.

@@ -278,6 +278,29 @@ pub fn rfc_4821_black_hole() {
     assert!(lens[3] <= 1_024, "{lens:?}");
 }
 
+/// The same while the peer takes no more. What it answers has arrived; what it does not, the path may have swallowed, although its
+/// keep-alives are heard.
+#[test]
+pub fn rfc_4821_black_hole_behind_a_closed_window() {
+    for answers in [true, false] {
+        let mut lab = Lab::passive(&Config { mss: 1_460, ..plain() });
+        lab.send(1_460);
+        lab.drain();
+        lab.wnd = 0;
+        lab.get(seg(1, 0).ack(1));
+        let lens: Vec<u32> = (0..5)
+            .map(|_| {
+                let len = lab.next_sent().1.len;
+                lab.get(seg(u32::from(answers), 0).ack(1));
+                lab.drain();
+                len
+            })
+            .collect();
+        assert_eq!(lens[..2], [1_460, 1_460]);
+        assert_eq!(lens[3] <= 1_024, !answers, "{lens:?}");
+    }
+}
+
 /// The RST of a listener's flags: nothing answers a reset.
 #[test]
 pub fn resets_are_not_answered() {

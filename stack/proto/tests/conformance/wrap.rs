@@ -49,6 +49,7 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
         icmp_while_connecting,
         rfc_1191_fragmentation_needed,
         rfc_4821_black_hole,
+        rfc_4821_black_hole_behind_a_closed_window,
         resets_are_not_answered,
     }
     rfc2018 {
