@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use libc::{sockaddr, socklen_t};
 use utcp_abi::message::{Kind as Ask, Message, Reply};
 use utcp_abi::region::LogCode;
-use utcp_abi::socket::{Addr, file, intent};
+use utcp_abi::socket::{Addr, file, intent, status};
 
 use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
@@ -26,8 +26,9 @@ use crate::{bound, connect, control, death, epoll, errno, log, options, process,
 /// As `bind`.
 pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
     if let Some(sock) = handle::stream(fd) {
-        if sock.was_connected() {
-            return errno::fail(Errno(libc::EINVAL));
+        if is_taken(&sock) {
+            // SAFETY: the program's own address.
+            return errno::fail(unsafe { why_not(&sock, to, len) });
         }
         if let Err(error) = swap::to_kernel(&sock) {
             return errno::fail(error);
@@ -40,13 +41,30 @@ pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
     unsafe { real::bind(fd, to, len) }
 }
 
+/// Whether `sock` is at something that neither `bind` nor `listen` may end: it is connected, was, or is on its way.
+fn is_taken(sock: &Sock) -> bool {
+    sock.was_connected() || sock.status() & status::CONNECTING != 0
+}
+
+/// Why a socket that is taken can't be bound: what is wrong with the address comes first (Linux __sys_bind, inet_bind).
+///
+/// # Safety
+/// As `bind`.
+unsafe fn why_not(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Errno {
+    // SAFETY: the caller's promise.
+    match unsafe { user::address(to, len, sock.is_inet6()) } {
+        Err(error) => error,
+        Ok(_) => Errno(libc::EINVAL),
+    }
+}
+
 /// `listen(2)`.
 ///
 /// # Safety
 /// None beyond C's.
 pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
     if let Some(sock) = handle::stream(fd) {
-        if sock.was_connected() {
+        if is_taken(&sock) {
             return errno::fail(Errno(libc::EINVAL));
         }
         // Without a bind the kernel chooses the port.

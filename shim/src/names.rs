@@ -24,14 +24,11 @@ pub unsafe fn getsockname(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
         // SAFETY: the program's own arguments.
         return unsafe { kernels(fd, false, to, len) };
     };
-    if to.is_null() {
-        return errno::fail(Errno(libc::EFAULT));
-    }
     if sock.status() & status::CONNECTING != 0 {
         connect::settle(&sock); // The local port is chosen by then.
     }
     // SAFETY: the program's own pointers.
-    let given = unsafe { user::give_address(sock.shared.local.load(), sock.is_inet6(), to, len) };
+    let given = unsafe { user::give_name(sock.shared.local.load(), sock.is_inet6(), to, len) };
     errno::into_libc(given.map(|()| 0))
 }
 
@@ -67,11 +64,8 @@ pub unsafe fn getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
     if now & status::CONNECTED == 0 || now & status::DEAD != 0 {
         return errno::fail(Errno(libc::ENOTCONN));
     }
-    if to.is_null() {
-        return errno::fail(Errno(libc::EFAULT));
-    }
     // SAFETY: the program's own pointers.
-    let given = unsafe { user::give_address(sock.shared.remote.load(), sock.is_inet6(), to, len) };
+    let given = unsafe { user::give_name(sock.shared.remote.load(), sock.is_inet6(), to, len) };
     errno::into_libc(given.map(|()| 0))
 }
 

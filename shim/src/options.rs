@@ -197,7 +197,7 @@ fn line(level: c_int, name: c_int) -> Option<&'static Line> {
     TABLE.iter().find(|line| line.level == level && line.name == name)
 }
 
-/// An int argument of `setsockopt`. The options of IPv4 take a byte for one, too.
+/// An int argument of `setsockopt`. The options of IPv4 take a byte for one, too, and those of IPv6 take no place for 0.
 ///
 /// # Safety
 /// `value` has `len` readable bytes.
@@ -207,6 +207,7 @@ unsafe fn int(level: c_int, value: *const c_void, len: socklen_t) -> Sys<c_int> 
         // SAFETY: the length was checked.
         1..4 if level == libc::IPPROTO_IP => unsafe { user::fetch(value.cast::<u8>()) }.map(c_int::from),
         0..4 => Err(Errno(libc::EINVAL)),
+        _ if level == libc::IPPROTO_IPV6 && value.is_null() => Ok(0),
         // SAFETY: the length was checked.
         _ => unsafe { user::fetch(value.cast::<c_int>()) },
     }
@@ -245,6 +246,11 @@ fn put_flag(options: &Options, bit: u32, on: bool) {
 /// # Safety
 /// `value` has `len` readable bytes.
 unsafe fn store(options: &Options, line: &Line, value: *const c_void, len: socklen_t) -> Sys<()> {
+    if line.level == libc::SOL_SOCKET {
+        // Linux asks for an int before it knows whether the option is one (sk_setsockopt).
+        // SAFETY: the caller's promise.
+        unsafe { int(line.level, value, len) }?;
+    }
     match line.meaning {
         Meaning::Linger => {
             // SAFETY: the caller's promise.
@@ -265,6 +271,7 @@ unsafe fn store(options: &Options, line: &Line, value: *const c_void, len: sockl
             word.store(if time.tv_sec < 0 { 1 } else { us }, Relaxed);
             return Ok(());
         }
+        Meaning::Flag(option::FREEBIND) if len == 0 => return Err(Errno(libc::EINVAL)),
         // SAFETY: the caller's promise.
         Meaning::Congestion => return unsafe { set_congestion(options, value, len) },
         Meaning::PacingRate if len as usize == size_of::<u64>() => {

@@ -331,6 +331,18 @@ pub unsafe fn give_address(addr: Addr, inet6: bool, to: *mut sockaddr, len: *mut
     if to.is_null() {
         return Ok(());
     }
+    // SAFETY: the caller's promise.
+    unsafe { give_name(addr, inet6, to, len) }
+}
+
+/// As [`give_address`] for who can't do without: no place is a place for nothing.
+///
+/// # Safety
+/// As [`give_address`].
+///
+/// # Errors
+/// EFAULT, EINVAL.
+pub unsafe fn give_name(addr: Addr, inet6: bool, to: *mut sockaddr, len: *mut socklen_t) -> Sys<()> {
     // SAFETY: the program's own length.
     let room = unsafe { fetch(len) }?;
     if (room as c_int) < 0 {

@@ -146,6 +146,7 @@ unsafe fn unserved(
     match (name, judged) {
         (_, Ok(false)) => Ok(Unserved::AsItWas),
         (_, Err(error)) if !begun => Err(error),
+        (_, Err(Errno(libc::EFAULT))) => Err(Errno(libc::EFAULT)),
         (_, Ok(true)) if !begun => {
             swap::to_kernel(sock)?;
             log::record(sock.att, LogCode::KernelOption, word(level, name));
@@ -190,6 +191,9 @@ fn domain(sock: &Sock) -> c_int {
 /// # Safety
 /// As `setsockopt`.
 unsafe fn set(sock: &Sock, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> Sys<()> {
+    if len.cast_signed() < 0 {
+        return Err(Errno(libc::EINVAL));
+    }
     if level == libc::IPPROTO_IPV6 && !sock.is_inet6() {
         return Err(Errno(libc::ENOPROTOOPT));
     }
@@ -236,6 +240,11 @@ unsafe fn check_state(sock: &Sock, line: &Line, value: *const c_void, len: sockl
         _ => false,
     };
     let connected = of_stream && sock.status() & BEGUN != 0;
+    if of_fresh {
+        // It is read before anything is said of it (Linux do_tcp_setsockopt, do_ipv6_setsockopt).
+        // SAFETY: the caller's promise.
+        unsafe { super::int(line.level, value, len) }?;
+    }
     if of_fresh && connected { Err(Errno(libc::EINVAL)) } else { Ok(()) }
 }
 
@@ -268,6 +277,10 @@ pub unsafe fn getsockopt(
 unsafe fn ask(sock: &Sock, level: c_int, name: c_int, value: *mut c_void, len: *mut socklen_t) -> Sys<()> {
     if level == libc::IPPROTO_IPV6 && !sock.is_inet6() {
         return Err(Errno(libc::EOPNOTSUPP));
+    }
+    // Levels that are no TCP socket's, whatever else is asked for (Linux tcp_getsockopt, ip_getsockopt, ipv6_getsockopt).
+    if !matches!(level, libc::SOL_SOCKET | libc::IPPROTO_TCP | libc::IPPROTO_IP | libc::IPPROTO_IPV6) {
+        return Err(Errno(if sock.is_inet6() { libc::ENOPROTOOPT } else { libc::EOPNOTSUPP }));
     }
     // SAFETY: the program's own length.
     let mut room = unsafe { user::fetch(len) }? as c_int;

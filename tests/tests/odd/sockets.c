@@ -1,6 +1,8 @@
 /* Calls about sockets as such: names, connections, options, and files and pipes at the other end. */
 #include "odd.h"
 
+/* Where EFAULT is the answer, lengths are not told: whether the kernel writes them before the place fails differs between its versions. */
+
 static const int LENS[] = {INT_MIN, -1, 0, 1, 2, 4, 8, 15, 16, 24, 27, 28, 128, 129, INT_MAX};
 
 /* Addresses to bind and connect to, that no packet ever leaves for. */
@@ -62,7 +64,8 @@ static void listening(void) {
                 continue;
             long got = opened(accept(fd, to, &len));
             int error = errno;
-            tell("len %d", (int)len);
+            if (error != EFAULT)
+                tell("len %d", (int)len);
             errno = error;
             end(got, 0);
         }
@@ -89,7 +92,8 @@ static void names(void) {
                     continue;
                 long got = remote ? getpeername(fd, to, &len) : getsockname(fd, to, &len);
                 int error = errno;
-                tell("len %d family %d", (int)len, (int)at.ss_family);
+                if (error != EFAULT)
+                    tell("len %d family %d", (int)len, (int)at.ss_family);
                 errno = error;
                 end(got, 0);
             }
@@ -124,7 +128,8 @@ static void options(void) {
                     continue;
                 long got = getsockopt(fd, level, name, value, &len);
                 int error = errno;
-                tell("len %d", (int)len);
+                if (error != EFAULT)
+                    tell("len %d", (int)len);
                 errno = error;
                 end(got, 0);
             }
@@ -158,7 +163,7 @@ static void values(void) {
                 int error = errno;
                 socklen_t len = sizeof value;
                 int asked = getsockopt(fd, level, name, then, &len);
-                if (asked == 0 && level != IPPROTO_TCP)
+                if (got == 0 && asked == 0 && level != IPPROTO_TCP)
                     tell("now %d", then[0]);
                 errno = error;
                 end(got, 0);
