@@ -15,6 +15,7 @@
 //! - A program that silently used the kernel passes no test: [`Engine::went_through`].
 //! - What can't run here (no root …) is told by [`not_run`] and is not counted as passed.
 
+mod download;
 mod engine;
 mod lab;
 mod net;
@@ -26,6 +27,7 @@ pub mod strace;
 pub mod transcript;
 mod wait;
 
+pub use download::Download;
 pub use engine::{Counters, Engine, Socket};
 pub use lab::{Lab, ip, is_installed, is_root, measured, not_run, on_kernel, release_file, repository};
 pub use net::{Host, Net, bracketed};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
 use utcp_tests::{
-    Engine, Host, Lab, Net, Running, WAIT, bracketed, ip, is_root, not_run, on_kernel, wait_until,
+    Download, Engine, Host, Lab, Net, WAIT, bracketed, ip, is_root, not_run, on_kernel, wait_until,
 };
 
 macro_rules! needs_utcp_and_root {
@@ -23,10 +23,9 @@ fn on_device<'l>(lab: &'l Lab, host: &Host) -> Engine<'l> {
     Engine::new(lab).inside(host).set("UTCP_DEVICE", format!("xdp:{}", host.interface))
 }
 
-/// A download that takes some seconds.
-fn download(lab: &Lab, host: &Host, url: &str) -> Running {
-    let curl = lab.run("curl").args(["-sS", "-m", "90", "--limit-rate", "8M", "-o"]).arg(lab.path("got"));
-    curl.arg(url).inside(host).limit(Duration::from_secs(100)).spawn()
+/// A download that lasts until [`same_file`].
+fn download(lab: &Lab, host: &Host, url: &str) -> Download {
+    Download::start(lab, host, url, "got")
 }
 
 #[track_caller]
@@ -46,11 +45,8 @@ fn wait_for_why(engine: &Engine<'_>, port: u16, words: &str) {
 }
 
 #[track_caller]
-fn same_file(lab: &Lab, curl: &mut Running) {
-    let _ = curl.end_within(Duration::from_secs(100)).ok();
-    let same =
-        std::fs::read(lab.path("www/big")).expect("ours") == std::fs::read(lab.path("got")).expect("curl's");
-    assert!(same, "the file arrived changed");
+fn same_file(lab: &Lab, download: Download) {
+    download.end(&lab.path("www/big"));
 }
 
 fn get(lab: &Lab, host: &Host, url: &str) -> String {
@@ -100,7 +96,7 @@ fn a_device_is_removed_and_made_again() {
     let nginx = Nginx::start(&lab, &engine);
     let _ = lab.random_file("www/big", 24_000_000);
     let hello = format!("http://{}:{}/hello", net.server.addr, nginx.port);
-    let mut curl = download(&lab, &net.client, &hello.replace("hello", "big"));
+    let file = download(&lab, &net.client, &hello.replace("hello", "big"));
     wait_for_state(&engine, "ESTAB");
     for _ in 0..2 {
         ip(&lab, &net.server, &format!("link del {}", net.server.interface));
@@ -115,7 +111,7 @@ fn a_device_is_removed_and_made_again() {
         });
     }
     assert_eq!(get(&lab, &net.client, &hello), "hello\n");
-    same_file(&lab, &mut curl);
+    same_file(&lab, file);
     engine.went_through(2);
     // Out again, too.
     assert_eq!(connect(&lab, &engine, &net.client.addr, 5), "ECONNREFUSED\n");
@@ -133,19 +129,19 @@ fn the_mtu_shrinks_and_grows() {
     let nginx = Nginx::start(&lab, &engine);
     let _ = lab.random_file("www/big", 24_000_000);
     let url = format!("http://{}:{}/big", net.server.addr, nginx.port);
-    let mut curl = download(&lab, &net.client, &url);
+    let file = download(&lab, &net.client, &url);
     wait_for_state(&engine, "mss:1448");
     // A veth drops what its peer's MTU does not allow.
     ip(&lab, &net.server, &format!("link set {} mtu 1000", net.server.interface));
     ip(&lab, &net.client, &format!("link set {} mtu 1000", net.client.interface));
     wait_for_state(&engine, "mss:948");
-    same_file(&lab, &mut curl);
+    same_file(&lab, file);
     for host in [&net.server, &net.client] {
         ip(&lab, host, &format!("link set {} mtu 1500", host.interface));
     }
-    let mut curl = download(&lab, &net.client, &url);
+    let file = download(&lab, &net.client, &url);
     wait_for_state(&engine, "mss:1448");
-    same_file(&lab, &mut curl);
+    same_file(&lab, file);
     engine.went_through(2);
 }
 
@@ -158,16 +154,16 @@ fn the_interface_is_renamed() {
     let nginx = Nginx::start(&lab, &engine);
     let _ = lab.random_file("www/big", 24_000_000);
     let url = format!("http://{}:{}/big", net.server.addr, nginx.port);
-    let mut curl = download(&lab, &net.client, &url);
+    let file = download(&lab, &net.client, &url);
     wait_for_state(&engine, "ESTAB");
     let device = &net.server.interface;
     ip(&lab, &net.server, &format!("link set {device} down"));
     ip(&lab, &net.server, &format!("link set {device} name other0"));
     ip(&lab, &net.server, "link set other0 up");
     wait_for_why(&engine, nginx.port, &format!("xdp:{device} (now other0)"));
-    same_file(&lab, &mut curl);
-    let mut curl = download(&lab, &net.client, &url);
-    same_file(&lab, &mut curl);
+    same_file(&lab, file);
+    let file = download(&lab, &net.client, &url);
+    same_file(&lab, file);
     engine.went_through(2);
 }
 
@@ -185,15 +181,15 @@ fn a_peer_is_barred() {
         (net.server.addr.clone(), &net.client.addr, "rule add prohibit to"),
     ] {
         let url = format!("http://{addr}:{}/big", nginx.port);
-        let mut curl = download(&lab, &net.client, &url);
+        let mut file = download(&lab, &net.client, &url);
         wait_for_state(&engine, "ESTAB");
         ip(&lab, &net.server, &format!("{bar} {peer}"));
         wait_for_state(&engine, "next-hop:barred");
         let other = lab.run("curl").args(["-s", "-m", "1", "-o", "/dev/null", &url]).inside(&net.client);
         assert_eq!(other.finish().status.code(), Some(28), "{bar}: it waits in vain");
-        assert!(curl.is_alive(), "{bar}");
+        assert!(file.goes_on(), "{bar}");
         ip(&lab, &net.server, &format!("{} {peer}", bar.replace("add", "del")));
-        same_file(&lab, &mut curl);
+        same_file(&lab, file);
         engine.went_through(1);
     }
 }
@@ -238,12 +234,12 @@ fn a_neighbour_moves() {
     let client = &net.client;
     let sysctl = format!("net.ipv4.conf.{}.arp_notify=1", client.interface);
     let _ = lab.run("sysctl").args(["-w", &sysctl]).inside(client).ok();
-    let mut curl = download(&lab, client, &format!("http://{}:{}/big", net.server.addr, nginx.port));
+    let file = download(&lab, client, &format!("http://{}:{}/big", net.server.addr, nginx.port));
     wait_for_state(&engine, "ESTAB");
     // The kernel takes no second news of a neighbour within a second (locktime).
     std::thread::sleep(Duration::from_millis(1100));
     ip(&lab, client, &format!("link set {} address 02:00:00:00:77:99", client.interface));
-    same_file(&lab, &mut curl);
+    same_file(&lab, file);
     engine.went_through(1);
 }
 
@@ -261,10 +257,10 @@ fn a_neighbour_moves_in_ipv6() {
         let sysctl = format!("net.ipv6.conf.{}.{setting}", client.interface);
         let _ = lab.run("sysctl").args(["-w", &sysctl]).inside(client).ok();
     }
-    let mut curl = download(&lab, client, &format!("http://[{}]:{}/big", net.server.addr6, nginx.port));
+    let file = download(&lab, client, &format!("http://[{}]:{}/big", net.server.addr6, nginx.port));
     wait_for_state(&engine, "ESTAB");
     ip(&lab, client, &format!("link set {} address 02:00:00:00:77:99", client.interface));
-    same_file(&lab, &mut curl);
+    same_file(&lab, file);
     engine.went_through(1);
 }
 
@@ -302,13 +298,13 @@ fn the_route_changes(name: &str, v6: bool) {
         let _ = get(&lab, client, &format!("{url}/hello"));
         (engine.counters().get("accepts") > 0).then_some(())
     });
-    let mut curl = download(&lab, client, &format!("{url}/big"));
+    let file = download(&lab, client, &format!("{url}/big"));
     wait_for_state(&engine, &format!("path:xdp:{}-0", host.interface));
     ip(&lab, host, &format!("{route} replace {far} via {theirs}"));
     ip(&lab, client, &format!("{route} replace {at} via {ours} src {far}"));
     wait_for_state(&engine, "path:xdp:second-0");
     ip(&lab, client, &format!("link set {} down", client.interface));
-    same_file(&lab, &mut curl);
+    same_file(&lab, file);
     engine.went_through(1);
 }
 

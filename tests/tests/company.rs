@@ -127,7 +127,7 @@ fn stopped_by_a_debugger_at_any_time() {
     let lab = Lab::new("gdb-attach");
     let Some(program) = build(&lab, "company", COMPANY, &[]) else { return };
     let engine = Engine::start(&lab);
-    let run = lab.run(&program).args(["3000", "ticks"]).under(&engine).limit(Duration::from_secs(60));
+    let run = lab.run(&program).args(["3000", "ticks"]).under(&engine).limit(Duration::from_secs(300));
     let mut running = run.spawn();
     wait_until("it connects", Duration::from_secs(20), || {
         (on_kernel() || engine.counters().get("accepts") > 0).then_some(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
 use utcp_tests::{
-    Engine, Host, Lab, Net, Running, WAIT, cpu_ticks, ip, is_root, not_run, on_kernel, wait_until,
+    Download, Engine, Host, Lab, Net, WAIT, cpu_ticks, ip, is_root, not_run, on_kernel, wait_until,
 };
 
 macro_rules! needs_utcp_and_root {
@@ -43,12 +43,6 @@ s.listen()
 print('listens', flush=True)
 while True: threading.Thread(target=serve, args=(s.accept()[0],)).start()";
 
-/// A download that takes some seconds.
-fn download(lab: &Lab, host: &Host, url: &str) -> Running {
-    let curl = lab.run("curl").args(["-sS", "-m", "60", "--limit-rate", "8M", "-o"]).arg(lab.path("got"));
-    curl.arg(url).inside(host).limit(Duration::from_secs(70)).spawn()
-}
-
 #[track_caller]
 fn wait_for_state(engine: &Engine<'_>, words: &str) {
     wait_until(&format!("`utcp ss` says {words}"), WAIT, || {
@@ -77,7 +71,7 @@ fn goes_down_and_comes_back(
 ) {
     let nginx = Nginx::start(lab, engine);
     let file = lab.random_file("www/big", 24_000_000);
-    let mut curl = download(lab, client, &format!("http://{addr}:{}/big", nginx.port));
+    let download = Download::start(lab, client, &format!("http://{addr}:{}/big", nginx.port), "got");
     wait_for_state(engine, "ESTAB");
     ip(lab, host, &format!("link set {interface} down"));
     wait_for_state(engine, "link:down");
@@ -85,9 +79,7 @@ fn goes_down_and_comes_back(
     assert!(why.contains("(which is down)"), "{why}");
     std::thread::sleep(Duration::from_secs(1));
     ip(lab, host, &format!("link set {interface} up"));
-    let _ = curl.end_within(Duration::from_secs(70)).ok();
-    let same = std::fs::read(&file).expect("ours") == std::fs::read(lab.path("got")).expect("curl's");
-    assert!(same, "the file arrived changed");
+    download.end(&file);
     engine.went_through(1);
 }
 
@@ -189,7 +181,8 @@ fn the_engine_outlives_its_device() {
         };
         let nginx = Nginx::start(&lab, &engine);
         let _ = lab.random_file("www/big", 50_000_000);
-        let _curl = download(&lab, client, &format!("http://{addr}:{}/big", nginx.port));
+        let url = format!("http://{addr}:{}/big", nginx.port);
+        let _download = Download::start(&lab, client, &url, "got");
         wait_for_state(&engine, "ESTAB");
         ip(&lab, host, &format!("link del {interface}"));
         wait_for_state(&engine, "link:gone");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, ip, is_root, not_run, on_kernel};
+use utcp_tests::{Download, Engine, Host, Lab, Net, ip, is_root, not_run, on_kernel};
 
 macro_rules! needs_utcp_root_and_two_cores {
     () => {
@@ -119,12 +119,10 @@ fn a_flow_that_changes_its_queue_goes_on() {
     let busy = engine.counters();
     let file = lab.random_file("www/big", 30_000_000);
     let fetch = |n: u32| {
-        let curl = lab.run("curl").args(["-sS", "-m", "60", "--limit-rate", "10M", "-o"]);
-        let curl = curl.arg(lab.path(&format!("got{n}")));
-        let curl = curl.arg(format!("http://{}:{}/big", net.server.addr, nginx.port));
-        curl.inside(&net.client).limit(Duration::from_secs(70)).spawn()
+        let url = format!("http://{}:{}/big", net.server.addr, nginx.port);
+        Download::start(&lab, &net.client, &url, &format!("got{n}"))
     };
-    let mut files: Vec<_> = (0..6).map(fetch).collect();
+    let downloads: Vec<_> = (0..6).map(fetch).collect();
     utcp_tests::wait_until("all are served", utcp_tests::WAIT, || {
         (engine.sockets().iter().filter(|socket| socket.state == "ESTAB").count() >= 6).then_some(())
     });
@@ -133,12 +131,8 @@ fn a_flow_that_changes_its_queue_goes_on() {
         use_queue(&lab, &net.client, queue);
         std::thread::sleep(Duration::from_secs(1));
     }
-    for file in &mut files {
-        let _ = file.end_within(Duration::from_secs(70)).ok();
-    }
-    let sent = std::fs::read(&file).expect("ours");
-    for n in 0..6 {
-        assert!(std::fs::read(lab.path(&format!("got{n}"))).expect("curl's") == sent, "file {n} is changed");
+    for download in downloads {
+        download.end(&file);
     }
     engine.went_through(6);
     let now = engine.counters();

@@ -3,11 +3,8 @@
 //! ```text
 //!  far 10.99.0.2 ── 10.99.0.1 router 10.77.0.2 ── 10.77.0.1 server under utcp
 //! ```
-
-use std::time::Duration;
-
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, WAIT, ip, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::{Download, Engine, Host, Lab, Net, WAIT, ip, is_root, not_run, on_kernel, wait_until};
 
 macro_rules! needs_root {
     () => {
@@ -96,15 +93,13 @@ fn a_router_says_too_big() {
     let nginx = Nginx::start(&lab, &engine);
     let file = lab.random_file("www/big", 8_000_000);
     let url = format!("http://{}:{}/big", near.server.addr, nginx.port);
-    let curl = lab.run("curl").args(["-sS", "-m", "60", "--limit-rate", "4M", "-o"]).arg(lab.path("got"));
-    let mut curl = curl.arg(&url).inside(&far.client).limit(Duration::from_secs(70)).spawn();
+    let download = Download::start(&lab, &far.client, &url, "got");
     if !on_kernel() {
         wait_until("segments are shorter", WAIT, || {
             engine.sockets().iter().any(|socket| socket.line.contains("mss:948")).then_some(())
         });
     }
-    let _ = curl.end_within(Duration::from_secs(70)).ok();
-    assert!(std::fs::read(&file).expect("ours") == std::fs::read(lab.path("got")).expect("curl's"));
+    download.end(&file);
     engine.went_through(1);
     if !on_kernel() {
         assert!(engine.counters().get("icmp_errors") > 0);
