@@ -11,7 +11,8 @@ use crate::{attach, sys};
 /// Nobody's id: the calls leave such an id as it is.
 const UNCHANGED: u32 = u32::MAX;
 
-fn before(effective: u32) {
+/// This process (or thread, which `syscall` speaks for alone) is about to be `effective`.
+pub fn before(effective: u32) {
     if effective != 0 && effective != UNCHANGED && sys::geteuid() == 0 {
         attach::current();
     }

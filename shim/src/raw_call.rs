@@ -8,6 +8,9 @@ use core::ffi::{c_int, c_long, c_ulong};
 use crate::table::{exports as hook, find};
 use crate::{process, select};
 
+/// Bytes of a mask of signals, as the kernel has it.
+const MASK: usize = 8;
+
 /// About to make a process by number: libc's own `syscall`, to jump to.
 extern "C" fn before_clone() -> *mut () {
     process::before_fork();
@@ -145,7 +148,11 @@ unsafe extern "C" fn decode(
             libc::SYS_epoll_ctl => c_long::from(hook::epoll_ctl(fd, second, third, d as *mut _)),
             #[cfg(target_arch = "x86_64")]
             libc::SYS_epoll_wait => c_long::from(hook::epoll_wait(fd, b as *mut _, third, fourth)),
-            // The kernel's masks are 8 bytes, and only those are looked at in libc's.
+            // The kernel's masks are 8 bytes, and only those are looked at in libc's. A wrong length is the first thing that it sees.
+            libc::SYS_epoll_pwait | libc::SYS_epoll_pwait2 if e != 0 && f != MASK => {
+                crate::errno::fail(crate::sys::Errno(libc::EINVAL))
+            }
+            libc::SYS_ppoll if d != 0 && e != MASK => crate::errno::fail(crate::sys::Errno(libc::EINVAL)),
             libc::SYS_epoll_pwait => {
                 c_long::from(hook::epoll_pwait(fd, b as *mut _, third, fourth, e as *const _))
             }
@@ -175,6 +182,15 @@ unsafe extern "C" fn decode(
             libc::SYS_sendmmsg => c_long::from(hook::sendmmsg(fd, b as *mut _, c as u32, fourth)),
             libc::SYS_splice => hook::splice(fd, b as *mut _, third, d as *mut _, e, f as u32) as c_long,
             libc::SYS_execve => c_long::from(hook::execve(a as *const _, b as *const _, c as *const _)),
+            libc::SYS_execveat => {
+                c_long::from(hook::execveat(fd, b as *const _, c as *const _, d as *const _, e as c_int))
+            }
+            libc::SYS_openat => c_long::from(hook::openat(fd, b as *const _, third, d as u32)),
+            // By libc's name every thread changes, by number this one alone.
+            libc::SYS_setuid | libc::SYS_setreuid | libc::SYS_setresuid => {
+                crate::privilege::before(if number == libc::SYS_setuid { a } else { b } as u32);
+                crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, [a, b, c, d, e, f])))
+            }
             libc::SYS_io_uring_setup if !crate::io_uring::admit() => {
                 crate::errno::fail(crate::sys::Errno(libc::ENOSYS))
             }
