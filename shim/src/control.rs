@@ -12,6 +12,13 @@ use crate::table::real;
 use crate::{close, errno, numbers, recv, send, sigio, tls, urgent, user};
 
 /// SIOCINQ is FIONREAD; SIOCOUTQ is TIOCOUTQ.
+const SIOCGSTAMP: c_ulong = 0x8906;
+const SIOCGSTAMPNS: c_ulong = 0x8907;
+/// Their forms with 64-bit time: `_IOR(0x89, …, long long[2])`.
+const SIOCGSTAMP_NEW: c_ulong = 0x8010_8906;
+const SIOCGSTAMPNS_NEW: c_ulong = 0x8010_8907;
+const SIOCPROTOPRIVATE: c_ulong = 0x89e0;
+const SIOCPROTOPRIVATE_LAST: c_ulong = 0x89ef;
 const SIOCOUTQ: c_ulong = libc::TIOCOUTQ;
 const SIOCATMARK: c_ulong = 0x8905;
 const FIOSETOWN: c_ulong = 0x8901;
@@ -129,6 +136,9 @@ fn flags(fd: c_int, command: c_int, arg: usize) -> c_int {
             return result;
         }
     }
+    if !listens && arg & libc::O_DIRECT as usize != 0 {
+        return errno::fail(Errno(libc::EINVAL)); // fcntl(2): the file has no such way.
+    }
     set_bit(&sock, file::NONBLOCK, arg & libc::O_NONBLOCK as usize != 0);
     let asynchronous = arg & libc::O_ASYNC as usize != 0;
     if listens {
@@ -204,6 +214,9 @@ unsafe fn answer(sock: &Sock, request: c_ulong, arg: usize) -> Option<Sys<()>> {
             None
         }
         _ if listens => None,
+        // No segment carries the time at which it came (socket(7)); what would be protocols' own, TCP has none of.
+        SIOCGSTAMP | SIOCGSTAMPNS | SIOCGSTAMP_NEW | SIOCGSTAMPNS_NEW => Some(Err(Errno(libc::ENOENT))),
+        SIOCPROTOPRIVATE..=SIOCPROTOPRIVATE_LAST => Some(Err(Errno(libc::ENOTTY))),
         // SAFETY: the program's own int.
         libc::FIONREAD => Some(unsafe { put(arg, recv::waiting(sock)) }),
         // SAFETY: as above.

@@ -73,6 +73,16 @@ const PERMITTED: &[(&str, &str, &str)] = &[
     ("reset", "setsockopt(6, 23,", "a connection that was reset can't be used anew: it is not as fresh"),
     ("reset", "setsockopt(6, 30,", "a connection that was reset can't be used anew: it is not as fresh"),
     ("", "setsockopt(41, 62,", "IPV6_DONTFRAG: Linux takes a length that is too short for what it reads"),
+    ("reset", "setsockopt(6, 10,", "a connection that was reset can't be used anew: it is not as fresh"),
+    ("reset", "setsockopt(6, 34,", "a connection that was reset can't be used anew: it is not as fresh"),
+    (
+        "",
+        "getsockopt(41, 32,",
+        "a question for netfilter, asked of a socket that is as ours was when it was made",
+    ),
+    ("", "getsockopt(41, 61,", "IPV6_PATHMTU: the same"),
+    ("", "getsockopt(6, 35,", "TCP_ZEROCOPY_RECEIVE: nothing is mapped, and an end is told by recv"),
+    ("connecting", "(shutdown(", "Linux gives a connection on its way up, utcp leaves it alone"),
     ("connecting", "shutdown(", "Linux gives a connection on its way up, utcp leaves it alone"),
     ("connecting", "getsockopt(1, 28,", "SO_PEERNAME: Linux tells whom it tries to reach"),
 ];

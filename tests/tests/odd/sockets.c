@@ -170,7 +170,21 @@ static void values(void) {
             }
 }
 
+static void controls(void) {
+    /* More often than once: only some of all cases are run. */
+    for (int time = 0; time < 4; time++) {
+        static char room_for[64];
+        CASE(fcntl(fd, F_SETFL, O_DIRECT), "%d: F_SETFL O_DIRECT", time);
+        CASE(ioctl(fd, 0x8906, room_for), "%d: SIOCGSTAMP", time);
+        CASE(ioctl(fd, 0x8907, room_for), "%d: SIOCGSTAMPNS", time);
+        CASE(ioctl(fd, 0x80108906, room_for), "%d: SIOCGSTAMP_NEW", time);
+        CASE(ioctl(fd, SIOCPROTOPRIVATE, room_for), "%d: SIOCPROTOPRIVATE", time);
+        CASE(ioctl(fd, SIOCPROTOPRIVATE + 15, room_for), "%d: SIOCPROTOPRIVATE + 15", time);
+    }
+}
+
 static void cases(void) {
+    controls();
     addresses();
     listening();
     names();
