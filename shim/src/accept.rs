@@ -1,10 +1,11 @@
 //! `accept`: connections of utcp clients from the shards' rings, those of kernel clients from the kernel.
 
 use core::ffi::c_int;
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use libc::{sockaddr, socklen_t};
+use utcp_abi::listener::{AcceptQueue, Listener};
+use utcp_abi::ring::Ring;
 use utcp_abi::socket::{Socket, file, intent};
 use utcp_abi::waiting;
 
@@ -14,9 +15,6 @@ use crate::pool::{Stand, Unsettled};
 use crate::sys::{Errno, Sys};
 use crate::table::real;
 use crate::{connect, control, death, errno, listen, numbers, poll, process, ready, recv, user};
-
-/// Where the next look begins, so that no shard's ring is always the last.
-static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// `accept(2)`.
 ///
@@ -137,18 +135,34 @@ fn next_settled(listener: &Sock) -> Sys<Option<Settled>> {
 /// The next connection for the descriptor with `token`: slot, its words and its generation.
 fn next_connection(listener: &Sock, token: u32) -> Option<(u32, &'static Socket, u32)> {
     let queues = listener.queues()?;
-    let shards = listener.att.shards().max(1);
-    let first = if shards == 1 { 0 } else { NEXT.fetch_add(1, Relaxed) };
-    (0..shards).find_map(|step| {
-        let shard = first.wrapping_add(step) % shards;
-        let ring = queues.queues.get(shard as usize)?.ring();
+    loop {
+        let ring = oldest(listener, queues)?;
+        let Some(entry) = ring.pop() else { continue }; // Another thread was quicker.
+        let slot = waiting::slot_of(entry);
+        let Some(shared) = listener.att.region().socket(slot) else { continue };
         // An entry whose connection was taken back meanwhile counts for nothing.
-        core::iter::from_fn(|| ring.pop()).find_map(|entry| {
-            let slot = waiting::slot_of(entry);
-            let shared = listener.att.region().socket(slot)?;
-            waiting::take(shared, entry, token).map(|generation| (slot, shared, generation))
-        })
-    })
+        if let Some(generation) = waiting::take(shared, entry, token) {
+            if listener.att.shards() > 1 {
+                shared.asked_at.store(0, Relaxed); // It was the engine's; see `oldest`.
+            }
+            return Some((slot, shared, generation));
+        }
+    }
+}
+
+/// The ring of the connection that has waited longest: shards say of each when it came ([`Socket::asked_at`], which no program has
+/// asked by yet).
+fn oldest(listener: &Sock, queues: &'static Listener) -> Option<Ring<'static>> {
+    let shards = listener.att.shards() as usize;
+    if shards <= 1 {
+        return queues.queues.first().map(AcceptQueue::ring).filter(|ring| !ring.is_empty());
+    }
+    let came = |queue: &'static AcceptQueue| {
+        let ring = queue.ring();
+        let socket = listener.att.region().socket(waiting::slot_of(ring.peek()?));
+        Some((socket.map_or(0, |socket| socket.asked_at.load(Relaxed)), ring))
+    };
+    queues.queues.iter().take(shards).filter_map(came).min_by_key(|(at, _)| *at).map(|(_, ring)| ring)
 }
 
 /// Writes the peer's address where the program wants it.

@@ -102,6 +102,11 @@ impl Attachment {
         self.shards.load(Relaxed)
     }
 
+    /// How many of them, the first ones, get new sockets; at least one.
+    pub fn active_shards(&self) -> u32 {
+        self.page().active.load(Relaxed).clamp(1, self.shards().max(1))
+    }
+
     /// Whether the engine lives and still serves this client.
     #[inline]
     pub fn is_alive(&'static self) -> bool {

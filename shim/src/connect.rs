@@ -59,8 +59,8 @@ pub fn fresh(att: &'static Attachment, flags: u32) -> Option<Sock> {
         shared.epoch.store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
         shared.owner_pid.store(process::pid(), Relaxed);
         shared.options.reset();
-        // A thread's connections stay together; threads spread over the shards.
-        shared.shard.store(tls::thread().tid() % att.shards().max(1), Relaxed);
+        // A thread's connections stay together; threads spread over the shards that the load has brought.
+        shared.shard.store(tls::thread().tid() % att.active_shards(), Relaxed);
         shared.intent.store(intent::OWNED, Release);
         // Last: with the token the engine may find the slot, and take it back if the descriptor is spoiled.
         shared.token.store(stand.token, Release);

@@ -71,6 +71,11 @@ fn cut_through() -> Option<String> {
     std::env::var("UTCP_TEST_CUT_THROUGH").ok()
 }
 
+/// `UTCP_TEST_SHARDS`: every engine without cores of its own has so many shards, by the load. One otherwise, whatever the machine.
+fn shards() -> Option<String> {
+    Some(std::env::var("UTCP_TEST_SHARDS").unwrap_or_else(|_| "1".to_owned()))
+}
+
 impl<'a> Engine<'a> {
     /// An engine for same-host traffic that is not started yet.
     #[must_use]
@@ -80,7 +85,10 @@ impl<'a> Engine<'a> {
             stack: format!("test-{}-{}", std::process::id(), unique()),
             owner: 0,
             namespace: None,
-            settings: cut_through().map(|value| ("UTCP_CUT_THROUGH".to_owned(), value)).into_iter().collect(),
+            settings: [("UTCP_CUT_THROUGH", cut_through()), ("UTCP_SHARDS", shards())]
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                .collect(),
             process: RefCell::new(None),
             preload: None,
             folder: None,
@@ -106,7 +114,7 @@ impl<'a> Engine<'a> {
     /// With a setting: `UTCP_DEVICE` …
     #[must_use]
     pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.settings.retain(|(known, _)| known != name);
+        self.settings.retain(|(known, _)| known != name && (name != "UTCP_CORES" || known != "UTCP_SHARDS"));
         self.settings.push((name.to_owned(), value.into()));
         self
     }

@@ -32,5 +32,5 @@ pub use engine::{Counters, Engine, Socket};
 pub use lab::{Lab, ip, is_installed, is_root, measured, not_run, on_kernel, release_file, repository};
 pub use net::{Host, Net, bracketed};
 pub use path::Path;
-pub use run::{Finished, Run, Running, children, cpu_ticks, signal_pid};
+pub use run::{Finished, Run, Running, children, cpu_ticks, signal_pid, voluntary_switches};
 pub use wait::{WAIT, wait_until};

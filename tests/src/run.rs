@@ -418,6 +418,18 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
+/// How often threads of process `pid` have gone to sleep until now.
+#[must_use]
+pub fn voluntary_switches(pid: u32) -> u64 {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
+    let of = |task: fs::DirEntry| {
+        let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    tasks.flatten().map(of).sum()
+}
+
 /// Children of `pid`, of its main thread.
 #[must_use]
 pub fn children(pid: u32) -> Vec<u32> {

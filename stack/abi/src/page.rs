@@ -32,8 +32,10 @@ pub struct EnginePage {
     pub fast_open: AtomicU32,
     /// `net.ipv4.tcp_notsent_lowat` there.
     pub notsent_lowat: AtomicU32,
+    /// How many shards, the first ones, get new connections: changes with the load.
+    pub active: AtomicU32,
     /// Line end.
-    pub spare: [AtomicU32; 8],
+    pub spare: [AtomicU32; 7],
     /// Per shard: odd while it sleeps; changes with every sleep.
     pub asleep: [ShardSleep; crate::layout::SHARDS_MAX],
     /// One bit per TCP port: a utcp listener may be there.

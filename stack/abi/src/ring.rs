@@ -79,6 +79,16 @@ impl<'a> Ring<'a> {
         Ok(true)
     }
 
+    /// Consumer: the oldest entry, which another may take meanwhile.
+    #[must_use]
+    pub fn peek(&self) -> Option<u32> {
+        let head = self.head.load(Ordering::Acquire);
+        // Acquire: what the entry names was written before it was announced.
+        (self.tail.load(Ordering::Acquire) != head)
+            .then(|| self.slot(head))?
+            .map(|slot| slot.load(Ordering::Relaxed))
+    }
+
     /// Consumer: takes the oldest entry.
     #[must_use]
     pub fn pop(&self) -> Option<u32> {
@@ -114,10 +124,11 @@ mod tests {
             assert_eq!(ring.push(&mut own, value), Ok(true));
         }
         assert_eq!(ring.push(&mut own, 9), Ok(false));
+        assert_eq!((ring.peek(), ring.peek()), (Some(0), Some(0)));
         for value in 0..4 {
             assert_eq!(ring.pop(), Some(value));
         }
-        assert_eq!(ring.pop(), None);
+        assert_eq!((ring.pop(), ring.peek()), (None, None));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
 use utcp_engine::Config;
-use utcp_engine::config::{parse_cores, system_path};
+use utcp_engine::config::{parse_cores, parse_shards, system_path};
 use utcp_engine::sys::UnixName;
 
 /// Arguments of `utcp engine`. Each has a `UTCP_*` variable with the same meaning.
@@ -16,6 +16,9 @@ pub struct Engine {
     /// Cores of the shards, such as 0,2-3: one shard for each, pinned.
     #[arg(long, value_name = "LIST")]
     cores: Option<String>,
+    /// Instead of cores: the most shards that the load may bring, not pinned [default: half of the cores, up to 8; one with devices].
+    #[arg(long, value_name = "N", conflicts_with = "cores")]
+    shards: Option<String>,
     /// Microseconds to look for more work before sleeping.
     #[arg(long, value_name = "US")]
     spin_us: Option<u64>,
@@ -44,13 +47,14 @@ pub fn main(arguments: Engine) -> Result<(), String> {
 }
 
 /// Variables that some part of utcp reads.
-const KNOWN: [&str; 14] = [
+const KNOWN: [&str; 15] = [
     "UTCP_ENGINE",
     "UTCP_STACK",
     "UTCP_DISABLE",
     "UTCP_DEVICE",
     "UTCP_SPIN_US",
     "UTCP_CORES",
+    "UTCP_SHARDS",
     "UTCP_FAULTS",
     "UTCP_TRACE",
     "UTCP_LOG",
@@ -78,6 +82,10 @@ fn run(arguments: Engine) -> Result<(), String> {
     }
     if let Some(list) = arguments.cores {
         config.cores = parse_cores(&list).map_err(|error| error.to_string())?;
+    }
+    if let Some(count) = arguments.shards {
+        config.shards = Some(parse_shards(&count).map_err(|error| error.to_string())?);
+        config.cores.clear();
     }
     config.spin_us = arguments.spin_us.unwrap_or(config.spin_us);
     config.embedded = arguments.embedded;

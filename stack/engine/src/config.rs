@@ -14,8 +14,10 @@ pub struct Config {
     pub embedded: bool,
     /// Device strings (`xdp:eth0`, `tap:utcp0,addr=10.9.0.2/24`), none for same-host traffic only.
     pub devices: Vec<String>,
-    /// Cores of the shards; one shard each. Empty: one shard that is not pinned.
+    /// Cores of the shards; one shard each. Empty: shards that are not pinned.
     pub cores: Vec<usize>,
+    /// Without cores: how many shards the load may bring at most; the first one is always there. None: half of the cores.
+    pub shards: Option<usize>,
     /// How long a shard looks for work after the last before it sleeps, µs.
     pub spin_us: u64,
     /// Faults to inject on every device (see netmap-io), for tests.
@@ -45,11 +47,16 @@ pub enum ConfigError {
     },
     /// The stack's name can't be part of a socket name.
     StackName(String),
+    /// Cores say how many shards there are.
+    CoresAndShards,
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::CoresAndShards => {
+                f.write_str("UTCP_CORES and UTCP_SHARDS: one shard stands on each core, set one of the two")
+            }
             Self::Value { name, value, wanted } => write!(f, "{name}={value}: expected {wanted}"),
             Self::StackName(name) => {
                 write!(f, "stack name {name:?}: use 1 to 32 letters, digits, '-' or '_'")
@@ -74,6 +81,9 @@ impl Config {
             None => Vec::new(),
             Some(list) => crate::station::split_devices(&list),
         };
+        if variable("UTCP_CORES").is_some() && variable("UTCP_SHARDS").is_some() {
+            return Err(ConfigError::CoresAndShards);
+        }
         Ok(Self {
             name: user_name(variable("UTCP_STACK").as_deref())?,
             embedded: false,
@@ -81,6 +91,10 @@ impl Config {
             cores: match variable("UTCP_CORES") {
                 None => Vec::new(),
                 Some(list) => parse_cores(&list)?,
+            },
+            shards: match variable("UTCP_SHARDS") {
+                None => None,
+                Some(value) => Some(parse_shards(&value)?),
             },
             spin_us: match variable("UTCP_SPIN_US") {
                 None => SPIN_US_DEFAULT,
@@ -97,6 +111,47 @@ impl Config {
             ready_fd: None,
         })
     }
+
+    /// How many shards can have ports: with cores, all; otherwise the first one, which alone is always there.
+    #[must_use]
+    pub fn shards_with_ports(&self) -> usize {
+        self.cores.len().max(1)
+    }
+
+    /// How many shards there are, busy or not.
+    #[must_use]
+    pub fn shards_at_most(&self) -> usize {
+        match self.cores.len() {
+            0 => self.shards.unwrap_or_else(|| self.shards_by_default()),
+            cores => cores,
+        }
+    }
+
+    /// What comes by devices is the first shard's, and a connection over one that another is asked for takes a way round by it. So an
+    /// engine with devices has more than one shard by order alone.
+    fn shards_by_default(&self) -> usize {
+        // It knows of affinity and of a control group's quota.
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if self.devices.is_empty() { shards_of(cores) } else { 1 }
+    }
+}
+
+/// How many shards the load may bring on so many cores: half of them, the programs need the others.
+fn shards_of(cores: usize) -> usize {
+    (cores / 2).clamp(1, utcp_abi::layout::SHARDS_MAX)
+}
+
+/// How many shards the load may bring.
+///
+/// # Errors
+/// [`ConfigError::Value`].
+pub fn parse_shards(value: &str) -> Result<usize, ConfigError> {
+    let most = 1..=utcp_abi::layout::SHARDS_MAX;
+    value.trim().parse().ok().filter(|shards| most.contains(shards)).ok_or_else(|| ConfigError::Value {
+        name: "UTCP_SHARDS",
+        value: value.to_owned(),
+        wanted: "the most shards that there may be, 1 to 8",
+    })
 }
 
 /// What a variable that says on or off means.
@@ -196,7 +251,29 @@ mod tests {
             error("UTCP_SPIN_US", "fast"),
             "UTCP_SPIN_US=fast: expected a number of microseconds, 0 to sleep at once"
         );
+        for wrong in ["", "0", "9", "two", "-1"] {
+            assert!(error("UTCP_SHARDS", wrong).contains("1 to 8"), "{wrong}");
+        }
+        let both = |name: &str| matches!(name, "UTCP_CORES" | "UTCP_SHARDS").then(|| "1".to_owned());
+        let both = Config::from_variables(both).expect_err("two answers to one question").to_string();
+        assert!(both.contains("UTCP_CORES") && both.contains("UTCP_SHARDS"), "{both}");
         assert!(error("UTCP_STACK", "a/b").contains("letters"));
         assert!(error("UTCP_LOCAL", "maybe").contains("on or off"));
+    }
+
+    #[test]
+    fn shards_take_half_of_the_cores_and_all_of_those_that_are_named() {
+        let by_cores: Vec<usize> = [1, 2, 3, 4, 7, 16, 64].map(shards_of).into();
+        assert_eq!(by_cores, [1, 1, 1, 2, 3, 8, 8]);
+        let config = |settings: &[(&str, &str)]| {
+            let find = |name: &str| settings.iter().find(|(known, _)| *known == name);
+            Config::from_variables(|name| find(name).map(|(_, value)| (*value).to_owned()))
+                .expect("good ones")
+        };
+        let of = |settings| (config(settings).shards_at_most(), config(settings).shards_with_ports());
+        assert_eq!(of(&[("UTCP_SHARDS", "3")]), (3, 1));
+        assert_eq!(of(&[("UTCP_SHARDS", "3"), ("UTCP_DEVICE", "xdp:eth0")]), (3, 1));
+        assert_eq!(of(&[("UTCP_DEVICE", "xdp:eth0")]), (1, 1));
+        assert_eq!(of(&[("UTCP_CORES", "0,1")]), (2, 2));
     }
 }

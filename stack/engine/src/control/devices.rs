@@ -65,7 +65,7 @@ impl Device {
         let failed = |error| EngineError::Device { device: text.to_owned(), error };
         let DeviceConfig { device: name, station } =
             DeviceConfig::parse(text).map_err(|error| EngineError::Setting(error.to_string()))?;
-        let shards = u32::try_from(config.cores.len()).unwrap_or(1).max(1);
+        let shards = u32::try_from(config.shards_with_ports()).unwrap_or(1);
         let options = OpenOptions {
             // What is corrupted on purpose has to be found by its checksum, which the device would make behind us.
             vnet_header: config.faults.is_none(),

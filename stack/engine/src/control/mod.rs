@@ -3,6 +3,7 @@
 //! It sleeps in one epoll on: the unix socket where programs come in, their channels, the far ends of the
 //! descriptors that stand under utcp sockets, netlink (routes, nftables), the shards' outbox, and signals.
 
+mod balance;
 mod channel;
 mod devices;
 pub mod diag;
@@ -183,6 +184,7 @@ struct Control {
     /// By number.
     pairs: HashMap<u32, pairs::PairEntry>,
     lingering: lingering::Lingering,
+    balance: balance::Balance,
     /// See [`groups`].
     groups: groups::Groups,
     kernel_log: Vec<report::LogLine>,
@@ -240,6 +242,14 @@ impl Control {
     }
 
     fn timeout_ms(&self) -> i32 {
+        let other = self.other_timeout_ms();
+        let Some(balance) = self.balance.due_in(Instant::now()) else { return other };
+        // Rounded up, or the last part of a millisecond would be waited for in circles.
+        let balance = balance.as_millis() as i32 + 1;
+        if other < 0 { balance } else { other.min(balance) }
+    }
+
+    fn other_timeout_ms(&self) -> i32 {
         if self.devices_wait() {
             return devices::RETRY.as_millis() as i32;
         }
@@ -249,7 +259,17 @@ impl Control {
         if self.config.embedded && self.clients.is_empty() { LINGER.as_millis() as i32 } else { -1 }
     }
 
+    /// More shards for new connections, or fewer.
+    fn balance(&mut self) {
+        let efforts = self.inboxes.iter().map(|inbox| inbox.effort());
+        if let Some(active) = self.balance.look(Instant::now(), efforts) {
+            self.life.page().active.store(active, std::sync::atomic::Ordering::Relaxed);
+            tracing::info!(active, of = self.inboxes.len(), "shards that get new connections, by the load");
+        }
+    }
+
     fn on_time(&mut self) {
+        self.balance();
         self.check_lingering();
         if self.devices_wait() {
             self.check_devices();
@@ -317,6 +337,10 @@ impl Control {
                 ToControl::Signal(place) => self.signal(place),
                 ToControl::PortGone { name } => self.on_port_gone(&name),
                 ToControl::Touch { ifindex, next_hop } => self.mirror.touch(ifindex, next_hop),
+                ToControl::Busy => {
+                    let efforts = self.inboxes.iter().map(|inbox| inbox.effort());
+                    self.balance.on_busy(Instant::now(), efforts);
+                }
                 ToControl::LeftToKernel { pid, to, scope } => self.note_left_to_kernel(pid, to, scope),
             }
         }

@@ -97,6 +97,18 @@ impl Control {
         for (name, value, meaning) in total.list() {
             let _ = writeln!(text, "{name} {value} #{meaning}");
         }
+        for (name, value, meaning) in [
+            ("shards", self.inboxes.len() as u64, "Shards there are."),
+            ("shards_active", self.balance.active().into(), "Shards that get new connections, by the load."),
+            ("shards_added", self.balance.added, "Times a shard began to get new connections."),
+            ("shards_removed", self.balance.removed, "Times a shard got new connections no longer."),
+        ] {
+            let _ = writeln!(text, "{name} {value} # {meaning}");
+        }
+        for (index, inbox) in self.inboxes.iter().enumerate().filter(|_| self.inboxes.len() > 1) {
+            let ms = inbox.effort() / 1_000_000;
+            let _ = writeln!(text, "shard{index}_busy_ms {ms} # Milliseconds of rounds that found work.");
+        }
         for (port, name, value) in ports {
             let _ = writeln!(text, "{port}.{name} {value}");
         }

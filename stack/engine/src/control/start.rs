@@ -63,12 +63,14 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
     sys::raise_descriptor_limit();
     let signals = sys::termination().map_err(system("watching for signals"))?;
     let door = open_door(&config.name)?;
-    let shard_count = config.cores.len().max(1) as u32;
+    let shard_count = config.shards_at_most() as u32;
     let life = Arc::new(Life::new(shard_count).map_err(system("making the engine's page"))?);
     let (mirror, host) = HostMirror::open().map_err(system("reading the host's addresses and routes"))?;
     let outbox = Arc::new(Outbox::new().map_err(system("making a doorbell"))?);
     // Before the devices look for rules themselves.
     let rules = super::rules::subscribe().ok();
+    let balance = super::balance::Balance::new(shard_count, !config.cores.is_empty());
+    life.page().active.store(balance.active(), std::sync::atomic::Ordering::Relaxed);
     let mut opened = open_devices(&config, &host, shard_count, &mut *surroundings.open)?;
     let tcp = crate::host::tcp_settings();
     life.page().fast_open.store(tcp.fast_open.flags, std::sync::atomic::Ordering::Relaxed);
@@ -79,35 +81,21 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
     let secret = Secret::new(word(k0), word(k1));
     let inbox = |_| Inbox::new().map(Arc::new).map_err(system("making a doorbell"));
     let inboxes: Vec<Arc<Inbox>> = (0..shard_count).map(inbox).collect::<Result<_, _>>()?;
-    let with_ports = opened.ports.iter().filter(|ports| !ports.is_empty()).count();
-    let directory = (with_ports > 1).then(|| Arc::new(Directory::new(&inboxes)));
-    for index in 0..shard_count {
-        let inbox = inboxes[index as usize].clone();
-        let settings = ShardConfig {
-            index,
-            count: shard_count,
-            core: config.cores.get(index as usize).copied(),
-            spin_ns: config.spin_us * 1000,
-            local: config.local,
-            cut_through: config.cut_through,
-            secret,
-            tcp,
-        };
-        let ports = std::mem::take(&mut opened.ports[index as usize]);
-        let drive = surroundings.drive.clone();
-        let shard = Shard::new(settings, life.clone(), inbox, outbox.clone(), ports, host.clone())
-            .map_err(system("making a shard"))?;
-        let next = inboxes[(index + 1) as usize % inboxes.len()].clone();
-        let shard = if with_ports > 0 && shard_count > 1 {
-            shard.among_others(directory.clone(), next)
-        } else {
-            shard
-        };
-        std::thread::Builder::new()
-            .name(format!("utcp-shard-{index}"))
-            .spawn(move || drive(shard))
-            .map_err(system("starting a shard"))?;
-    }
+    let settings = ShardConfig {
+        index: 0,
+        count: shard_count,
+        core: None,
+        spin_ns: config.spin_us * 1000,
+        local: config.local,
+        cut_through: config.cut_through,
+        secret,
+        tcp,
+    };
+    let make = |settings, inbox, ports| {
+        Shard::new(settings, life.clone(), inbox, outbox.clone(), ports, host.clone())
+    };
+    let ports = std::mem::take(&mut opened.ports);
+    start_shards(&config.cores, &settings, &inboxes, ports, make, &surroundings.drive)?;
     let epoll = sys::Epoll::new().map_err(system("making an epoll"))?;
     for (fd, source) in [
         (door.as_fd(), Source::Door),
@@ -141,6 +129,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         relay: None,
         pairs: HashMap::new(),
         lingering: Default::default(),
+        balance,
         groups: super::groups::Groups::default(),
         kernel_log: Vec::new(),
         next_number: 0,
@@ -162,6 +151,40 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         let _ = fs::remove_file(path);
     }
     result
+}
+
+/// Makes the shards, on these cores if there are any, and starts a thread for each.
+fn start_shards(
+    cores: &[usize],
+    settings: &ShardConfig,
+    inboxes: &[Arc<Inbox>],
+    ports: Vec<Vec<DevicePort>>,
+    make: impl Fn(ShardConfig, Arc<Inbox>, Vec<DevicePort>) -> io::Result<Shard>,
+    drive: &Arc<dyn Fn(Shard) + Send + Sync>,
+) -> Result<(), EngineError> {
+    let count = settings.count;
+    let all: Arc<[Arc<Inbox>]> = inboxes.iter().cloned().collect();
+    let with_ports = ports.iter().filter(|ports| !ports.is_empty()).count();
+    // Shards that come and go share all client ports, or the first one alone had few.
+    let come_and_go = cores.is_empty() && count > 1;
+    let directory =
+        (with_ports > 1 || come_and_go).then(|| Arc::new(Directory::new(inboxes, with_ports > 1)));
+    for (index, (inbox, ports)) in (0..count).zip(inboxes.iter().zip(ports)) {
+        let settings = ShardConfig { index, core: cores.get(index as usize).copied(), ..settings.clone() };
+        let shard = make(settings, inbox.clone(), ports).map_err(system("making a shard"))?;
+        let next = match cores.is_empty() {
+            // The first one has all ports.
+            true => (index > 0).then_some(0),
+            false => (count > 1).then_some((index + 1) % count),
+        };
+        let shard = shard.among_others(all.clone(), directory.clone(), next.filter(|_| with_ports > 0));
+        let drive = drive.clone();
+        std::thread::Builder::new()
+            .name(format!("utcp-shard-{index}"))
+            .spawn(move || drive(shard))
+            .map_err(system("starting a shard"))?;
+    }
+    Ok(())
 }
 
 /// The socket where programs come in. A path that a dead engine left behind is replaced.
@@ -206,7 +229,7 @@ fn open_devices(
     for text in &config.devices {
         let (mut device, ports) = Device::open(text, config, open)?;
         for port in ports {
-            let shard = next % shards as usize;
+            let shard = next % config.shards_with_ports();
             device.place(shard, opened.ports[shard].len());
             opened.ports[shard].push(port);
             next += 1;

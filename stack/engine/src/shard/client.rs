@@ -87,6 +87,31 @@ pub enum SlotUse {
     Listener,
 }
 
+impl SlotUse {
+    /// A number that is 0 for [`SlotUse::Unknown`]: a table of many starts as untouched memory.
+    const fn pack(self) -> u64 {
+        match self {
+            Self::Unknown => 0,
+            Self::Flow(index) => 1 << KIND_SHIFT | index as u64,
+            Self::Ended(buf) => 2 << KIND_SHIFT | buf.0,
+            Self::Listener => 3 << KIND_SHIFT,
+        }
+    }
+
+    /// From the number.
+    const fn unpack(word: u64) -> Self {
+        match word >> KIND_SHIFT {
+            0 => Self::Unknown,
+            1 => Self::Flow(word as u32),
+            2 => Self::Ended(BufRef(word & ((1 << KIND_SHIFT) - 1))),
+            _ => Self::Listener,
+        }
+    }
+}
+
+/// Above the 48 bits of a [`BufRef`].
+const KIND_SHIFT: u32 = 62;
+
 /// A connection that was popped from an accept queue and not taken: perhaps by a process that died.
 #[derive(Debug, Clone, Copy)]
 pub struct Suspect {
@@ -105,8 +130,8 @@ pub struct Client {
     pub shared: Arc<ClientRegion>,
     /// Its view.
     pub region: Region,
-    /// Use of each socket slot.
-    slots: Vec<SlotUse>,
+    /// Use of each socket slot, as [`SlotUse::pack`] has it.
+    slots: Vec<u64>,
     /// Count of operations answered, per slot that ever asked.
     ops_done: Vec<u32>,
     /// Per slot: its place in a pair region, as [`End::pack`] has it, and how many have one.
@@ -134,7 +159,7 @@ impl Client {
         Self {
             shared,
             region,
-            slots: vec![SlotUse::Unknown; SOCKETS_MAX as usize],
+            slots: vec![SlotUse::Unknown.pack(); SOCKETS_MAX as usize],
             ops_done: vec![0; SOCKETS_MAX as usize],
             ends: vec![0; SOCKETS_MAX as usize],
             ends_count: 0,
@@ -150,7 +175,7 @@ impl Client {
     /// What slot `sock` is used for.
     #[must_use]
     pub fn slot(&self, sock: u32) -> SlotUse {
-        self.slots.get(sock as usize).copied().unwrap_or_default()
+        self.slots.get(sock as usize).map_or(SlotUse::Unknown, |&word| SlotUse::unpack(word))
     }
 
     /// Fetches what is kept of slot `sock`, here and in the region.
@@ -164,7 +189,7 @@ impl Client {
     /// Notes what slot `sock` is used for.
     pub fn set_slot(&mut self, sock: u32, to: SlotUse) {
         if let Some(slot) = self.slots.get_mut(sock as usize) {
-            *slot = to;
+            *slot = to.pack();
         }
     }
 
@@ -174,7 +199,9 @@ impl Client {
         match self.ops_done.get_mut(sock as usize) {
             Some(done) if *done != asked => {
                 *done = asked;
-                true
+                // Another shard may have answered it, when the slot was a socket of its own: the words of the next one may be
+                // half written. (Who lies about it waits for ever.)
+                socket.op_done.load(Ordering::Acquire) != asked
             }
             _ => false,
         }
@@ -286,5 +313,36 @@ impl Client {
         if let Some(Some(bell)) = self.set_bells.get(set as usize) {
             bell.ring();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_use_has_a_number_and_nothing_is_zero() {
+        let buf = BufRef::new((1 << 40) - 1, 32);
+        let uses =
+            [SlotUse::Flow(0), SlotUse::Flow(u32::MAX), SlotUse::Ended(BufRef::NONE), SlotUse::Ended(buf)];
+        for slot in uses.into_iter().chain([SlotUse::Unknown, SlotUse::Listener]) {
+            assert_eq!(SlotUse::unpack(slot.pack()), slot);
+        }
+        assert_eq!(SlotUse::Unknown.pack(), 0);
+    }
+
+    /// A slot goes from shard to shard with its uses, its count of operations stays.
+    #[test]
+    fn what_another_shard_has_answered_is_not_asked() {
+        let shared = Arc::new(ClientRegion::new(1, 1, 0, String::new(), 2).expect("a region"));
+        let [mut first, mut second] = [0, 1].map(|shard| Client::new(shared.clone(), shard));
+        let region = shared.region();
+        let socket = region.socket(5).expect("a slot");
+        socket.op_asked.store(1, Ordering::Relaxed);
+        assert!(first.take_op(5, socket) && !first.take_op(5, socket));
+        first.answer_op(5, socket, 0);
+        assert!(!second.take_op(5, socket));
+        socket.op_asked.store(2, Ordering::Relaxed);
+        assert!(second.take_op(5, socket) && !second.take_op(5, socket));
     }
 }

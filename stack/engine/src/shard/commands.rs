@@ -11,7 +11,7 @@ use super::client::SlotUse;
 use super::pairs::counts_patience;
 use super::segments::Payload;
 use super::streams::FIRST_MAX;
-use super::{Shard, arrival, flow::Flow, flow::Path, report};
+use super::{Shard, ToShard, arrival, flow::Flow, flow::Path, report};
 
 impl Shard {
     /// Takes every client's dirty bits; true if there was one.
@@ -45,6 +45,18 @@ impl Shard {
     }
 
     pub(super) fn on_dirty(&mut self, client_index: u32, sock: u32) {
+        if !self.redirect(client_index, sock, None, self.others()) {
+            self.look_at(client_index, sock);
+        }
+    }
+
+    /// How many shards there are beside us.
+    const fn others(&self) -> u32 {
+        self.config.count.saturating_sub(1)
+    }
+
+    /// Looks at a socket that is no other shard's.
+    fn look_at(&mut self, client_index: u32, sock: u32) {
         let Some(client) = self.clients.get_mut(client_index) else { return };
         let region = client.region;
         let Some(socket) = region.socket(sock) else { return };
@@ -75,7 +87,8 @@ impl Shard {
                 if asked {
                     client.answer_op(sock, socket, 0);
                 }
-                if wants & intent::CLOSE != 0 && !region.free_sockets().is_set(sock) {
+                if wants & intent::CLOSE != 0 && !region.free_sockets().is_set(sock) && !is_listeners(socket)
+                {
                     let end = client.free_slot(sock);
                     self.release(end);
                 }
@@ -273,6 +286,12 @@ impl Shard {
         let Some(&index) = self.by_number.get(&number) else { return };
         // What the program did before it went (an accept, bytes) comes first.
         self.take_commands();
+        if !self.redirect(index, sock, Some(token), self.others()) {
+            self.hang_up(index, sock, token);
+        }
+    }
+
+    fn hang_up(&mut self, index: u32, sock: u32, token: u32) {
         let Some(client) = self.clients.get_mut(index) else { return };
         let region = client.region;
         let Some(socket) = region.socket(sock) else { return };
@@ -281,7 +300,7 @@ impl Shard {
             return;
         }
         // A `recv` sets no bit: bytes that were read must not count as unread, or the close would be a reset.
-        self.on_dirty(index, sock);
+        self.look_at(index, sock);
         // A socket that was closed before has left its descriptor to another: this is not about it, and the slot may be in
         // use again.
         if !stands() || socket.intent.load(Ordering::Acquire) & intent::CLOSE != 0 {
@@ -296,11 +315,53 @@ impl Shard {
             SlotUse::Flow(flow) => self.close_flow(flow),
             SlotUse::Listener => {}
             SlotUse::Unknown | SlotUse::Ended(_) => {
-                if !region.free_sockets().is_set(sock) {
+                if !region.free_sockets().is_set(sock) && !is_listeners(socket) {
                     let end = client.free_slot(sock);
                     self.release(end);
                 }
             }
+        }
+    }
+
+    /// Where the slot is nothing that we know of, but another shard's (a connection was passed on while its program or its end was under
+    /// way to us, or the slot had another use when the bit was set), that one is told, so who connects or frees a slot is one shard. Told
+    /// on `left` times at most: a program that writes one shard after another does not keep them busy.
+    fn redirect(&self, client_index: u32, sock: u32, token: Option<u32>, left: u32) -> bool {
+        if left == 0 {
+            return false;
+        }
+        let Some(client) = self.clients.get(client_index) else { return false };
+        if client.slot(sock) != SlotUse::Unknown {
+            return false;
+        }
+        let Some(socket) = client.region.socket(sock) else { return false };
+        let shard = socket.shard.load(Ordering::Acquire);
+        if shard == self.config.index {
+            return false;
+        }
+        // A number that no shard has is nonsense, whoever looks.
+        let Some(inbox) = self.inbox_of(shard) else { return false };
+        if !client.region.free_sockets().is_set(sock) {
+            inbox.send(ToShard::Misdirected { client: client.shared.id, sock, token, left: left - 1 });
+        }
+        true
+    }
+
+    /// Another shard was told of a socket that is not its own.
+    pub(super) fn on_misdirected(&mut self, number: u32, sock: u32, token: Option<u32>, left: u32) {
+        let Some(&index) = self.by_number.get(&number) else { return };
+        let Some(client) = self.clients.get(index).filter(|client| !client.corrupt && !client.gone) else {
+            return;
+        };
+        let own = client
+            .region
+            .socket(sock)
+            .is_some_and(|socket| socket.shard.load(Ordering::Acquire) == self.config.index);
+        match token {
+            _ if self.redirect(index, sock, token, left) => {}
+            _ if !own && client.slot(sock) == SlotUse::Unknown => {}
+            Some(token) => self.hang_up(index, sock, token),
+            None => self.look_at(index, sock),
         }
     }
 
@@ -312,6 +373,11 @@ impl Shard {
         report::fill_info(&self.info_of(flow), report::headers(&flow.tuple), info);
         client.answer_op(flow.sock, socket, 0);
     }
+}
+
+/// A listener's slot goes with the listener: other shards may have it yet ([`super::ListenRequest::holders`]).
+fn is_listeners(socket: &Socket) -> bool {
+    socket.status.load(Ordering::Acquire) & status::LISTENING != 0
 }
 
 fn is_connect(socket: &Socket) -> bool {

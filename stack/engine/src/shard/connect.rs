@@ -100,8 +100,11 @@ impl Shard {
         let Some(client) = self.clients.get(client_index).map(|client| client.shared.id) else {
             return false;
         };
-        let Some(next) = self.next_shard.as_ref().filter(|_| left > 0) else { return false };
+        let Some(number) = self.next_shard.filter(|_| left > 0) else { return false };
+        let Some(next) = self.inbox_of(number) else { return false };
         let generation = socket.generation.load(Ordering::Acquire);
+        // From here on the slot is the next shard's, so one shard alone decides what becomes of it: see `on_misdirected`.
+        socket.shard.store(number, Ordering::Release);
         next.send(ToShard::Connect(PassedConnect { client, sock, generation, left }));
         true
     }
@@ -179,7 +182,10 @@ impl Shard {
             false => (Tcb::connect(&config, now, tuple, iss), None),
         };
         socket.status.store(status::CONNECTING, Ordering::Release);
-        let Some(flow) = self.add_flow(client_index, sock, tcb, tuple, path) else { return libc::ENOBUFS };
+        let Some(flow) = self.add_flow(client_index, sock, tcb, tuple, path) else {
+            self.unclaim(&tuple);
+            return libc::ENOBUFS;
+        };
         if let Some(room) = room {
             self.defer(flow, socket, room);
         }
@@ -237,7 +243,8 @@ impl Shard {
     ) -> Option<FourTuple> {
         let at = |port: u16| FourTuple { local: Endpoint { addr: source, port }, remote };
         if wanted != 0 {
-            return (self.table.get(&at(wanted)).is_none()).then(|| at(wanted));
+            let free = self.table.get(&at(wanted)).is_none() && self.claim(&at(wanted));
+            return free.then(|| at(wanted));
         }
         let range = match path {
             Path::Local(_) => LOCAL_PORTS,
@@ -261,33 +268,56 @@ impl Shard {
         tries: u32,
         fits: impl Fn(&FourTuple) -> bool,
     ) -> Option<FourTuple> {
-        // Each shard has its share of the ports: two would not know of the same four-tuple.
-        let shards = self.config.count.max(1);
-        let count = (range.end - range.start) / shards;
+        // Each shard has its share of the ports, as two would not know of the same four-tuple; where the load decides how many shards
+        // are in use one alone would have few, so a port is whose claims it.
+        let all = range.end - range.start;
+        let (count, stride, first) = match self.shares_ports() {
+            true => (all, 1, 0),
+            false => (all / self.config.count.max(1), self.config.count.max(1), self.config.index),
+        };
         let offset = self.config.secret.port_offset(tuple);
         for _ in 0..count.min(tries) {
             self.next_port = self.next_port.wrapping_add(1);
             let step = offset.wrapping_add(self.next_port) % count;
-            let port = (range.start + step * shards + self.config.index) as u16;
+            let port = (range.start + step * stride + first) as u16;
             let tuple = FourTuple { local: Endpoint { port, ..tuple.local }, ..*tuple };
             if self.by_port.contains_key(&port) || !fits(&tuple) {
                 continue;
             }
             match self.table.get(&tuple) {
-                None => return Some(tuple),
+                None if self.claim(&tuple) => return Some(tuple),
                 Some(Entry::TimeWait(index)) => {
                     // RFC 6191: the old incarnation is far enough behind.
                     let reusable =
                         self.time_wait.get(index).and_then(|r| r.record.reuse_for_connect(self.now));
                     if reusable.is_some() {
                         self.end_time_wait_now(index);
-                        return Some(tuple);
+                        if self.claim(&tuple) {
+                            return Some(tuple);
+                        }
                     }
                 }
-                Some(_) => {}
+                _ => {}
             }
         }
         None
+    }
+
+    fn shares_ports(&self) -> bool {
+        self.directory.as_ref().is_some_and(|directory| directory.shares_ports())
+    }
+
+    /// Whether no other shard has it; none takes it from now on.
+    fn claim(&self, tuple: &FourTuple) -> bool {
+        let directory = self.directory.as_ref().filter(|it| it.shares_ports());
+        directory.is_none_or(|it| it.claim(tuple, self.config.index))
+    }
+
+    /// No flow came of it.
+    pub(super) fn unclaim(&self, tuple: &FourTuple) {
+        if let Some(directory) = &self.directory {
+            directory.remove(tuple, self.config.index);
+        }
     }
 
     /// How the device on `path` chooses a queue, where that is known and there are several.

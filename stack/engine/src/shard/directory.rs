@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Frames that come to the right shard never look here; a flow costs one entry and one removal under an uncontended
-//! lock. Engines with one shard, or with one queue, have no directory.
+//! lock. Engines with one shard have no directory, nor those with one queue, unless the load decides how many shards are in use: then
+//! any shard may take any client port that no other has entered here.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,17 +31,25 @@ pub struct Directory {
     stripes: Vec<Mutex<HashMap<FourTuple, u32, ahash::RandomState>>>,
     hasher: ahash::RandomState,
     shards: Vec<(Arc<Inbox>, AtomicUsize)>,
+    /// Several of them have queues.
+    passes_frames: bool,
 }
 
 impl Directory {
-    /// For the shards with these inboxes.
+    /// For the shards with these inboxes, of which several have queues or not.
     #[must_use]
-    pub fn new(inboxes: &[Arc<Inbox>]) -> Self {
+    pub fn new(inboxes: &[Arc<Inbox>], passes_frames: bool) -> Self {
         Self {
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: ahash::RandomState::new(),
             shards: inboxes.iter().map(|inbox| (inbox.clone(), AtomicUsize::new(0))).collect(),
+            passes_frames,
         }
+    }
+
+    /// Whether client ports are for whichever shard claims them.
+    pub(super) const fn shares_ports(&self) -> bool {
+        !self.passes_frames
     }
 
     fn at<T>(
@@ -54,6 +63,11 @@ impl Directory {
 
     pub(super) fn enter(&self, tuple: &FourTuple, shard: u32) {
         self.at(tuple, |flows| flows.insert(*tuple, shard));
+    }
+
+    /// Enters it unless it is another shard's.
+    pub(super) fn claim(&self, tuple: &FourTuple, shard: u32) -> bool {
+        self.at(tuple, |flows| *flows.entry(*tuple).or_insert(shard) == shard)
     }
 
     pub(super) fn remove(&self, tuple: &FourTuple, shard: u32) {
@@ -89,7 +103,7 @@ impl Directory {
 impl Shard {
     /// If the frame belongs to a flow of another shard, sends it there; true if it did (or dropped it).
     pub(super) fn hand_over(&mut self, port: u32, tuple: &FourTuple, frame: &[u8]) -> bool {
-        let Some(directory) = &self.directory else { return false };
+        let Some(directory) = self.directory.as_ref().filter(|it| it.passes_frames) else { return false };
         if self.table.get(tuple).is_some() {
             return false;
         }
@@ -106,7 +120,7 @@ impl Shard {
 
     /// What was said of link addresses came to our queue alone, and the other shards' stations want to know it.
     pub(super) fn tell_others(&self, port: u32, frame: &[u8]) {
-        let Some(directory) = &self.directory else { return };
+        let Some(directory) = self.directory.as_ref().filter(|it| it.passes_frames) else { return };
         let interface = self.links.get(port as usize).and_then(|link| link.interface);
         for shard in (0..self.config.count).filter(|shard| *shard != self.config.index) {
             // Who does not keep up asks again.

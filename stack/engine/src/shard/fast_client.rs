@@ -197,7 +197,7 @@ impl Shard {
     /// What a shard has learned; so many others don't know it yet.
     pub(super) fn on_lesson(&mut self, lesson: Lesson, left: u32) {
         self.cookies.learn(self.now, &lesson);
-        if let Some(next) = self.next_shard.as_ref().filter(|_| left > 0) {
+        if let Some(next) = self.next_shard.filter(|_| left > 0).and_then(|next| self.inbox_of(next)) {
             next.send(ToShard::Lesson(lesson, left - 1));
         }
     }

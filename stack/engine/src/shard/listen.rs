@@ -371,6 +371,11 @@ impl Shard {
         {
             self.arrival.stamp(parent);
         }
+        if self.config.count > 1 {
+            // Among those of other shards the oldest is accepted first. A look at the clock of its own: the round may have begun before
+            // another shard's connection was there.
+            socket.asked_at.store(utcp_abi::ticks(), Ordering::Relaxed);
+        }
         // Release: whoever takes it sees the connection's words.
         socket.token.store(waiting::untaken(generation), Ordering::Release);
         match ring.push(&mut listener.tail, waiting::entry(sock, generation)) {

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use crossbeam_queue::SegQueue;
@@ -100,6 +100,17 @@ pub enum ToShard {
     },
     /// A connection that led to no port of the shards before.
     Connect(PassedConnect),
+    /// What was said of a socket to another shard, which it left meanwhile.
+    Misdirected {
+        /// Client number.
+        client: u32,
+        /// Socket slot.
+        sock: u32,
+        /// As in [`ToShard::Hangup`]; none: the socket wants a look.
+        token: Option<u32>,
+        /// How often it may be told on.
+        left: u32,
+    },
     /// What another shard has learned of a server's Fast Open, and how many shards don't know it yet.
     Lesson(Lesson, u32),
     /// A device that was away is back: its new port, for the place of the old one.
@@ -191,12 +202,15 @@ pub struct Inbox {
     queue: SegQueue<ToShard>,
     waiting: AtomicBool,
     doorbell: OwnedFd,
+    /// ns that the shard has worked.
+    effort: AtomicU64,
 }
 
 impl Inbox {
     /// A new one.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { queue: SegQueue::new(), waiting: AtomicBool::new(false), doorbell: sys::eventfd()? })
+        let (waiting, effort) = (AtomicBool::new(false), AtomicU64::new(0));
+        Ok(Self { queue: SegQueue::new(), waiting, doorbell: sys::eventfd()?, effort })
     }
 
     /// Sends a message and wakes the shard.
@@ -235,6 +249,17 @@ impl Inbox {
         self.queue.pop()
     }
 
+    /// The shard has worked for so many ns.
+    pub(super) fn tell_effort(&self, ns: u64) {
+        self.effort.store(ns, Ordering::Relaxed);
+    }
+
+    /// ns that the shard has worked; told where there are several alone.
+    #[must_use]
+    pub fn effort(&self) -> u64 {
+        self.effort.load(Ordering::Relaxed)
+    }
+
     /// The engine's own eventfd: programs never see it, so they can't drain or fill it.
     #[must_use]
     pub fn doorbell(&self) -> &OwnedFd {
@@ -270,6 +295,8 @@ pub enum ToControl {
         /// Whose.
         next_hop: utcp_proto::wire::IpAddr,
     },
+    /// A shard is busy, and there are others.
+    Busy,
     /// A connection is the kernel's: `utcp why` is to say why.
     LeftToKernel {
         /// Process that asked for it.

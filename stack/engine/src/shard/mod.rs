@@ -17,6 +17,7 @@
 //! | `ahead`   | what the next steps touch is fetched before |
 //! | `arrival` | when things come to sockets, so that programs hear of them in that order |
 //! | `directory` | flows of other shards whose frames come to our queue |
+//! | `effort`  | how busy it is, where the load decides how many shards get new connections |
 //! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
 //! | `pairs`, `held`, `uncut` | cut-through: connections of this host whose bytes don't pass here |
@@ -31,6 +32,7 @@ mod commands;
 mod connect;
 mod device;
 mod directory;
+mod effort;
 mod fast_client;
 pub mod fast_open;
 mod flow;
@@ -56,6 +58,8 @@ pub mod wheel;
 #[cfg(test)]
 mod rss_tests;
 #[cfg(test)]
+mod sharing_tests;
+#[cfg(test)]
 mod taking_tests;
 #[cfg(test)]
 mod tests;
@@ -75,6 +79,7 @@ use crate::host::{HostView, TcpSettings};
 use crate::life::Life;
 use crate::sys;
 use client::Client;
+use connect::LOCAL_PORTS;
 use flow::Flow;
 use table::{FlowTable, Slab};
 use wheel::{Handle, Wheel};
@@ -177,8 +182,10 @@ pub struct Shard {
     fragments: fragments::Fragments,
     /// Flows of all shards, where frames may come to the wrong one.
     directory: Option<Arc<Directory>>,
-    /// Who takes a connection on that leads to no port of ours.
-    next_shard: Option<Arc<Inbox>>,
+    /// Who takes a connection on that leads to no port of ours, by number.
+    next_shard: Option<u32>,
+    /// All shards.
+    shards: Arc<[Arc<Inbox>]>,
     /// When neighbours are to be touched next, ns, and the flow to begin with.
     touch: (u64, u32),
     /// Our thread id, as arbiters know us.
@@ -250,6 +257,7 @@ impl Shard {
             fragments: fragments::Fragments::default(),
             directory: None,
             next_shard: None,
+            shards: Arc::new([]),
             touch: (0, 0),
             tid: sys::gettid(),
             counters: Counters::default(),
@@ -258,16 +266,29 @@ impl Shard {
         })
     }
 
-    /// Other shards have ports, too: `directory` tells whose a flow is (where two have one of the same device), and
-    /// `next` is asked to take on connections over what we don't have.
+    /// There are others, with these inboxes: `directory` tells whose a flow is (where two have a port of the same device, or share
+    /// client ports), and shard `next` is asked to take on connections over ports that we don't have.
     #[must_use]
-    pub fn among_others(mut self, directory: Option<Arc<Directory>>, next: Arc<Inbox>) -> Self {
+    pub fn among_others(
+        mut self,
+        shards: Arc<[Arc<Inbox>]>,
+        directory: Option<Arc<Directory>>,
+        next: Option<u32>,
+    ) -> Self {
         if let Some(directory) = &directory {
             self.table.enter_into(directory.clone(), self.config.index);
         }
+        // They take the same ports, and begin in different places.
+        self.next_port = (LOCAL_PORTS.end - LOCAL_PORTS.start) / self.config.count.max(1) * self.config.index;
         self.directory = directory;
-        self.next_shard = Some(next);
+        self.next_shard = next;
+        self.shards = shards;
         self
+    }
+
+    /// The inbox of shard `index`.
+    fn inbox_of(&self, index: u32) -> Option<&Inbox> {
+        self.shards.get(index as usize).map(|inbox| &**inbox)
     }
 
     /// Sleeps on a client's doorbell, too.
@@ -288,11 +309,17 @@ impl Shard {
         }
         let mut idle_since = sys::now_ns();
         let mut crowded_until = 0;
+        let mut effort = effort::Effort::new(idle_since);
         loop {
-            self.now = Instant::from_nanos(sys::now_ns());
-            if self.round() {
+            let now = sys::now_ns();
+            self.now = Instant::from_nanos(now);
+            let worked = self.round();
+            if self.config.count > 1 {
+                self.tell_effort(&mut effort, now, worked);
+            }
+            if worked {
                 self.counters.rounds += 1;
-                idle_since = self.now.as_nanos();
+                idle_since = now;
             } else if self.now.as_nanos() - idle_since < self.config.spin_ns
                 && self.now.as_nanos() >= crowded_until
             {
@@ -505,6 +532,9 @@ impl Shard {
             ToShard::Host(host) => self.on_host(host),
             ToShard::Frame { interface, frame } => self.on_handed_frame(interface, &frame),
             ToShard::Connect(passed) => self.on_passed_connect(passed),
+            ToShard::Misdirected { client, sock, token, left } => {
+                self.on_misdirected(client, sock, token, left);
+            }
             ToShard::Lesson(lesson, left) => self.on_lesson(lesson, left),
             ToShard::Port { place, port } => self.replace_port(place, *port),
             ToShard::Trace { capture, port } => self.trace(&capture, &port),
@@ -590,6 +620,7 @@ impl Shard {
 pub(crate) use device::client_ports;
 pub use device::{DEVICE_PORTS, DevicePort};
 pub use directory::Directory;
+pub use effort::{BUSY_PERMILLE, WINDOW_NS};
 pub use messages::{Inbox, ListenRequest, Outbox, PassedConnect, Report, ReportRequest, ToControl, ToShard};
 pub use moving::{Place, stands_on};
 pub use pairs::PairRegion;

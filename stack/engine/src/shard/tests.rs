@@ -14,7 +14,9 @@ use utcp_proto::isn::Secret;
 use super::client::ClientRegion;
 use super::connect::LOCAL_PORTS;
 use super::flow::Path;
-use super::{Cursor, Inbox, ListenRequest, Outbox, Report, ReportRequest, Shard, ShardConfig, ToShard};
+use super::{
+    Cursor, Directory, Inbox, ListenRequest, Outbox, Report, ReportRequest, Shard, ShardConfig, ToShard,
+};
 use crate::host::HostMirror;
 use crate::life::Life;
 
@@ -66,6 +68,20 @@ impl World {
         Self { shard, outbox, clients }
     }
 
+    /// Is shard `index` of those with these inboxes, from the beginning.
+    pub(in crate::shard) fn become_one_of(
+        &mut self,
+        index: u32,
+        inboxes: Arc<[Arc<Inbox>]>,
+        directory: Option<Arc<Directory>>,
+    ) {
+        let alone = Self::new(0).shard;
+        let mut shard = std::mem::replace(&mut self.shard, alone);
+        shard.config.index = index;
+        shard.config.count = inboxes.len() as u32;
+        self.shard = shard.among_others(inboxes, directory, None);
+    }
+
     pub(in crate::shard) fn region(&self, client: u32) -> Region {
         self.clients[client as usize - 1].region()
     }
@@ -86,7 +102,7 @@ impl World {
         self.listen_held(client, port, (backlog, inode), Arc::new(AtomicU32::new(1)))
     }
 
-    fn listen_held(
+    pub(in crate::shard) fn listen_held(
         &mut self,
         client: u32,
         port: u16,
@@ -94,6 +110,8 @@ impl World {
         holders: Arc<AtomicU32>,
     ) -> u32 {
         let sock = self.program(client).claim();
+        let region = self.region(client);
+        region.socket(sock).expect("slot").status.fetch_or(status::LISTENING, Ordering::Relaxed);
         self.shard.on_message(ToShard::Listen(ListenRequest {
             client,
             sock,
@@ -158,18 +176,29 @@ impl Program {
     }
 
     pub(in crate::shard) fn kick(&self, sock: u32) {
-        self.0.dirty(0).set(sock);
+        self.kick_at(0, sock);
+    }
+
+    /// Has shard `shard` look.
+    pub(in crate::shard) fn kick_at(&self, shard: u32, sock: u32) {
+        self.0.dirty(shard).set(sock);
     }
 
     pub(in crate::shard) fn ask_connect(&self, to: Addr) -> u32 {
+        self.ask_connect_at(0, 0, to)
+    }
+
+    /// On a socket of shard `of`, with the bit that shard `at` sees.
+    pub(in crate::shard) fn ask_connect_at(&self, at: u32, of: u32, to: Addr) -> u32 {
         let sock = self.claim();
         let socket = self.socket(sock);
+        socket.shard.store(of, Ordering::Relaxed);
         for (word, value) in socket.op_args.iter().zip(to.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
         socket.op_code.store(OpCode::Connect as u32, Ordering::Relaxed);
         socket.op_asked.fetch_add(1, Ordering::Release);
-        self.kick(sock);
+        self.kick_at(at, sock);
         sock
     }
 
