@@ -271,7 +271,7 @@ impl Net {
         &self.receive_threads
     }
 
-    /// Frames that the link lost so far: its rings were full. A lost SYN costs a second, so a rate with such losses tells
+    /// Frames that the link lost so far, at either end: rings were full. A lost SYN costs a second, so a rate with such losses tells
     /// of the link.
     #[must_use]
     pub fn lost_frames(&self) -> u64 {
@@ -279,9 +279,12 @@ impl Net {
         else {
             return 0;
         };
+        // On its way out (a full ring of the neighbour's), and on its way in (whoever receives there has no room).
         let count = |namespace: &Namespace, interface: &str| {
-            let text = namespace.exec(&["cat", &format!("/sys/class/net/{interface}/statistics/tx_dropped")]);
-            text.ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0)
+            let files =
+                ["tx", "rx"].map(|way| format!("/sys/class/net/{interface}/statistics/{way}_dropped"));
+            let text = namespace.exec(&["cat", &files[0], &files[1]]).unwrap_or_default();
+            text.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).sum::<u64>()
         };
         count(server, s) + count(client, c)
     }

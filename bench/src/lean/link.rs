@@ -13,6 +13,9 @@ use utcp_proto::{Endpoint, FourTuple, Segment, Transmit};
 
 use super::{BYTE, PORTS};
 
+/// Frames that may wait for us: the answers of all connections of a load at once (64 of 64 KiB are 2900), or what the server sends is
+/// lost here.
+const RX_SLOTS: u32 = 8192;
 /// IPv4 and TCP headers without options, bytes.
 const HEADERS: u32 = 40;
 
@@ -82,7 +85,11 @@ impl Link {
     /// # Errors
     /// [`LinkError`].
     pub fn open(device: &str, next_hop: Option<[u8; 6]>, place: Place) -> Result<Self, LinkError> {
-        let options = OpenOptions { pipe_wait: Duration::from_secs(15), ..OpenOptions::default() };
+        let mut options = OpenOptions { pipe_wait: Duration::from_secs(15), ..OpenOptions::default() };
+        if device.starts_with("xdp:") {
+            // A pipe's ring holds the server back instead.
+            options.rx_slots = RX_SLOTS;
+        }
         let mut open = utcp_netmap_io::open(device, &options)?;
         let first = PORTS.start;
         if let Some(steering) = &open.steering {

@@ -16,8 +16,13 @@ use crate::wire::tcp::sack_blocks_max;
 const ATO_MIN: Duration = Duration::from_millis(40);
 /// Bytes of what may be a request.
 const REQUEST_MAX: u32 = 4096;
+/// The same in an exchange to and fro, full-sized segments: what any peer may send unasked (RFC 6928), so that none is kept waiting by
+/// its congestion window.
+const REQUEST_SEGMENTS_MAX: u32 = 10;
 /// How long the ACK of a request waits for the answer where it would go at once otherwise.
 const ANSWER_TIME: Duration = Duration::from_millis(1);
+/// Long requests whose ACKs go at once after one that waited in vain.
+const HASTY_ACKS: u8 = 16;
 
 impl Tcb {
     /// The next bytes in order, which fit: the fast path of [`Tcb::on_text`].
@@ -62,11 +67,28 @@ impl Tcb {
             if first && unacked <= self.rcv.mss.min(REQUEST_MAX) && seg.flags.any(Flags::PSH) {
                 return self.delay_ack_for(now, ANSWER_TIME.min(self.ack.ato));
             }
+            if !quick && self.ack.interactive && seg.flags.any(Flags::PSH) {
+                return self.await_answer(now, unacked);
+            }
             self.ack.now = true;
         } else {
             self.ack.pushed |= seg.len < self.rcv.mss || seg.flags.any(Flags::PSH);
             self.delay_ack(now);
         }
+    }
+
+    /// RFC 5681 §4.2 would have an ACK for every second full-sized segment, to keep the peer's window moving. Where the exchange goes to
+    /// and fro and this is the end of a write of the peer's, it is a request: the answer brings the ACK, and a frame less leaves. One
+    /// answer that was late, and the next ACKs go at once again.
+    #[inline(never)]
+    fn await_answer(&mut self, now: Instant, unacked: u32) {
+        let few = unacked <= self.rcv.mss.saturating_mul(REQUEST_SEGMENTS_MAX);
+        if few && self.ack.hasty == 0 {
+            self.ack.long = true;
+            return self.delay_ack_for(now, ANSWER_TIME.min(self.ack.ato));
+        }
+        self.ack.hasty = self.ack.hasty.saturating_sub(u8::from(few));
+        self.ack.now = true;
     }
 
     /// Whether the ACK that is pending goes as soon as the program has read everything (Linux tcp_cleanup_rbuf): a sender with
@@ -87,7 +109,8 @@ impl Tcb {
     #[inline]
     fn delay_ack_for(&mut self, now: Instant, time: Duration) {
         self.ack.pending = true;
-        if !self.timers.is_armed(Timer::DelayedAck) {
+        // Never is later than any deadline; and what waits a while already may have to be told sooner now.
+        if now + time < self.timers.at(Timer::DelayedAck) {
             self.timers.set(Timer::DelayedAck, now + time);
         }
     }
@@ -356,6 +379,7 @@ impl Tcb {
         if self.ack.pending {
             self.ack.pending = false;
             self.ack.pushed = false;
+            self.ack.long = false;
             self.timers.clear(Timer::DelayedAck);
         }
     }
@@ -371,6 +395,9 @@ impl Tcb {
     /// The delayed ACK is due: nothing came along that could have carried it.
     pub(super) fn on_delayed_ack(&mut self) {
         self.ack.now = self.ack.pending;
+        if core::mem::take(&mut self.ack.long) {
+            self.ack.hasty = HASTY_ACKS;
+        }
         if self.ack.interactive {
             self.ack.interactive = false;
             self.ack.ato = ATO_MIN.min(self.cfg.delayed_ack);

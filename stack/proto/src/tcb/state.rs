@@ -214,6 +214,10 @@ pub(super) struct AckState {
     pub(super) pushed: bool,
     /// The exchange goes to and fro: an ACK is likely to ride on data, so wait for it (Linux "pingpong").
     pub(super) interactive: bool,
+    /// What is pending is for a request of several segments.
+    pub(super) long: bool,
+    /// Such requests that are acknowledged at once, because an answer was late.
+    pub(super) hasty: u8,
     /// ACKs that are still sent at once, at the start and after idle periods.
     pub(super) quick: u8,
     /// `TCP_QUICKACK` is set.
@@ -240,6 +244,8 @@ impl AckState {
             pending: false,
             pushed: false,
             interactive: false,
+            long: false,
+            hasty: 0,
             quick: QUICK_ACKS,
             always_quick: false,
             ato: cfg.delayed_ack,

@@ -116,6 +116,73 @@ pub fn interactive_exchange_delays_acks() {
     }
 }
 
+/// An exchange to and fro whose requests have several segments: the ACK rides on the response there, too. The first may not: nobody
+/// knows yet that it is one.
+#[test]
+pub fn long_requests_are_acknowledged_by_the_response() {
+    let mut lab = Lab::passive(&Config { nodelay: true, ..plain() });
+    for n in 0..4 {
+        let (from, next) = (1 + n * 3_000, 1 + (n + 1) * 3_000);
+        lab.get(seg(from, 3_000).ack(1 + n * 70).flags(Flags::PSH));
+        if n == 0 {
+            lab.expect_ack(next);
+        } else {
+            lab.expect_nothing();
+        }
+        lab.received(3_000);
+        lab.send(70);
+        lab.expect_data(1 + n * 70, 70);
+        lab.expect_nothing();
+    }
+}
+
+/// Who goes to and fro with long requests, up to the fourth of them.
+fn talkative() -> Lab {
+    let mut lab = Lab::passive(&Config { nodelay: true, recv_capacity: 60_000, ..plain() });
+    lab.get(seg(1, 3_000).ack(1).flags(Flags::PSH));
+    lab.expect_ack(3_001);
+    lab.send(70);
+    lab.expect_data(1, 70);
+    lab.get(seg(3_001, 1_000).ack(71));
+    lab.expect_nothing();
+    lab
+}
+
+/// It waits for a millisecond, though a small part of the request came before and could have waited longer; and after one
+/// such wait in vain sixteen are acknowledged at once.
+#[test]
+pub fn the_ack_of_a_long_request_waits_for_a_moment() {
+    let mut lab = talkative();
+    lab.get(seg(4_001, 1_000).ack(71).flags(Flags::PSH));
+    lab.expect_nothing();
+    let (ms, ack) = lab.next_sent();
+    assert!(ms <= 1 && ack.len == 0 && ack.ack == Some(irs() + 5_001), "{ms} ms: {ack:?}");
+    for n in 0..20 {
+        lab.send(70);
+        lab.drain();
+        lab.get(seg(5_001 + n * 2_000, 2_000).ack(71 + n * 70).flags(Flags::PSH));
+        if n < 16 {
+            lab.expect_ack(7_001 + n * 2_000);
+        } else {
+            lab.expect_nothing();
+        }
+    }
+}
+
+/// Neither waits what does not end a write, nor what is more than a peer may have under way unasked.
+#[test]
+pub fn the_ack_of_a_bulk_does_not_wait() {
+    let mut lab = talkative();
+    lab.get(seg(4_001, 1_000).ack(71));
+    lab.expect_ack(5_001);
+    let mut lab = talkative();
+    lab.get(seg(4_001, 9_001).ack(71).flags(Flags::PSH));
+    lab.expect_ack(13_002);
+    let mut lab = talkative();
+    lab.get(seg(4_001, 9_000).ack(71).flags(Flags::PSH));
+    lab.expect_nothing();
+}
+
 fn keepalive(probes: u8) -> Config {
     let keep = Keepalive { idle: Duration::from_secs(10), interval: Duration::from_secs(2), probes };
     Config { keepalive: Some(keep), ..plain() }
