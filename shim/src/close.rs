@@ -152,9 +152,16 @@ fn linger(sock: &Sock) {
     send::flush(sock);
     sock.intend(intent::SHUT_WR | intent::TX_FULL);
     let deadline = sleep::deadline_us(u64::from(seconds).saturating_mul(1_000_000));
-    let _ = sleep::until(sock.att, &sock.shared.tx_bell, deadline, || {
-        sock.shared.status.load(Acquire) & status::DEAD != 0 || send::queued(sock) == 0 || !sock.is_current()
-    });
+    let _ = sleep::until(
+        sock.att,
+        || &sock.shared.tx_bell,
+        deadline,
+        || {
+            sock.shared.status.load(Acquire) & status::DEAD != 0
+                || send::queued(sock) == 0
+                || !sock.is_current()
+        },
+    );
 }
 
 /// Whether another number of this process refers to the same object.

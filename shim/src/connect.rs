@@ -241,9 +241,12 @@ pub fn again(sock: &Sock, now: u32) -> Sys<Served> {
 pub fn wait_connected(sock: &Sock) -> Sys<Served> {
     let deadline = sleep::deadline_us(sock.shared.options.sndtimeo_us.load(Relaxed));
     let over = status::CONNECTED | status::DEAD;
-    let woken = sleep::until(sock.att, &sock.shared.tx_bell, deadline, || {
-        sock.shared.status.load(Acquire) & over != 0 || !sock.is_current()
-    });
+    let woken = sleep::until(
+        sock.att,
+        || &sock.shared.tx_bell,
+        deadline,
+        || sock.shared.status.load(Acquire) & over != 0 || !sock.is_current(),
+    );
     let now = sock.status();
     if now & status::DEAD != 0 {
         sock.shared.file.fetch_and(!file::CONNECTING, AcqRel);
@@ -272,7 +275,7 @@ pub fn operate(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<i32> {
     let ticket = submit(sock, code, args)?;
     // A signal does not end this: the answer comes in microseconds, and the caller's state depends on it.
     while shared.op_done.load(Acquire) != ticket {
-        let _ = sleep::until(sock.att, &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
+        let _ = sleep::until(sock.att, || &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
         if !sock.att.is_alive() {
             break;
         }
@@ -320,6 +323,6 @@ pub fn settle(sock: &Sock) {
     let ticket = shared.op_asked.load(Acquire);
     // A signal does not end this either.
     while shared.op_done.load(Acquire) != ticket && sock.is_current() && sock.att.is_alive() {
-        let _ = sleep::until(sock.att, &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
+        let _ = sleep::until(sock.att, || &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
     }
 }

@@ -280,15 +280,15 @@ fn alone(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Op
     let [only] = list else { return None };
     let wants_in = u32::from(only.events as u16) & (ready::IN | ready::RDHUP) != 0;
     let wants_out = u32::from(only.events as u16) & ready::OUT != 0;
-    // Before the handshake ends there is only its end to wait for.
-    let connecting = !sock.was_connected();
-    let (rx_bell, tx_bell) = pair::bells(&sock);
-    let bell = match (wants_in, wants_out) {
-        (_, _) if connecting => &sock.shared.tx_bell,
-        (false, true) => tx_bell,
-        (true, false) => rx_bell,
-        (false, false) => rx_bell,
-        (true, true) => return None,
+    if wants_in && wants_out {
+        return None;
+    }
+    let bell = || {
+        if !sock.was_connected() {
+            return &sock.shared.tx_bell; // Before the handshake ends there is only its end to wait for.
+        }
+        let (rx_bell, tx_bell) = pair::bells(&sock);
+        if wants_out { tx_bell } else { rx_bell }
     };
     let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
     let woken = sleep::until(sock.att, bell, deadline, || look(list) > 0 || !sock.is_current());

@@ -471,8 +471,7 @@ fn rest<'a>(
         if let Some(end) = pair::of(sock) {
             end.adopt(sock);
         }
-        let (rx_bell, _) = pair::bells(sock);
-        match sleep::until(sock.att, rx_bell, deadline.flatten(), || is_ready(sock, more)) {
+        match sleep::until(sock.att, || pair::bells(sock).0, deadline.flatten(), || is_ready(sock, more)) {
             // As Linux does it: who asks for nothing waits once, and then has it, whatever ended the wait.
             _ if len == 0 => return Ok(0),
             Woken::News => {}

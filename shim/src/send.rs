@@ -530,26 +530,30 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
 }
 
 fn wait_for_room(sock: &Sock, deadline_ns: Option<u64>) -> Woken {
-    let (_, tx_bell) = pair::bells(sock);
-    sleep::until(sock.att, tx_bell, deadline_ns, || {
-        let end = pair::of(sock);
-        if let Some(end) = end {
-            // Whoever told us of space took the wish back.
-            end.wish();
-        }
-        if sock.shared.status.load(Acquire) & (status::DEAD | status::TX_FIN | status::MOVED) != 0
-            || sock.intends(intent::SHUT_WR)
-            || !sock.is_current()
-            || is_writable(sock)
-        {
-            return true;
-        }
-        // As above.
-        if end.is_none() && !sock.intends(intent::TX_FULL) {
-            sock.intend(intent::TX_FULL);
-        }
-        false
-    })
+    sleep::until(
+        sock.att,
+        || pair::bells(sock).1,
+        deadline_ns,
+        || {
+            let end = pair::of(sock);
+            if let Some(end) = end {
+                // Whoever told us of space took the wish back.
+                end.wish();
+            }
+            if sock.shared.status.load(Acquire) & (status::DEAD | status::TX_FIN | status::MOVED) != 0
+                || sock.intends(intent::SHUT_WR)
+                || !sock.is_current()
+                || is_writable(sock)
+            {
+                return true;
+            }
+            // As above.
+            if end.is_none() && !sock.intends(intent::TX_FULL) {
+                sock.intend(intent::TX_FULL);
+            }
+            false
+        },
+    )
 }
 
 /// Why nothing can be sent any more, or not yet, if so; the program is told by a signal, too.

@@ -46,10 +46,11 @@ pub enum Woken {
 
 static NO_WAITV: AtomicU32 = AtomicU32::new(0);
 
-/// Waits until `ready` says so. `bell` is rung whenever that may have changed.
-pub fn until(
+/// Waits until `ready` says so. `bell` is the one that is rung whenever that may have changed; where another one takes its place, it is
+/// rung once more (a handshake that ends may bring a socket's place in a pair region).
+pub fn until<'a>(
     att: &'static Attachment,
-    bell: &Bell,
+    bell: impl Fn() -> &'a Bell,
     deadline_ns: Option<u64>,
     mut ready: impl FnMut() -> bool,
 ) -> Woken {
@@ -57,16 +58,20 @@ pub fn until(
         return Woken::News;
     }
     loop {
-        bell.arm();
+        let armed = bell();
+        armed.arm();
         if ready() {
             return Woken::News;
+        }
+        if !core::ptr::eq(armed, bell()) {
+            continue;
         }
         let life = att.page().life.load(Relaxed);
         if life & OWNER_DIED != 0 || !att.is_alive() {
             death::notice(att);
             return Woken::News;
         }
-        match doze(bell, &att.page().life, life, deadline_ns) {
+        match doze(armed, &att.page().life, life, deadline_ns) {
             Err(Errno(libc::EINTR)) => return if ready() { Woken::News } else { Woken::Signal },
             Err(Errno(libc::ETIMEDOUT)) => return if ready() { Woken::News } else { Woken::Timeout },
             _ => {}

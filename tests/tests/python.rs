@@ -198,6 +198,57 @@ print('same')";
     engine.went_through(50);
 }
 
+/// Who waits for bytes before the handshake ends, in whatever call, has them when they come: the wait goes on behind the handshake, and
+/// where the bytes come by a pair region, on another bell. The queue is full at first, so that handshakes take their time.
+#[test]
+fn bytes_are_awaited_from_before_the_handshake_ends() {
+    let script = "import os, select, socket, threading, time
+pipe, _ = os.pipe()
+def poll(client, events=select.POLLIN, others=()):
+    object = select.poll()
+    for one in (client, *others): object.register(one, events)
+    assert object.poll() == [(client.fileno(), select.POLLIN)]
+def poll_beside(client): poll(client, others=[pipe])
+def poll_hang_up(client): poll(client, select.POLLIN | select.POLLRDHUP)
+def selects(client): assert select.select([client], [], []) == ([client], [], [])
+def epoll(client, events=select.EPOLLIN):
+    with select.epoll() as object:
+        object.register(client, events)
+        assert object.poll() == [(client.fileno(), select.EPOLLIN)]
+def edge(client): epoll(client, select.EPOLLIN | select.EPOLLET)
+def reads(client):
+    client.setblocking(True)
+    assert client.recv(1, socket.MSG_PEEK) == b'x'
+ways = [poll, poll_beside, poll_hang_up, selects, epoll, edge, reads]
+listener = socket.create_server(('127.0.0.1', 0), backlog=0)
+first, done = socket.create_connection(listener.getsockname()), []
+def run(way, client):
+    way(client)
+    assert client.recv(10) == b'x'
+    done.append(way)
+for way in ways:
+    client = socket.socket()
+    client.setblocking(False)
+    try: client.connect(listener.getsockname())
+    except BlockingIOError: threading.Thread(target=run, args=(way, client)).start()
+time.sleep(0.3) # They are asleep, or the test shows less.
+listener.listen(100)
+accepted = [listener.accept()[0] for _ in (first, *ways)]
+time.sleep(0.3)
+for server in accepted: server.send(b'x')
+for thread in threading.enumerate():
+    if thread is not threading.current_thread(): thread.join()
+assert set(done) == set(ways)
+print('same')";
+    for path in ["on", "off"] {
+        let lab = Lab::new(&format!("python-early-{path}"));
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        let program = lab.python(script).under(&engine).limit(std::time::Duration::from_secs(60));
+        assert_eq!(program.ok().text(), "same\n", "cut-through {path}");
+        engine.went_through(8);
+    }
+}
+
 /// A program that was exec'd has an epoll descriptor of its parent's, with the library's bell in it, and no word of the set.
 #[test]
 fn an_inherited_set_tells_nothing_of_the_library() {
