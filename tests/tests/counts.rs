@@ -47,7 +47,7 @@ fn calmest(
     apart: &str,
     mut round: impl FnMut() -> strace::Calls,
 ) -> strace::Calls {
-    const ROUNDS: usize = 5;
+    const ROUNDS: usize = 12;
     let counted = |calls: &strace::Calls| calls.total() - calls.0.get(apart).copied().unwrap_or(0);
     let mut fewest = round();
     for _ in 1..ROUNDS {
