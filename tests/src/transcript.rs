@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use crate::engine::Engine;
 use crate::lab::Lab;
 
-/// How long a script may take: none waits for longer than some seconds in all.
+/// How long a script may take beside the time between its calls: none waits for longer than some seconds in all.
 const SCRIPT_MAX: Duration = Duration::from_secs(6);
+/// About as many calls as the longest script has.
+const CALLS_MAX: u32 = 60;
 
 /// The words with which a transcript ends that is no whole one: the script hung, or was ended.
 pub const BROKEN: &str = "... and";
@@ -25,13 +27,14 @@ pub fn transcript(
     settle: &str,
 ) -> String {
     let run =
-        lab.run(calls).arg(file).arg(case).env("CALLS_SETTLE_MS", settle).limit(Duration::from_secs(15));
+        lab.run(calls).arg(file).arg(case).env("CALLS_SETTLE_MS", settle).limit(Duration::from_secs(30));
     let run = match engine {
         Some(engine) => run.under(engine),
         None => run,
     };
     let mut program = run.spawn();
-    let deadline = Instant::now() + SCRIPT_MAX;
+    let between = Duration::from_millis(settle.parse().unwrap_or(0));
+    let deadline = Instant::now() + SCRIPT_MAX + between * CALLS_MAX;
     while program.is_alive() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(2));
     }

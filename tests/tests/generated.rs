@@ -98,8 +98,8 @@ fn random_programs() {
             return Ok(());
         }
         run.set(run.get() + 1);
-        // A difference counts once it stays with 60 ms between two calls; shrinking is less patient.
-        let patience: &[&str] = if found.get() { &["meet", "12"] } else { &["meet", "12", "60"] };
+        // A difference counts once it stays with 200 ms between two calls; shrinking is less patient.
+        let patience: &[&str] = if found.get() { &["meet", "12"] } else { &["meet", "12", "60", "200"] };
         match sides.differs(&lines, patience) {
             None => Ok(()),
             Some(text) => {
