@@ -11,7 +11,7 @@
 //! A utcp member costs no system call, neither to add nor to change nor to report. Listeners are both.
 
 use core::ffi::c_int;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use libc::epoll_event;
 use utcp_abi::region::LogCode;
@@ -223,8 +223,8 @@ fn set_for(epfd: c_int, att: &'static Attachment) -> Sys<SetRef> {
     set.shared.kernel_members.store(members, Relaxed);
     set.local.epfd.store(epfd, Relaxed);
     set.local.older.store(old, Relaxed);
-    // The engine has rung already, and a thread that sleeps in the kernel's call must not hear of a bell before it can find the set:
-    // it is there now, so that nothing can fail later, and counts from below on.
+    // It may ring at once, and a thread that sleeps in the kernel's call must not hear of a bell before it can find the set: the bell is
+    // there now, so that nothing can fail later, and counts from below on.
     let bell = epoll_event { events: 0, u64: BELL };
     if let Err(error) = sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, set.local.bell.load(Relaxed), &bell) {
         set.destroy(); // Not an epoll descriptor, say.
@@ -241,6 +241,9 @@ fn set_for(epfd: c_int, att: &'static Attachment) -> Sys<SetRef> {
         nested::count_bell(&set);
         let channel = epoll_event { events: libc::EPOLLRDHUP as u32 | ET, u64: CHANNEL };
         let _ = sys::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, att.channel().fd(), &channel);
+        if object.watched.load(SeqCst) == 0 {
+            set.wake(); // A thread that sleeps on the kernel's members alone has armed nothing: it learns of the set.
+        }
         nested::inherit(object);
         return Ok(set);
     }

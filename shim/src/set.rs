@@ -220,9 +220,16 @@ impl SetRef {
 
     /// Wakes who sleeps on the set.
     pub fn ring(&self) {
-        let (bell, far) = (self.local.bell.load(Relaxed), self.local.far.load(Relaxed));
-        if bell >= 0 && self.shared.bell.ring() {
-            if far >= 0 { sys::send_byte(far) } else { sys::eventfd_ring(bell) }
+        if self.local.bell.load(Relaxed) >= 0 && self.shared.bell.ring() {
+            self.wake();
+        }
+    }
+
+    /// Wakes who sleeps on its epoll descriptor, whether he said so or not.
+    pub fn wake(&self) {
+        match self.local.far.load(Relaxed) {
+            far if far >= 0 => sys::send_byte(far),
+            _ => sys::eventfd_ring(self.local.bell.load(Relaxed)),
         }
     }
 

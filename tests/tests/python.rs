@@ -249,6 +249,50 @@ print('same')";
     }
 }
 
+/// A connection full of bytes whose way changes: by an option that ends the cut, or as somebody gets a descriptor of it, so that the engine's
+/// relay carries it. All bytes come, and none waits for a probe's time.
+#[test]
+fn the_way_changes_in_the_middle_of_a_transfer() {
+    let script = "import os, select, socket, threading, time
+def option(end): end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30000)
+def passed(end):
+    left, right = socket.socketpair()
+    socket.send_fds(left, [b'x'], [end.fileno()])
+    os.close(socket.recv_fds(right, 1, 1)[1][0])
+def send(client): client.sendall(data)
+def send_by_epoll(client):
+    client.setblocking(False)
+    sent = 0
+    with select.epoll() as object:
+        object.register(client, select.EPOLLOUT | select.EPOLLET)
+        while sent < len(data):
+            try: sent += client.send(data[sent:sent + 65536])
+            except BlockingIOError: object.poll()
+listener, data = socket.create_server(('127.0.0.1', 0)), os.urandom(20_000_000)
+for change, of_reader in [(option, False), (option, True)] + 6 * [(passed, True)]:
+    for way in send, send_by_epoll:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        thread = threading.Thread(target=way, args=(client,))
+        thread.start()
+        time.sleep(0.1) # The stream is full.
+        change(server if of_reader else client)
+        got = bytearray()
+        while len(got) < len(data): got += server.recv(1 << 20)
+        assert got == data
+        thread.join()
+        client.close()
+        server.close()
+print('same')";
+    for path in ["on", "off"] {
+        let lab = Lab::new(&format!("python-way-{path}"));
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        let program = lab.python(script).under(&engine).limit(std::time::Duration::from_secs(60));
+        assert_eq!(program.ok().text(), "same\n", "cut-through {path}");
+        engine.went_through(16);
+    }
+}
+
 /// A program that was exec'd has an epoll descriptor of its parent's, with the library's bell in it, and no word of the set.
 #[test]
 fn an_inherited_set_tells_nothing_of_the_library() {

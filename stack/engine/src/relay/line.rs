@@ -276,6 +276,8 @@ impl Line {
                 }
             }
         }
+        // What its turn left comes in the next one, whether the shard has more to tell or not: there is room, which is told at once.
+        self.is_full |= moved >= TURN;
         news
     }
 }

@@ -523,9 +523,13 @@ impl Shard {
             }
             ToShard::SetBell { client, set, bell } => {
                 let client = self.by_number.get(&client).and_then(|&i| self.clients.get_mut(i));
-                // Its program may have slept on it before this message was looked at, and been rung by the bell before it.
-                bell.ring();
-                if let Some(slot) = client.and_then(|c| c.set_bells.get_mut(set as usize)) {
+                let Some(client) = client else { return };
+                // Its program may have slept on it before this message was looked at, and been rung by the bell before it. Without
+                // news it sleeps well: whoever watches the set from outside must not see it stir.
+                if client.region.ready(set).is_some_and(|ready| !ready.is_empty()) {
+                    bell.ring();
+                }
+                if let Some(slot) = client.set_bells.get_mut(set as usize) {
                     *slot = Some(bell);
                 }
             }

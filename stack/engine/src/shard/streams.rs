@@ -161,18 +161,22 @@ impl Shard {
         else {
             return;
         };
-        let most = flow.tcb.config().recv_capacity_max;
-        let wanted = u64::from(flow.tcb.recv_capacity_wanted()).max(flow.rx.capacity() * 2);
+        let (most, asked) = (flow.tcb.config().recv_capacity_max, u64::from(flow.tcb.recv_capacity_wanted()));
         let Some(client) = self.clients.get_mut(flow.client) else { return };
         let region = client.region;
         let Some(socket) = region.socket(flow.sock) else { return };
-        // Out-of-order bytes lie anywhere in the buffer: all of it is kept.
-        let Some((buf, stream)) = client.larger(&flow.rx, wanted, flow.rx.capacity()) else { return };
-        let old = std::mem::replace(&mut flow.rx, stream);
-        // SeqCst: a reader compares the reference after its copy.
-        socket.rx_buf.store(buf.0, Ordering::SeqCst);
-        client.buffers.give(old.buf());
-        self.user(index, UserCall::SetRecvCapacity((buf.capacity() as u32).min(most)));
+        // One that took over what was under way in a pair region is larger than the window that was told.
+        if asked > flow.rx.capacity() {
+            let wanted = asked.max(flow.rx.capacity() * 2);
+            // Out-of-order bytes lie anywhere in the buffer: all of it is kept.
+            let Some((buf, stream)) = client.larger(&flow.rx, wanted, flow.rx.capacity()) else { return };
+            let old = std::mem::replace(&mut flow.rx, stream);
+            // SeqCst: a reader compares the reference after its copy.
+            socket.rx_buf.store(buf.0, Ordering::SeqCst);
+            client.buffers.give(old.buf());
+        }
+        let capacity = (flow.rx.capacity() as u32).min(most);
+        self.user(index, UserCall::SetRecvCapacity(capacity));
     }
 
     /// The program met a full tx stream while the connection could carry more: a larger one, if there is one.

@@ -101,6 +101,14 @@ impl Shard {
         self.list_transmit(index);
     }
 
+    /// The window is what the stream has room for beside what was under way.
+    fn widen(&mut self, index: u32) {
+        let Some(flow) = self.flows.get(index).filter(|flow| flow.uncounted > 0) else { return };
+        let room = flow.rx.capacity().saturating_sub(flow.uncounted) as u32;
+        let capacity = room.min(flow.tcb.config().recv_capacity_max);
+        self.user(index, UserCall::SetRecvCapacity(capacity));
+    }
+
     /// The socket of one side gets what was under way to it. False: there is no room.
     fn take_over(&mut self, holder: Holder, rest: &Rest) -> bool {
         let Some((client_index, sock)) = holder else { return true };
@@ -121,6 +129,7 @@ impl Shard {
                 if unread {
                     self.abort(index); // RFC 1122 §4.2.2.13, as if we had been asked in time.
                 }
+                self.widen(index);
                 self.news(index, libc::EPOLLOUT | libc::EPOLLWRNORM | input_events(rest));
                 fits
             }
@@ -186,13 +195,18 @@ fn receive(client: &mut Client, flow: &mut Flow, socket: &Socket, rest: &Rest) -
     if len == 0 {
         return true;
     }
-    // Beside what the window promises the peer.
-    let wanted = u64::from(flow.tcb.config().recv_capacity).min(flow.rx.capacity()) + len;
-    if wanted > flow.rx.capacity() {
-        let Some((buf, base)) = room(client, wanted) else { return false };
+    // Beside what the window promises the peer, and at least as much again: a reader tells what it took once that is a quarter of
+    // the stream ([`Socket::taken_step`]), and the window must be more than that, or each one ends in a probe's time.
+    let window = u64::from(flow.tcb.config().recv_capacity).min(flow.rx.capacity());
+    let sizes = [window.max(len) + len, window + len].into_iter();
+    let larger =
+        sizes.take_while(|wanted| *wanted > flow.rx.capacity()).find_map(|wanted| room(client, wanted));
+    if let Some((buf, base)) = larger {
         // SAFETY: `Region::stream` checked that the buffer lies in the mapping, which the client keeps.
         let stream = unsafe { flow.rx.moved(buf, base) };
         client.buffers.give(std::mem::replace(&mut flow.rx, stream).buf());
+    } else if window + len > flow.rx.capacity() {
+        return false;
     }
     fill(&mut flow.rx, socket, rest);
     flow.uncounted = len;
