@@ -165,15 +165,17 @@ impl Shard {
         let Some(client) = self.clients.get_mut(flow.client) else { return };
         let region = client.region;
         let Some(socket) = region.socket(flow.sock) else { return };
-        // One that took over what was under way in a pair region is larger than the window that was told.
+        // One that took over what was under way in a pair region is larger than the window that was told, also where it
+        // can't grow.
         if asked > flow.rx.capacity() {
             let wanted = asked.max(flow.rx.capacity() * 2);
             // Out-of-order bytes lie anywhere in the buffer: all of it is kept.
-            let Some((buf, stream)) = client.larger(&flow.rx, wanted, flow.rx.capacity()) else { return };
-            let old = std::mem::replace(&mut flow.rx, stream);
-            // SeqCst: a reader compares the reference after its copy.
-            socket.rx_buf.store(buf.0, Ordering::SeqCst);
-            client.buffers.give(old.buf());
+            if let Some((buf, stream)) = client.larger(&flow.rx, wanted, flow.rx.capacity()) {
+                let old = std::mem::replace(&mut flow.rx, stream);
+                // SeqCst: a reader compares the reference after its copy.
+                socket.rx_buf.store(buf.0, Ordering::SeqCst);
+                client.buffers.give(old.buf());
+            }
         }
         let capacity = (flow.rx.capacity() as u32).min(most);
         self.user(index, UserCall::SetRecvCapacity(capacity));

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use utcp_abi::freeze::FROZEN;
-use utcp_abi::pair::PairRef;
-use utcp_abi::socket::{Socket, intent, status};
+use utcp_abi::pair::{CLASSES, PairRef};
+use utcp_abi::socket::{BufRef, Socket, intent, status};
 
 use super::{End, connected, world};
 use crate::shard::tests::{PORT, Program, World, loopback};
@@ -64,6 +64,36 @@ fn what_is_under_way_both_ways_arrives_before_what_follows() {
         assert_eq!(world.shard.flows.len(), 0);
         assert_eq!((world.shard.counters.uncut, world.shard.counters.corrupt_clients), (1, 0));
     }
+}
+
+/// The stream that takes over what was in a full slot has a window beside it, which is told at once.
+#[test]
+fn a_stream_behind_a_full_slot_flows() {
+    let mut world = three();
+    let (a, b, from, to) = connected(&mut world);
+    let [own, _] = from.sides();
+    let [.., largest] = CLASSES;
+    own.class.store(largest, Ordering::Release);
+    own.tail.store(own.tail.load(Ordering::Relaxed) + (1 << largest), Ordering::Release);
+    let moved = relayed(&mut world, 2, a);
+    let (server, relay) = (world.program(1), world.program(RELAY));
+    let mut left = 1 << largest;
+    let (mut sent, whole) = (0, 24 << 20);
+    for _ in 0..2_000 {
+        let room = BufRef(relay.socket(moved).tx_buf.load(Ordering::Relaxed)).capacity();
+        let now = (room - relay.socket(moved).tx_queued()).min(whole - sent);
+        relay.send(moved, &vec![9; now as usize]);
+        sent += now;
+        world.settle();
+        relay.intend(moved, intent::TX_FULL);
+        let got = server.recv_quietly(b);
+        left = left + now - got.len() as u64;
+        if left == 0 && sent == whole {
+            break;
+        }
+    }
+    assert_eq!((left, sent), (0, whole), "without time passing");
+    drop(to);
 }
 
 #[test]
