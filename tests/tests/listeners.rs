@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use utcp_tests::{Engine, Lab, on_kernel};
 
-/// Each round: a connection waits when its listener is shut down, so it is reset; the socket listens again and serves another. Sockets of
+/// Each round: a connection waits when its listener is shut down, by the program or a child of it, so it is reset; the socket listens again and serves another. Sockets of
 /// both kinds are made between, which would get whatever was given back too early or twice.
 const AGAIN: &str = r#"
 import os, select, socket
@@ -22,6 +22,15 @@ def serve(l):
     a.sendall(b'fro')
     assert c.recv(3) == b'fro'
     return c, a
+def shut(l, by_child):
+    if not by_child:
+        l.shutdown(socket.SHUT_RDWR)
+        return
+    child = os.fork()
+    if child == 0:
+        l.shutdown(socket.SHUT_RDWR)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 def reset(c):
     # Whether the program hears of it before or when it reads is nobody's promise; that it does, is.
     try:
@@ -33,7 +42,7 @@ for i in range(300):
     l = listener()
     waits = socket.create_connection(l.getsockname())
     assert select.select([l], [], [], 10)[0]
-    l.shutdown(socket.SHUT_RDWR)
+    shut(l, by_child=i % 4 > 1)
     # At once, and after others had time to take what was given back.
     others = serve(stays) if i % 2 else ()
     l.listen(2)
@@ -54,7 +63,7 @@ fn a_socket_listens_again_and_again() {
         let engine = Engine::new(&lab).set("UTCP_CORES", cores).run();
         let program = lab.python(AGAIN).under(&engine).ok();
         assert!(program.text().contains("ok"), "{}", program.text());
-        engine.went_through(1000);
+        engine.went_through(1050);
         if !on_kernel() {
             engine.wait_until_empty(Duration::from_secs(10));
         }

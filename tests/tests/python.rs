@@ -249,6 +249,58 @@ print('same')";
     }
 }
 
+/// Who waits for bytes and for room at once has either, whichever comes: the two ring different bells.
+#[test]
+fn bytes_and_room_are_awaited_at_once() {
+    let script = "import select, socket, threading, time
+def full():
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    client.setblocking(False)
+    # Full for good: the streams may grow behind the first send that found no room.
+    while select.select([], [client], [], 0.1)[1]: client.send(bytes(65536))
+    return client, server
+def poll(client):
+    object = select.poll()
+    object.register(client, select.POLLIN | select.POLLOUT)
+    [(_, events)] = object.poll()
+    return events & select.POLLIN != 0, events & select.POLLOUT != 0
+def selects(client):
+    read, write, _ = select.select([client], [client], [])
+    return read != [], write != []
+def epoll(client):
+    with select.epoll() as object:
+        object.register(client, select.EPOLLIN | select.EPOLLOUT)
+        [(_, events)] = object.poll()
+        return events & select.EPOLLIN != 0, events & select.EPOLLOUT != 0
+listener = socket.create_server(('127.0.0.1', 0))
+for way in poll, selects, epoll:
+    for room in False, True:
+        client, server = full()
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(way(client)))
+        thread.start()
+        time.sleep(0.1) # It is asleep, or the test shows less.
+        if room:
+            server.settimeout(0.2) # All may be read before the thread has said what it saw.
+            try:
+                while not seen: server.recv(1 << 20)
+            except TimeoutError: pass
+        else: server.send(b'x')
+        thread.join()
+        assert seen == [(not room, room)], (way, seen)
+        client.close()
+        server.close()
+print('same')";
+    for path in ["on", "off"] {
+        let lab = Lab::new(&format!("python-both-{path}"));
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        let program = lab.python(script).under(&engine).limit(std::time::Duration::from_secs(60));
+        assert_eq!(program.ok().text(), "same\n", "cut-through {path}");
+        engine.went_through(6);
+    }
+}
+
 /// A connection full of bytes whose way changes: by an option that ends the cut, or as somebody gets a descriptor of it, so that the engine's
 /// relay carries it. All bytes come, and none waits for a probe's time.
 #[test]
