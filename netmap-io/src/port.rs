@@ -258,6 +258,9 @@ pub trait Port: Send {
         false
     }
 
+    /// The interface below has another link address from now on.
+    fn set_mac(&mut self, _mac: [u8; 6]) {}
+
     /// What it has done and lost. Asks the device, so not for the fast path.
     fn counters(&self) -> Counters;
 }

@@ -364,10 +364,10 @@ print('talked')";
     }
 }
 
-/// A member of a bridge gets no packets of its own: the bridge has the address, and `utcp why` says so. On the bridge
-/// itself they are served.
+/// A member of a bridge gets no packets of its own: the bridge has the address. An engine with the member drives the bridge as well, unless another
+/// engine does; then `utcp why` says so.
 #[test]
-fn a_member_of_a_bridge_is_left_to_the_kernel() {
+fn a_member_of_a_bridge_is_served_by_the_bridge() {
     needs_utcp_and_root!();
     let (lab, net) = (Lab::new("bridge"), Net::new());
     let (host, client) = (&net.server, &net.client);
@@ -383,20 +383,35 @@ fn a_member_of_a_bridge_is_left_to_the_kernel() {
     }
     let kernel = Nginx::start_on_kernel(&lab, Some(client));
     let url = format!("http://{}:{}/hello", client.addr, kernel.port);
+    let page =
+        |engine: &Engine<'_>| lab.run("curl").args(["-sS", "-m", "20", &url]).under(engine).ok().text();
     let member = on_device(&lab, host).run();
-    let page = lab.run("curl").args(["-sS", "-m", "20", &url]).under(&member).ok();
-    assert_eq!(page.text(), "hello\n");
+    assert_eq!(page(&member), "hello\n");
+    member.went_through(1);
+    let nginx = Nginx::start(&lab, &member);
+    let state = format!("xdp:{} (a member of br0, a bridge, which this engine drives, too)", host.interface);
+    wait_for_why(&member, nginx.port, &state);
+    assert_eq!(get(&lab, client, &format!("http://{}:{}/hello", host.addr, nginx.port)), "hello\n");
+    member.went_through(1);
+    drop(nginx);
+    member.kill();
+    let bridge = Engine::new(&lab).inside(host).set("UTCP_DEVICE", "xdp:br0").run();
+    assert_eq!(page(&bridge), "hello\n");
+    bridge.went_through(1);
+    assert!(bridge.log().contains("runs in generic mode"), "{}", bridge.log());
+    let member = on_device(&lab, host).run();
+    assert_eq!(page(&member), "hello\n");
     wait_for_why(
         &member,
         kernel.port,
         "its route leaves by br0 (a bridge), which is no device of this engine; xdp:",
     );
-    member.kill();
-    let bridge = Engine::new(&lab).inside(host).set("UTCP_DEVICE", "xdp:br0").run();
-    let page = lab.run("curl").args(["-sS", "-m", "20", &url]).under(&bridge).ok();
-    assert_eq!(page.text(), "hello\n");
-    bridge.went_through(1);
-    assert!(bridge.log().contains("runs in generic mode"), "{}", bridge.log());
+    let nginx = Nginx::start(&lab, &member);
+    wait_for_why(
+        &member,
+        nginx.port,
+        "packets to its addresses don't come by this interface; device xdp:br0: the XDP hook of br0 is in use",
+    );
 }
 
 /// Link-local addresses name their interface.

@@ -18,17 +18,21 @@ macro_rules! needs_utcp_and_root {
     };
 }
 
-/// A connection that is busy for so many seconds: little messages, one after the other. Prints `lived` at its end.
+/// A connection that is busy for so many seconds: messages of 100 bytes or so many, one after the other. Prints `lived` at its end.
 const CHATTER: &str = "
 import socket, sys, time
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
 s.settimeout(20)
 print('connected', flush=True)
+size = int((sys.argv + ['100'])[4])
 end = time.monotonic() + float(sys.argv[3])
 while time.monotonic() < end:
-    s.sendall(b'x' * 100)
-    left = 100
-    while left: left -= len(s.recv(left))
+    s.sendall(b'x' * size)
+    left = size
+    while left:
+        got = len(s.recv(left))
+        assert got
+        left -= got
     time.sleep(0.005)
 print('lived')";
 
@@ -150,6 +154,64 @@ fn connections_outlive_addresses_that_come_back() {
     }
     for chatter in &mut both {
         assert!(chatter.end_within(Duration::from_secs(40)).ok().text().contains("lived"));
+    }
+}
+
+/// The interface becomes a bridge's member, its addresses move there, and everything is as before again: on the way that frames of a veth
+/// pair take, and on AF_XDP's. The bridge has a link address of its own or its member's.
+#[test]
+fn connections_outlive_a_bridge() {
+    needs_utcp_and_root!();
+    for faults in [None, Some("loss=0%")] {
+        let (lab, net) = (Lab::new("bridged"), Net::new());
+        let (host, device) = (&net.server, &net.server.interface);
+        let mut engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", format!("xdp:{device}"));
+        if let Some(faults) = faults {
+            engine = engine.set("UTCP_FAULTS", faults);
+        }
+        let engine = engine.run();
+        let port = lab.port().to_string();
+        let mut echo = lab.python(ECHO).arg(&port).under(&engine).spawn();
+        echo.wait_for_output("listens");
+        let talk = |addr: &str, bytes: &str| {
+            let chatter = lab.python(CHATTER).args([addr, &port, "6", bytes]).inside(&net.client);
+            let mut chatter = chatter.limit(Duration::from_secs(40)).spawn();
+            chatter.wait_for_output("connected");
+            chatter
+        };
+        let ways = [(&host.addr, "100"), (&host.addr6, "100"), (&host.addr, "30000")];
+        let mut all = ways.map(|(addr, bytes)| talk(addr, bytes));
+        engine.went_through(3);
+        let why = |words: &str| {
+            let why = || engine.ask(&format!("why {port}")).filter(|why| why.contains(words)).map(drop);
+            wait_until(&format!("`utcp why` says {words:?}"), WAIT, why);
+        };
+        for own in ["", " address 02:00:00:00:77:b0"] {
+            let ip = |words: &str| ip(&lab, host, words);
+            let move_addresses = |from: &str, to: &str| {
+                for (address, how) in
+                    [(format!("{}/24", host.addr), ""), (format!("{}/64", host.addr6), " nodad")]
+                {
+                    ip(&format!("addr del {address} dev {from}"));
+                    ip(&format!("addr add {address} dev {to}{how}"));
+                }
+            };
+            ip(&format!("link add br0{own} type bridge"));
+            ip("link set br0 up");
+            ip(&format!("link set {device} master br0"));
+            move_addresses(device, "br0");
+            wait_for_state(&engine, "path:xdp:br0-0");
+            why("(a member of br0, a bridge, which this engine drives, too)");
+            std::thread::sleep(Duration::from_millis(500));
+            ip(&format!("link set {device} nomaster"));
+            move_addresses("br0", device);
+            wait_for_state(&engine, &format!("path:xdp:{device}-0"));
+            std::thread::sleep(Duration::from_millis(500));
+            ip("link del br0");
+        }
+        for chatter in &mut all {
+            assert!(chatter.end_within(Duration::from_secs(40)).ok().text().contains("lived"), "{faults:?}");
+        }
     }
 }
 

@@ -368,6 +368,10 @@ impl Port for CapturePort {
         self.inner.resync_in()
     }
 
+    fn set_mac(&mut self, mac: [u8; 6]) {
+        self.inner.set_mac(mac);
+    }
+
     fn set_up(&mut self, up: bool) -> bool {
         self.inner.set_up(up)
     }

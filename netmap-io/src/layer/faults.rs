@@ -381,6 +381,10 @@ impl Port for FaultPort {
         [ours, self.inner.resync_in()].into_iter().flatten().min()
     }
 
+    fn set_mac(&mut self, mac: [u8; 6]) {
+        self.inner.set_mac(mac);
+    }
+
     fn set_up(&mut self, up: bool) -> bool {
         self.inner.set_up(up)
     }

@@ -63,6 +63,7 @@ pub(crate) struct Label(usize);
 pub(crate) enum Helper {
     MapLookup = 1,
     MapUpdate = 2,
+    StoreBytes = 9,
     LoadBytes = 26,
     ChangeType = 32,
     PullData = 39,

@@ -1,17 +1,22 @@
 //! The end of the steering program behind GRO: what is ours goes to the port.
 //!
 //! ```text
-//!  ours ─┬─ long, or something is apart, or filters stand behind us, or no room ─► marked, "for another host": a packet socket has it
+//!  ours ─┬─ long, or something is apart, or filters stand behind us, or no room ─► marked, "for another host", to a station that
+//!        │                                                                           nobody is: a packet socket has it
 //!        └─ else copied into the ring buffer ─┬─ the port sleeps: marked, a packet socket wakes it
 //!                                             └─ else: dropped, that is done with
 //! ```
 //!
 //! [`records`](super::packets) has the reader and the rules.
+//!
+//! "For another host" keeps the kernel's IP from a frame, and a bridge takes that back: of an interface that becomes a bridge's member, IP would
+//! have our frames before we have heard of it, and reset their connections; our sockets would hear none. What is for the group of LLDP (IEEE 802.1AB
+//! §7.1) a bridge leaves to the interface it came by. So what goes on has that address, and the port puts the interface's own back.
 
 use super::asm::{Asm, Helper, If, Label, Reg, Width};
-use super::packets::{APART_AT, ASLEEP_AT, FILTERS_AT, FRAME_AT, MARK, MARKED_AT, ROOMS, WAKE};
-use super::program::{SKB_LEN, SKB_MARK};
-use Reg::{R0, R1, R2, R3, R4, R6, R7, R8, R9};
+use super::packets::{APART_AT, ASLEEP_AT, FILTERS_AT, FRAME_AT, MARK, MARKED_AT, NOBODY, ROOMS, WAKE};
+use super::program::{LINK, SKB_LEN, SKB_MARK};
+use Reg::{R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 
 /// tcx verdicts: on to the stack, and done with.
 const TCX_PASS: i32 = 0;
@@ -32,12 +37,21 @@ pub(super) struct ShortMaps {
 
 /// Writes the end for what is ours. R6: context, R7: where the frame begins, R9: its IP header.
 pub(super) fn write(asm: &mut Asm, short: Option<ShortMaps>) {
+    let bare = asm.label();
+    // Its link header is out of reach: a socket has it, as it is.
+    asm.jump_if(R9, If::Equal, R7, bare);
     if let Some(maps) = short {
         let socket = asm.label();
-        // Its link header is out of reach: the socket has it.
-        asm.jump_if(R9, If::Equal, R7, socket);
         write_short(asm, maps, socket);
         asm.place(socket);
+        write_apart(asm, maps);
+    }
+    write_mark(asm, MARK);
+    write_for_nobody(asm);
+    asm.exit();
+
+    asm.place(bare);
+    if let Some(maps) = short {
         write_apart(asm, maps);
     }
     write_mark(asm, MARK);
@@ -74,6 +88,21 @@ fn write_for_another(asm: &mut Asm) {
     asm.mov_imm(R2, OTHER_HOST);
     asm.call(Helper::ChangeType);
     asm.mov_imm(R0, TCX_PASS);
+}
+
+/// The same, and a bridge does, too.
+fn write_for_nobody(asm: &mut Asm) {
+    let [a, b, c, d, e, f] = NOBODY;
+    asm.store_imm(Width::Word, R10, LINK, i32::from_ne_bytes([a, b, c, d]));
+    asm.store_imm(Width::Half, R10, LINK + 4, i32::from(u16::from_ne_bytes([e, f])));
+    asm.mov(R1, R6);
+    asm.mov_imm(R2, 0);
+    asm.mov(R3, R10);
+    asm.add_imm(R3, i32::from(LINK));
+    asm.mov_imm(R4, 6);
+    asm.mov_imm(R5, 0);
+    asm.call(Helper::StoreBytes);
+    write_for_another(asm);
 }
 
 /// A short frame into the ring. R7: signs, R8: length, R9: the record.
@@ -127,7 +156,7 @@ fn write_short(asm: &mut Asm, maps: ShortMaps, socket: Label) {
     asm.exchange(R7, ASLEEP_AT, R1);
     asm.jump_if_imm(R1, If::Equal, 0, done);
     write_mark(asm, WAKE);
-    write_for_another(asm);
+    write_for_nobody(asm);
     asm.exit();
     asm.place(done);
     asm.mov_imm(R0, TCX_DROP);

@@ -132,8 +132,8 @@ const FRAGMENT_PEER: i16 = FRAGMENT + 16;
 const FRAGMENT_IDENT: i16 = FRAGMENT + 32;
 const IS_FIRST: i16 = FRAGMENT - 8;
 const WHOSE: i16 = FRAGMENT - 4;
-/// First bytes of the link's header.
-const LINK: i16 = FRAGMENT - 16;
+/// First bytes of the link's header: as it is, or as it is to be.
+pub(super) const LINK: i16 = FRAGMENT - 16;
 /// What the helper that loads bytes counts from (`BPF_HDR_START_MAC`).
 const FROM_LINK: i32 = 0;
 

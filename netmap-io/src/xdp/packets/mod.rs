@@ -60,6 +60,9 @@ pub(super) const MARK: u32 = 0x7574_6370;
 /// The mark of a frame that we have already, and that is to wake us.
 pub(super) const WAKE: u32 = 0x7574_6371;
 
+/// Whom frames are for between the program and the sockets (`01:80:c2:00:00:0e`), see [`super::behind`].
+pub(super) const NOBODY: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e];
+
 /// Whether these options leave the choice, and the device is one for it.
 pub(super) fn fits(device: &Interface, options: &OpenOptions) -> bool {
     options.vnet_header
@@ -216,7 +219,9 @@ fn take(
     records: &mut Option<Records>,
     rx: &mut SlotRing,
     counters: &mut Counters,
+    mac: [u8; 6],
 ) -> bool {
+    const HEADER: usize = VNET_HEADER as usize;
     while rx.next(rx.tail) != rx.head {
         let slot = rx.slot(rx.tail);
         let Some(room) = rx.buffer(slot) else { return false };
@@ -237,6 +242,9 @@ fn take(
             Next::Cut => usize::MAX,
         };
         receiver.release();
+        if let Some(station) = room.get_mut(HEADER..HEADER + 6).filter(|station| **station == NOBODY) {
+            station.copy_from_slice(&mac);
+        }
         if let Some(records) = records {
             records.took();
         }
@@ -353,7 +361,7 @@ impl Port for PacketPort {
     }
 
     fn rx_sync(&mut self) -> Result<u32, PortError> {
-        let Self { receivers, records, rx, counters, .. } = self;
+        let Self { receivers, records, rx, counters, caps, .. } = self;
         if rx.head == rx.tail {
             // All was read: begin with the buffers that are in the cache.
             (rx.head, rx.tail) = (0, 0);
@@ -367,7 +375,7 @@ impl Port for PacketPort {
         }
         if apart && all {
             for receiver in receivers {
-                all &= take(receiver, records, rx, counters);
+                all &= take(receiver, records, rx, counters, caps.mac);
             }
             if let Some(records) = records.as_mut().filter(|_| all) {
                 records.join();
@@ -416,6 +424,10 @@ impl Port for PacketPort {
 
     fn resync_in(&self) -> Option<Duration> {
         self.stuck.then_some(TX_RETRY)
+    }
+
+    fn set_mac(&mut self, mac: [u8; 6]) {
+        self.caps.mac = mac;
     }
 
     fn counters(&self) -> Counters {

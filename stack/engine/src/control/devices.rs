@@ -9,6 +9,10 @@
 //! unless `keep_addr_on_down` is set), and for [`RETURN`] after, its tuples count as wanted although its addresses are gone: were they
 //! registered only when the addresses are back, the first segment of a peer would reach the kernel's half of a listener,
 //! which answers with a reset. An address that is taken off a link that is up may come back for a shorter time ([`GAP`]).
+//!
+//! An interface that is or becomes a bridge's member loses its addresses and routes to the bridge. Then the bridge is driven, too ([`Device::master`]):
+//! what comes by the member for its own link address is taken there as before, all else for the bridge's addresses at the bridge, and segments leave
+//! by the bridge, which knows the member to take. It stays a device until the bridge is removed, so nothing is reset when the member leaves.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +23,7 @@ use utcp_proto::wire::IpAddr;
 use super::listeners::to_std;
 use super::{Control, EngineError, OpenDevice};
 use crate::config::Config;
-use crate::host::{HostView, is_link_local_v6};
+use crate::host::{HostView, Interface, Kind, is_link_local_v6};
 use crate::shard::{DevicePort, ToShard};
 use crate::station::{DeviceConfig, Station};
 
@@ -53,6 +57,10 @@ pub(super) struct Device {
     pub away: Option<String>,
     /// When opening it may be tried again.
     next_try: Instant,
+    /// It is no device of the configuration, but a bridge that one of those is a member of.
+    master: bool,
+    /// The bridge of which it is a member and that can't be driven, and why.
+    pub master_refused: Option<(u32, String)>,
 }
 
 impl Device {
@@ -120,6 +128,8 @@ impl Device {
             places: Vec::new(),
             away: None,
             next_try: Instant::now(),
+            master: false,
+            master_refused: None,
         };
         Ok((device, ports))
     }
@@ -127,6 +137,11 @@ impl Device {
     /// Notes where the next port of it is.
     pub(super) fn place(&mut self, shard: usize, place: usize) {
         self.places.push((shard, place));
+    }
+
+    /// Whether that is its interface.
+    pub(super) fn drives(&self, ifindex: u32) -> bool {
+        self.interface.as_ref().is_some_and(|(_, own)| *own == ifindex)
     }
 
     /// Addresses of its interface.
@@ -167,6 +182,7 @@ impl Device {
     /// Takes the place of `old`, which was away.
     fn succeed(&mut self, old: &Self) {
         self.expected = old.expected.clone();
+        self.master = old.master;
         self.expected_until = Some(Instant::now() + RETURN);
     }
 
@@ -202,9 +218,21 @@ impl Device {
         self.expected_until.is_some() || (self.away.is_some() && self.is_back(host))
     }
 
-    /// An interface of its name is there.
+    /// An interface of its name is there. (A bridge is asked for by its members.)
     fn is_back(&self, host: &HostView) -> bool {
-        self.interface.as_ref().is_some_and(|(name, _)| host.interface_named(name).is_some())
+        !self.master && self.interface.as_ref().is_some_and(|(name, _)| host.interface_named(name).is_some())
+    }
+
+    /// It was a bridge's, which is gone, and nothing of ours will be its member.
+    pub(super) fn is_past(&self) -> bool {
+        self.master && self.away.is_some()
+    }
+
+    /// The bridge that its interface is a member of, if we can drive that, too.
+    fn bridge<'h>(&self, host: &'h HostView) -> Option<&'h Interface> {
+        let (_, ifindex) = self.interface.as_ref().filter(|_| self.text.starts_with("xdp:"))?;
+        let master = host.interface(host.interface(*ifindex)?.master?)?;
+        (master.kind == Kind::Bridge).then_some(master)
     }
 }
 
@@ -253,7 +281,79 @@ impl Control {
             }
             device.stop_expecting(&self.host);
         }
+        self.join_bridges();
         self.steer_all();
+    }
+
+    /// Drives the bridges that devices are members of.
+    pub(super) fn join_bridges(&mut self) {
+        for index in 0..self.devices.len() {
+            self.join_bridge(index);
+        }
+    }
+
+    /// Drives the bridge that a device has become a member of, if nothing of ours does.
+    fn join_bridge(&mut self, index: usize) {
+        let member = &self.devices[index];
+        let Some(bridge) = member.bridge(&self.host) else {
+            self.devices[index].master_refused = None;
+            return;
+        };
+        let drives = |device: &Device| device.away.is_none() && device.drives(bridge.index);
+        let refused = member.master_refused.as_ref().is_some_and(|(of, _)| *of == bridge.index);
+        if self.devices.iter().any(drives) || refused && member.next_try > Instant::now() {
+            return;
+        }
+        let (text, number) = (format!("xdp:{}", bridge.name), bridge.index);
+        let shard = member.places.first().map_or(0, |(shard, _)| *shard);
+        let (mut fresh, ports) = match Device::open(&text, &self.config, &mut *self.open) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let device = &mut self.devices[index];
+                if !refused {
+                    tracing::warn!(device = device.text, bridge = text, %error, "the bridge that it is a member of can't be driven");
+                }
+                device.master_refused = Some((number, error.to_string()));
+                device.next_try = Instant::now() + RETRY;
+                return;
+            }
+        };
+        fresh.master = true;
+        tracing::info!(
+            device = self.devices[index].text,
+            bridge = text,
+            "a member of a bridge: that is driven, too"
+        );
+        self.devices[index].master_refused = None;
+        let old = self.devices.iter().position(|device| device.master && device.text == text);
+        let places = match old {
+            Some(old) => {
+                fresh.succeed(&self.devices[old]);
+                std::mem::take(&mut self.devices[old].places)
+            }
+            None => {
+                let taken = self.devices.iter().flat_map(|device| &device.places);
+                let next =
+                    taken.filter(|(of, _)| *of == shard).map(|(_, place)| place + 1).max().unwrap_or(0);
+                (0..ports.len()).map(|at| (shard, next + at)).collect()
+            }
+        };
+        fresh.places.clone_from(&places);
+        match old {
+            Some(old) => self.devices[old] = fresh,
+            None => self.devices.push(fresh),
+        }
+        // Before the first frame: listeners and client ports as on the member.
+        self.steer_all();
+        self.hand_out(ports, &places);
+    }
+
+    /// Ports go to their places in the shards.
+    fn hand_out(&self, ports: Vec<DevicePort>, places: &[(usize, usize)]) {
+        // A device that came back with more queues has no place for them until the engine is restarted.
+        for (port, &(shard, place)) in ports.into_iter().zip(places) {
+            self.inboxes[shard].send(ToShard::Port { place, port: Box::new(port) });
+        }
     }
 
     /// A shard can't drive a port any more.
@@ -294,11 +394,7 @@ impl Control {
         self.devices[index] = fresh;
         // Before the first frame: listeners and client ports as they were.
         self.steer_all();
-        for (at, port) in ports.into_iter().enumerate() {
-            // A device that came back with more queues has no place for them until the engine is restarted.
-            let Some(&(shard, place)) = places.get(at) else { break };
-            self.inboxes[shard].send(ToShard::Port { place, port: Box::new(port) });
-        }
+        self.hand_out(ports, &places);
         self.devices[index].places = places;
         let device = &self.devices[index];
         tracing::info!(device = device.text, ports = ?device.port_names, "the device is back");

@@ -14,7 +14,7 @@ use utcp_proto::wire::IpAddr;
 use super::Control;
 use super::devices::Device;
 use crate::counters::Counters;
-use crate::host::Kind;
+use crate::host::{Interface, Kind};
 use crate::shard::client::ClientRegion;
 use crate::shard::{Report, ReportRequest, SocketLine, endpoint};
 use crate::sys;
@@ -183,7 +183,12 @@ impl Control {
         if self.devices.is_empty() {
             String::new()
         } else {
-            let devices: Vec<String> = self.devices.iter().map(|device| self.device_state(device)).collect();
+            let devices: Vec<String> = self
+                .devices
+                .iter()
+                .filter(|device| !device.is_past())
+                .map(|device| self.device_state(device))
+                .collect();
             format!(", hosts behind {} through the engine's own TCP", devices.join(", "))
         }
     }
@@ -200,13 +205,7 @@ impl Control {
         };
         let renamed = if interface.name == *opened { "" } else { &format!(" (now {})", interface.name) };
         let master = interface.master.and_then(|master| self.host.interface(master));
-        let master = master.map_or(String::new(), |master| {
-            format!(
-                " (a member of {}, {}: packets to its addresses don't come by this interface)",
-                master.name,
-                kind_words(master.kind)
-            )
-        });
+        let master = master.map_or(String::new(), |master| self.membership(device, master));
         match interface {
             interface if !interface.up => format!("{text}{renamed} (which is down){master}"),
             interface if !interface.running => format!("{text}{renamed} (which has no carrier){master}"),
@@ -218,6 +217,18 @@ impl Control {
                 )
             }
         }
+    }
+
+    /// What it means for a device that it is a member of `master`.
+    fn membership(&self, device: &Device, master: &Interface) -> String {
+        let (name, kind) = (&master.name, kind_words(master.kind));
+        if self.devices.iter().any(|other| other.away.is_none() && other.drives(master.index)) {
+            return format!(" (a member of {name}, {kind}, which this engine drives, too)");
+        }
+        let refused = device.master_refused.as_ref().map_or(String::new(), |(_, why)| format!("; {why}"));
+        format!(
+            " (a member of {name}, {kind}: packets to its addresses don't come by this interface{refused})"
+        )
     }
 
     /// A program asked for other devices than this engine has.
@@ -243,8 +254,12 @@ impl Control {
         }
         let oif = (scope != 0).then_some(scope);
         let Some(route) = self.host.route_by(to, None, oif) else {
-            let gone: Vec<&str> =
-                self.devices.iter().filter(|d| d.away.is_some()).map(|d| d.text.as_str()).collect();
+            let gone: Vec<&str> = self
+                .devices
+                .iter()
+                .filter(|d| d.away.is_some() && !d.is_past())
+                .map(|d| d.text.as_str())
+                .collect();
             let gone =
                 if gone.is_empty() { String::new() } else { format!(", and {} is gone", gone.join(", ")) };
             return format!("no route leads there, or one that only the kernel can judge{gone}");

@@ -139,6 +139,8 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
     if let Some(file) = control.config.trace.clone() {
         control.trace_to_file(&file)?;
     }
+    // A device may be a bridge's member already.
+    control.join_bridges();
     if let Some(fd) = ready_fd {
         // SAFETY: whoever started us gave us this descriptor for this one byte; nobody else uses it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };

@@ -60,6 +60,8 @@ pub(super) struct Link {
     /// Largest IP packet, bytes.
     pub mtu: u32,
     pub mac: [u8; 6],
+    /// The link address of the bridge that the interface is a member of: what is for that, and for us, comes here first.
+    pub bridge_mac: Option<[u8; 6]>,
     /// Whether the peer may leave the TCP checksum partial (veth, TAP).
     pub verify: Verify,
     /// The interface whose routes lead here.
@@ -106,6 +108,7 @@ impl DevicePort {
         let link = Link {
             mtu: caps.mtu,
             mac: caps.mac,
+            bridge_mac: None,
             verify,
             ifindex,
             interface: caps.ifindex,
@@ -225,7 +228,9 @@ impl Shard {
         if device.rx_sync() == 0 {
             return false;
         }
-        let Link { verify, vnet, mac, .. } = device.link;
+        let Link { verify, vnet, mac, bridge_mac, .. } = device.link;
+        let for_us =
+            |bytes: &[u8]| bytes.starts_with(&mac) || bridge_mac.is_some_and(|mac| bytes.starts_with(&mac));
         let at = if vnet { frame::VNET_HEADER } else { 0 };
         let DevicePort { port, station, goes_on, .. } = device;
         let (mut rx, mut tx) = port.rings();
@@ -245,7 +250,7 @@ impl Shard {
                     if plain { Verdict::Ours } else { station.on_frame(self.now, bytes, &mut tx) }
                 });
                 // A device that listens to other stations' frames (promiscuous mode) hands them over as well.
-                let verdict = verdict.or_else(|| (!bytes.starts_with(&mac)).then_some(Verdict::Foreign));
+                let verdict = verdict.or_else(|| (!for_us(bytes)).then_some(Verdict::Foreign));
                 match verdict {
                     None | Some(Verdict::Ours) => match frame::parse(bytes, verify) {
                         Ok(parsed) => batch.push(parsed, bytes),

@@ -12,7 +12,7 @@ use super::device::{BARRED, DevicePort, UNRESOLVED};
 use super::flow::{Flow, Path};
 use super::segments::Payload;
 use super::{Shard, ToControl};
-use crate::host::{HostView, is_link_local_v6};
+use crate::host::{HostView, Kind, is_link_local_v6};
 
 /// How often a part of the flows has its neighbours touched, and how many flows are looked at then.
 const TOUCH_NS: u64 = 5_000_000_000;
@@ -60,9 +60,14 @@ impl Shard {
             }
             watch(&self.epoll, &*device.port, !unplugged);
         }
+        let bridge = interface.master.and_then(|master| self.host.interface(master));
         let link = &mut device.link;
         if link.ifindex.is_some() {
-            link.mac = interface.mac;
+            if link.mac != interface.mac {
+                link.mac = interface.mac;
+                device.port.set_mac(interface.mac);
+            }
+            link.bridge_mac = bridge.filter(|bridge| bridge.kind == Kind::Bridge).map(|bridge| bridge.mac);
         }
         let mtu = interface.mtu.min(link.mtu_max);
         let smaller = mtu < link.mtu;
@@ -88,10 +93,9 @@ impl Shard {
         }
     }
 
-    /// A device that was away is back: its new port takes the place of the old one, and flows go on.
-    pub(super) fn replace_port(&mut self, place: usize, mut port: DevicePort) {
-        let Some(old) = self.ports.get_mut(place) else { return };
-        if !old.buried && !old.unplugged {
+    /// A device that was away is back: its new port takes the place of the old one, and flows go on. Or it is one more device.
+    pub(super) fn place_port(&mut self, place: usize, mut port: DevicePort) {
+        if let Some(old) = self.ports.get(place).filter(|old| !old.buried && !old.unplugged) {
             watch(&self.epoll, &*old.port, false);
         }
         watch(&self.epoll, &*port.port, true);
@@ -100,10 +104,14 @@ impl Shard {
         {
             port.tracer = Some(capture.tracer(&mut *port.port));
         }
-        if let Some(link) = self.links.get_mut(place) {
-            *link = port.link;
+        let link = port.link;
+        match (self.ports.get_mut(place), self.links.get_mut(place)) {
+            (Some(old), Some(old_link)) => (*old, *old_link) = (port, link),
+            _ => {
+                self.ports.push(port);
+                self.links.push(link);
+            }
         }
-        *old = port;
         self.look_at_link(place as u32);
         self.find_next_hops();
     }

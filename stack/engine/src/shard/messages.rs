@@ -113,9 +113,9 @@ pub enum ToShard {
     },
     /// What another shard has learned of a server's Fast Open, and how many shards don't know it yet.
     Lesson(Lesson, u32),
-    /// A device that was away is back: its new port, for the place of the old one.
+    /// A device that was away is back: its new port, for the place of the old one. Or the port of one more device.
     Port {
-        /// Index of the old one in the shard's ports.
+        /// Index of the old one in the shard's ports, or their number.
         place: usize,
         /// The new one.
         port: Box<DevicePort>,

@@ -540,7 +540,7 @@ impl Shard {
                 self.on_misdirected(client, sock, token, left);
             }
             ToShard::Lesson(lesson, left) => self.on_lesson(lesson, left),
-            ToShard::Port { place, port } => self.replace_port(place, *port),
+            ToShard::Port { place, port } => self.place_port(place, *port),
             ToShard::Trace { capture, port } => self.trace(&capture, &port),
             ToShard::Untrace => self.untrace(),
             ToShard::Report(request, to) => {
