@@ -165,6 +165,7 @@ mod tests {
             rtt: None,
             una: crate::SeqNum::new(0),
             nxt: crate::SeqNum::new(0),
+            sack: true,
         };
         cubic.on_ack(&ack, 700_000, 0);
         assert_eq!(cubic.k_ms, 9_085, "cbrt(300 / 0.4) s");

@@ -4,6 +4,10 @@
 //! the window is twice what the path holds already: too late for a queue of one round trip. So the other sign of HyStart
 //! counts, too (Ha and Rhee 2011, as in Linux): ACKs that follow each other closely for half of the base round trip.
 //!
+//! Either sign will do for CUBIC, which soon finds what it left too early, and for a sender without SACK, to which each
+//! segment that overflows costs a round trip. Reno with SACK waits for both: it adds one segment in a round trip, and a
+//! loss that halves a window which had stopped at the first sign leaves it far below what the path holds.
+//!
 //! ```text
 //!   sent    |||||||||                 next round |||||||||||||||||||
 //!   ACKs              | | | | | | | |            | | | | | | | | | | | | | | | | |
@@ -43,6 +47,13 @@ pub(super) struct HyStart {
     base: Duration,
     /// When the first and the last ACK of the round's train came.
     train: (Instant, Instant),
+    /// There has been a train that fills the path.
+    filled: bool,
+}
+
+/// RFC 9406 §4.2, RttThresh: by how much a round trip grows that tells of a queue.
+fn thresh(rtt: Duration) -> Duration {
+    rtt.over(MIN_RTT_DIVISOR).max(MIN_RTT_THRESH).min(MAX_RTT_THRESH)
 }
 
 impl HyStart {
@@ -55,12 +66,13 @@ impl HyStart {
             css: None,
             base: Duration::MAX,
             train: (Instant::NEVER, Instant::NEVER),
+            filled: false,
         }
     }
 
-    /// By what to divide the growth of the window; `None` when slow start is over.
+    /// By what to divide the growth of the window; `None` when slow start is over. `by_train`: a train of ACKs suffices.
     #[inline]
-    pub(super) fn on_ack(&mut self, ack: &AckSample, cwnd: u32) -> Option<u32> {
+    pub(super) fn on_ack(&mut self, ack: &AckSample, cwnd: u32, by_train: bool) -> Option<u32> {
         if ack.una.after(self.round_end) {
             self.round_end = ack.nxt;
             self.last_min = self.current_min;
@@ -83,9 +95,17 @@ impl HyStart {
             }
         }
         if cwnd >= TRAIN_WINDOW * ack.mss && self.train_fills_the_path(ack.now) {
+            self.filled = true;
+        }
+        if self.filled && (by_train || self.queued()) {
             return None;
         }
         Some(if self.css.is_some() { CSS_GROWTH_DIVISOR } else { 1 })
+    }
+
+    /// The shortest round trip of this round tells of a queue.
+    fn queued(&self) -> bool {
+        self.samples >= RTT_SAMPLES && self.current_min >= self.base + thresh(self.base)
     }
 
     /// True if the ACKs of this round have come without a gap for so long that twice the window fills the path.
@@ -108,11 +128,10 @@ impl HyStart {
         match self.css {
             Some((_, baseline)) if self.current_min < baseline => self.css = None,
             Some(_) => {}
-            None if self.last_min != Duration::MAX => {
-                let thresh = self.last_min.over(MIN_RTT_DIVISOR).max(MIN_RTT_THRESH).min(MAX_RTT_THRESH);
-                if self.current_min >= self.last_min + thresh {
-                    self.css = Some((0, self.current_min));
-                }
+            None if self.last_min != Duration::MAX
+                && self.current_min >= self.last_min + thresh(self.last_min) =>
+            {
+                self.css = Some((0, self.current_min));
             }
             None => {}
         }

@@ -32,6 +32,8 @@ pub(crate) struct AckSample {
     pub(crate) rtt: Option<Duration>,
     pub(crate) una: SeqNum,
     pub(crate) nxt: SeqNum,
+    /// The peer tells which segments have arrived.
+    pub(crate) sack: bool,
 }
 
 /// What any ACK says to a controller that keeps a model of the path.
@@ -184,8 +186,12 @@ impl Congestion {
 
     /// RFC 5681 §3.1 with HyStart++ (RFC 9406); returns the acknowledged bytes that are left for congestion avoidance.
     fn slow_start(&mut self, ack: &AckSample) -> u32 {
-        let divisor =
-            if self.ssthresh == SSTHRESH_NONE { self.hystart.on_ack(ack, self.cwnd) } else { Some(1) };
+        let divisor = if self.ssthresh == SSTHRESH_NONE {
+            let by_train = !ack.sack || !matches!(self.algorithm, Algorithm::NewReno);
+            self.hystart.on_ack(ack, self.cwnd, by_train)
+        } else {
+            Some(1)
+        };
         let Some(divisor) = divisor else {
             // RFC 9406 §4.2: conservative slow start is over.
             self.ssthresh = self.cwnd;

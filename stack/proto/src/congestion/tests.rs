@@ -8,7 +8,16 @@ fn round(cc: &mut Congestion, now: &mut Instant, una: &mut SeqNum, rtt: Duration
     let nxt = *una + 2 * cc.cwnd;
     for _ in 0..cc.cwnd / MSS {
         *una += MSS;
-        cc.on_ack(&AckSample { now: *now, acked: MSS, mss: MSS, srtt: rtt, rtt: Some(rtt), una: *una, nxt });
+        cc.on_ack(&AckSample {
+            now: *now,
+            acked: MSS,
+            mss: MSS,
+            srtt: rtt,
+            rtt: Some(rtt),
+            una: *una,
+            nxt,
+            sack: true,
+        });
     }
 }
 
@@ -93,30 +102,39 @@ fn undo_takes_the_reduction_back() {
     assert_eq!((cc.cwnd, cc.ssthresh), before);
 }
 
-/// Ha and Rhee 2011: ACKs without a gap for half of the base round trip. `gap_us` parts them; returns whether slow start
-/// has ended after `rounds` windows.
-#[track_caller]
-fn check_train(gap_us: u64, rounds: u32, ends: bool) {
-    let (mut cc, mut now, mut una) = start(CongestionKind::Cubic);
-    let rtt = Duration::from_millis(100);
-    for _ in 0..rounds {
-        now += rtt;
+/// Ha and Rhee 2011: ACKs without a gap for half of the base round trip. `gap_us` parts them, `waits` tells whether each waits
+/// in a queue behind those of its window; whether slow start has ended after `rounds` windows is returned.
+fn train(kind: CongestionKind, sack: bool, gap_us: u64, waits: bool, rounds: u32) -> bool {
+    let (mut cc, mut now, mut una) = start(kind);
+    for n in 0..rounds {
+        now += Duration::from_millis(100);
+        let waited = if waits && n + 1 == rounds { 30 } else { 0 };
+        let rtt = Duration::from_millis(100 + waited);
         for _ in 0..cc.cwnd / MSS {
             una += MSS;
             now += Duration::from_micros(gap_us);
             let nxt = una + cc.cwnd;
-            let sample = AckSample { now, acked: MSS, mss: MSS, srtt: rtt, rtt: Some(rtt), una, nxt };
-            cc.on_ack(&sample);
+            cc.on_ack(&AckSample { now, acked: MSS, mss: MSS, srtt: rtt, rtt: Some(rtt), una, nxt, sack });
         }
     }
-    assert_eq!(!cc.in_slow_start(), ends, "gap {gap_us} µs: window {}, threshold {}", cc.cwnd, cc.ssthresh);
+    !cc.in_slow_start()
 }
 
 #[test]
 fn a_train_of_acks_ends_slow_start() {
-    // 40 ACKs, 1 ms apart, don't last for 50 ms; 80 do.
-    check_train(1_000, 3, false);
-    check_train(1_000, 4, true);
-    // With gaps of 15 ms the path is not busy between them, however long they go on.
-    check_train(15_000, 4, false);
+    for (kind, sack) in [(CongestionKind::Cubic, true), (CongestionKind::NewReno, false)] {
+        // 40 ACKs, 1 ms apart, don't last for 50 ms; 80 do.
+        assert!(!train(kind, sack, 1_000, false, 3));
+        assert!(train(kind, sack, 1_000, false, 4));
+        // With gaps of 15 ms the path is not busy between them, however long they go on.
+        assert!(!train(kind, sack, 15_000, false, 4));
+    }
+}
+
+#[test]
+fn reno_with_sack_leaves_slow_start_by_a_train_and_a_queue() {
+    assert!(!train(CongestionKind::NewReno, true, 1_000, false, 4));
+    assert!(train(CongestionKind::NewReno, true, 1_000, true, 5));
+    // A queue alone begins conservative slow start.
+    assert!(!train(CongestionKind::NewReno, true, 15_000, true, 4));
 }

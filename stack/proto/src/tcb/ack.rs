@@ -208,6 +208,7 @@ impl Tcb {
             rtt,
             una: self.snd.una,
             nxt: self.snd.nxt,
+            sack: self.opt.sack,
         });
     }
 
