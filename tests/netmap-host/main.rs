@@ -15,6 +15,9 @@
 //!
 //! With `NETMAP_HOST_SHARED=name` there is no engine, but what `utcp switch netmap:nm0 --name name` would run.
 //!
+//! With `NETMAP_HOST_PATIENT=1` frames for a full ring of the NIC wait in front of it (in the TAP device's queue), up to five seconds, and the
+//! kernel takes as many as come.
+//!
 //! Takes the variables of `utcp engine`, and `NETMAP_HOST_CABLE` (the TAP device at the cable's end), `NETMAP_HOST_RINGS`
 //! (pairs of the NIC). Frames come to a ring by their last byte, so that a flow comes to all of them.
 
@@ -22,7 +25,7 @@ mod told;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use utcp_engine::control::{Surroundings, run_in};
 use utcp_engine::{Config, switch};
@@ -31,6 +34,10 @@ use utcp_netmap_io::{Device, OpenOptions, Port, PortError};
 
 /// Name of the NIC, and of the kernel's device.
 const NIC: &str = "nm0";
+/// Frames that may wait for the kernel, if none is to be lost.
+const ROOM: usize = 1 << 17;
+/// Between two looks.
+const PAUSE: Duration = Duration::from_micros(200);
 
 fn main() -> ExitCode {
     match serve() {
@@ -57,13 +64,18 @@ fn serve() -> Result<(), String> {
     }
     let shape = NicShape { rings, slots: 512, ..NicShape::default() };
     provider.add_nic(NIC, shape).map_err(|error| error.to_string())?;
+    let patient = variable("NETMAP_HOST_PATIENT").is_some();
+    if patient {
+        provider.set_room(NIC, Side::Host, ROOM);
+    }
     for (name, side) in [(NIC, Side::Host), (cable.as_str(), Side::Nic)] {
         let mut tap = tap(name).map_err(|error| error.to_string())?;
         let (provider, rings) = (provider.clone(), if side == Side::Nic { rings } else { 1 });
+        let patience = Duration::from_secs(if patient { 5 } else { 0 });
         std::thread::spawn(move || {
-            while let Ok(moved) = pump(&provider, side, rings, &mut *tap) {
+            while let Ok(moved) = pump(&provider, side, rings, &mut *tap, patience) {
                 if !moved {
-                    std::thread::sleep(Duration::from_micros(200));
+                    std::thread::sleep(PAUSE);
                 }
             }
         });
@@ -110,7 +122,7 @@ fn join_switch(provider: &Provider, port: &str, cable: &str) -> Result<(), PortE
         while let Ok(moved) = relay(&mut *tap, &mut *port).and_then(|a| Ok(a | relay(&mut *port, &mut *tap)?))
         {
             if !moved {
-                std::thread::sleep(Duration::from_micros(200));
+                std::thread::sleep(PAUSE);
             }
         }
     });
@@ -152,12 +164,21 @@ fn tap(name: &str) -> Result<Box<dyn Port>, PortError> {
 }
 
 /// Moves frames between a TAP device and one side of the NIC; whether there were any.
-fn pump(provider: &Provider, side: Side, rings: u16, tap: &mut dyn Port) -> Result<bool, PortError> {
+fn pump(
+    provider: &Provider,
+    side: Side,
+    rings: u16,
+    tap: &mut dyn Port,
+    patience: Duration,
+) -> Result<bool, PortError> {
     let mut moved = tap.rx_sync()? > 0;
     for frame in tap.rx() {
         let ring = u16::from(frame.last().copied().unwrap_or(0)) % rings;
+        let until = Instant::now() + patience;
         // A full ring drops, as a NIC does.
-        provider.send(NIC, side, ring, frame.bytes());
+        while !provider.send(NIC, side, ring, frame.bytes()) && Instant::now() < until {
+            std::thread::sleep(PAUSE);
+        }
     }
     for (_, frame) in provider.receive(NIC, side) {
         moved = true;

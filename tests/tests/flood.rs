@@ -3,6 +3,8 @@
 //! At full speed two cores of one host are sender, cable and receiver, and which frames the queue of a veth pair loses is not
 //! utcp's doing. So the flood here is one that the kernel alone takes without loss.
 
+use std::path::Path;
+
 use utcp_tests::nginx::Nginx;
 use utcp_tests::{
     Engine, Host, Lab, Net, Running, WAIT, ip, is_installed, is_root, measured, not_run, on_kernel,
@@ -21,22 +23,23 @@ macro_rules! needs_utcp_root_and_ssh {
         if !is_root() {
             return not_run("needs root for network namespaces");
         }
-        if !is_installed("ssh") || !is_installed("ssh-keygen") {
+        if !is_installed("ssh") || !is_installed("ssh-keygen") || !Path::new("/usr/sbin/sshd").exists() {
             return not_run("needs ssh");
         }
     };
 }
 
-/// Pings; prints how many were answered, and the microseconds of the slowest.
+/// Pings; prints how many were answered, and the microseconds of the slowest. An answer may be late on a busy machine; once too many are lost, no
+/// more are sent.
 fn ping(addr: &str) -> String {
     format!(
         "import socket, struct, time
 s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
 # Answers alone (ICMP_FILTER): refused datagrams would fill the socket.
 s.setsockopt(255, 1, struct.pack('@I', ~1 & 0xffffffff))
-s.settimeout(1)
+s.settimeout(10)
 s.connect(('{addr}', 0))
-answers, slowest = 0, 0
+answers, slowest, lost = 0, 0, 0
 for n in range({PINGS}):
     body = struct.pack('!HH', 77, n) + b'abcdefgh'
     total = 0x0800 + sum(struct.unpack('!6H', body))
@@ -47,7 +50,9 @@ for n in range({PINGS}):
         while s.recv(100)[24:] != body: pass
         answers += 1
         slowest = max(slowest, time.monotonic() - begin)
-    except TimeoutError: pass
+    except TimeoutError:
+        lost += 1
+        if lost > {LOST_MAX}: break
     time.sleep(0.005)
 print(answers, int(slowest * 1e6))"
     )
@@ -181,7 +186,8 @@ fn beside_a_switch() {
     over_a_veth_pair("flood-switch", Some("switch:veths"), None);
 }
 
-/// Through the engine itself: every frame of the flood passes its rings. TAP devices stand for the NIC, which lose what comes faster.
+/// Through the engine itself: every frame of the flood passes its rings. TAP devices stand for the NIC, which lose what comes faster; what
+/// comes while a busy machine lets the engine wait, waits in their queues.
 #[test]
 fn through_netmap() {
     needs_utcp_root_and_ssh!();
@@ -189,11 +195,13 @@ fn through_netmap() {
     let (host, peer) = (&net.server, &net.client);
     for device in ["nm0", "wire0"] {
         ip(&lab, host, &format!("tuntap add dev {device} mode tap"));
+        ip(&lab, host, &format!("link set {device} txqueuelen 50000"));
     }
     ip(&lab, host, "addr add 10.88.0.1/24 dev nm0");
     ip(&lab, host, "link set nm0 up");
     let engine = Engine::new(&lab).inside(host).by(release_file("utcp-netmap-host"));
-    let engine = engine.set("UTCP_DEVICE", "netmap:nm0").set("NETMAP_HOST_CABLE", "wire0").run();
+    let engine = engine.set("UTCP_DEVICE", "netmap:nm0").set("NETMAP_HOST_CABLE", "wire0");
+    let engine = engine.set("NETMAP_HOST_PATIENT", "1").run();
     ip(&lab, host, &format!("link set wire0 netns {}", peer.namespace()));
     ip(&lab, peer, "addr add 10.88.0.2/24 dev wire0");
     ip(&lab, peer, "link set wire0 up");
