@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, Run, WAIT, ip, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::{
+    Engine, Host, Lab, Net, Run, Running, WAIT, ip, is_root, not_run, on_kernel, release_file, wait_until,
+};
 
 const OURS: &str = "10.9.0.2";
 const OURS_V6: &str = "fd09::2";
@@ -191,50 +193,143 @@ fn a_trace_of_a_running_engine() {
     engine.went_through(1);
 }
 
-/// Wireshark's own reader finds nothing wrong with a trace, on a port with and without a virtio-net header.
-#[test]
-fn tshark_reads_a_trace_without_a_complaint() {
-    needs_utcp_and_root!();
-    if !utcp_tests::is_installed("tshark") {
-        return not_run("needs tshark");
-    }
-    let (lab, net) = (Lab::new("tshark"), Net::new());
+/// An engine whose ports are traced, where its clients are, and what stands behind.
+struct Traced<'l> {
+    engine: Engine<'l>,
+    /// The device, as `utcp trace` has it.
+    port: String,
+    addr: &'static str,
+    client: Client<'l>,
+    _behind: Vec<Running>,
+}
+
+/// Who asks for pages: the kernel of a host, or another engine.
+enum Client<'l> {
+    Kernel(Host),
+    Engine(Host, Box<Engine<'l>>),
+}
+
+/// `xdp:` with faults, which is AF_XDP, and without; `switch:` on it.
+fn traced_xdp<'l>(lab: &'l Lab, net: &Net, device: &str, faults: bool) -> Traced<'l> {
     let host = &net.server;
-    let xdp = (format!("xdp:{}", host.interface), host.addr.clone(), &net.client);
-    let tap = ("tap:utcp0,addr=10.9.0.2/24".to_owned(), "10.9.0.2".to_owned(), host);
-    for (device, addr, client) in [xdp, tap] {
-        let file = lab.path("trace.pcapng");
-        let trace = file.display().to_string();
-        let engine =
-            Engine::new(&lab).inside(host).set("UTCP_DEVICE", &device).set("UTCP_TRACE", trace).run();
-        if device.starts_with("tap") {
-            ip(&lab, host, "addr add 10.9.0.1/24 dev utcp0");
-        }
-        let nginx = Nginx::start(&lab, &engine);
-        let _ = lab.random_file("www/big", 300_000);
-        for page in ["hello", "big"] {
-            let url = format!("http://{addr}:{}/{page}", nginx.port);
-            let _ = lab.run("curl").args(["-sS", "-m", "20", "-o", "/dev/null", &url]).inside(client).ok();
-        }
-        engine.went_through(2);
-        let comment = format!("nginx: {addr}:{} to ", nginx.port);
-        drop(nginx);
-        engine.stop();
-        let read = |words: &[&str]| {
-            let end = lab.run("tshark").args(["-n", "-r"]).arg(&file).args(words).finish();
-            assert!(end.status.success(), "{device}: {}", end.err);
-            let complaints = end.err.lines().filter(|line| !line.starts_with("Running as user \"root\""));
-            assert_eq!(complaints.collect::<String>(), "", "{device}");
-            end.text()
-        };
-        assert_eq!(read(&["-Y", "_ws.malformed || _ws.expert.severity == error"]), "", "{device}");
-        // The comment of a flow stands beside one of its packets.
-        let comments = read(&["-T", "fields", "-e", "frame.comment", "-Y", "frame.comment"]);
-        assert!(comments.contains(&comment), "{comments}");
-        // What tshark puts together is what was sent.
-        let lengths = read(&["-T", "fields", "-e", "http.content_length", "-Y", "http.response"]);
-        assert_eq!(lengths.split_whitespace().collect::<Vec<_>>(), ["6", "300000"], "{device}");
+    let behind = device.starts_with("switch:").then(|| {
+        let shared = format!("xdp:{}", host.interface);
+        let switch = lab.run(release_file("utcp")).args(["switch", &shared]).inside(host).spawn();
+        wait_until("the switch runs", WAIT, || switch.stderr().contains("is shared").then_some(()));
+        switch
+    });
+    let mut engine = Engine::new(lab).inside(host).set("UTCP_DEVICE", device);
+    if faults {
+        engine = engine.set("UTCP_FAULTS", "loss=0%");
     }
+    Traced {
+        engine: engine.run(),
+        port: device.to_owned(),
+        addr: "10.77.0.1",
+        client: Client::Kernel(net.client.clone()),
+        _behind: behind.into_iter().collect(),
+    }
+}
+
+fn traced_tap<'l>(lab: &'l Lab, net: &Net) -> Traced<'l> {
+    let device = "tap:utcp0,addr=10.9.0.2/24";
+    let engine = Engine::new(lab).inside(&net.server).set("UTCP_DEVICE", device).run();
+    ip(lab, &net.server, "addr add 10.9.0.1/24 dev utcp0");
+    let client = Client::Kernel(net.server.clone());
+    Traced { engine, port: "tap:utcp0".into(), addr: "10.9.0.2", client, _behind: Vec::new() }
+}
+
+fn traced_pipe<'l>(lab: &'l Lab, net: &Net) -> Traced<'l> {
+    let name = format!("pipe:traced{}", std::process::id());
+    let end = |host: &Host, addr: &str| {
+        Engine::new(lab).inside(host).set("UTCP_DEVICE", format!("{name},addr={addr}/24"))
+    };
+    // Each waits for the other before it answers.
+    let engine = end(&net.server, "10.8.0.1");
+    let first = lab.run(engine.program("utcp")).arg("engine").env("UTCP_STACK", engine.stack());
+    let first = first.env("UTCP_DEVICE", format!("{name},addr=10.8.0.1/24")).inside(&net.server).spawn();
+    let client = Client::Engine(net.client.clone(), Box::new(end(&net.client, "10.8.0.2").run()));
+    Traced { engine, port: name, addr: "10.8.0.1", client, _behind: vec![first] }
+}
+
+fn traced_netmap<'l>(lab: &'l Lab, net: &Net) -> Traced<'l> {
+    let (host, peer) = (&net.server, &net.client);
+    for device in ["nm0", "wire0"] {
+        ip(lab, host, &format!("tuntap add dev {device} mode tap"));
+    }
+    ip(lab, host, "addr add 10.88.0.1/24 dev nm0");
+    ip(lab, host, "link set nm0 up");
+    let engine = Engine::new(lab).inside(host).by(release_file("utcp-netmap-host"));
+    let engine = engine.set("UTCP_DEVICE", "netmap:nm0").set("NETMAP_HOST_CABLE", "wire0").run();
+    ip(lab, host, &format!("link set wire0 netns {}", peer.namespace()));
+    ip(lab, peer, "addr add 10.88.0.2/24 dev wire0");
+    ip(lab, peer, "link set wire0 up");
+    let client = Client::Kernel(peer.clone());
+    Traced { engine, port: "netmap:nm0".into(), addr: "10.88.0.1", client, _behind: Vec::new() }
+}
+
+/// Wireshark's own reader finds nothing wrong with what `utcp trace` writes of a port, and finds in it what was sent and whose it is.
+fn tshark_reads(lab: &Lab, net: &Net, traced: &Traced<'_>) {
+    let Traced { engine, port, addr, client, .. } = traced;
+    let nginx = Nginx::start(lab, engine);
+    let _ = lab.random_file("www/big", 300_000);
+    let file = lab.path("trace.pcapng");
+    let trace = lab.run(engine.program("utcp")).args(["trace", port, "--stack", engine.stack(), "-w"]);
+    let mut trace = trace.arg(&file).inside(&net.server).spawn();
+    wait_until("a trace begins", WAIT, || {
+        std::fs::metadata(&file).is_ok_and(|file| file.len() > 0).then_some(())
+    });
+    for page in ["hello", "big"] {
+        let url = format!("http://{addr}:{}/{page}", nginx.port);
+        let curl = lab.run("curl").args(["-sS", "-m", "20", "-o", "/dev/null", &url]);
+        let _ = match client {
+            Client::Kernel(host) => curl.inside(host),
+            Client::Engine(host, engine) => curl.inside(host).under(engine),
+        }
+        .ok();
+    }
+    engine.went_through(2);
+    trace.signal(libc::SIGINT);
+    let _ = trace.end_within(WAIT).ok();
+    let read = |words: &[&str]| {
+        let end = lab.run("tshark").args(["-n", "-r"]).arg(&file).args(words).finish();
+        assert!(end.status.success(), "{port}: {}", end.err);
+        let complaints = end.err.lines().filter(|line| !line.starts_with("Running as user \"root\""));
+        assert_eq!(complaints.collect::<String>(), "", "{port}");
+        end.text()
+    };
+    assert_eq!(read(&["-Y", "_ws.malformed || _ws.expert.severity == error"]), "", "{port}");
+    // The comment of a flow stands beside one of its packets.
+    let comments = read(&["-T", "fields", "-e", "frame.comment", "-Y", "frame.comment"]);
+    let comment = format!("nginx: {addr}:{} to ", nginx.port);
+    assert!(comments.contains(&comment), "{port}: {comments}");
+    // What tshark puts together is what was sent.
+    let lengths = read(&["-T", "fields", "-e", "http.content_length", "-Y", "http.response"]);
+    assert_eq!(lengths.split_whitespace().collect::<Vec<_>>(), ["6", "300000"], "{port}");
+}
+
+macro_rules! tshark {
+    ($($test:ident: $how:expr;)*) => { $(
+        #[test]
+        fn $test() {
+            needs_utcp_and_root!();
+            if !utcp_tests::is_installed("tshark") {
+                return not_run("needs tshark");
+            }
+            let (lab, net) = (Lab::new(stringify!($test)), Net::new());
+            let how: for<'l> fn(&'l Lab, &Net) -> Traced<'l> = $how;
+            tshark_reads(&lab, &net, &how(&lab, &net));
+        }
+    )* };
+}
+
+tshark! {
+    tshark_reads_packet_sockets: |lab, net| traced_xdp(lab, net, "xdp:veths", false);
+    tshark_reads_af_xdp: |lab, net| traced_xdp(lab, net, "xdp:veths", true);
+    tshark_reads_a_switch: |lab, net| traced_xdp(lab, net, "switch:veths", false);
+    tshark_reads_tap: traced_tap;
+    tshark_reads_a_pipe: traced_pipe;
+    tshark_reads_netmap: traced_netmap;
 }
 
 /// `utcp doctor` sees an interface that is down and offloads that are in the way, and sets both right.
