@@ -20,7 +20,7 @@ use crate::handle::Sock;
 use crate::pool::{self, Stand};
 use crate::sigio::Signals;
 use crate::sys::{self, Errno, Sys};
-use crate::{channel, listen, options, process, tls, user};
+use crate::{channel, control, listen, options, process, tls, user};
 
 /// Tells bound sockets apart, so that copies of one are found.
 static NEXT: AtomicU32 = AtomicU32::new(1);
@@ -100,10 +100,10 @@ fn begin(
     remote: Addr,
     local: Addr,
 ) -> Option<Sys<Served>> {
-    let nonblocking = sys::fcntl(fd, libc::F_GETFL, 0).ok()? & libc::O_NONBLOCK != 0;
+    let kept = control::bits_of(sys::fcntl(fd, libc::F_GETFL, 0).ok()?);
     let family = if inet6 { file::INET6 } else { 0 };
     // SHARED: its descriptor holds the bound socket, so it must not go back into the pool.
-    let flags = family | file::SHARED | if nonblocking { file::NONBLOCK } else { 0 };
+    let flags = family | file::SHARED | file::BOUND | kept;
     let sock = connect::fresh(att, flags)?;
     options::import(&sock, fd, inet6);
     let ([high, low, port], [from_high, from_low, from_port]) = (remote.to_words(), local.to_words());

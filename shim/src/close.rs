@@ -16,7 +16,7 @@ use crate::pool::{self, Stand};
 use crate::sleep;
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{attach, bound, epoll, errno, listen, numbers, pair, relayed, send, tls};
+use crate::{attach, bound, connect, epoll, errno, listen, numbers, pair, relayed, send, tls};
 
 /// `close(2)`.
 ///
@@ -58,7 +58,7 @@ fn in_kernel(fd: c_int, entry: Entry) -> c_int {
 
 /// What stands at `fd`, once no other thread is about to put something else there.
 #[inline]
-fn settled(fd: c_int) -> Entry {
+pub fn settled(fd: c_int) -> Entry {
     let mut entry = fd_table::get(fd);
     for look in 0..LOOKS_MAX.saturating_add(NAPS_MAX) {
         if entry != Entry::CHANGING {
@@ -194,23 +194,36 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
         _ => return errno::fail(Errno(libc::EINVAL)),
     };
     let now = sock.status();
-    if now & status::CONNECTED == 0 || now & status::DEAD != 0 {
+    if now & (status::CONNECTING | status::CONNECTED | status::DEAD) == status::CONNECTING {
+        return errno::into_libc(connect::give_up(&sock).map(|()| 0));
+    }
+    if now & status::CONNECTED == 0 || sock.has_ended() {
+        // It fails, and its sides are shut all the same (Linux inet_shutdown).
+        sock.shared.intent.fetch_or(bits, AcqRel);
+        tell(&sock);
         return errno::fail(Errno(libc::ENOTCONN));
     }
+    // No `connect` reports that it succeeded any more.
+    sock.shared.file.fetch_and(!file::CONNECTING, AcqRel);
     send::flush(&sock);
     // Not while another thread is copying: its bytes belong before the FIN.
     let right = sock.take_tx();
     sock.shared.intent.fetch_or(bits, AcqRel);
     drop(right);
     sock.kick();
-    let (rx_bell, tx_bell) = pair::bells(&sock);
+    tell(&sock);
+    0
+}
+
+/// Wakes whoever sleeps on `sock`.
+fn tell(sock: &Sock) {
+    let (rx_bell, tx_bell) = pair::bells(sock);
     for bell in [&sock.shared.rx_bell, &sock.shared.tx_bell, rx_bell, tx_bell] {
         if bell.ring() {
             sys::futex_wake_all(bell.word());
         }
     }
-    epoll::touch(&sock);
-    0
+    epoll::touch(sock);
 }
 
 /// `dup(2)`.

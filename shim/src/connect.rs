@@ -15,7 +15,7 @@ use crate::pool::Unsettled;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, errno, fast_open, listen, log, numbers, process, swap, tls, user};
+use crate::{bound, close, errno, fast_open, listen, log, numbers, process, swap, tls, user};
 
 /// `socket(2)`: TCP is ours if an engine serves us; everything else is the kernel's.
 ///
@@ -141,9 +141,11 @@ unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served
     }
     // SAFETY: the program's own address.
     let addr = unsafe { user::address(to, len, sock.is_inet6()) }?;
-    if !is_served(sock.att, &addr) {
+    if sock.is_shut() || !is_served(sock.att, &addr) {
         return Ok(Served::ByKernel);
     }
+    // What the last attempt left is nothing to this one (Linux tcp_connect_init).
+    let _ = sock.take_error();
     if fast_open::is_wanted(sock) {
         return fast_open::connect(sock, connect_args(addr));
     }
@@ -178,6 +180,14 @@ pub fn under_way(sock: &Sock) -> Sys<Served> {
         return Err(Errno(libc::EINPROGRESS));
     }
     wait_connected(sock)
+}
+
+/// `shutdown` of a socket that connects: the attempt is reset, and the socket as new (Linux inet_shutdown).
+pub fn give_up(sock: &Sock) -> Sys<()> {
+    match dissolve(sock)? {
+        Served::Here => Ok(()),
+        Served::ByKernel => swap::to_kernel(sock),
+    }
 }
 
 /// `connect` to AF_UNSPEC: the connection is reset, and the socket as new (Linux tcp_disconnect).
@@ -245,7 +255,7 @@ pub fn wait_connected(sock: &Sock) -> Sys<Served> {
         sock.att,
         || &sock.shared.tx_bell,
         deadline,
-        || sock.shared.status.load(Acquire) & over != 0 || !sock.is_current(),
+        || sock.shared.status.load(Acquire) & over != 0 || !sock.is_current() || sock.intends(intent::CLOSE),
     );
     let now = sock.status();
     if now & status::DEAD != 0 {
@@ -259,7 +269,16 @@ pub fn wait_connected(sock: &Sock) -> Sys<Served> {
     match woken {
         Woken::Signal => Err(Errno(libc::EINTR)),
         Woken::Timeout => Err(Errno(libc::EINPROGRESS)),
-        Woken::News => Err(Errno(libc::EBADF)),
+        Woken::News => Err(given_up(sock)),
+    }
+}
+
+/// Why the attempt that `sock` was ended: another thread gave it up, or closed it.
+fn given_up(sock: &Sock) -> Errno {
+    let now = close::settled(sock.fd);
+    match handle::stream(sock.fd).filter(|_| !now.same_object(sock.entry)) {
+        Some(new) => new.take_error().unwrap_or(Errno(libc::ECONNABORTED)),
+        None => Errno(libc::EBADF),
     }
 }
 

@@ -92,8 +92,12 @@ pub fn keep_from_blocking(listener: &handle::Sock) {
         return;
     }
     if let Ok(flags) = sys::fcntl(listener.fd, libc::F_GETFL, 0) {
-        let _ = sys::fcntl(listener.fd, libc::F_SETFL, (flags | libc::O_NONBLOCK) as usize);
         listener.shared.file.fetch_or(file::KERNEL_NONBLOCK, AcqRel);
+        let _ = sys::fcntl(listener.fd, libc::F_SETFL, (flags | libc::O_NONBLOCK) as usize);
+        // Another thread may have ended it meanwhile, and have looked whether it blocks before us: that is the program's word again.
+        if !fd_table::get(listener.fd).same_object(listener.entry) {
+            let _ = sys::fcntl(listener.fd, libc::F_SETFL, flags as usize);
+        }
     }
 }
 
@@ -106,6 +110,20 @@ pub fn let_block(listener: &handle::Sock) {
     if let Ok(flags) = sys::fcntl(listener.fd, libc::F_GETFL, 0) {
         let _ = sys::fcntl(listener.fd, libc::F_SETFL, (flags & !libc::O_NONBLOCK) as usize);
     }
+}
+
+/// What F_SETFL sets, and where it is kept. (O_ASYNC is more than a bit.)
+const FLAGS: [(c_int, u32); 3] =
+    [(libc::O_NONBLOCK, file::NONBLOCK), (libc::O_APPEND, file::APPEND), (libc::O_NOATIME, file::NOATIME)];
+
+/// Of the bits `kept` of a socket, those of [`FLAGS`] as `fcntl` has them.
+pub fn status_flags(kept: u32) -> c_int {
+    FLAGS.iter().filter(|(_, bit)| kept & bit != 0).fold(0, |flags, (flag, _)| flags | flag)
+}
+
+/// The other way round.
+pub fn bits_of(flags: c_int) -> u32 {
+    FLAGS.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |bits, (_, bit)| bits | bit)
 }
 
 /// F_GETFL and F_SETFL.
@@ -124,9 +142,8 @@ fn flags(fd: c_int, command: c_int, arg: usize) -> c_int {
     }
     if command == libc::F_GETFL {
         let kept = sock.shared.file.load(Relaxed);
-        let nonblocking = if kept & file::NONBLOCK != 0 { libc::O_NONBLOCK } else { 0 };
         let asynchronous = if kept & file::ASYNC != 0 { libc::O_ASYNC } else { 0 };
-        return libc::O_RDWR | nonblocking | asynchronous;
+        return libc::O_RDWR | asynchronous | status_flags(kept);
     }
     if listens {
         let kernel = if held { arg | libc::O_NONBLOCK as usize } else { arg };
@@ -139,7 +156,9 @@ fn flags(fd: c_int, command: c_int, arg: usize) -> c_int {
     if !listens && arg & libc::O_DIRECT as usize != 0 {
         return errno::fail(Errno(libc::EINVAL)); // fcntl(2): the file has no such way.
     }
-    set_bit(&sock, file::NONBLOCK, arg & libc::O_NONBLOCK as usize != 0);
+    for (flag, bit) in FLAGS {
+        set_bit(&sock, bit, arg & flag as usize != 0);
+    }
     let asynchronous = arg & libc::O_ASYNC as usize != 0;
     if listens {
         sigio::set_listener(&sock, asynchronous);

@@ -100,9 +100,10 @@ pub unsafe fn send_to(
     }
     // SAFETY: the program's own address.
     let addr = unsafe { user::address(to, len, sock.is_inet6()) }?;
-    if !connect::is_served(sock.att, &addr) {
+    if sock.is_shut() || !connect::is_served(sock.att, &addr) {
         return Ok(Sent::ByKernel);
     }
+    let _ = sock.take_error();
     match begin(sock, connect::connect_args(addr))? {
         None => Ok(Sent::ByKernel),
         Some(true) => send_first(sock, source, flags).map(Sent::Bytes),

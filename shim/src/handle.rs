@@ -10,8 +10,11 @@ use utcp_abi::socket::{Socket, file, intent, status};
 use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
 use crate::sys::{self, Errno, Sys};
-use crate::{death, process, relayed, tls};
+use crate::{death, pair, process, relayed, sleep, tls, user};
 use utcp_abi::ticks;
+
+/// How long the acknowledgement of a FIN may take within a host: longer, and something holds it up.
+const LOCAL_FIN_US: u64 = 50_000;
 
 /// A socket of ours behind a descriptor.
 #[derive(Debug, Clone, Copy)]
@@ -156,6 +159,40 @@ impl Sock {
             0 => None,
             error => Some(Errno(error)),
         }
+    }
+
+    /// Whether there is, or was, a connection that has ended on both sides, as its status `now` says: what Linux calls TCP_CLOSE.
+    pub fn is_over(&self, now: u32) -> bool {
+        now & status::CONNECTED != 0 && now & (status::DEAD | status::CLOSED) != 0
+    }
+
+    /// As [`Self::is_over`]. Within a host the peer has our FIN as soon as we have sent it, on the kernel; here when the engine has
+    /// looked, which is waited for.
+    pub fn has_ended(&self) -> bool {
+        let now = self.status();
+        let over = status::DEAD | status::CLOSED;
+        let finishes = now & (status::RX_FIN | over) == status::RX_FIN && self.intends(intent::SHUT_WR);
+        let local = finishes
+            && self.shared.tx_queued() == 0
+            && (pair::of(self).is_some() || user::is_loopback(&self.shared.remote.load().ip));
+        if !local {
+            return self.is_over(now);
+        }
+        let done = || self.shared.status.load(Acquire) & over != 0 || !self.is_current();
+        let _ = sleep::until(self.att, || &self.shared.tx_bell, sleep::deadline_us(LOCAL_FIN_US), done);
+        self.is_over(self.status())
+    }
+
+    /// Whether an attempt to connect has failed and a call has told of it: the socket is as new, by its status `now`.
+    pub fn is_as_new(&self, now: u32) -> bool {
+        now & (status::CONNECTED | status::CONNECTING | status::DEAD) == status::DEAD
+            && self.shared.file.load(Acquire) & file::CONNECTING == 0
+            && self.shared.error.load(Acquire) == 0
+    }
+
+    /// Whether a `shutdown` failed before there was a connection. The engine knows no connection that begins so: the kernel does.
+    pub fn is_shut(&self) -> bool {
+        self.shared.intent.load(Acquire) & (intent::SHUT_RD | intent::SHUT_WR) != 0
     }
 
     /// Whether streams exist or existed.

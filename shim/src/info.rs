@@ -92,6 +92,12 @@ pub fn path_mtu(sock: &Sock) -> c_int {
     word(sock, info::PMTU) as c_int
 }
 
+/// What Linux tells of BBR (tcp_bbr_info), as last asked: the rate in two halves, the round trip, the gains.
+pub fn path_model(sock: &Sock) -> [u32; 5] {
+    let (rate, gains) = (wide(sock, info::MODEL_RATE), wide(sock, info::MODEL_GAINS));
+    [rate as u32, (rate >> 32) as u32, word(sock, info::MODEL_RTT_US), (gains >> 32) as u32, gains as u32]
+}
+
 /// The structure, from what the engine wrote last; `now` is the socket's status.
 pub fn tcp_info(sock: &Sock, now: u32) -> TcpInfo {
     let of = |index| word(sock, index);

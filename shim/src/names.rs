@@ -60,8 +60,7 @@ pub unsafe fn getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
         // SAFETY: the program's own arguments.
         return unsafe { kernels(fd, true, to, len) };
     };
-    let now = sock.status();
-    if now & status::CONNECTED == 0 || now & status::DEAD != 0 {
+    if sock.status() & status::CONNECTED == 0 || sock.has_ended() {
         return errno::fail(Errno(libc::ENOTCONN));
     }
     // SAFETY: the program's own pointers.
@@ -69,11 +68,14 @@ pub unsafe fn getpeername(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> 
     errno::into_libc(given.map(|()| 0))
 }
 
-/// The peer's name in a place of our own, and its length.
+/// The peer's name in a place of our own, and its length: also of one that is tried, or that was there.
 pub fn peer(sock: &Sock) -> Sys<(libc::sockaddr_storage, socklen_t)> {
     let now = sock.status();
-    if now & status::CONNECTED == 0 || now & status::DEAD != 0 {
+    if now & (status::CONNECTING | status::CONNECTED | status::DEAD) == 0 || sock.is_as_new(now) {
         return Err(Errno(libc::ENOTCONN));
+    }
+    if now & status::CONNECTING != 0 {
+        connect::settle(sock);
     }
     // SAFETY: zero bytes are a valid sockaddr_storage.
     let mut name: libc::sockaddr_storage = unsafe { core::mem::zeroed() };

@@ -68,6 +68,8 @@ enum Meaning {
     PacingRate,
     /// SO_PEEK_OFF: where the next peek begins, which peeks and reads move.
     PeekOff,
+    /// SO_INCOMING_CPU: who sets it on a connection hears it again; it chooses among listeners alone.
+    IncomingCpu,
     /// TCP_LINGER2: at most two minutes, -1 for "not at all".
     Linger2,
     /// TCP_MAXSEG: 0 for "not said".
@@ -112,7 +114,7 @@ macro_rules! lines {
 }
 
 /// The order is that of a replay.
-static TABLE: [Line; 78] = lines! {
+static TABLE: [Line; 79] = lines! {
     SOL_SOCKET SO_REUSEADDR => Meaning::Flag(option::REUSEADDR);
     SOL_SOCKET SO_REUSEPORT => Meaning::Flag(option::REUSEPORT);
     SOL_SOCKET SO_KEEPALIVE => Meaning::Flag(option::KEEPALIVE);
@@ -131,6 +133,7 @@ static TABLE: [Line; 78] = lines! {
     SOL_SOCKET SO_SNDBUFFORCE => Meaning::Force { word: |options| &options.sndbuf, least: 4608 };
     SOL_SOCKET SO_RCVBUFFORCE => Meaning::Force { word: |options| &options.rcvbuf, least: 2304 };
     SOL_SOCKET SO_RCVLOWAT => Meaning::LowWater;
+    SOL_SOCKET SO_INCOMING_CPU => Meaning::IncomingCpu;
     SOL_SOCKET SO_PEEK_OFF => Meaning::PeekOff;
     SOL_SOCKET SO_PRIORITY => Meaning::Privileged { word: |options| &options.priority, free: 6 };
     SOL_SOCKET SO_MARK => Meaning::Privileged { word: |options| &options.mark, free: -1 };
@@ -280,8 +283,14 @@ unsafe fn store(options: &Options, line: &Line, value: *const c_void, len: sockl
             options.max_pacing.store(!rate, Relaxed);
             return Ok(());
         }
-        // SAFETY: the caller's promise.
-        Meaning::Quiet(_) | Meaning::PeekOff => unsafe { judge::set(line, value, len) }?,
+        Meaning::Quiet(_) | Meaning::PeekOff => {
+            // SAFETY: the caller's promise.
+            unsafe { judge::set(line, value, len) }?;
+            if line.level == libc::IPPROTO_IPV6 && (len as usize) < size_of::<c_int>() {
+                // What the kernel takes of too few bytes is a 0 (do_ipv6_setsockopt).
+                return store_int(options, line.meaning, 0);
+            }
+        }
         // SAFETY: the caller's promise.
         Meaning::Force { .. } => unsafe { judge::set(line, value, len) }?,
         _ => {}
@@ -318,6 +327,7 @@ fn store_int(options: &Options, meaning: Meaning, value: c_int) -> Sys<()> {
         Meaning::PacingRate if value == -1 => options.max_pacing.store(0, Relaxed),
         Meaning::PacingRate => options.max_pacing.store(!u64::from(value as u32), Relaxed),
         Meaning::PeekOff => options.peek_off.store((value as u32).wrapping_add(1), Relaxed),
+        Meaning::IncomingCpu => options.incoming_cpu.store((value as u32).wrapping_add(2), Relaxed),
         Meaning::Linger2 => options.linger2_s.store(value.clamp(-1, 120), Relaxed),
         Meaning::MaxSeg if value != 0 && !(88..=32767).contains(&value) => return Err(Errno(libc::EINVAL)),
         Meaning::MaxSeg => options.maxseg.store(value as u32, Relaxed),
@@ -425,6 +435,10 @@ fn load_int(options: &Options, meaning: Meaning) -> c_int {
         Meaning::Flag(bit) | Meaning::Switch(bit) | Meaning::Early(bit) => c_int::from(options.has(bit)),
         Meaning::Quiet(bit) => c_int::from(options.quiet.load(Relaxed) & bit != 0),
         Meaning::PeekOff => options.peek_off.load(Relaxed).wrapping_sub(1) as c_int,
+        Meaning::IncomingCpu => match options.incoming_cpu.load(Relaxed) {
+            0 => -1,
+            set => set.wrapping_sub(2) as c_int,
+        },
         Meaning::Linger2 => or(options.linger2_s.load(Relaxed) as u32, 60),
         Meaning::MaxSeg => or(options.maxseg.load(Relaxed), 536),
         Meaning::FastOpen => options.fastopen.load(Relaxed) as c_int,

@@ -16,7 +16,7 @@ use crate::handle;
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{death, errno, guard, lane, nested, pair, poll_set, ready, signals, user};
+use crate::{death, errno, guard, lane, nested, pair, poll_set, pool, ready, signals, user};
 
 /// Descriptors that fit into the scratch space on the stack.
 const SMALL: usize = 128;
@@ -54,15 +54,17 @@ pub fn is_more(fd: c_int) -> bool {
 /// # Safety
 /// As `poll`: `fds` has `count` elements.
 unsafe fn list_of<'a>(fds: *mut pollfd, count: nfds_t) -> &'a mut [pollfd] {
-    // What can't be read is the kernel's to refuse.
+    let count = count as u32 as usize; // The kernel's is no longer.
+    // What can't be read is the kernel's to refuse, and what is longer than a program may have descriptors.
     if fds.is_null()
         || !guard::stands()
-        || user::probe(fds.cast(), (count as usize).saturating_mul(size_of::<pollfd>())).is_err()
+        || count as u64 > pool::limit()
+        || user::probe(fds.cast(), count.saturating_mul(size_of::<pollfd>())).is_err()
     {
         return &mut [];
     }
     // SAFETY: the caller's promise.
-    unsafe { core::slice::from_raw_parts_mut(fds, count as usize) }
+    unsafe { core::slice::from_raw_parts_mut(fds, count) }
 }
 
 /// `poll(2)`.
@@ -258,6 +260,8 @@ pub fn wait(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) ->
         if !has_kernel {
             return Ok(count);
         }
+        // Without the two places behind: a program may ask about as many as it may have.
+        let kernel = kernel.get_mut(..list.len()).unwrap_or_default();
         kernel_poll(kernel, Some(0), core::ptr::null())?;
         return Ok(merge(list, kernel));
     }
@@ -306,6 +310,11 @@ fn sleep_on(
     deadline: Option<u64>,
     mask: *const sigset_t,
 ) -> Sys<usize> {
+    if kernel.len() as u64 > pool::limit() {
+        // The kernel takes no more than the program's own: we look now and then.
+        let kernel = kernel.get_mut(..list.len()).unwrap_or_default();
+        return sleep_loop(list, kernel, deadline, mask, None, false);
+    }
     let att = list.iter().find_map(|entry| handle::ours(entry.fd)).map(|sock| sock.att);
     let borrowed = att.and_then(|att| poll_set::borrow(att).ok());
     let complete = match &borrowed {

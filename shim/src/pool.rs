@@ -45,21 +45,39 @@ const SHORT: u32 = 1024;
 
 /// Descriptors that may wait under this process's limit; 0: the limit was not looked at yet.
 static ROOM: AtomicUsize = AtomicUsize::new(0);
+/// RLIMIT_NOFILE; 0: it was not looked at yet.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
 /// So many of the next descriptors are closed.
 static SCARCE: AtomicU32 = AtomicU32::new(0);
 
 /// The limit of descriptors is (or will be) another one.
 pub fn forget_limit() {
     ROOM.store(0, Relaxed);
+    LIMIT.store(0, Relaxed);
+}
+
+/// How many descriptors the process may have.
+pub fn limit() -> u64 {
+    match LIMIT.load(Relaxed) {
+        0 => {
+            let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+            let asked = sys::call!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, sys::at_mut(&mut limit));
+            let now = asked.map_or(u64::MAX, |_| limit.rlim_cur);
+            LIMIT.store(now, Relaxed);
+            now
+        }
+        limit => limit,
+    }
 }
 
 /// Descriptors that may wait at once.
 fn room() -> usize {
     match ROOM.load(Relaxed) {
         0 => {
-            let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-            let asked = sys::call!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, 0, sys::at_mut(&mut limit));
-            let part = asked.map_or(FIRST, |_| limit.rlim_cur / PART);
+            let part = match limit() {
+                u64::MAX => FIRST,
+                limit => limit / PART,
+            };
             let room = (part.max(1) as usize).min(LEN);
             ROOM.store(room, Relaxed);
             room

@@ -185,7 +185,6 @@ unsafe extern "C" fn decode(
             libc::SYS_execveat => {
                 c_long::from(hook::execveat(fd, b as *const _, c as *const _, d as *const _, e as c_int))
             }
-            libc::SYS_openat => c_long::from(hook::openat(fd, b as *const _, third, d as u32)),
             // By libc's name every thread changes, by number this one alone.
             libc::SYS_setuid | libc::SYS_setreuid | libc::SYS_setresuid => {
                 crate::privilege::before(if number == libc::SYS_setuid { a } else { b } as u32);
@@ -195,8 +194,6 @@ unsafe extern "C" fn decode(
                 crate::errno::fail(crate::sys::Errno(libc::ENOSYS))
             }
             libc::SYS_prlimit64 => c_long::from(hook::prlimit(fd, b as u32, c as *const _, d as *mut _)),
-            libc::SYS_socketpair => c_long::from(hook::socketpair(fd, second, third, d as *mut _)),
-            libc::SYS_pipe2 => c_long::from(hook::pipe2(a as *mut _, second)),
             libc::SYS_prctl => {
                 c_long::from(hook::prctl(fd, b as c_ulong, c as c_ulong, d as c_ulong, e as c_ulong))
             }
@@ -206,7 +203,30 @@ unsafe extern "C" fn decode(
             }
             libc::SYS_mlockall => c_long::from(hook::mlockall(fd)),
             libc::SYS_munlockall => c_long::from(hook::munlockall()),
-            _ => crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, [a, b, c, d, e, f]))),
+            _ => open(number, [a, b, c, d, e, f]),
+        }
+    }
+}
+
+/// Calls that make a descriptor of the kernel's ([`crate::numbers`]), and all that we know nothing of.
+///
+/// # Safety
+/// As the call itself.
+unsafe fn open(number: c_long, words: [usize; 6]) -> c_long {
+    let [a, b, c, d, ..] = words;
+    let (fd, second, third) = (a as c_int, b as c_int, c as c_int);
+    // SAFETY: the program's own arguments.
+    unsafe {
+        match number {
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_open => c_long::from(hook::open(a as *const _, second, c as u32)),
+            libc::SYS_openat => c_long::from(hook::openat(fd, b as *const _, third, d as u32)),
+            libc::SYS_socketpair => c_long::from(hook::socketpair(fd, second, third, d as *mut _)),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_pipe => c_long::from(hook::pipe(a as *mut _)),
+            libc::SYS_pipe2 => c_long::from(hook::pipe2(a as *mut _, second)),
+            libc::SYS_eventfd2 => c_long::from(hook::eventfd(a as u32, second)),
+            _ => crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, words))),
         }
     }
 }

@@ -34,7 +34,7 @@ pub fn of(sock: &Sock) -> u32 {
     let now = sock.status();
     let failed = sock.shared.error.load(Acquire) != 0 || zerocopy::waits(sock);
     let error = if failed { ERR } else { 0 };
-    if now & status::DEAD != 0 {
+    if now & status::DEAD != 0 && !sock.is_as_new(now) {
         return IN | OUT | RDHUP | HUP | error;
     }
     if now & status::CONNECTED == 0 {
@@ -42,6 +42,8 @@ pub fn of(sock: &Sock) -> u32 {
             // Its first `send` is what makes it connect.
             true if fast_open::is_deferred(sock) => OUT | error,
             true => error,
+            // A `shutdown` that failed counts all the same (Linux inet_shutdown).
+            false if sock.intends(intent::SHUT_RD) => IN | OUT | RDHUP | HUP | error,
             false => OUT | HUP | error,
         };
     }

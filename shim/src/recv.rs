@@ -356,7 +356,9 @@ fn end(sock: &Sock) -> Option<Sys<usize>> {
         if now & (status::CONNECTING | status::DEAD) == status::CONNECTING {
             return None;
         }
-        return Some(Err(Errno(libc::ENOTCONN)));
+        // An attempt that failed has shut both sides, until a call tells of it; so has a `shutdown`, though that fails.
+        let shut = now & status::DEAD != 0 && !sock.is_as_new(now) || sock.intends(intent::SHUT_RD);
+        return Some(if shut { Ok(0) } else { Err(Errno(libc::ENOTCONN)) });
     }
     Some(Ok(0))
 }

@@ -199,7 +199,7 @@ pub fn queued(sock: &Sock) -> u64 {
 }
 
 /// Whether nothing can be sent any more, or not yet.
-fn is_closed(sock: &Sock) -> bool {
+pub fn is_closed(sock: &Sock) -> bool {
     let now = sock.status();
     let broken = now & (status::DEAD | status::TX_FIN) != 0 || sock.intends(intent::SHUT_WR);
     // Connecting: no buffer yet, so it waits, or would block.

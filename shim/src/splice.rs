@@ -51,20 +51,9 @@ impl send::Source for FromFile {
 /// # Safety
 /// As `sendfile`.
 pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_t) -> ssize_t {
-    if let Some(sock) = handle::stream(from) {
-        // Out of a socket it goes into a pipe only, as `splice` does it.
-        let is_pipe = sys::mode(out).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFIFO);
-        if !is_pipe {
-            return errno::fail(Errno(libc::EINVAL));
-        }
-        return errno::into_libc(into_pipe(&sock, out, count, 0));
-    }
-    let Some(sock) = handle::stream(out) else { return foreign!(out, sendfile(out, from, offset, count)) };
-    // What has no pages (a socket, a pipe) is no source, as in the kernel.
-    match sys::mode(from) {
-        Ok(mode) if matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFBLK) => {}
-        Ok(_) => return errno::fail(Errno(libc::EINVAL)),
-        Err(error) => return errno::fail(error),
+    let (source, sink) = (handle::stream(from), handle::stream(out));
+    if source.is_none() && sink.is_none() {
+        return foreign!(out, sendfile(out, from, offset, count));
     }
     // SAFETY: the program's own offset.
     let start = match unsafe { user::fetch(offset) } {
@@ -72,7 +61,28 @@ pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_
         Ok(start) => Some(start),
         Err(error) => return errno::fail(error),
     };
-    let mut source = FromFile { fd: from, offset: start, left: count.min(0x7fff_f000) };
+    let plain =
+        sys::mode(from).is_ok_and(|mode| matches!(mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFBLK));
+    let usual = plain && (1..=COUNT_MAX).contains(&count) && start.is_none_or(|at| (0..FAR).contains(&at));
+    let ready = sink.is_some_and(|sock| !send::is_closed(&sock) && send::room(&sock) > 0);
+    if !(usual && ready) {
+        match check(from, out, start, count) {
+            Ok(true) => {}
+            Ok(false) => return 0,
+            Err(error) => return errno::fail(error),
+        }
+    }
+    let Some(sock) = sink.filter(|_| source.is_none()) else {
+        // Out of a socket it goes into a pipe only, as `splice` does it.
+        let is_pipe = sys::mode(out).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFIFO);
+        let Some(sock) = source.filter(|_| is_pipe) else { return errno::fail(Errno(libc::EINVAL)) };
+        return errno::into_libc(into_pipe(&sock, out, count, 0));
+    };
+    // What has no pages (a socket, a pipe) is no source, as in the kernel.
+    if !plain {
+        return errno::fail(Errno(libc::EINVAL));
+    }
+    let mut source = FromFile { fd: from, offset: start, left: count.min(COUNT_MAX) };
     let result = send::send_from(&sock, &mut source, 0);
     let result = match (source.offset, result) {
         // SAFETY: as above.
@@ -80,6 +90,51 @@ pub unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, count: size_
         (_, result) => result,
     };
     errno::into_libc(result)
+}
+
+/// More is not moved at a time (MAX_RW_COUNT).
+const COUNT_MAX: usize = 0x7fff_f000;
+/// From here on the kernel is asked whether a file may be so long.
+const FAR: i64 = 1 << 40;
+
+/// What Linux judges before the socket has its say (do_sendfile), in its order. False: there is nothing to send.
+fn check(from: c_int, out: c_int, start: Option<i64>, count: usize) -> Sys<bool> {
+    let access = |fd| Ok(sys::fcntl(fd, libc::F_GETFL, 0)? & libc::O_ACCMODE);
+    if access(from)? == libc::O_WRONLY {
+        return Err(Errno(libc::EBADF));
+    }
+    if start.is_some() {
+        sys::call!(libc::SYS_lseek, from, 0, libc::SEEK_CUR)?;
+    }
+    let signed = i64::try_from(count).map_err(|_| Errno(libc::EINVAL))?;
+    let at = start.unwrap_or(0);
+    if at < 0 || at.checked_add(signed).is_none() {
+        return Err(Errno(libc::EINVAL));
+    }
+    if access(out)? == libc::O_RDONLY {
+        return Err(Errno(libc::EBADF));
+    }
+    if at >= FAR {
+        let judge = sys::eventfd(0)?; // Writable, and no place for a file.
+        let mut copy = at;
+        let said = sys::call!(libc::SYS_sendfile, judge, from, sys::at_mut(&mut copy), count);
+        let _ = sys::close(judge);
+        if said == Err(Errno(libc::EOVERFLOW)) {
+            return Err(Errno(libc::EOVERFLOW));
+        }
+    }
+    if count == 0 {
+        let into_pipe = sys::mode(out).is_ok_and(|mode| mode & libc::S_IFMT == libc::S_IFIFO);
+        let has_places = sys::call!(libc::SYS_lseek, from, 0, libc::SEEK_CUR).is_ok();
+        return if into_pipe || has_places { Ok(false) } else { Err(Errno(libc::EINVAL)) };
+    }
+    // A file that ends there is read before anything is written.
+    let mut byte = 0u8;
+    let here = match start {
+        Some(at) => at,
+        None => sys::call!(libc::SYS_lseek, from, 0, libc::SEEK_CUR).map_or(0, |at| at as i64),
+    };
+    Ok(sys::call!(libc::SYS_pread64, from, sys::at_mut(&mut byte), 1, here) != Ok(0))
 }
 
 /// Bytes that `splice` moves at a time.

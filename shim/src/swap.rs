@@ -12,15 +12,22 @@ use crate::fd_table::{self, Entry};
 use crate::handle::Sock;
 use crate::sigio::Signals;
 use crate::sys::{self, Errno, Sys};
-use crate::{epoll, options, pool};
+use crate::{control, epoll, options, pool};
 
 /// Puts a kernel socket at `sock`'s number.
 pub fn to_kernel(sock: &Sock) -> Sys<()> {
     let flags = sock.shared.file.load(Acquire);
     let domain = if flags & file::INET6 != 0 { libc::AF_INET6 } else { libc::AF_INET };
-    let nonblocking = if flags & file::NONBLOCK != 0 { libc::SOCK_NONBLOCK } else { 0 };
-    let kernel = sys::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | nonblocking, 0)?;
+    let kernel = sys::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)?;
+    if let flags @ 1.. = control::status_flags(flags) {
+        let _ = sys::fcntl(kernel, libc::F_SETFL, flags as usize);
+    }
     options::replay(sock, kernel, domain == libc::AF_INET6);
+    let shut = |bit| i32::from(sock.intends(bit));
+    if let how @ 0.. = shut(intent::SHUT_RD) + 2 * shut(intent::SHUT_WR) - 1 {
+        // It says ENOTCONN, as it did here, and shuts it.
+        let _ = sys::call!(libc::SYS_shutdown, kernel, how);
+    }
     let result = put_at(sock, kernel);
     let _ = sys::close(kernel);
     result
@@ -99,6 +106,10 @@ pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
         }
     }
     pool::throw_away(new.fd);
+    // Another thread may wait for the connection that was to be.
+    if sock.shared.tx_bell.ring() {
+        sys::futex_wake_all(sock.shared.tx_bell.word());
+    }
     new.kick();
     placed.map(|_| ())
 }

@@ -7,8 +7,8 @@ const CALLS: &str = r#"
 import ctypes, errno, os, platform, select, socket, sys
 libc = ctypes.CDLL(None, use_errno=True)
 NUMBERS = {
-    'x86_64': dict(setresuid=117, ppoll=271, epoll_pwait=281, execveat=322, epoll_pwait2=441),
-    'aarch64': dict(setresuid=147, ppoll=73, epoll_pwait=22, execveat=281, epoll_pwait2=441),
+    'x86_64': dict(setresuid=117, ppoll=271, epoll_pwait=281, execveat=322, epoll_pwait2=441, open=2, openat=257, eventfd2=290),
+    'aarch64': dict(setresuid=147, ppoll=73, epoll_pwait=22, execveat=281, epoll_pwait2=441, openat=56, eventfd2=19),
 }[platform.machine()]
 def call(name, *words):
     words = [ctypes.c_void_p(w) if isinstance(w, int) or w is None else w for w in words]
@@ -31,6 +31,54 @@ call('execveat', -100, ctypes.c_char_p(path), words, (ctypes.c_char_p * 1)(None)
     );
     let text = lab.python(&program).under(&engine).ok().text();
     assert_eq!(text.trim() == "True", !on_kernel(), "{text}");
+}
+
+/// Numbers that wait in the library are free in the program's eyes, whichever way it asks for one.
+#[test]
+fn the_last_numbers_are_the_programs() {
+    let lab = Lab::new("by-number-last");
+    let engine = Engine::start(&lab);
+    let program = format!(
+        "{CALLS}
+import resource
+path = ctypes.c_char_p(b'/dev/null')
+libc.open, libc.openat # Looked up while there are numbers.
+listener = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(listener.getsockname())
+peer = listener.accept()[0]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+def count(ask):
+    opened = []
+    while (fd := ask()) != 'EMFILE':
+        assert fd < 64, fd
+        opened.append(fd)
+    for fd in opened: os.close(fd)
+    return len(opened)
+free = 64 - len(os.listdir('/proc/self/fd')) + 1 if 'libutcp' not in open('/proc/self/maps').read() else None
+def by_name():
+    fd = libc.openat(-100, path, os.O_RDONLY)
+    return fd if fd >= 0 else errno.errorcode[ctypes.get_errno()]
+def by_eventfd():
+    fd = libc.eventfd(0, 0)
+    return fd if fd >= 0 else errno.errorcode[ctypes.get_errno()]
+ways = [by_name, lambda: call('openat', -100, path, os.O_RDONLY), by_eventfd, lambda: call('eventfd2', 0, 0)]
+if 'open' in NUMBERS: ways.append(lambda: call('open', path, os.O_RDONLY))
+counts = []
+for ask in ways:
+    # Closed connections are what waits.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    pairs = [(socket.create_connection(listener.getsockname()), listener.accept()[0]) for _ in range(8)]
+    for a, b in pairs: a.close(), b.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    counts.append(count(ask))
+assert len(set(counts)) == 1, counts
+assert free is None or free == counts[0], (free, counts)
+client.sendall(b'x')
+print(peer.recv(5).decode(), 'ok')
+"
+    );
+    assert_eq!(lab.python(&program).under(&engine).ok().text().trim(), "x ok");
+    engine.went_through(1);
 }
 
 /// Root's server becomes another by number, and is met by root's programs.

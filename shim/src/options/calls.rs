@@ -88,6 +88,8 @@ const TCP_MD5SIG_EXT: c_int = 32;
 const TCP_AO_ADD_KEY: c_int = 38;
 const TCP_AO_REPAIR: c_int = 42;
 const SO_BINDTOIFINDEX: c_int = 62;
+const IP_PROTOCOL: c_int = 52;
+const IPV6_PATHMTU: c_int = 61;
 
 /// Options of a listener that change which connections it gets, or what these are, in a way that utcp does not: whoever sets
 /// one has a listener of the kernel's alone.
@@ -155,7 +157,8 @@ unsafe fn unserved(
         // As a kernel without kTLS says it.
         (libc::TCP_ULP, _) if tcp && len > 0 => Err(Errno(libc::ENOENT)),
         // As to a program without CAP_NET_ADMIN.
-        (libc::TCP_REPAIR, Ok(_)) | (libc::TCP_QUEUE_SEQ, Err(_)) if tcp && len >= 4 => {
+        (libc::TCP_REPAIR, Ok(_)) if tcp && len >= 4 => Err(Errno(libc::EPERM)),
+        (libc::TCP_QUEUE_SEQ, Err(_)) if tcp && len >= 4 && !sock.is_over(sock.status()) => {
             Err(Errno(libc::EPERM))
         }
         (libc::IPV6_ADDRFORM, Err(Errno(libc::ENOTCONN))) if level == libc::IPPROTO_IPV6 => {
@@ -239,7 +242,8 @@ unsafe fn check_state(sock: &Sock, line: &Line, value: *const c_void, len: sockl
         Meaning::WindowClamp => (unsafe { super::int(line.level, value, len) }) == Ok(0),
         _ => false,
     };
-    let connected = of_stream && sock.status() & BEGUN != 0;
+    let now = sock.status();
+    let connected = of_stream && now & BEGUN != 0 && !sock.is_over(now);
     if of_fresh {
         // It is read before anything is said of it (Linux do_tcp_setsockopt, do_ipv6_setsockopt).
         // SAFETY: the caller's promise.
@@ -283,12 +287,14 @@ unsafe fn ask(sock: &Sock, level: c_int, name: c_int, value: *mut c_void, len: *
         return Err(Errno(if sock.is_inet6() { libc::ENOPROTOOPT } else { libc::EOPNOTSUPP }));
     }
     // SAFETY: the program's own length.
-    let mut room = unsafe { user::fetch(len) }? as c_int;
+    let room = unsafe { user::fetch(len) }? as c_int;
     if room < 0 {
         // The options of IPv6 take it for a large number.
-        room = if level == libc::IPPROTO_IPV6 { 4 } else { return Err(Errno(libc::EINVAL)) };
+        if level != libc::IPPROTO_IPV6 {
+            return Err(Errno(libc::EINVAL));
+        }
     }
-    let mut answer = Answer { value: value.cast(), room: room as usize, given: 0 };
+    let mut answer = Answer { value: value.cast(), room: room as u32 as usize, given: 0 };
     // SAFETY: the program's own buffer of `room` bytes.
     unsafe { get(sock, level, name, &mut answer) }?;
     // SAFETY: as above.
@@ -342,6 +348,7 @@ unsafe fn get(sock: &Sock, level: c_int, name: c_int, answer: &mut Answer) -> Sy
     }
     let now = sock.status();
     let connected = now & status::CONNECTED != 0;
+    let has_path = now & (status::CONNECTING | status::CONNECTED) != 0 && !fast_open::is_deferred(sock);
     let plain = match (level, name) {
         (libc::SOL_SOCKET, libc::SO_ERROR) => sock.take_error().map_or(0, |error| error.0),
         (libc::SOL_SOCKET, libc::SO_TYPE) => libc::SOCK_STREAM,
@@ -349,11 +356,13 @@ unsafe fn get(sock: &Sock, level: c_int, name: c_int, answer: &mut Answer) -> Sy
         (libc::SOL_SOCKET, libc::SO_PROTOCOL) => libc::IPPROTO_TCP,
         (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => 0,
         (libc::SOL_SOCKET, libc::SO_SNDLOWAT) => 1,
-        (libc::SOL_SOCKET, libc::SO_INCOMING_CPU) if connected => sock.shared.shard.load(Relaxed) as c_int,
-        (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, libc::IPV6_MTU) if connected => {
+        (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, libc::IPV6_MTU) if has_path => {
             connect::operate(sock, OpCode::Info, [0; 6])?;
             info::path_mtu(sock)
         }
+        // SAFETY: the caller's promise.
+        (libc::IPPROTO_IPV6, IPV6_PATHMTU) if has_path => return unsafe { put_path_mtu(sock, answer) },
+        (libc::IPPROTO_IP, IP_PROTOCOL) => bound_port(sock, now),
         (libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM) if connected => libc::AF_INET6,
         // SAFETY: the caller's promise.
         (libc::SOL_SOCKET, libc::SO_PEERNAME) => return unsafe { put_peer(sock, answer) },
@@ -366,9 +375,8 @@ unsafe fn get(sock: &Sock, level: c_int, name: c_int, answer: &mut Answer) -> Sy
             // SAFETY: the caller's promise.
             return unsafe { answer.put(info::tcp_info(sock, now)) };
         }
-        // Our controllers tell nothing beyond TCP_INFO.
         // SAFETY: the caller's promise.
-        (libc::IPPROTO_TCP, libc::TCP_CC_INFO) => return unsafe { answer.put([0u8; 0]) },
+        (libc::IPPROTO_TCP, libc::TCP_CC_INFO) => return unsafe { put_controller(sock, now, answer) },
         // A question about a socket of the kernel's that is as ours was when it was made.
         _ => {
             // SAFETY: the caller's promise.
@@ -396,6 +404,54 @@ unsafe fn put_peer(sock: &Sock, answer: &mut Answer) -> Sys<()> {
     }
     // SAFETY: the caller's promise; the structure is larger than the room.
     unsafe { answer.put(name) }
+}
+
+fn controller(options: &Options) -> u32 {
+    match options.congestion.load(Relaxed) {
+        congestion::DEFAULT => super::default_congestion(),
+        number => number,
+    }
+}
+
+/// TCP_CC_INFO: BBR tells of its model, the others nothing (Linux tcp_congestion_ops::get_info).
+///
+/// # Safety
+/// `answer` names the program's buffer.
+unsafe fn put_controller(sock: &Sock, now: u32, answer: &mut Answer) -> Sys<()> {
+    if controller(&sock.shared.options) != congestion::BBR {
+        // SAFETY: the caller's promise.
+        return unsafe { answer.put([0u8; 0]) };
+    }
+    let mut model = [0; 5];
+    if now & BEGUN != 0 {
+        connect::operate(sock, OpCode::Info, [0; 6])?;
+        model = info::path_model(sock);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { answer.put(model) }
+}
+
+/// IP_PROTOCOL, which Linux answers with the port that the socket holds (do_ip_getsockopt).
+fn bound_port(sock: &Sock, now: u32) -> c_int {
+    if now & status::CONNECTING != 0 {
+        connect::settle(sock);
+    }
+    let chosen = sock.shared.file.load(Relaxed) & file::BOUND != 0;
+    let gone = now & (status::DEAD | status::CLOSED) != 0 && !chosen;
+    if gone { 0 } else { c_int::from(sock.shared.local.load().port) }
+}
+
+/// IPV6_PATHMTU: an address of zeros, and the path's MTU.
+///
+/// # Safety
+/// `answer` names the program's buffer.
+unsafe fn put_path_mtu(sock: &Sock, answer: &mut Answer) -> Sys<()> {
+    if answer.room < size_of::<[u32; 8]>() {
+        return Err(Errno(libc::EINVAL));
+    }
+    connect::operate(sock, OpCode::Info, [0; 6])?;
+    // SAFETY: the caller's promise.
+    unsafe { answer.put([0, 0, 0, 0, 0, 0, 0, info::path_mtu(sock) as u32]) }
 }
 
 /// SO_COOKIE: a number that no other socket of this host has. The descriptor under ours has one, and is used again for
@@ -440,17 +496,17 @@ unsafe fn load(sock: &Sock, options: &Options, line: &Line, answer: &mut Answer)
             unsafe { answer.put(time) }
         }
         Meaning::Congestion => {
-            let number = match options.congestion.load(Relaxed) {
-                congestion::DEFAULT => super::default_congestion(),
-                number => number,
-            };
-            let name: &[u8; 16] = match number {
+            let name: &[u8; 16] = match controller(options) {
                 congestion::RENO => b"reno\0\0\0\0\0\0\0\0\0\0\0\0",
                 congestion::BBR => b"bbr\0\0\0\0\0\0\0\0\0\0\0\0\0",
                 _ => b"cubic\0\0\0\0\0\0\0\0\0\0\0",
             };
             // SAFETY: the caller's promise.
             unsafe { answer.put(*name) }
+        }
+        Meaning::IncomingCpu if options.incoming_cpu.load(Relaxed) == 0 && sock.was_connected() => {
+            // SAFETY: the caller's promise.
+            unsafe { answer.put(sock.shared.shard.load(Relaxed) as c_int) }
         }
         Meaning::MaxSeg if sock.was_connected() => {
             // The true one, once there is a connection.

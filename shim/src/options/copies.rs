@@ -55,6 +55,7 @@ fn replay_one(options: &Options, line: &Line, fd: c_int) {
             return;
         }
         Meaning::PeekOff if options.peek_off.load(Relaxed) == 0 => return,
+        Meaning::IncomingCpu if options.incoming_cpu.load(Relaxed) == 0 => return,
         Meaning::Linger2 => options.linger2_s.load(Relaxed),
         Meaning::MaxSeg => options.maxseg.load(Relaxed) as c_int,
         Meaning::MtuDiscover(v4) if load_half(&options.mtu_discover, v4, 8) == 0 => return,
@@ -67,7 +68,11 @@ fn replay_one(options: &Options, line: &Line, fd: c_int) {
         Meaning::LowWater => options.rcvlowat.load(Relaxed) as c_int,
         meaning => load_int(options, meaning),
     };
-    if value != 0 || matches!(line.meaning, Meaning::QuickAck | Meaning::HopLimit(false) | Meaning::PeekOff) {
+    let zero_counts = matches!(
+        line.meaning,
+        Meaning::QuickAck | Meaning::HopLimit(false) | Meaning::PeekOff | Meaning::IncomingCpu
+    );
+    if value != 0 || zero_counts {
         let _ = sys::setsockopt(fd, line.level, line.name, &value);
     }
 }

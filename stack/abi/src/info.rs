@@ -122,6 +122,12 @@ indices! {
     SND_WND = 49;
     /// Our window, bytes.
     RCV_WND = 50;
+    /// What a controller with a model of the path makes of it (Linux tcp_bbr_info): bytes per second.
+    MODEL_RATE = 51;
+    /// The round trip without a queue, µs.
+    MODEL_RTT_US = 52;
+    /// The gain of its pace (upper half) and of its window, in 1/256.
+    MODEL_GAINS = 53;
     /// Written by the program: its keys of TCP_FASTOPEN_KEY, the one in use and the one before it, of two words each
     /// (see [`crate::socket::Options::fastopen_keys`]).
     FAST_OPEN_KEYS = 56;

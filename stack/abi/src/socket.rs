@@ -37,6 +37,8 @@ pub mod status {
     /// An acknowledgement waits for the program to read: whoever takes the last byte makes the engine look. Set before the bytes
     /// that it is about are published, so nobody takes them unawares.
     pub const ACK_WAITS: u32 = 1024;
+    /// The connection ended in order, and the peer has our FIN: what Linux calls TCP_CLOSE.
+    pub const CLOSED: u32 = 2048;
 }
 
 /// Bits of [`Socket::intent`]: what the program wants, read by the engine when the dirty bit is set.
@@ -214,12 +216,12 @@ pub struct Options {
     pub fastopen_keys: AtomicU32,
     /// SO_PEEK_OFF plus one, modulo 2^32: 0 = off.
     pub peek_off: AtomicU32,
-    /// Room for options to come.
-    pub spare: [AtomicU32; 1],
+    /// SO_INCOMING_CPU plus two (-1 is a value), modulo 2^32, as somebody set it: 0 = nobody.
+    pub incoming_cpu: AtomicU32,
 }
 
 impl Options {
-    /// Copies every option from `other`, but for keys: those whom a listener accepts do not have its own.
+    /// Copies every option from `other`, but for keys and the CPU: those whom a listener accepts do not have its own.
     pub fn copy_from(&self, other: &Self) {
         // Both are 128 bytes of plain words; the fields are listed once, in `fields`.
         for (to, from) in self.fields().into_iter().zip(other.fields()) {
@@ -230,6 +232,7 @@ impl Options {
         self.max_pacing.store(other.max_pacing.load(Ordering::Relaxed), Ordering::Relaxed);
         self.linger2_s.store(other.linger2_s.load(Ordering::Relaxed), Ordering::Relaxed);
         self.fastopen_keys.store(0, Ordering::Relaxed);
+        self.incoming_cpu.store(0, Ordering::Relaxed);
     }
 
     fn fields(&self) -> [&AtomicU32; 23] {
@@ -270,6 +273,7 @@ impl Options {
         self.max_pacing.store(0, Ordering::Relaxed);
         self.linger2_s.store(0, Ordering::Relaxed);
         self.fastopen_keys.store(0, Ordering::Relaxed);
+        self.incoming_cpu.store(0, Ordering::Relaxed);
     }
 
     /// Whether every bit of `flag` is set.
@@ -357,8 +361,14 @@ pub mod file {
     pub const HEARING: u32 = 256;
     /// SO_PEEK_OFF is not negative: readers and those who peek move it.
     pub const PEEK_OFF: u32 = 512;
+    /// Its local address was chosen by `bind`.
+    pub const BOUND: u32 = 1024;
+    /// O_APPEND, which means nothing to a socket.
+    pub const APPEND: u32 = 2048;
+    /// O_NOATIME, which means as little.
+    pub const NOATIME: u32 = 4096;
     /// What a socket keeps when its connection is dissolved.
-    pub const KEPT: u32 = NONBLOCK | ASYNC | INET6;
+    pub const KEPT: u32 = NONBLOCK | ASYNC | INET6 | APPEND | NOATIME;
     /// A listener that blocks, as its program sees it, has a kernel half that does not: a thread asleep in the
     /// kernel's accept would not hear of connections of ours.
     pub const KERNEL_NONBLOCK: u32 = 64;

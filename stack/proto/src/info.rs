@@ -45,6 +45,19 @@ pub enum RecoveryState {
     Loss,
 }
 
+/// A path as a controller like BBR sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathModel {
+    /// Bytes per second.
+    pub rate: u64,
+    /// The round trip without a queue; zero if none is known.
+    pub min_rtt: Duration,
+    /// How much faster than that rate segments leave, in percent.
+    pub pacing_gain: u32,
+    /// How many times what fills the path may be under way, in percent.
+    pub window_gain: u32,
+}
+
 /// What `getsockopt(TCP_INFO)` and `utcp ss` show. Bytes, segments and times as the names say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpInfo {
@@ -140,6 +153,8 @@ pub struct TcpInfo {
     pub delivery_rate: u64,
     /// Pacing rate in bytes per second; `u64::MAX` if not paced.
     pub pacing_rate: u64,
+    /// What the congestion controller makes of the path, if it keeps a model.
+    pub model: Option<PathModel>,
     /// Segments delivered.
     pub delivered: u32,
     /// Segments delivered with an ECN mark.

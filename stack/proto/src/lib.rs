@@ -75,7 +75,7 @@ pub use actions::{
 pub use challenge::{CHALLENGES_PER_SECOND, ChallengeLimit};
 pub use config::{Config, CongestionKind, EcnMode, Keepalive, MtuProbing};
 pub use half_open::{HalfOpen, HalfOpenTimer, HalfOpenVerdict};
-pub use info::{RecoveryState, State, TcpInfo};
+pub use info::{PathModel, RecoveryState, State, TcpInfo};
 pub use reassembly::ArrivedRuns;
 pub use reset::reset_for;
 pub use scoreboard::SentRecords;

@@ -194,7 +194,70 @@ static void headers(void) {
     }
 }
 
+/* Bytes of files, and counts that no file has. */
+static void files(void) {
+    static const size_t SIZES[] = {0, 5, 0x7ffff000, 0x7ffff001, SSIZE_MAX, (size_t)SSIZE_MAX + 1, (size_t)-5, (size_t)-1};
+    static const off_t AT[] = {-1, 0, 3, 99, LONG_MAX};
+    char name[] = "/tmp/odd-XXXXXX";
+    int file = mkstemp(name), folder = open("/", O_RDONLY);
+    if (file < 0 || write(file, "0123456789", 10) != 10)
+        die(name);
+    int readable = open(name, O_RDONLY), writable = open(name, O_WRONLY);
+    unlink(name);
+    for (size_t i = 0; i < COUNT(SIZES); i++) {
+        size_t n = SIZES[i];
+        CASE_AND_LOOK((lseek(readable, 0, SEEK_SET), sendfile(fd, readable, NULL, n)), "sendfile(%zd)", (ssize_t)n);
+        CASE_AND_LOOK(sendfile(fd, writable, NULL, n), "sendfile(writable, %zd)", (ssize_t)n);
+        CASE_AND_LOOK(sendfile(fd, folder, NULL, n), "sendfile(folder, %zd)", (ssize_t)n);
+        CASE_AND_LOOK(sendfile(fd, -1, NULL, n), "sendfile(-1, %zd)", (ssize_t)n);
+        CASE_AND_LOOK(sendfile(fd, fd, NULL, n), "sendfile(itself, %zd)", (ssize_t)n);
+        CASE_AND_LOOK(sendfile(readable, fd, NULL, n), "sendfile(to readable, %zd)", (ssize_t)n);
+        CASE_AND_LOOK(sendfile(-1, fd, NULL, n), "sendfile(to -1, %zd)", (ssize_t)n);
+        for (size_t at = 0; at < COUNT(AT); at++) {
+            off_t from = AT[at];
+            CASE_AND_LOOK(sendfile(fd, readable, &from, n), "sendfile(at %ld, %zd)", (long)AT[at], (ssize_t)n);
+        }
+        CASE_AND_LOOK(sendfile(fd, readable, BAD, n), "sendfile(at bad, %zd)", (ssize_t)n);
+    }
+    close(file);
+    close(readable);
+    close(writable);
+    close(folder);
+}
+
+/* More descriptors than there may be, and flags of files. */
+static void descriptors(void) {
+    static struct pollfd many[2048];
+    static const nfds_t COUNTS_OF[] = {0, 1, 127, 128, 129, 2048, 0x80000000u, (nfds_t)1 << 32 | 1, (nfds_t)-1};
+    struct rlimit before, few;
+    getrlimit(RLIMIT_NOFILE, &before);
+    few = before;
+    few.rlim_cur = 128;
+    setrlimit(RLIMIT_NOFILE, &few);
+    for (size_t i = 0; i < COUNT(COUNTS_OF); i++) {
+        nfds_t n = COUNTS_OF[i];
+        struct timespec none_of_it = {0, 0};
+        for (size_t at = 0; at < COUNT(many); at++)
+            many[at] = (struct pollfd){.fd = -1};
+        CASE((many[0] = (struct pollfd){fd, POLLOUT, 0}, poll(many, n, 0)), "poll(%ld)", (long)n);
+        CASE((many[0] = (struct pollfd){fd, POLLOUT, 0}, ppoll(many, n, &none_of_it, NULL)), "ppoll(%ld)", (long)n);
+        CASE((many[0] = (struct pollfd){fd, POLLIN, 0}, poll(many, n, 3)), "poll(%ld, 3 ms)", (long)n);
+    }
+    setrlimit(RLIMIT_NOFILE, &before);
+    static const int FLAGS[] = {0, O_APPEND, O_NOATIME, O_APPEND | O_NOATIME | O_NONBLOCK, O_SYNC | O_TRUNC | O_CREAT | O_PATH | O_RDONLY, O_DIRECT | O_APPEND, -1};
+    for (size_t i = 0; i < COUNT(FLAGS); i++)
+        if (begin("F_SETFL %#x", FLAGS[i])) {
+            long result = fcntl(fd, F_SETFL, FLAGS[i]);
+            int error = errno;
+            tell("then %#x", fcntl(fd, F_GETFL));
+            errno = error;
+            end(result, 0);
+        }
+}
+
 static void cases(void) {
+    files();
+    descriptors();
     buffers();
     flags();
     vectors();

@@ -110,6 +110,19 @@ static void names(void) {
     TRY(isfdtype(fd, -1));
 }
 
+/* What a controller tells of itself is a matter of which it is; the default is the machine's choice. BBR tells something, where it is allowed. */
+static void choose_controller(void) {
+    static const char *name;
+    if (!name) {
+        char allowed[256] = {0};
+        int from = open("/proc/sys/net/ipv4/tcp_allowed_congestion_control", O_RDONLY);
+        name = from >= 0 && read(from, allowed, sizeof allowed - 1) > 0 && strstr(allowed, "bbr") ? "bbr" : "reno";
+        close(from);
+    }
+    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));
+    errno = 0;
+}
+
 /* Levels and names that there are, and some that there are not, with odd lengths and places. */
 static void options(void) {
     static const struct {
@@ -126,6 +139,8 @@ static void options(void) {
                     len = sizeof value;
                 if (!begin("getsockopt(%d, %d, len %d)", level, name, (int)len))
                     continue;
+                if (level == IPPROTO_TCP && name == TCP_CC_INFO)
+                    choose_controller();
                 long got = getsockopt(fd, level, name, value, &len);
                 int error = errno;
                 if (error != EFAULT)
@@ -135,7 +150,10 @@ static void options(void) {
             }
             for (size_t p = 1; p < 4; p++) {
                 socklen_t len = 4;
-                CASE(getsockopt(fd, level, name, place(p), &len), "getsockopt(%d, %d, to %s)", level, name, PLACES[p].name);
+                if (level == IPPROTO_TCP && name == TCP_CC_INFO && p < 4)
+                    CASE((choose_controller(), getsockopt(fd, level, name, place(p), &len)), "getsockopt(%d, %d, to %s)", level, name, PLACES[p].name);
+                else
+                    CASE(getsockopt(fd, level, name, place(p), &len), "getsockopt(%d, %d, to %s)", level, name, PLACES[p].name);
                 CASE(getsockopt(fd, level, name, value, place(p)), "getsockopt(%d, %d, len at %s)", level, name, PLACES[p].name);
                 CASE(setsockopt(fd, level, name, place(p), 4), "setsockopt(%d, %d, from %s)", level, name, PLACES[p].name);
             }

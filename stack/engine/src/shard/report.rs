@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use utcp_abi::info::{self, Info};
-use utcp_proto::{Duration, Endpoint, FourTuple, RecoveryState, State, TcpInfo};
+use utcp_proto::{Duration, Endpoint, FourTuple, PathModel, RecoveryState, State, TcpInfo};
 
 use super::flow::{Flow, Path};
 use super::{Report, ReportRequest, Shard};
@@ -303,7 +303,17 @@ pub(super) fn fill_info(from: &TcpInfo, headers: u32, to: &Info) {
         | u32::from(from.syn_data_acked) << 5
         | u32::from(from.snd_wscale) << 8
         | u32::from(from.rcv_wscale) << 12;
+    let model = from.model.unwrap_or(PathModel {
+        rate: from.delivery_rate,
+        min_rtt: from.min_rtt,
+        pacing_gain: 100,
+        window_gain: 100,
+    });
+    let gain = |percent: u32| u64::from(percent) * 256 / 100;
     for (index, value) in [
+        (info::MODEL_RATE, model.rate),
+        (info::MODEL_RTT_US, micros(model.min_rtt)),
+        (info::MODEL_GAINS, gain(model.pacing_gain) << 32 | gain(model.window_gain)),
         (info::RTT_US, micros(from.rtt)),
         (info::RTTVAR_US, micros(from.rttvar)),
         (info::RTO_US, micros(from.rto)),

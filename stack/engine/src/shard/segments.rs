@@ -270,7 +270,7 @@ impl Shard {
                 self.learn_from_silence(index, actions);
             }
         } else if over {
-            socket.status.fetch_or(status::HUP, Ordering::AcqRel);
+            socket.status.fetch_or(status::HUP | status::CLOSED, Ordering::AcqRel);
             news |= libc::EPOLLHUP;
         }
         if news != 0 && !waits {

@@ -12,6 +12,7 @@
 //! per second.
 
 use crate::congestion::Delivery;
+use crate::info::PathModel;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
@@ -157,6 +158,37 @@ impl Bbr {
             window: cwnd,
             window_before: 0,
             pacing: u64::MAX,
+        }
+    }
+
+    /// What it makes of the path.
+    pub(super) const fn path_model(&self) -> PathModel {
+        let min_rtt =
+            if self.min_rtt.as_nanos() == Duration::MAX.as_nanos() { Duration::ZERO } else { self.min_rtt };
+        let [now, before] = self.rates;
+        PathModel {
+            rate: if now > before { now } else { before },
+            min_rtt,
+            pacing_gain: self.pacing_gain() as u32,
+            window_gain: self.window_gain() as u32,
+        }
+    }
+
+    const fn window_gain(&self) -> u64 {
+        match self.phase {
+            Phase::Startup => STARTUP_WINDOW,
+            Phase::Up => UP_WINDOW,
+            _ => WINDOW,
+        }
+    }
+
+    const fn pacing_gain(&self) -> u64 {
+        match self.phase {
+            Phase::Startup => STARTUP_PACING,
+            Phase::Drain => DRAIN_PACING,
+            Phase::Down => 90,
+            Phase::Up => 125,
+            Phase::Cruise | Phase::Refill | Phase::ProbeRtt => 100,
         }
     }
 
@@ -474,11 +506,7 @@ impl Bbr {
 
     /// §5.6.4: towards twice what fills the path, within the bounds.
     fn set_window(&mut self, d: &Delivery) {
-        let gain = match self.phase {
-            Phase::Startup => STARTUP_WINDOW,
-            Phase::Up => UP_WINDOW,
-            _ => WINDOW,
-        };
+        let gain = self.window_gain();
         // A millisecond's worth leaves in one piece, and the peer acknowledges every other segment.
         let slack = (self.pacing_or_zero() / 500).min(1 << 20) as u32 + 3 * d.mss;
         let target = self.bdp(gain).saturating_add(slack).min(1 << 30);
@@ -508,13 +536,7 @@ impl Bbr {
 
     /// §5.6.2.
     fn set_pacing(&mut self, d: &Delivery) {
-        let gain = match self.phase {
-            Phase::Startup => STARTUP_PACING,
-            Phase::Drain => DRAIN_PACING,
-            Phase::Down => 90,
-            Phase::Up => 125,
-            Phase::Cruise | Phase::Refill | Phase::ProbeRtt => 100,
-        };
+        let gain = self.pacing_gain();
         let rate = self.rate_max().min(self.rate_low);
         let mut pacing = (rate.saturating_mul(gain) / 100 * PACING_MARGIN / 100).max(u64::from(d.mss));
         if self.phase == Phase::Startup {

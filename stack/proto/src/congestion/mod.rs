@@ -7,6 +7,7 @@ mod cubic;
 mod hystart;
 
 use crate::config::CongestionKind;
+use crate::info::PathModel;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
@@ -118,6 +119,14 @@ impl Congestion {
         match &self.algorithm {
             Algorithm::Bbr(bbr) => bbr.pacing(),
             _ => u64::MAX,
+        }
+    }
+
+    /// The model, if the controller keeps one.
+    pub(crate) const fn path_model(&self) -> Option<PathModel> {
+        match &self.algorithm {
+            Algorithm::Bbr(bbr) => Some(bbr.path_model()),
+            _ => None,
         }
     }
 

@@ -62,6 +62,7 @@ impl Tcb {
             notsent_bytes: snd.nxt.span_to(snd.end),
             delivery_rate: stats.rate,
             pacing_rate: self.pacing_rate(),
+            model: self.cc.path_model(),
             // The SYN, or SYN-ACK, is one of them.
             delivered: match stats.delivered_bytes {
                 0 => 0,
