@@ -146,7 +146,13 @@ pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
     };
     let inet6 = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
     let status_flags = sys::fcntl(fd, libc::F_GETFL, 0).unwrap_or(0);
-    let nonblocking = if status_flags & libc::O_NONBLOCK != 0 { file::NONBLOCK } else { 0 };
+    // A listener whose engine died: that its kernel's half does not block may be our doing.
+    let before = handle::listener(fd).map_or(0, |old| old.shared.file.load(Relaxed));
+    let nonblocking = match before & (file::NONBLOCK | file::KERNEL_NONBLOCK) {
+        file::KERNEL_NONBLOCK => file::KERNEL_NONBLOCK,
+        _ if status_flags & libc::O_NONBLOCK != 0 => file::NONBLOCK,
+        _ => 0,
+    };
     shared.file.store(nonblocking | if inet6 { file::INET6 } else { 0 }, Relaxed);
     shared.epoch.store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
     shared.owner_pid.store(process::pid(), Relaxed);

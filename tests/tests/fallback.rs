@@ -262,6 +262,35 @@ print('works')";
     assert!(text.contains("works"), "{text}{}", end.err);
 }
 
+/// Who sleeps in `accept` when the engine dies goes on there, with the kernel's clients and with those of a new engine.
+#[test]
+fn a_blocking_accept_survives_its_engine() {
+    let lab = Lab::new("accept-engine-killed");
+    let engine = Engine::start(&lab);
+    let port = lab.port().to_string();
+    let serve = "import socket, sys
+server = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+print('listens')
+while True:
+    one = server.accept()[0]
+    one.sendall(one.recv(1))
+    one.close()";
+    let mut server = lab.python(serve).arg(&port).under(&engine).spawn();
+    server.wait_for_output("listens");
+    let ask = "import socket, sys
+s = socket.create_connection(('127.0.0.1', int(sys.argv[1])), 10)
+s.settimeout(10)
+s.sendall(b'x'); print(s.recv(1))";
+    let ask = || lab.python(ask).arg(&port);
+    assert_eq!(ask().ok().text(), "b'x'\n");
+    engine.kill();
+    for round in 0..4 {
+        assert_eq!(ask().ok().text(), "b'x'\n", "{round}");
+        assert_eq!(ask().under(&engine).ok().text(), "b'x'\n", "{round}");
+        assert!(server.is_alive(), "{}", server.stderr());
+    }
+}
+
 /// nginx survives the death of its engine: the kernel's side of its listeners serves, then a new engine.
 #[test]
 fn nginx_survives_its_engine() {
