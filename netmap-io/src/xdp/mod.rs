@@ -409,7 +409,11 @@ fn bind(
     let flags = bound.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY) => PortError::InUse {
             what: format!("queue {queue} of {}", device.name),
-            detail: "another AF_XDP socket is bound to it; stop that program or name another queue".into(),
+            detail: if device.queues > 1 {
+                "another AF_XDP socket is bound to it; stop that program, name another queue, or share the device by `utcp switch`".into()
+            } else {
+                "another engine of utcp or AF_XDP socket has it; stop that program, or share the device by `utcp switch`".into()
+            },
         },
         Some(libc::EOPNOTSUPP | libc::EINVAL) if zero_copy == ZeroCopy::Force => PortError::Option {
             option: "zero_copy force".into(),

@@ -70,18 +70,18 @@ impl Shard {
             link.bridge_mac = bridge.filter(|bridge| bridge.kind == Kind::Bridge).map(|bridge| bridge.mac);
         }
         let mtu = interface.mtu.min(link.mtu_max);
-        let smaller = mtu < link.mtu;
+        let changed = mtu != link.mtu;
         link.mtu = mtu;
         if let Some(copy) = self.links.get_mut(index as usize) {
             *copy = *link;
         }
-        if smaller {
-            self.shrink_segments(index, mtu);
+        if changed {
+            self.fit_segments(index, mtu);
         }
     }
 
-    /// Segments of this port's flows that are longer than its new MTU would not leave the host.
-    fn shrink_segments(&mut self, port: u32, mtu: u32) {
+    /// Segments of this port's flows that are longer than its new MTU would not leave the host; those that the old one kept short may be longer.
+    fn fit_segments(&mut self, port: u32, mtu: u32) {
         let now = self.now;
         let over = |flow: &Flow| matches!(flow.path, Path::Device { port: of, .. } if of == port);
         let flows: Vec<u32> = self.flows.iter().filter(|(_, flow)| over(flow)).map(|(i, _)| i).collect();

@@ -40,27 +40,48 @@ impl Tcb {
     }
 
     /// The link that our segments leave by carries packets of `mtu` bytes at most from now on. Nobody has to be believed:
-    /// it is our own (RFC 1191 §6.1: the first hop's MTU).
+    /// it is our own (RFC 1191 §6.1: the first hop's MTU). A link that grows again lets segments grow that it had kept small; what a
+    /// router said, or a search found, stays.
     pub fn on_link_mtu(&mut self, now: Instant, mtu: u32) -> Actions {
         let mut out = Actions::default();
         if !matches!(self.state, State::Closed | State::TimeWait) {
-            self.on_too_big(now, mtu.max(1), &mut out);
+            let (payload, before) = (self.payload_of(mtu.max(1)), self.snd.path_mss);
+            if before == self.snd.link_mss && payload > before && !self.search.on {
+                self.snd.path_mss = payload;
+                self.update_mss();
+                out.events.insert(Events::MSS_CHANGED);
+            } else {
+                self.on_too_big(now, mtu.max(1), &mut out);
+            }
+            if self.snd.path_mss != before {
+                self.snd.link_mss = payload;
+            }
         }
         out.transmit = self.has_output();
         out
     }
 
+    /// Bytes of headers, and the smallest MTU that is believed.
+    fn headers_and_floor(&self) -> (u32, u32) {
+        if self.tuple.remote.addr.is_v4() { (HEADERS_V4, MTU_MIN_V4) } else { (HEADERS_V6, MTU_MIN_V6) }
+    }
+
+    /// What packets of `mtu` bytes carry.
+    fn payload_of(&self, mtu: u32) -> u16 {
+        let (headers, floor) = self.headers_and_floor();
+        (mtu.max(floor) - headers).min(65_535) as u16
+    }
+
     fn on_too_big(&mut self, now: Instant, mtu: u32, out: &mut Actions) {
-        let v4 = self.tuple.remote.addr.is_v4();
-        let (headers, floor) = if v4 { (HEADERS_V4, MTU_MIN_V4) } else { (HEADERS_V6, MTU_MIN_V6) };
+        let (headers, floor) = self.headers_and_floor();
         let current = u32::from(self.path_payload()) + headers;
         let mtu = if mtu == 0 { PLATEAUS.into_iter().find(|&p| p < current).unwrap_or(floor) } else { mtu };
-        let payload = mtu.max(floor) - headers;
-        self.bound_search(payload.min(65_535) as u16);
-        if payload >= u32::from(self.path_payload()) {
+        let payload = self.payload_of(mtu);
+        self.bound_search(payload);
+        if payload >= self.path_payload() {
             return;
         }
-        self.snd.path_mss = payload as u16;
+        self.snd.path_mss = payload;
         self.shrink_segments(now, out);
     }
 

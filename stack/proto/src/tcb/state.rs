@@ -33,6 +33,8 @@ pub(super) struct Send {
     pub(super) peer_mss: u16,
     /// What the path carries, by ICMP or probing; `u16::MAX` if nothing is known.
     pub(super) path_mss: u16,
+    /// What our own link carries, while it is that which `path_mss` tells; `u16::MAX` if something else does.
+    pub(super) link_mss: u16,
     /// What `path_mss` was before it was lowered on suspicion, and whether suspicion may strike again.
     pub(super) path_mss_before: Option<u16>,
     pub(super) path_trusted: bool,
@@ -81,6 +83,7 @@ impl Send {
             mss,
             peer_mss: mss,
             path_mss: u16::MAX,
+            link_mss: u16::MAX,
             path_mss_before: None,
             path_trusted: true,
             wscale: 0,

@@ -1,7 +1,7 @@
 //! RFC 4821 and RFC 8899: probing for the path's MTU.
 
 use crate::lab::{Lab, iss, seg, with_sack};
-use utcp_proto::{Config, MtuProbing, RecoveryState, Transmit};
+use utcp_proto::{Config, IcmpError, IcmpKind, MtuProbing, RecoveryState, Transmit};
 
 fn config(mtu_probing: MtuProbing) -> Config {
     Config { mss: 1_460, mtu_probing, base_mss: 600, ..with_sack() }
@@ -138,4 +138,37 @@ pub fn section_7_4_no_probe_without_data_behind_it() {
     assert_eq!(lab.drain().iter().map(|tx| tx.len).collect::<Vec<_>>(), [600; 4]);
     lab.send(6_000);
     assert_eq!(lab.expect().len, 1_460);
+}
+
+/// RFC 1191 §6.1: our own link's MTU counts as it is now. What a router said of the path stays said when the link grows.
+#[test]
+pub fn rfc1191_section_6_1_the_link_shrinks_and_grows() {
+    let mut lab = lab(MtuProbing::Off);
+    let mss = |lab: &Lab| lab.tcb.info(lab.now).snd_mss;
+    let link = |lab: &mut Lab, mtu| {
+        let now = lab.now;
+        let _ = lab.tcb.on_link_mtu(now, mtu);
+    };
+    link(&mut lab, 9_000);
+    assert_eq!(mss(&lab), 1_460);
+    for _ in 0..2 {
+        link(&mut lab, 1_000);
+        assert_eq!(mss(&lab), 960);
+        link(&mut lab, 800);
+        assert_eq!(mss(&lab), 760);
+        link(&mut lab, 1_200);
+        assert_eq!(mss(&lab), 1_160);
+        link(&mut lab, 9_000);
+        assert_eq!(mss(&lab), 1_460, "what the peer takes");
+    }
+    let sent = lab.drain();
+    let kind = IcmpKind::TooBig { mtu: 1_100 };
+    let now = lab.now;
+    let _ = lab.tcb.on_icmp(now, IcmpError { seq: sent[0].seq, kind });
+    assert_eq!(mss(&lab), 1_060);
+    link(&mut lab, 9_000);
+    assert_eq!(mss(&lab), 1_060);
+    link(&mut lab, 900);
+    link(&mut lab, 9_000);
+    assert_eq!(mss(&lab), 1_460, "the path is asked anew");
 }

@@ -76,6 +76,7 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
         section_7_6_2_success,
         section_7_6_1_loss_of_a_probe,
         section_7_6_4_loss_of_more_than_the_probe,
+        rfc1191_section_6_1_the_link_shrinks_and_grows,
         off_by_default,
         section_7_4_no_probe_without_data_behind_it,
     }
