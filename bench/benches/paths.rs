@@ -140,10 +140,7 @@ fn build(out: &mut [u8], payload: &[u8]) -> usize {
     let own = tuple(1);
     let transmit = Transmit { len: payload.len() as u32, mss: 1448, ..Transmit::default() };
     let headers = Headers { mac: [2; 6], next_hop: [4; 6], tuple: &own, transmit: &transmit, vnet: false };
-    let built = frame::build(out, &headers, |room| {
-        room.copy_from_slice(payload);
-        room.len()
-    });
+    let built = frame::build(out, &headers, |body| body.put(payload));
     built.expect("it fits")
 }
 

@@ -171,7 +171,7 @@ fn frame((addr, port): (Ipv4Addr, u16), mac: [u8; 6], leaving: bool) -> [u8; FRA
     let tuple = FourTuple { local, remote };
     let headers = Headers { mac, next_hop, tuple: &tuple, transmit: &transmit, vnet: false };
     let mut bytes = [0; FRAME];
-    frame::build(&mut bytes, &headers, |_| 0);
+    frame::build(&mut bytes, &headers, |_| ());
     bytes
 }
 

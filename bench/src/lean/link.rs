@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use utcp_engine::shard::frame::{self, Headers, Parsed};
+use utcp_engine::shard::frame::{self, Body, Headers, Parsed};
 use utcp_engine::sys;
 use utcp_netmap_io::{OpenOptions, Port, PortError, RxRing, Steering, Tuple};
 use utcp_proto::wire::IpAddr;
@@ -12,6 +12,9 @@ use utcp_proto::wire::checksum::Verify;
 use utcp_proto::{Endpoint, FourTuple, Segment, Transmit};
 
 use super::{BYTE, PORTS};
+
+/// What messages are made of.
+const BYTES: [u8; 1024] = [BYTE; 1024];
 
 /// Frames that may wait for us: the answers of all connections of a load at once (64 of 64 KiB are 2900), or what the server sends is
 /// lost here.
@@ -162,9 +165,10 @@ impl Link {
         let mut tx = port.tx();
         let Some(mut slot) = tx.slot() else { return };
         let headers = Headers { mac: self.mac, next_hop: self.next_hop, tuple, transmit, vnet: false };
-        let fill = |out: &mut [u8]| {
-            out.fill(BYTE);
-            out.len()
+        let fill = |body: &mut Body<'_>| {
+            while body.room() > 0 {
+                body.put(&BYTES);
+            }
         };
         if let Some(len) = frame::build(&mut slot, &headers, fill) {
             slot.commit(len);

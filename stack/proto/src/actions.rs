@@ -89,7 +89,9 @@ impl Events {
     /// Adds `other`.
     #[inline]
     pub fn insert(&mut self, other: Self) {
-        self.0 |= other.0;
+        // Stored whole. Of a bit the compiler would make a store of one byte, and who then reads both waits until all stores before
+        // are in the cache: a tenth of what a message took.
+        self.0 = core::hint::black_box(self.0 | other.0);
     }
 
     /// Both sets together.

@@ -75,9 +75,13 @@ impl Secret {
     }
 
     fn hash(&self, tuple: &FourTuple, purpose: Purpose, extra: u64) -> u64 {
+        let ports = u64::from(tuple.local.port) | u64::from(tuple.remote.port) << 16 | (purpose as u64) << 32;
         let [a, b] = words(tuple.local.addr);
         let [c, d] = words(tuple.remote.addr);
-        let ports = u64::from(tuple.local.port) | u64::from(tuple.remote.port) << 16 | (purpose as u64) << 32;
+        if tuple.local.addr.is_v4() && tuple.remote.addr.is_v4() {
+            // What all have in common is left out: half of the work. The number of words tells the two apart.
+            return siphash::hash(self.0, &[b << 32 | d & 0xffff_ffff, ports, extra]);
+        }
         siphash::hash(self.0, &[a, b, c, d, ports, extra])
     }
 }

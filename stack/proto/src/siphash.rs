@@ -26,6 +26,7 @@ fn round(v: &mut [u64; 4]) {
 }
 
 /// The hash of `words` under `key`.
+#[inline]
 #[must_use]
 pub fn hash(key: Key, words: &[u64]) -> u64 {
     let [k0, k1] = key.0;

@@ -332,7 +332,12 @@ impl Shard {
 
     /// The stack's own settings for a connection on `path`.
     pub(super) fn base_config(&self, path: Path, tuple: &FourTuple) -> Config {
-        let common = Config { ts_offset: self.config.secret.ts_offset(tuple), ..self.config.tcp.config };
+        self.config_of(path, tuple, self.config.secret.ts_offset(tuple))
+    }
+
+    /// The same, where the offset of the timestamps is known.
+    pub(super) fn config_of(&self, path: Path, tuple: &FourTuple, ts_offset: u32) -> Config {
+        let common = Config { ts_offset, ..self.config.tcp.config };
         match path {
             // Nothing is lost or reordered inside the engine, so timestamps and SACK would be idle words.
             Path::Local(_) => {

@@ -378,7 +378,7 @@ impl Shard {
                 self.counters.dropped_tx_full += 1;
                 continue;
             }
-            self.write_frame(header.port, header.next_hop, &header.tuple, &header.transmit, |_| 0);
+            self.write_frame(header.port, header.next_hop, &header.tuple, &header.transmit, |_| ());
         }
     }
 
@@ -387,28 +387,19 @@ impl Shard {
         let Some(flow) = self.flows.get(index) else { return };
         let (tuple, stream) = (flow.tuple, flow.tx);
         let position = stream.head.wrapping_add(u64::from(transmit.offset));
-        self.write_frame(port, next_hop, &tuple, transmit, |mut out| {
-            let mut written = 0;
-            stream.read(position, transmit.len, |bytes| {
-                let room = std::mem::take(&mut out);
-                if let Some((here, rest)) = room.split_at_mut_checked(bytes.len()) {
-                    here.copy_from_slice(bytes);
-                    written += bytes.len();
-                    out = rest;
-                }
-            });
-            written
+        self.write_frame(port, next_hop, &tuple, transmit, |body| {
+            stream.read(position, transmit.len, |bytes| body.put(bytes));
         });
     }
 
-    /// Writes one frame into the next slot: headers, payload by `fill` (returns its length), checksum.
+    /// Writes one frame into the next slot: headers, payload by `fill`, checksum.
     fn write_frame(
         &mut self,
         port: u32,
         next_hop: [u8; 6],
         tuple: &FourTuple,
         transmit: &Transmit,
-        fill: impl FnOnce(&mut [u8]) -> usize,
+        fill: impl FnOnce(&mut frame::Body<'_>),
     ) {
         let Some(device) = self.ports.get_mut(port as usize) else { return };
         if device.gone || device.unplugged {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use utcp_proto::wire::checksum::Verify;
+use utcp_proto::wire::checksum::{Sum, Verify};
 use utcp_proto::wire::{IpAddr, Quoted, WireError, ethernet, icmpv4, icmpv6, ipv4, ipv6, tcp};
 use utcp_proto::{Endpoint, Flags, FourTuple, IcmpError, IcmpKind, Segment, Transmit};
 
@@ -159,9 +159,37 @@ fn vnet_header(transmit: &Transmit, v4: bool, tcp_at: u16, headers: u16) -> [u8;
     [VNET_NEEDS_CHECKSUM, kind | ecn, h0, h1, s0, s1, c0, c1, o0, o1]
 }
 
-/// Builds a frame in `out`: headers, payload by `fill` (returns its length), checksum. Returns the frame's length,
-/// or `None` if it does not fit.
-pub fn build(out: &mut [u8], headers: &Headers<'_>, fill: impl FnOnce(&mut [u8]) -> usize) -> Option<usize> {
+/// Where a frame's payload goes.
+#[derive(Debug)]
+pub struct Body<'a> {
+    room: &'a mut [u8],
+    len: usize,
+    /// That of the payload so far, unless the device sums it.
+    sum: Option<Sum>,
+}
+
+impl Body<'_> {
+    /// Bytes that it has room for.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.room.len() - self.len
+    }
+
+    /// Adds `bytes`, as far as there is room.
+    #[inline]
+    pub fn put(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[..bytes.len().min(self.room())];
+        let Some(room) = self.room.get_mut(self.len..self.len + bytes.len()) else { return };
+        match &mut self.sum {
+            Some(sum) => sum.copy(bytes, room),
+            None => room.copy_from_slice(bytes),
+        }
+        self.len += bytes.len();
+    }
+}
+
+/// Builds a frame in `out`: headers, payload by `fill`, checksum. Returns the frame's length, or `None` if it does not fit.
+pub fn build(out: &mut [u8], headers: &Headers<'_>, fill: impl FnOnce(&mut Body<'_>)) -> Option<usize> {
     let Headers { mac, next_hop, tuple, transmit, vnet } = *headers;
     let (front, out) = out.split_at_mut_checked(if vnet { VNET_HEADER } else { 0 })?;
     let (src, dst) = (tuple.local.addr, tuple.remote.addr);
@@ -170,16 +198,27 @@ pub fn build(out: &mut [u8], headers: &Headers<'_>, fill: impl FnOnce(&mut [u8])
     let link =
         ethernet::emit(&ethernet::Repr { dst: next_hop, src: mac, ethertype, vlan: None }, out).ok()?;
     let (head, rest) = out.split_at_mut_checked(link + if v4 { 20 } else { 40 })?;
-    let header_len = tcp::emit(transmit, tuple.local.port, tuple.remote.port, rest).ok()?;
-    let len = fill(rest.get_mut(header_len..)?.get_mut(..transmit.len as usize)?);
+    let header_len = tcp::header_len(&transmit.options);
+    let room = rest.get_mut(header_len..)?.get_mut(..transmit.len as usize)?;
+    let mut payload = Body { room, len: 0, sum: (!vnet).then(Sum::new) };
+    fill(&mut payload);
+    let Body { len, sum: payload, .. } = payload;
     let payload_len = u16::try_from(header_len + len).ok()?;
+    let mut sum = Sum::pseudo_header(src, dst, TCP, u32::from(payload_len));
     let tcp_at = head.len() as u16;
+    let (ports, body) = ((tuple.local.port, tuple.remote.port), rest.get_mut(..header_len + len)?);
     if vnet {
-        tcp::fill_partial_checksum(src, dst, rest, u32::from(payload_len));
         front.copy_from_slice(&vnet_header(transmit, v4, tcp_at, tcp_at + header_len as u16));
+        tcp::emit_with(transmit, ports.0, ports.1, body, |_| sum.folded()).ok()?;
     } else {
-        // Header and payload lie together: one pass over both.
-        tcp::fill_checksum(src, dst, rest.get_mut(..header_len + len)?, [&[], &[]]);
+        sum.join(payload.unwrap_or_default());
+        tcp::emit_with(transmit, ports.0, ports.1, body, |header| {
+            // The header has an even number of bytes.
+            let mut whole = header;
+            whole.join(sum);
+            whole.finish()
+        })
+        .ok()?;
     }
     let ecn = if transmit.ect { ECT0 } else { 0 };
     let network = head.get_mut(link..)?;

@@ -7,7 +7,7 @@ use utcp_abi::layout::ACCEPT_RING;
 use utcp_abi::socket::{Addr, intent, status};
 use utcp_abi::waiting;
 use utcp_proto::wire::IpAddr;
-use utcp_proto::{FourTuple, HalfOpen, Segment, State, Tcb, cookie};
+use utcp_proto::{Config, FourTuple, HalfOpen, Segment, State, Tcb, cookie};
 
 use super::client::{SlotUse, Suspect};
 use super::commands::lowat_of;
@@ -221,7 +221,7 @@ impl Shard {
             }
             return self.refuse(tuple, seg, path);
         };
-        let config = self.listener_config(index, path, tuple);
+        let config = self.listener_config(index, self.base_config(path, tuple), path);
         let Some(listener) = self.listeners.get(index) else { return };
         // Linux drops a SYN when the accept queue is full; the client tries again.
         if self.accept_queue_len(listener) >= listener.backlog {
@@ -266,7 +266,7 @@ impl Shard {
             return false;
         }
         let Some(index) = self.find_listener(tuple) else { return false };
-        let config = self.listener_config(index, path, tuple);
+        let config = self.listener_config(index, self.base_config(path, tuple), path);
         let Ok(record) = cookie::decode(&self.config.secret, &config, self.now, *tuple, seg) else {
             return false;
         };
@@ -281,8 +281,8 @@ impl Shard {
     }
 
     /// The settings of a connection that arrives at a listener.
-    fn listener_config(&self, index: u32, path: Path, tuple: &FourTuple) -> utcp_proto::Config {
-        let base = self.base_config(path, tuple);
+    #[inline]
+    fn listener_config(&self, index: u32, base: Config, path: Path) -> Config {
         let listener = self.listeners.get(index);
         let client = listener.and_then(|l| self.clients.get(l.client).map(|c| (l, c)));
         let socket = client.and_then(|(l, c)| c.region.socket(l.sock));
@@ -324,7 +324,8 @@ impl Shard {
         let Some(half) = self.half_open.get(index) else { return };
         let (record, listener_index, path) = (half.record, half.listener, half.path);
         let tuple = record.tuple;
-        let config = self.listener_config(listener_index, path, &tuple);
+        // The record knows the offset of the timestamps.
+        let config = self.listener_config(listener_index, self.config_of(path, &tuple, 0), path);
         let Some(listener) = self.listeners.get(listener_index) else { return };
         let (client_index, listener_sock, slot) = (listener.client, listener.sock, listener.slot);
         if self.accept_queue_len(listener) >= listener.backlog {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use utcp_abi::socket::{Addr, intent, status};
 use utcp_proto::{
     Actions, DropReason, Endpoint, Events, Flags, FourTuple, HalfOpenTimer, HalfOpenVerdict, Segment,
-    SocketError, TimeWaitVerdict, Transmit, UserCall, reset_for,
+    SocketError, TimeWait, TimeWaitVerdict, Transmit, UserCall, reset_for,
 };
 
 use super::client::SlotUse;
@@ -241,8 +241,13 @@ impl Shard {
             if flow.pair.is_none() {
                 socket.tx_buf.store(flow.tx.buf().0, Ordering::Release);
             }
-            socket.status.fetch_or(status::CONNECTED, Ordering::AcqRel);
-            socket.status.fetch_and(!status::CONNECTING, Ordering::AcqRel);
+            // Who came by a listener is connected before anybody knows of it.
+            if socket.status.load(Ordering::Relaxed) & (status::CONNECTED | status::CONNECTING)
+                != status::CONNECTED
+            {
+                socket.status.fetch_or(status::CONNECTED, Ordering::AcqRel);
+                socket.status.fetch_and(!status::CONNECTING, Ordering::AcqRel);
+            }
             // Who waited for bytes did so on the bell of a socket without a place in a pair region.
             if flow.pair.is_some() && socket.rx_bell.ring() {
                 sys::futex_wake_all(socket.rx_bell.word());
@@ -290,54 +295,62 @@ impl Shard {
     /// Drops a flow whose last segment is out.
     pub(super) fn end_flow(&mut self, index: u32) {
         let now = self.now;
-        let Some(mut flow) = self.flows.remove(index) else { return };
+        let Some(flow) = self.flows.get_mut(index) else { return };
         flow.tcb.end_loan(&mut self.loans);
+        let (client_index, sock, tuple, closed) =
+            (flow.client, flow.sock, flow.tuple, flow.closed_by_program);
+        let (rx, tx) = (flow.rx.buf(), flow.tx.buf());
+        let (early, news, timer) = (flow.early, flow.news, flow.timer);
+        let time_wait = flow.tcb.time_wait(now).filter(|_| flow.time_wait);
+        if !closed && let Some(info) = self.clients.get(client_index).and_then(|c| c.region.info(sock)) {
+            // TCP_INFO goes on to say how it ended.
+            report::fill_info(&flow.tcb.info(now), report::headers(&tuple), info);
+        }
+        self.flows.discard(index);
         self.counters.closed += 1;
-        if let Some(listener) = flow.early {
+        if let Some(listener) = early {
             self.no_longer_early(listener);
         }
-        if flow.news.listed && !flow.closed_by_program {
+        if news.listed && !closed {
             // The index may be used again before the batch ends.
-            self.tell_socket(flow.client, flow.sock, flow.news.events);
+            self.tell_socket(client_index, sock, news.events);
         }
-        if let Some((handle, _)) = flow.timer {
+        if let Some((handle, _)) = timer {
             self.wheel.remove(handle);
         }
-        self.table.remove(&flow.tuple, Entry::Flow(index));
-        if let Some(record) = flow.tcb.time_wait(now).filter(|_| flow.time_wait) {
-            if self.time_wait.len() >= TIME_WAIT_MAX {
-                self.counters.time_wait_overflows += 1;
-                while let Some(oldest) = self.time_wait_order.pop_front() {
-                    if self.time_wait.get(oldest).is_some() {
-                        self.end_time_wait_now(oldest);
-                        break;
-                    }
-                }
-            }
-            let timer_slot = self.time_wait.insert(TimeWaitRecord {
-                record,
-                timer: self.wheel.insert(record.expires().as_nanos(), Timer::TimeWait(u32::MAX)),
-            });
-            self.file_time_wait(timer_slot);
-            self.time_wait_order.push_back(timer_slot);
-            self.table.insert(flow.tuple, Entry::TimeWait(timer_slot));
+        self.table.remove(&tuple, Entry::Flow(index));
+        if let Some(record) = time_wait {
+            self.enter_time_wait(tuple, record);
         }
-        let Some(client) = self.clients.get_mut(flow.client) else { return };
-        if !flow.closed_by_program
-            && let Some(info) = client.region.info(flow.sock)
-        {
-            // TCP_INFO goes on to say how it ended.
-            report::fill_info(&flow.tcb.info(now), report::headers(&flow.tuple), info);
-        }
-        client.buffers.give(flow.tx.buf());
+        let Some(client) = self.clients.get_mut(client_index) else { return };
+        client.buffers.give(tx);
         client.flows -= 1;
         // The program may still read what arrived.
-        client.set_slot(flow.sock, SlotUse::Ended(flow.rx.buf()));
-        if flow.closed_by_program {
-            let end = client.free_slot(flow.sock);
+        client.set_slot(sock, SlotUse::Ended(rx));
+        if closed {
+            let end = client.free_slot(sock);
             self.release(end);
         }
-        self.forget_client_if_done(flow.client);
+        self.forget_client_if_done(client_index);
+    }
+
+    fn enter_time_wait(&mut self, tuple: FourTuple, record: TimeWait) {
+        if self.time_wait.len() >= TIME_WAIT_MAX {
+            self.counters.time_wait_overflows += 1;
+            while let Some(oldest) = self.time_wait_order.pop_front() {
+                if self.time_wait.get(oldest).is_some() {
+                    self.end_time_wait_now(oldest);
+                    break;
+                }
+            }
+        }
+        let timer_slot = self.time_wait.insert(TimeWaitRecord {
+            record,
+            timer: self.wheel.insert(record.expires().as_nanos(), Timer::TimeWait(u32::MAX)),
+        });
+        self.file_time_wait(timer_slot);
+        self.time_wait_order.push_back(timer_slot);
+        self.table.insert(tuple, Entry::TimeWait(timer_slot));
     }
 
     fn file_time_wait(&mut self, index: u32) {

@@ -77,6 +77,12 @@ fn name_of(tuple: &FourTuple) -> Name {
     [a, b, c, d, u64::from(local.port) << 16 | u64::from(remote.port)]
 }
 
+/// Word by word: `==` is a call that reads more at a time than was written, and waits until it is in the cache.
+#[inline]
+fn is_same(one: &Name, other: &Name) -> bool {
+    one.iter().zip(other).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
 /// The table. Keyed by a random hash: a peer can't choose four-tuples that collide.
 ///
 /// ```text
@@ -193,7 +199,7 @@ impl FlowTable {
             if slot == Slot::EMPTY {
                 return None;
             }
-            if slot.tag() == tag && self.names[at] == *name {
+            if slot.tag() == tag && is_same(&self.names[at], name) {
                 return Some(at);
             }
             at = (at + 1) & self.mask();
@@ -274,6 +280,7 @@ impl<T> Slab<T> {
     }
 
     /// Adds an item and names it.
+    #[inline(always)]
     pub fn insert(&mut self, item: T) -> u32 {
         if let Some(index) = self.free.pop() {
             self.items[index as usize] = Some(item);
@@ -290,6 +297,14 @@ impl<T> Slab<T> {
             self.free.push(index);
         }
         item
+    }
+
+    /// Drops an item where it is: long ones are not moved for it.
+    pub fn discard(&mut self, index: u32) {
+        if let Some(place) = self.items.get_mut(index as usize).filter(|place| place.is_some()) {
+            *place = None;
+            self.free.push(index);
+        }
     }
 
     /// The item `index`.

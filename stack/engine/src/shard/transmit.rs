@@ -80,7 +80,10 @@ impl Shard {
             let flow = self.flows.get_mut(index)?;
             let waited = flow.tcb.acks_when_read();
             flow.tcb.borrow_to_send(&mut self.loans);
-            let Some(transmit) = flow.tcb.poll_transmit(now, limits) else { break };
+            let mut transmit = Transmit::default();
+            if !flow.tcb.poll_into(now, limits, &mut transmit) {
+                break;
+            }
             if waited {
                 self.ack_waits_no_more(index);
             }

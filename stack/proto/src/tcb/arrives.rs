@@ -31,19 +31,26 @@ const SLOW: Flags =
 
 impl Tcb {
     /// A segment arrived (RFC 9293 §3.10.7).
+    #[inline(always)]
     pub fn on_segment(&mut self, now: Instant, seg: &Segment) -> Actions {
         let mut out = Actions::default();
+        // Where the caller keeps it: moved, what was just written word by word would be waited for.
+        self.react(now, seg, &mut out);
+        out
+    }
+
+    #[inline(never)]
+    fn react(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
         self.stats.segs_in = self.stats.segs_in.wrapping_add(1);
         self.stats.heard_at = now;
         if self.state == State::Established && self.is_expected(seg) {
-            self.on_expected(now, seg, &mut out);
+            self.on_expected(now, seg, out);
         } else {
-            self.on_unexpected(now, seg, &mut out);
+            self.on_unexpected(now, seg, out);
         }
         out.transmit = self.has_output();
         #[cfg(debug_assertions)]
-        self.check_input(&out, seg);
-        out
+        self.check_input(out, seg);
     }
 
     /// The common case: the next data in order, or an ACK, with nothing unusual about either end (header prediction).

@@ -342,18 +342,20 @@ impl Tcb {
             && (tight || room >= current.saturating_mul(2))
     }
 
-    /// The options of a segment that is not a SYN. With `sack`, blocks for what arrived out of order.
+    /// The timestamps of a segment that is not a SYN.
     #[inline]
-    pub(super) fn segment_options(&self, now: Instant) -> Options {
-        let mut options = Options::default();
-        if self.opt.timestamps {
-            let val = ts_clock(now, self.cfg.ts_offset);
-            options.timestamps = Some(Timestamps { val, ecr: self.opt.ts_recent });
-        }
+    pub(super) fn timestamps(&self, now: Instant) -> Option<Timestamps> {
+        let val = ts_clock(now, self.cfg.ts_offset);
+        self.opt.timestamps.then_some(Timestamps { val, ecr: self.opt.ts_recent })
+    }
+
+    /// The options of a segment that is not a SYN, into fresh ones. With `sack`, blocks for what arrived out of order.
+    #[inline]
+    pub(super) fn put_options(&self, now: Instant, options: &mut Options) {
+        options.timestamps = self.timestamps(now);
         if self.opt.sack && (self.ack.dsack.is_some() || !self.reassembly.is_empty()) {
             options.sack = self.sack_option();
         }
-        options
     }
 
     #[cold]

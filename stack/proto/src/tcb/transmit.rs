@@ -24,13 +24,23 @@ impl Tcb {
         if !self.has_output() {
             return None;
         }
-        let tx = self.next_segment(now, limits)?;
+        let mut tx = Transmit::default();
+        self.poll_into(now, limits, &mut tx).then_some(tx)
+    }
+
+    /// The same for who has a place for it, which is [`Transmit::default`] before: moved, what was just written field by field would
+    /// be waited for. False: there is none.
+    #[inline]
+    pub fn poll_into(&mut self, now: Instant, limits: TxLimits, tx: &mut Transmit) -> bool {
+        if !self.has_output() || !self.next_segment(now, limits, tx) {
+            return false;
+        }
         self.stats.segs_out = self.stats.segs_out.wrapping_add(1);
         if tx.len > 0 {
             self.stats.data_segs_out = self.stats.data_segs_out.wrapping_add(1);
             self.stats.bytes_sent += u64::from(tx.len);
         }
-        Some(tx)
+        true
     }
 
     /// Bytes of the transmit stream that were never sent.
@@ -53,32 +63,54 @@ impl Tcb {
             || self.snd.rst_for.is_some()
     }
 
-    fn next_segment(&mut self, now: Instant, limits: TxLimits) -> Option<Transmit> {
-        if let Some(seq) = self.snd.rst_for.take() {
-            return Some(Transmit { seq, flags: Flags::RST, ..Transmit::default() });
-        }
+    fn next_segment(&mut self, now: Instant, limits: TxLimits, tx: &mut Transmit) -> bool {
         match self.state {
-            State::Closed => return self.reset(now),
-            State::SynSent | State::SynReceived if self.snd.syn_due => return Some(self.syn(now)),
-            State::SynSent => return None,
-            State::SynReceived if !self.opt.early => {}
-            State::TimeWait => {}
-            _ => {
-                if let Some(tx) = self.data(now, limits) {
-                    return Some(tx);
-                }
-            }
+            _ if self.snd.rst_for.is_some() => self.first_rare(now, tx),
+            State::Closed | State::SynSent => self.first_rare(now, tx),
+            State::SynReceived if self.snd.syn_due => self.first_rare(now, tx),
+            State::SynReceived if !self.opt.early => self.last(now, tx),
+            State::TimeWait => self.last(now, tx),
+            _ => self.data(now, limits, tx) || self.last(now, tx),
         }
-        if core::mem::take(&mut self.snd.probe_due) {
-            return Some(self.probe(now));
+    }
+
+    /// What goes before data: a reset, or our SYN.
+    #[cold]
+    fn first_rare(&mut self, now: Instant, tx: &mut Transmit) -> bool {
+        let made = if let Some(seq) = self.snd.rst_for.take() {
+            Some(Transmit { seq, flags: Flags::RST, ..Transmit::default() })
+        } else if self.state == State::Closed {
+            self.reset(now)
+        } else {
+            self.snd.syn_due.then(|| self.syn(now))
+        };
+        if let Some(made) = made {
+            *tx = made;
         }
-        self.ack.now.then(|| self.bare_ack(now))
+        made.is_some()
+    }
+
+    /// What goes behind it: a probe, or the ACK by itself.
+    #[inline]
+    fn last(&mut self, now: Instant, tx: &mut Transmit) -> bool {
+        let seq = if core::mem::take(&mut self.snd.probe_due) {
+            // A window or keep-alive probe (RFC 9293 §3.8.4, §3.8.6.1): an old sequence number, which the peer must answer.
+            self.snd.una - 1
+        } else if self.ack.now {
+            self.snd.nxt
+        } else {
+            return false;
+        };
+        tx.seq = seq;
+        self.put_options(now, &mut tx.options);
+        self.finish(tx);
+        true
     }
 
     /// RFC 9293 §3.10.5: <SEQ=SND.NXT><CTL=RST>, with an ACK so that a strict peer finds it exact.
     /// RFC 7323 §3.2 recommends the timestamp, so that it is seen to be no old one.
     fn reset(&mut self, now: Instant) -> Option<Transmit> {
-        let timestamps = self.segment_options(now).timestamps;
+        let timestamps = self.timestamps(now);
         core::mem::take(&mut self.snd.rst_due).then(|| Transmit {
             seq: self.snd.nxt,
             ack: Some(self.rcv.nxt),
@@ -156,33 +188,34 @@ impl Tcb {
 
     /// Data and FIN: first what was lost, then what is new.
     #[inline]
-    fn data(&mut self, now: Instant, limits: TxLimits) -> Option<Transmit> {
+    fn data(&mut self, now: Instant, limits: TxLimits, tx: &mut Transmit) -> bool {
         let idle = !self.snd.nxt.before(self.snd.limit()) && self.snd.repeat.is_none();
         if self.board.to_resend() == 0 && idle {
-            return None;
+            return false;
         }
         if self.pace_holds(now) {
-            return None;
+            return false;
         }
-        let options = self.segment_options(now);
+        self.put_options(now, &mut tx.options);
         let fixed = if self.opt.timestamps { 12 } else { 0 };
-        let mss = u32::from(self.snd.mss).saturating_sub(options_len(&options) as u32 - fixed).max(8);
+        let mss = u32::from(self.snd.mss).saturating_sub(options_len(&tx.options) as u32 - fixed).max(8);
         let max = limits.payload_max.max(mss);
         let mut unit = mss;
         let mut span = self.repeat_tail(now, mss).or_else(|| self.lost(now, mss, max));
         if self.search.on && span.is_none() {
-            span = self.mtu_probe(now, &options);
+            span = self.mtu_probe(now, &tx.options);
             unit = span.map_or(mss, |(_, len, _)| len);
         }
         let Some((seq, len, again)) = span.or_else(|| self.fresh(now, mss, max)) else {
             self.note_held(now, mss);
             self.arm_persist(now);
-            return None;
+            return false;
         };
         if matches!(self.chrono.work, Work::Window | Work::Buffer) && !again {
             self.chrono.turn(now, Work::Busy);
         }
-        Some(self.build(now, options, seq, len, again, unit))
+        self.build(now, tx, seq, len, again, unit);
+        true
     }
 
     /// A tail loss probe that repeats the last segment (RFC 8985 §7.3). It is not held for lost, and the congestion window
@@ -315,15 +348,7 @@ impl Tcb {
 
     /// Turns a span of sequence numbers into a segment; its last may be the FIN.
     #[inline]
-    fn build(
-        &mut self,
-        now: Instant,
-        options: Options,
-        seq: SeqNum,
-        len: u32,
-        again: bool,
-        mss: u32,
-    ) -> Transmit {
+    fn build(&mut self, now: Instant, tx: &mut Transmit, seq: SeqNum, len: u32, again: bool, mss: u32) {
         let end = seq + len;
         let fin = self.snd.fin_queued && end.after(self.snd.end);
         let payload = len - u32::from(fin);
@@ -357,18 +382,10 @@ impl Tcb {
         }
         self.pace(now, payload);
         let offset = self.snd.stream_start().distance_to(seq);
-        self.finish(Transmit {
-            seq,
-            flags,
-            urg,
-            options,
-            offset,
-            len: payload,
-            mss: mss as u16,
-            ect,
-            retransmission: again,
-            ..Transmit::default()
-        })
+        (tx.seq, tx.flags, tx.urg) = (seq, flags, urg);
+        (tx.offset, tx.len, tx.mss) = (offset, payload, mss as u16);
+        (tx.ect, tx.retransmission) = (ect, again);
+        self.finish(tx);
     }
 
     /// Whether this full segment, which has been counted already, is the last of several that leave at once.
@@ -393,26 +410,13 @@ impl Tcb {
 
     /// The ACK field, the window and the ECN echo: the same for all segments of a synchronized connection.
     #[inline]
-    fn finish(&mut self, mut tx: Transmit) -> Transmit {
+    fn finish(&mut self, tx: &mut Transmit) {
         tx.wnd = self.select_window();
         tx.ack = Some(self.rcv.nxt);
         if self.ack.ecn_echo {
             tx.flags = tx.flags.with(Flags::ECE);
         }
         self.note_ack_sent();
-        tx
-    }
-
-    #[inline]
-    fn bare_ack(&mut self, now: Instant) -> Transmit {
-        let options = self.segment_options(now);
-        self.finish(Transmit { seq: self.snd.nxt, options, ..Transmit::default() })
-    }
-
-    /// A window or keep-alive probe (RFC 9293 §3.8.4, §3.8.6.1): an old sequence number, which the peer must answer.
-    fn probe(&mut self, now: Instant) -> Transmit {
-        let options = self.segment_options(now);
-        self.finish(Transmit { seq: self.snd.una - 1, options, ..Transmit::default() })
     }
 
     /// Nothing may leave: if that is for the peer's window alone, its time is counted (`tcpi_rwnd_limited`).

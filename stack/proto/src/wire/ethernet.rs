@@ -67,7 +67,7 @@ pub fn parse(frame: &[u8]) -> Result<(Repr, usize), WireError> {
 ///
 /// # Errors
 /// [`WireError::NoRoom`].
-#[inline]
+#[inline(always)]
 pub fn emit(repr: &Repr, out: &mut [u8]) -> Result<usize, WireError> {
     let [t0, t1] = repr.ethertype.to_be_bytes();
     let [d0, d1, d2, d3, d4, d5] = repr.dst;

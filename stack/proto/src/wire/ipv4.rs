@@ -2,7 +2,8 @@
 
 use core::ops::Range;
 
-use super::{IpAddr, WireError, checksum};
+use super::checksum::{self, Sum};
+use super::{IpAddr, WireError};
 
 /// Bytes of a header without options, the only kind that is emitted.
 pub const HEADER_LEN: usize = 20;
@@ -97,22 +98,25 @@ pub fn parse(packet: &[u8]) -> Result<(Repr, Range<usize>), WireError> {
 ///
 /// # Errors
 /// [`WireError::NoRoom`], [`WireError::BadLength`] if the packet would be longer than 65 535 bytes.
-#[inline]
+#[inline(always)]
 pub fn emit(repr: &Repr, out: &mut [u8]) -> Result<usize, WireError> {
     let out = out.first_chunk_mut::<HEADER_LEN>().ok_or(WireError::NoRoom)?;
     let total_len = repr.payload_len.checked_add(HEADER_LEN as u16).ok_or(WireError::BadLength)?;
-    let [l0, l1] = total_len.to_be_bytes();
-    let [i0, i1] = repr.ident.to_be_bytes();
-    let [s0, s1, s2, s3] = repr.src.v4_bytes();
-    let [d0, d1, d2, d3] = repr.dst.v4_bytes();
     let tos = repr.dscp << 2 | repr.ecn & 3;
-    let flags = if repr.dont_fragment { 0x40 } else { 0 };
-    let mut header =
-        [0x45, tos, l0, l1, i0, i1, flags, 0, repr.ttl, repr.protocol, 0, 0, s0, s1, s2, s3, d0, d1, d2, d3];
-    let [c0, c1] = checksum::of_header(&header).to_be_bytes();
-    header[10] = c0;
-    header[11] = c1;
-    *out = header;
+    let flags = if repr.dont_fragment { 0x4000 } else { 0 };
+    let first =
+        0x45 << 56 | u64::from(tos) << 48 | u64::from(total_len) << 32 | u64::from(repr.ident) << 16 | flags;
+    let addr = |addr: IpAddr| u64::from(u32::from_be_bytes(addr.v4_bytes()));
+    let second = u64::from(repr.ttl) << 56 | u64::from(repr.protocol) << 48 | addr(repr.src);
+    // Of the numbers, not of the bytes that were just written: those would have to be waited for.
+    let mut sum = Sum::new();
+    [first, second, addr(repr.dst)].into_iter().for_each(|word| sum.add_u64(word));
+    let second = second | u64::from(sum.finish()) << 32;
+    let (whole, dst) = out.split_at_mut(16);
+    let (one, two) = whole.split_at_mut(8);
+    one.copy_from_slice(&first.to_be_bytes());
+    two.copy_from_slice(&second.to_be_bytes());
+    dst.copy_from_slice(&repr.dst.v4_bytes());
     Ok(HEADER_LEN)
 }
 

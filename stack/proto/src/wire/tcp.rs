@@ -182,28 +182,58 @@ pub fn options_len(options: &Options) -> usize {
 /// [`WireError::NoRoom`]; [`WireError::BadOption`] if the options need more than 40 bytes.
 #[inline]
 pub fn emit(tx: &Transmit, src_port: u16, dst_port: u16, out: &mut [u8]) -> Result<usize, WireError> {
+    emit_with(tx, src_port, dst_port, out, |_| 0)
+}
+
+/// The same, with the checksum: `field` makes the field from the sum of the header, in which the field is zero. That sum comes from the
+/// fields themselves: reading a header back waits until every store of it is in the cache, which another core may have.
+///
+/// # Errors
+/// As [`emit`].
+#[inline]
+pub fn emit_with(
+    tx: &Transmit,
+    src_port: u16,
+    dst_port: u16,
+    out: &mut [u8],
+    field: impl FnOnce(Sum) -> u16,
+) -> Result<usize, WireError> {
     let len = header_len(&tx.options);
     if len > HEADER_LEN_MAX {
         return Err(WireError::BadOption);
     }
     let (head, options) =
         out.get_mut(..len).and_then(<[u8]>::split_first_chunk_mut::<HEADER_LEN>).ok_or(WireError::NoRoom)?;
-    let [s0, s1] = src_port.to_be_bytes();
-    let [d0, d1] = dst_port.to_be_bytes();
-    let [q0, q1, q2, q3] = tx.seq.raw().to_be_bytes();
-    let [a0, a1, a2, a3] = tx.ack.map_or(0, SeqNum::raw).to_be_bytes();
-    let [w0, w1] = tx.wnd.to_be_bytes();
-    let [u0, u1] = tx.urg.to_be_bytes();
     let flags = tx.flags.bits() | if tx.ack.is_some() { ACK } else { 0 };
     let offset = ((len / 4) << 4) as u8;
-    *head = [s0, s1, d0, d1, q0, q1, q2, q3, a0, a1, a2, a3, offset, flags, w0, w1, 0, 0, u0, u1];
+    let first = u64::from(src_port) << 48 | u64::from(dst_port) << 32 | u64::from(tx.seq.raw());
+    let second = u64::from(tx.ack.map_or(0, SeqNum::raw)) << 32
+        | u64::from(offset) << 24
+        | u64::from(flags) << 16
+        | u64::from(tx.wnd);
+    let mut sum = Sum::new();
+    sum.add_u64(first);
+    sum.add_u64(second);
+    sum.add_u16(tx.urg);
     if let (Some(ts), 12, false) = (tx.options.timestamps, options.len(), tx.options.sack_permitted) {
-        let [v0, v1, v2, v3] = ts.val.to_be_bytes();
-        let [e0, e1, e2, e3] = ts.ecr.to_be_bytes();
-        options.copy_from_slice(&[OPT_NOP, OPT_NOP, OPT_TIMESTAMPS, 10, v0, v1, v2, v3, e0, e1, e2, e3]);
+        let kind = u32::from_be_bytes([OPT_NOP, OPT_NOP, OPT_TIMESTAMPS, 10]);
+        let times = u64::from(ts.val) << 32 | u64::from(ts.ecr);
+        sum.add_u64(u64::from(kind));
+        sum.add_u64(times);
+        if let Some((first, rest)) = options.split_first_chunk_mut::<4>() {
+            *first = kind.to_be_bytes();
+            rest.copy_from_slice(&times.to_be_bytes());
+        }
     } else if !options.is_empty() {
         emit_options(&tx.options, options);
+        sum.add(options);
     }
+    let last = u32::from(field(sum)) << 16 | u32::from(tx.urg);
+    let (whole, rest) = head.split_at_mut(16);
+    rest.copy_from_slice(&last.to_be_bytes());
+    let (one, two) = whole.split_at_mut(8);
+    one.copy_from_slice(&first.to_be_bytes());
+    two.copy_from_slice(&second.to_be_bytes());
     Ok(len)
 }
 
