@@ -126,6 +126,12 @@ pub fn bits_of(flags: c_int) -> u32 {
     FLAGS.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |bits, (_, bit)| bits | bit)
 }
 
+/// The number goes to another program, which is to find it as this one has it. Our next `accept` that sleeps does as before.
+pub fn lend(listener: &handle::Sock) {
+    let_block(listener);
+    listener.shared.file.fetch_and(!file::KERNEL_NONBLOCK, AcqRel);
+}
+
 /// F_GETFL and F_SETFL.
 fn flags(fd: c_int, command: c_int, arg: usize) -> c_int {
     let sock = handle::ours(fd);

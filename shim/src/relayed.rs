@@ -19,7 +19,7 @@ use utcp_abi::socket::{Addr, file, status};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Sys};
-use crate::{channel, epoll, listen, sigio, swap, tls, user};
+use crate::{channel, control, epoll, listen, sigio, swap, tls, user};
 
 /// Highest inherited number that is looked at.
 const INHERITED_MAX: c_int = 255;
@@ -67,9 +67,16 @@ fn tell_nonblock(sock: &Sock) {
     let _ = sys::fcntl(sock.fd, libc::F_SETFL, (libc::O_RDWR | nonblocking | kept) as usize);
 }
 
-/// Before an exec: standard streams that are sockets of ours will be read and written by whatever program it is. In the child of a
-/// vfork, too, where the table is the parent's.
+/// Before an exec: standard streams that are sockets of ours will be read and written by whatever program it is, and listeners that block do so for it,
+/// too. In the child of a vfork as well, where the table is the parent's.
 pub fn before_exec() {
+    for (fd, entry) in fd_table::used() {
+        // As in `before_foreign`.
+        let listener = if entry.kind() == Kind::Listener { handle::at(fd, entry) } else { None };
+        if let Some(listener) = listener.filter(|listener| listener.is_current() && is_inherited(fd)) {
+            control::lend(&listener);
+        }
+    }
     for fd in 0..3 {
         if is_stand(fd) {
             hand_over(fd);
@@ -138,6 +145,9 @@ pub fn meet(fd: c_int, entry: Entry) {
 
 /// `fd` travels to another process. One that is not connected yet is the kernel's from now on.
 pub fn pass(fd: c_int) {
+    if let Some(listener) = handle::listener(fd) {
+        return control::lend(&listener);
+    }
     let Some(sock) = handle::stream(fd) else { return };
     if sock.status() & (status::CONNECTED | status::CONNECTING) == 0 {
         let _ = swap::to_kernel(&sock);

@@ -262,6 +262,18 @@ print('works')";
     assert!(text.contains("works"), "{text}{}", end.err);
 }
 
+/// A listener on which a program has slept in `accept` blocks for whoever gets it from there.
+#[test]
+fn a_listener_that_blocks_is_passed_on_as_such() {
+    let lab = Lab::new("passed-on");
+    let engine = Engine::start(&lab);
+    let script = lab.file("passed_on.py", include_str!("scripts/passed_on.py"));
+    let run = || lab.run("python3").arg(&script).arg(lab.port().to_string()).limit(Duration::from_secs(120));
+    let kernel = run().ok().text();
+    assert_eq!(kernel.matches("child 0").count(), 4, "{kernel}");
+    assert_eq!(run().under(&engine).ok().text(), kernel);
+}
+
 /// Who sleeps in `accept` when the engine dies goes on there, with the kernel's clients and with those of a new engine.
 #[test]
 fn a_blocking_accept_survives_its_engine() {
