@@ -1,6 +1,6 @@
 //! Between `Result` and the -1 and `errno` of C: the only place where the one becomes the other.
 
-use core::ffi::{c_int, c_long};
+use core::ffi::{c_int, c_long, c_void};
 
 pub use crate::sys::Errno;
 
@@ -45,6 +45,15 @@ impl Outcome for c_long {
 impl Outcome for isize {
     fn failure() -> Self {
         -1
+    }
+    fn success(value: usize) -> Self {
+        value as Self
+    }
+}
+
+impl Outcome for *mut c_void {
+    fn failure() -> Self {
+        libc::MAP_FAILED
     }
     fn success(value: usize) -> Self {
         value as Self

@@ -3,15 +3,16 @@
 //! A region is sparse: gigabytes of address space, kilobytes of memory. `mlockall` would fill and lock every page of
 //! it, and a limit of the address space (RLIMIT_AS, vsftpd sets one) would be spent by it before the program had got a page.
 
-use core::ffi::{c_int, c_uint};
+use core::ffi::{c_int, c_uint, c_void};
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize};
 
-use libc::rlimit64;
+use libc::{off_t, rlimit64, size_t};
 
 use crate::sys::{self, Errno, Sys};
-use crate::table::real;
-use crate::{errno, pool, process};
+use crate::table::{find, real};
+use crate::{errno, handle, pool, process};
 
 /// Bytes of address space that we hold in this process.
 static MAPPED: AtomicUsize = AtomicUsize::new(0);
@@ -52,6 +53,70 @@ pub fn map_shared_over(old: *mut u8, fd: c_int, len: usize) -> Sys<*mut u8> {
     sys::call!(libc::SYS_munlock, base, len)
         .and_then(|_| sys::call!(libc::SYS_mprotect, base, len, open))
         .map(|_| base)
+}
+
+/// `mmap(2)`. A TCP socket can be mapped, for TCP_ZEROCOPY_RECEIVE; one of ours gets the place that the kernel gives a fresh one of its own, at
+/// which nothing ever is: that call says how many bytes are to be received instead.
+///
+/// # Safety
+/// As `mmap`.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn mmap(
+    at: *mut c_void,
+    len: size_t,
+    protection: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: off_t,
+) -> *mut c_void {
+    type Function = unsafe extern "C" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void;
+    static LIBCS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+    static LOOKING: AtomicBool = AtomicBool::new(false);
+    let words = |fd: c_int| {
+        [at as usize, len, protection as usize, flags as usize, fd as isize as usize, offset as usize]
+    };
+    if fd >= 0 && flags & libc::MAP_ANONYMOUS == 0 && handle::stream(fd).is_some() {
+        let mapped =
+            sys::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0).and_then(|fresh| {
+                // SAFETY: the program's own arguments.
+                let mapped = sys::check(unsafe { sys::raw(libc::SYS_mmap, words(fresh)) });
+                let _ = sys::close(fresh); // What is mapped lives on.
+                mapped
+            });
+        return errno::into_libc(mapped);
+    }
+    let mut libcs = LIBCS.load(Relaxed);
+    // An allocator may map memory while a symbol is looked up.
+    if libcs.is_null() && !LOOKING.swap(true, Relaxed) {
+        libcs = find(c"mmap");
+        LIBCS.store(libcs, Relaxed);
+        LOOKING.store(false, Relaxed);
+    }
+    match NonNull::new(libcs) {
+        // SAFETY: libc's function of this name has this type; the program's own arguments.
+        Some(found) => unsafe {
+            core::mem::transmute::<*mut (), Function>(found.as_ptr())(at, len, protection, flags, fd, offset)
+        },
+        // SAFETY: the program's own arguments.
+        None => errno::into_libc(sys::check(unsafe { sys::raw(libc::SYS_mmap, words(fd)) })),
+    }
+}
+
+/// `mmap64`, which is the same on 64-bit machines.
+///
+/// # Safety
+/// As `mmap`.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn mmap64(
+    at: *mut c_void,
+    len: size_t,
+    protection: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: off_t,
+) -> *mut c_void {
+    // SAFETY: the program's own arguments.
+    unsafe { mmap(at, len, protection, flags, fd, offset) }
 }
 
 /// Unmaps what [`map_shared`] gave. Nothing may refer to it any more.

@@ -213,7 +213,7 @@ unsafe extern "C" fn decode(
 /// # Safety
 /// As the call itself.
 unsafe fn open(number: c_long, words: [usize; 6]) -> c_long {
-    let [a, b, c, d, ..] = words;
+    let [a, b, c, d, e, f] = words;
     let (fd, second, third) = (a as c_int, b as c_int, c as c_int);
     // SAFETY: the program's own arguments.
     unsafe {
@@ -225,6 +225,9 @@ unsafe fn open(number: c_long, words: [usize; 6]) -> c_long {
             #[cfg(target_arch = "x86_64")]
             libc::SYS_pipe => c_long::from(hook::pipe(a as *mut _)),
             libc::SYS_pipe2 => c_long::from(hook::pipe2(a as *mut _, second)),
+            libc::SYS_mmap => {
+                crate::memory::mmap(a as *mut _, b, third, d as c_int, e as c_int, f as i64) as c_long
+            }
             libc::SYS_eventfd2 => c_long::from(hook::eventfd(a as u32, second)),
             _ => crate::errno::into_libc(crate::sys::check(crate::sys::raw(number, words))),
         }

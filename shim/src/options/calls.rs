@@ -89,6 +89,7 @@ const TCP_AO_ADD_KEY: c_int = 38;
 const TCP_AO_REPAIR: c_int = 42;
 const SO_BINDTOIFINDEX: c_int = 62;
 const IP_PROTOCOL: c_int = 52;
+const TCP_ZEROCOPY_RECEIVE: c_int = 35;
 const IPV6_PATHMTU: c_int = 61;
 
 /// Options of a listener that change which connections it gets, or what these are, in a way that utcp does not: whoever sets
@@ -377,6 +378,8 @@ unsafe fn get(sock: &Sock, level: c_int, name: c_int, answer: &mut Answer) -> Sy
         }
         // SAFETY: the caller's promise.
         (libc::IPPROTO_TCP, libc::TCP_CC_INFO) => return unsafe { put_controller(sock, now, answer) },
+        // SAFETY: the caller's promise.
+        (libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE) => return unsafe { put_zerocopy(sock, now, answer) },
         // A question about a socket of the kernel's that is as ours was when it was made.
         _ => {
             // SAFETY: the caller's promise.
@@ -429,6 +432,41 @@ unsafe fn put_controller(sock: &Sock, now: u32, answer: &mut Answer) -> Sys<()> 
     }
     // SAFETY: the caller's promise.
     unsafe { answer.put(model) }
+}
+
+/// TCP_ZEROCOPY_RECEIVE: nothing is mapped, as with bytes that fill no pages; how many are to be received by copying is told.
+///
+/// # Safety
+/// `answer` names the program's buffer.
+unsafe fn put_zerocopy(sock: &Sock, now: u32, answer: &mut Answer) -> Sys<()> {
+    // struct tcp_zerocopy_receive: address (8 bytes), length, recv_skip_hint, inq, err …
+    // SAFETY: the caller's promise.
+    answer.given = unsafe {
+        judge::get(domain(sock), libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE, answer.value, answer.room)
+    }?;
+    let waiting = recv::waiting(sock).min(u32::MAX as usize) as u32;
+    let over = now & status::RX_FIN != 0;
+    if waiting == 0 && over {
+        return Err(Errno(libc::EIO));
+    }
+    let whole = matches!(answer.given, 20 | 24 | 32 | 36 | 40 | 48 | 56 | 60..); // What ends within a field has none behind `recv_skip_hint`.
+    let hint = (12, Some(waiting));
+    let inq = (16, whole.then_some(waiting.max(u32::from(over))));
+    let error = if whole && answer.given > 20 { sock.take_error() } else { None };
+    let error = (20, error.map(|error| error.0.wrapping_neg() as u32));
+    for (at, value) in [hint, inq, error] {
+        if let Some(value) = value.filter(|_| answer.given >= at + size_of::<u32>()) {
+            // SAFETY: inside what was given.
+            unsafe {
+                user::copy_out(
+                    core::ptr::from_ref(&value).cast(),
+                    answer.value.wrapping_add(at),
+                    size_of::<u32>(),
+                )
+            }?;
+        }
+    }
+    Ok(())
 }
 
 /// IP_PROTOCOL, which Linux answers with the port that the socket holds (do_ip_getsockopt).

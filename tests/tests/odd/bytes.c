@@ -255,7 +255,44 @@ static void descriptors(void) {
         }
 }
 
+/* Sockets in memory: what can be had, and what TCP_ZEROCOPY_RECEIVE says of it. */
+static void maps(void) {
+    static const int PROTECTIONS[] = {PROT_READ, PROT_READ | PROT_WRITE, PROT_READ | PROT_EXEC, PROT_NONE};
+    static const int KINDS[] = {MAP_SHARED, MAP_PRIVATE, 0};
+    for (size_t p = 0; p < COUNT(PROTECTIONS); p++)
+        for (size_t k = 0; k < COUNT(KINDS); k++)
+            for (size_t n = 0; n < 3; n++) {
+                if (!begin("mmap(%zu, %#x, %#x)", n * 4096, PROTECTIONS[p], KINDS[k]))
+                    continue;
+                void *at = mmap(NULL, n * 4096, PROTECTIONS[p], KINDS[k], fd, 0);
+                int error = errno;
+                if (at != MAP_FAILED)
+                    munmap(at, n * 4096);
+                errno = error;
+                end(at == MAP_FAILED ? -1 : 0, 1);
+            }
+    for (socklen_t room = 8; room <= 28; room += 4) {
+        if (!begin("TCP_ZEROCOPY_RECEIVE(%d)", (int)room))
+            continue;
+        unsigned words[16] = {0};
+        socklen_t len = room;
+        void *at = mmap(NULL, 8192, PROT_READ, MAP_SHARED, fd, 0);
+        if (at != MAP_FAILED)
+            memcpy(words, &at, sizeof at);
+        words[2] = 8192;
+        long got = getsockopt(fd, IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE, words, &len);
+        int error = errno;
+        if (got == 0)
+            tell("len %d: %u, hint %u, inq %u, error %u", (int)len, words[2], words[3], words[4], words[5]);
+        if (at != MAP_FAILED)
+            munmap(at, 8192);
+        errno = error;
+        end(got, 1);
+    }
+}
+
 static void cases(void) {
+    maps();
     files();
     descriptors();
     buffers();
