@@ -13,6 +13,7 @@ use utcp_abi::socket::{file, intent, option, status};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::pool::{self, Stand};
+use crate::signals::{Calm, Ending};
 use crate::sleep;
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
@@ -156,6 +157,7 @@ fn linger(sock: &Sock) {
         sock.att,
         || &sock.shared.tx_bell,
         deadline,
+        &Calm::now(Ending::Every),
         || {
             sock.shared.status.load(Acquire) & status::DEAD != 0
                 || send::queued(sock) == 0

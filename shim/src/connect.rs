@@ -12,6 +12,7 @@ use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::pool::Unsettled;
+use crate::signals::{Calm, Ending};
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
@@ -251,10 +252,12 @@ pub fn again(sock: &Sock, now: u32) -> Sys<Served> {
 pub fn wait_connected(sock: &Sock) -> Sys<Served> {
     let deadline = sleep::deadline_us(sock.shared.options.sndtimeo_us.load(Relaxed));
     let over = status::CONNECTED | status::DEAD;
+    let calm = Calm::on(Ending::with_timeout(deadline), sock);
     let woken = sleep::until(
         sock.att,
         || &sock.shared.tx_bell,
         deadline,
+        &calm,
         || sock.shared.status.load(Acquire) & over != 0 || !sock.is_current() || sock.intends(intent::CLOSE),
     );
     let now = sock.status();
@@ -294,7 +297,14 @@ pub fn operate(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<i32> {
     let ticket = submit(sock, code, args)?;
     // A signal does not end this: the answer comes in microseconds, and the caller's state depends on it.
     while shared.op_done.load(Acquire) != ticket {
-        let _ = sleep::until(sock.att, || &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
+        let calm = Calm::now(Ending::Every);
+        let _ = sleep::until(
+            sock.att,
+            || &shared.op_bell,
+            None,
+            &calm,
+            || shared.op_done.load(Acquire) == ticket,
+        );
         if !sock.att.is_alive() {
             break;
         }
@@ -342,6 +352,13 @@ pub fn settle(sock: &Sock) {
     let ticket = shared.op_asked.load(Acquire);
     // A signal does not end this either.
     while shared.op_done.load(Acquire) != ticket && sock.is_current() && sock.att.is_alive() {
-        let _ = sleep::until(sock.att, || &shared.op_bell, None, || shared.op_done.load(Acquire) == ticket);
+        let calm = Calm::now(Ending::Every);
+        let _ = sleep::until(
+            sock.att,
+            || &shared.op_bell,
+            None,
+            &calm,
+            || shared.op_done.load(Acquire) == ticket,
+        );
     }
 }

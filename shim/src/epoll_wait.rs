@@ -11,6 +11,7 @@ use crate::epoll::{BELL, CHANNEL, ET, ONESHOT, older};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::Sock;
 use crate::set::{self, SetRef, Wanted};
+use crate::signals::{Calm, Ending};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
 use crate::{death, epolls, errno, lane, nested, ready, relayed, sleep, tls, user};
@@ -190,7 +191,7 @@ fn gather(
     timeout: Timeout,
     mask: *const sigset_t,
 ) -> Sys<usize> {
-    let mut set = *set;
+    let (mut set, calm) = (*set, Calm::now(Ending::Every));
     if !quiet(&set) || !set.att.is_alive() {
         set = living(epfd, set);
         let count = both(epfd, &set, room)?;
@@ -200,6 +201,10 @@ fn gather(
     }
     if timeout == Some(0) {
         return kernel_look(epfd, &set, room, 0);
+    }
+    // Who put something else at the number may have signalled before we counted.
+    if usable(epfd).is_none_or(|now| now.index != set.index) {
+        return Err(Errno(libc::EINTR));
     }
     sleep::spin(&mut || !quiet(&set));
     let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
@@ -224,7 +229,7 @@ fn gather(
             }
         }
         let left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
-        let slept = kernel_wait(epfd, Some(&set), room, left, mask);
+        let slept = calm.asleep(set.bed(), || kernel_wait(epfd, Some(&set), room, left, mask));
         let kernel = *slept.as_ref().unwrap_or(&0);
         lane::gather(&set);
         let count = if slept.is_ok() { scan(&set, room, kernel) } else { 0 };

@@ -254,6 +254,11 @@ fn disposition(signal: c_int) -> Option<&'static Disposition> {
     }
 }
 
+/// Whether `signal` is one of those that this module answers for.
+pub fn owns(signal: c_int) -> bool {
+    disposition(signal).is_some()
+}
+
 /// Whether it stands: until then nothing of ours is there to be waited for, and a pointer of the program's is not to be met.
 #[inline]
 pub fn stands() -> bool {

@@ -13,10 +13,11 @@ use libc::{nfds_t, pollfd, sigset_t, timespec};
 
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle;
+use crate::signals::{self, Bed, Calm, Ending};
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{death, errno, guard, lane, nested, pair, poll_set, pool, ready, signals, user};
+use crate::{death, errno, guard, lane, nested, pair, poll_set, pool, ready, user};
 
 /// Descriptors that fit into the scratch space on the stack.
 const SMALL: usize = 128;
@@ -248,6 +249,16 @@ fn merge(list: &mut [pollfd], kernel: &[pollfd]) -> usize {
 
 /// `ppoll` over a list of which some descriptors are ours.
 pub fn wait(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Sys<usize> {
+    wait_calmly(list, timeout, mask, &Calm::now(Ending::Every))
+}
+
+/// As [`wait`], until `calm` is over.
+fn wait_calmly(
+    list: &mut [pollfd],
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    calm: &Calm<'_>,
+) -> Sys<usize> {
     if let Some(result) = alone(list, timeout, mask) {
         return result;
     }
@@ -271,13 +282,14 @@ pub fn wait(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) ->
     if has_ours && sleep::spin(&mut || look(list) > 0) && !has_kernel {
         return Ok(look(list));
     }
-    sleep_on(list, kernel, scratch.words(), deadline, mask)
+    sleep_on(list, kernel, scratch.words(), deadline, mask, calm)
 }
 
 /// One utcp socket without company.
 fn alone(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Option<Sys<usize>> {
     let [only] = list else { return None };
     let sock = handle::stream(only.fd).filter(|_| mask.is_null())?;
+    let calm = Calm::on(Ending::Every, &sock);
     if look(list) > 0 || timeout == Some(0) {
         return Some(Ok(look(list)));
     }
@@ -295,7 +307,7 @@ fn alone(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Op
         if wants_out { tx_bell } else { rx_bell }
     };
     let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
-    let woken = sleep::until(sock.att, bell, deadline, || look(list) > 0 || !sock.is_current());
+    let woken = sleep::until(sock.att, bell, deadline, &calm, || look(list) > 0 || !sock.is_current());
     Some(match woken {
         Woken::Signal => Err(Errno(libc::EINTR)),
         Woken::News | Woken::Timeout => Ok(look(list)),
@@ -309,13 +321,17 @@ fn sleep_on(
     interests: &mut [u32],
     deadline: Option<u64>,
     mask: *const sigset_t,
+    calm: &Calm<'_>,
 ) -> Sys<usize> {
     if kernel.len() as u64 > pool::limit() {
         // The kernel takes no more than the program's own: we look now and then.
         let kernel = kernel.get_mut(..list.len()).unwrap_or_default();
-        return sleep_loop(list, kernel, deadline, mask, None, false);
+        return sleep_loop(list, kernel, (deadline, calm), mask, None, false);
     }
     let att = list.iter().find_map(|entry| handle::ours(entry.fd)).map(|sock| sock.att);
+    if att.is_none() {
+        kernel_part(list, kernel); // What was ours when the kernel's part was made is not any more.
+    }
     let borrowed = att.and_then(|att| poll_set::borrow(att).ok());
     let complete = match &borrowed {
         Some(borrowed) => watch_all(list, interests, borrowed),
@@ -326,7 +342,7 @@ fn sleep_on(
         *bell = pollfd { fd: borrowed.set.local.bell.load(Relaxed), events: libc::POLLIN, revents: 0 };
         *channel = pollfd { fd: att.channel().fd(), events: libc::POLLRDHUP, revents: 0 };
     }
-    let result = sleep_loop(list, kernel, deadline, mask, borrowed.as_ref(), complete);
+    let result = sleep_loop(list, kernel, (deadline, calm), mask, borrowed.as_ref(), complete);
     if let Some(borrowed) = &borrowed {
         for (entry, interest) in list.iter().zip(interests.iter()) {
             unwatch(entry.fd, *interest, borrowed);
@@ -372,7 +388,7 @@ fn unwatch(fd: c_int, interest: u32, borrowed: &poll_set::Borrowed) {
 fn sleep_loop(
     list: &mut [pollfd],
     kernel: &mut [pollfd],
-    deadline: Option<u64>,
+    (deadline, calm): (Option<u64>, &Calm<'_>),
     mask: *const sigset_t,
     borrowed: Option<&poll_set::Borrowed>,
     complete: bool,
@@ -388,14 +404,22 @@ fn sleep_loop(
         } else if !complete {
             left = Some(left.unwrap_or(u64::MAX).min(SLICE_NS));
         }
-        kernel_poll(kernel, left, mask)?;
-        if let Some([bell, channel]) = kernel.last_chunk::<2>() {
-            if bell.revents != 0 {
-                sys::bell_reset(bell.fd);
+        match borrowed {
+            Some(borrowed) => {
+                let bed = Bed::Counter(borrowed.set.local.bell.load(Relaxed));
+                calm.asleep(bed, || kernel_poll(kernel, left, mask))?;
+                if let Some([bell, channel]) = kernel.last_chunk::<2>() {
+                    if bell.revents != 0 {
+                        sys::bell_reset(bell.fd);
+                    }
+                    if channel.revents != 0 {
+                        death::notice(borrowed.set.att);
+                    }
+                }
             }
-            if let Some(borrowed) = borrowed.filter(|_| channel.revents != 0) {
-                death::notice(borrowed.set.att);
-            }
+            // What is behind the program's entries, if there is anything, names nothing.
+            None if calm.is_over() => return Err(Errno(libc::EINTR)),
+            None => _ = kernel_poll(kernel, left, mask)?,
         }
         look(list);
         let count = merge(list, kernel);
@@ -429,13 +453,16 @@ fn kernel_poll_once(list: &mut [pollfd], left: Option<u64>, mask: *const sigset_
 }
 
 /// Waits until `fd` can be read (or a connection accepted); false after `timeout_us` (0: for ever).
-/// A signal whose handler wants calls restarted does not end it.
+/// A handler that wants calls restarted does not end it if there is no timeout.
 pub fn until_readable(fd: c_int, timeout_us: u64) -> Sys<bool> {
     let timeout = (timeout_us != 0).then(|| timeout_us.saturating_mul(1000));
+    let calm = Calm::now(Ending::with_timeout(timeout));
     loop {
         let mut list = [pollfd { fd, events: libc::POLLIN, revents: 0 }];
-        match wait(&mut list, timeout, core::ptr::null()) {
-            Err(Errno(libc::EINTR)) if timeout.is_none() && signals::all_restart() => {}
+        let counted = Calm::now(Ending::Every);
+        match wait_calmly(&mut list, timeout, core::ptr::null(), &calm) {
+            Err(Errno(libc::EINTR))
+                if timeout.is_none() && !calm.is_over() && (counted.is_over() || signals::all_restart()) => {}
             result => return result.map(|count| count > 0),
         }
     }

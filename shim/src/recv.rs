@@ -24,6 +24,7 @@ use utcp_abi::stream::pieces;
 
 use crate::handle::Sock;
 use crate::pair::{self, End};
+use crate::signals::{Calm, Ending};
 use crate::sleep::{self, Woken};
 use crate::sys::{Errno, Sys};
 use crate::user::Buffers;
@@ -420,7 +421,7 @@ fn rest<'a>(
     let len = got.saturating_add(buffers.left());
     let want = target(sock, flags, len);
     let nonblocking = flags & libc::MSG_DONTWAIT != 0 || sock.is_nonblocking();
-    let mut deadline = None;
+    let (mut deadline, mut calm) = (None, None);
     loop {
         if relayed::is_moved(sock) {
             return if got > 0 { Ok(got) } else { Err(Errno(libc::EINTR)) }; // The kernel's, from the next call on.
@@ -473,7 +474,9 @@ fn rest<'a>(
         if let Some(end) = pair::of(sock) {
             end.adopt(sock);
         }
-        match sleep::until(sock.att, || pair::bells(sock).0, deadline.flatten(), || is_ready(sock, more)) {
+        let until = deadline.flatten();
+        let calm = calm.get_or_insert_with(|| Calm::on(Ending::with_timeout(until), sock));
+        match sleep::until(sock.att, || pair::bells(sock).0, until, calm, || is_ready(sock, more)) {
             // As Linux does it: who asks for nothing waits once, and then has it, whatever ended the wait.
             _ if len == 0 => return Ok(0),
             Woken::News => {}

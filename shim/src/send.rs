@@ -25,6 +25,7 @@ use crate::guard;
 use crate::handle::Sock;
 use crate::pair::{self, End};
 use crate::relayed;
+use crate::signals::{Calm, Ending};
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::user::{Buffers, buffer};
@@ -455,6 +456,7 @@ pub fn write(sock: &Sock, list: &[iovec], flags: c_int) -> Sys<usize> {
 pub fn await_connection(sock: &Sock, flags: c_int) -> Sys<()> {
     let nonblocking = flags & libc::MSG_DONTWAIT != 0 || sock.is_nonblocking();
     let deadline = sleep::deadline_us(sock.shared.options.sndtimeo_us.load(Relaxed));
+    let calm = Calm::on(Ending::with_timeout(deadline), sock);
     loop {
         if let Some(error) = refusal(sock, flags) {
             return Err(error);
@@ -465,7 +467,7 @@ pub fn await_connection(sock: &Sock, flags: c_int) -> Sys<()> {
         if nonblocking {
             return Err(Errno(libc::EAGAIN));
         }
-        match wait_for_room(sock, deadline) {
+        match wait_for_room(sock, deadline, &calm) {
             Woken::News => {}
             Woken::Timeout => return Err(Errno(libc::EAGAIN)),
             Woken::Signal => return Err(Errno(libc::EINTR)),
@@ -477,7 +479,7 @@ pub fn await_connection(sock: &Sock, flags: c_int) -> Sys<()> {
 pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usize> {
     let nonblocking = flags & libc::MSG_DONTWAIT != 0 || sock.is_nonblocking();
     let mut sent = 0usize;
-    let mut deadline = None;
+    let (mut deadline, mut calm) = (None, None);
     loop {
         if relayed::is_moved(sock) {
             return if sent > 0 { Ok(sent) } else { Err(Errno(libc::EINTR)) }; // The kernel's, from the next call on.
@@ -520,7 +522,9 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
         if deadline.is_none() {
             deadline = Some(sleep::deadline_us(sock.shared.options.sndtimeo_us.load(Relaxed)));
         }
-        match wait_for_room(sock, deadline.flatten()) {
+        let until = deadline.flatten();
+        let calm = calm.get_or_insert_with(|| Calm::on(Ending::with_timeout(until), sock));
+        match wait_for_room(sock, until, calm) {
             Woken::News => {}
             _ if sent > 0 => return Ok(sent),
             Woken::Timeout => return Err(Errno(libc::EAGAIN)),
@@ -529,11 +533,12 @@ pub fn send_from(sock: &Sock, source: &mut impl Source, flags: c_int) -> Sys<usi
     }
 }
 
-fn wait_for_room(sock: &Sock, deadline_ns: Option<u64>) -> Woken {
+fn wait_for_room(sock: &Sock, deadline_ns: Option<u64>, calm: &Calm<'_>) -> Woken {
     sleep::until(
         sock.att,
         || pair::bells(sock).1,
         deadline_ns,
+        calm,
         || {
             let end = pair::of(sock);
             if let Some(end) = end {
@@ -578,7 +583,7 @@ pub fn send_taken(sock: &Sock, bytes: &[u8]) -> Sys<usize> {
         match send_from(sock, &mut buffers, 0) {
             Ok(count) => sent = sent.saturating_add(count),
             Err(Errno(libc::EAGAIN | libc::EINTR)) if !relayed::is_moved(sock) => {
-                wait_for_room(sock, None);
+                wait_for_room(sock, None, &Calm::now(Ending::Every));
             }
             Err(error) if sent == 0 => return Err(error),
             Err(_) => return Ok(sent),

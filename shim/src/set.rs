@@ -18,6 +18,7 @@ use crate::attach::{ATTACHMENTS, Attachment};
 use crate::channel::Quiet;
 use crate::fd_table::{Entry, Kind};
 use crate::handle::Sock;
+use crate::signals::Bed;
 use crate::sys::{self, Errno, Sys};
 use crate::{channel, lane, numbers, process, ready};
 
@@ -227,9 +228,17 @@ impl SetRef {
 
     /// Wakes who sleeps on its epoll descriptor, whether he said so or not.
     pub fn wake(&self) {
+        match self.bed() {
+            Bed::Far(far) => sys::send_byte(far),
+            Bed::Counter(bell) => sys::eventfd_ring(bell),
+        }
+    }
+
+    /// What wakes who sleeps on its epoll descriptor.
+    pub fn bed(&self) -> Bed {
         match self.local.far.load(Relaxed) {
-            far if far >= 0 => sys::send_byte(far),
-            _ => sys::eventfd_ring(self.local.bell.load(Relaxed)),
+            far if far >= 0 => Bed::Far(far),
+            _ => Bed::Counter(self.local.bell.load(Relaxed)),
         }
     }
 

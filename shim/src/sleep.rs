@@ -1,8 +1,8 @@
 //! Waiting on a bell in shared memory: spin a little, arm, look again, sleep.
 //!
-//! Who sleeps does so on two words at once, the bell's and the engine's life, so that the death of the
-//! engine wakes it. Where a sandbox forbids `futex_waitv`, the second word is looked at ten times a
-//! second instead.
+//! Who sleeps does so on three words at once: the bell's; the engine's life, so that the death of the engine wakes it; and the
+//! thread's count of signal handlers, so that one which ran just before ends the sleep. Where a sandbox forbids `futex_waitv`, the
+//! others are looked at ten times a second instead.
 //!
 //! How long to spin is this module's business alone. A wake-up through the kernel costs 3 µs on one core and
 //! 20 µs across cores; spinning costs the core. So a thread spins only while that has paid lately:
@@ -19,6 +19,7 @@ use utcp_abi::bell::{ARMED, Bell};
 use utcp_abi::page::OWNER_DIED;
 
 use crate::attach::Attachment;
+use crate::signals::Calm;
 use crate::sys::{self, Errno, FutexWaiter};
 use crate::{config, death, tls};
 
@@ -46,12 +47,13 @@ pub enum Woken {
 
 static NO_WAITV: AtomicU32 = AtomicU32::new(0);
 
-/// Waits until `ready` says so. `bell` is the one that is rung whenever that may have changed; where another one takes its place, it is
+/// Waits until `ready` says so, or `calm` is over. `bell` is the one that is rung whenever that may have changed; where another one takes its place, it is
 /// rung once more (a handshake that ends may bring a socket's place in a pair region).
 pub fn until<'a>(
     att: &'static Attachment,
     bell: impl Fn() -> &'a Bell,
     deadline_ns: Option<u64>,
+    calm: &Calm<'_>,
     mut ready: impl FnMut() -> bool,
 ) -> Woken {
     if spin(&mut ready) {
@@ -66,12 +68,15 @@ pub fn until<'a>(
         if !core::ptr::eq(armed, bell()) {
             continue;
         }
+        if calm.is_over() {
+            return Woken::Signal;
+        }
         let life = att.page().life.load(Relaxed);
         if life & OWNER_DIED != 0 || !att.is_alive() {
             death::notice(att);
             return Woken::News;
         }
-        match doze(armed, &att.page().life, life, deadline_ns) {
+        match doze(armed, &att.page().life, life, calm, deadline_ns) {
             Err(Errno(libc::EINTR)) => return if ready() { Woken::News } else { Woken::Signal },
             Err(Errno(libc::ETIMEDOUT)) => return if ready() { Woken::News } else { Woken::Timeout },
             _ => {}
@@ -89,20 +94,32 @@ const ASYNCHRONOUS: c_int = 1;
 
 /// Sleeps once, as a cancellation point: a thread that is cancelled while it sleeps ends there, as it would in the
 /// kernel's call. Nothing is held here, and nothing on the stack needs to be cleaned up.
-fn doze(bell: &Bell, life: &AtomicU32, alive: u32, deadline_ns: Option<u64>) -> sys::Sys<usize> {
+fn doze(
+    bell: &Bell,
+    life: &AtomicU32,
+    alive: u32,
+    calm: &Calm<'_>,
+    deadline_ns: Option<u64>,
+) -> sys::Sys<usize> {
     let mut kind = DEFERRED;
     // SAFETY: between the two calls are only system calls, which may be cut short at any point.
     unsafe { pthread_setcanceltype(ASYNCHRONOUS, &raw mut kind) };
-    let result = sleep_once(bell, life, alive, deadline_ns);
+    let result = sleep_once(bell, life, alive, calm, deadline_ns);
     // SAFETY: as it was.
     unsafe { pthread_setcanceltype(kind, core::ptr::null_mut()) };
     result
 }
 
 /// Sleeps once.
-fn sleep_once(bell: &Bell, life: &AtomicU32, alive: u32, deadline_ns: Option<u64>) -> sys::Sys<usize> {
+fn sleep_once(
+    bell: &Bell,
+    life: &AtomicU32,
+    alive: u32,
+    calm: &Calm<'_>,
+    deadline_ns: Option<u64>,
+) -> sys::Sys<usize> {
     if NO_WAITV.load(Relaxed) == 0 {
-        let waiters = [FutexWaiter::new(bell.word(), ARMED), FutexWaiter::new(life, alive)];
+        let waiters = [FutexWaiter::new(bell.word(), ARMED), FutexWaiter::new(life, alive), calm.waiter()];
         match sys::futex_waitv(&waiters, deadline_ns) {
             Err(Errno(libc::ENOSYS | libc::EPERM)) => NO_WAITV.store(1, Relaxed),
             result => return result,

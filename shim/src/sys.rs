@@ -377,12 +377,19 @@ pub struct FutexWaiter {
 
 /// A 32-bit word that other processes share.
 const FUTEX_32: u32 = 2;
+/// One that no other process has.
+const FUTEX_PRIVATE: u32 = 128;
 const SYS_FUTEX_WAITV: c_long = 449;
 
 impl FutexWaiter {
     /// On `word`, while it has the value `expected`.
     pub fn new(word: &AtomicU32, expected: u32) -> Self {
         Self { expected: u64::from(expected), word: at(word) as u64, flags: FUTEX_32, reserved: 0 }
+    }
+
+    /// As [`Self::new`], of a word of this process's own.
+    pub fn own(word: &AtomicU32, expected: u32) -> Self {
+        Self { flags: FUTEX_32 | FUTEX_PRIVATE, ..Self::new(word, expected) }
     }
 }
 

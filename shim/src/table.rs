@@ -23,7 +23,7 @@ use libc::{
 
 use crate::{
     accept, close, connect, control, epoll, epoll_wait, epolls, exec, fork, guard, io, io_uring, listen,
-    memory, names, numbers, options, poll, privilege, relayed, sandbox, select, splice,
+    memory, names, numbers, options, poll, privilege, relayed, sandbox, select, signals, splice,
 };
 
 /// Looks `name` up behind us.
@@ -243,7 +243,8 @@ hooks! {
     io_uring::queue_init: io_uring_queue_init(entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int;
     io_uring::queue_init_params: io_uring_queue_init_params(entries: c_uint, ring: *mut c_void, params: *mut c_void) -> c_int;
     io_uring::queue_init_mem: io_uring_queue_init_mem(entries: c_uint, ring: *mut c_void, params: *mut c_void, memory: *mut c_void, len: usize) -> c_int;
-    guard::sigaction: sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int [__sigaction];
+    signals::siginterrupt: siginterrupt(signal: c_int, on: c_int) -> c_int;
+    signals::sigaction: sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int [__sigaction];
 }
 
 /// `signal` returns a pointer, and under its other names means other flags.
@@ -263,11 +264,10 @@ macro_rules! signals {
             if LIBCS.load(Relaxed).is_null() {
                 LIBCS.store(find(concat_c!($name)), Relaxed);
             }
-            match NonNull::new(LIBCS.load(Relaxed)) {
-                // SAFETY: libc's function of this name has this type; the program's own arguments.
-                Some(found) => unsafe { core::mem::transmute::<*mut (), Function>(found.as_ptr())(signal, handler) },
-                None => libc::SIG_ERR,
-            }
+            let Some(found) = NonNull::new(LIBCS.load(Relaxed)) else { return libc::SIG_ERR };
+            // SAFETY: libc's function of this name has this type; the program's own arguments, or a handler of ours before its own.
+            let install = |handler| unsafe { core::mem::transmute::<*mut (), Function>(found.as_ptr())(signal, handler) };
+            signals::signal(signal, handler, $flags, install)
         }
     )* };
 }

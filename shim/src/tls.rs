@@ -7,7 +7,7 @@
 //! its valid first state.
 
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
 
 use crate::sys;
 
@@ -23,6 +23,12 @@ pub struct Thread {
     pub spin_ns: AtomicU32,
     /// Until when (monotonic clock, nanoseconds) it does not spin at all: others want the processor.
     pub crowded_until_ns: AtomicU64,
+    /// Handlers of the program's that have run, and those among them that don't ask for a restart ([`crate::signals`]).
+    pub handlers: AtomicU32,
+    /// See above.
+    pub breaking_handlers: AtomicU32,
+    /// What the next handler has to ring: 0: nothing, 1 + an eventfd, or -1 - a socket.
+    pub sleeps_on: AtomicI32,
 }
 
 core::arch::global_asm!(
