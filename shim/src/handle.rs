@@ -9,6 +9,7 @@ use utcp_abi::socket::{Socket, file, intent, status};
 
 use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
+use crate::signals::{Calm, Ending};
 use crate::sys::{self, Errno, Sys};
 use crate::{death, pair, process, relayed, sleep, tls, user};
 use utcp_abi::ticks;
@@ -179,7 +180,9 @@ impl Sock {
             return self.is_over(now);
         }
         let done = || self.shared.status.load(Acquire) & over != 0 || !self.is_current();
-        let _ = sleep::until(self.att, || &self.shared.tx_bell, sleep::deadline_us(LOCAL_FIN_US), done);
+        let calm = Calm::now(Ending::Every);
+        let _ =
+            sleep::until(self.att, || &self.shared.tx_bell, sleep::deadline_us(LOCAL_FIN_US), &calm, done);
         self.is_over(self.status())
     }
 
