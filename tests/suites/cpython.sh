@@ -1,6 +1,6 @@
 # CPython 3.11's tests of sockets, selectors and servers
 packages=(python3.11)
-limit=900
+limit=1800
 
 build() {
     # Unpacked rather than installed: it belongs to one version of python, the tests to nearly any.
@@ -16,7 +16,7 @@ run() {
     [ "${#words[@]}" -gt 0 ] || words=(test_socket test_selectors test_epoll test_poll test_socketserver test_asyncore
         test_asynchat test_httplib test_httpservers test_ftplib test_poplib test_smtplib test_telnetlib test_urllib2_localnet
         test_xmlrpc test_ssl test_asyncio test_multiprocessing_spawn test_logging)
-    PYTHONPATH=$PWD/lib "${utcp[@]}" /usr/bin/python3.11 -m test -v --timeout 120 \
+    PYTHONPATH=$PWD/lib "${utcp[@]}" /usr/bin/python3.11 -m test -v --timeout 600 \
         --ignore '*VSOCK*' -u network "${words[@]}" 2>&1
 }
 
