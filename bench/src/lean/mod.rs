@@ -359,7 +359,10 @@ impl Generator {
             if !self.link.has_room() {
                 return false;
             }
-            let Some(transmit) = flow.tcb.poll_transmit(now, TxLimits::WIRE) else { break };
+            let mut transmit = Transmit::default();
+            if !flow.tcb.poll_into(now, TxLimits::WIRE, &mut transmit) {
+                break;
+            }
             self.retransmits += u64::from(transmit.retransmission);
             self.link.send(&flow.tuple, &transmit);
         }

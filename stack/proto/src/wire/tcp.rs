@@ -225,8 +225,7 @@ pub fn emit_with(
             rest.copy_from_slice(&times.to_be_bytes());
         }
     } else if !options.is_empty() {
-        emit_options(&tx.options, options);
-        sum.add(options);
+        emit_options(&tx.options, options, &mut sum);
     }
     let last = u32::from(field(sum)) << 16 | u32::from(tx.urg);
     let (whole, rest) = head.split_at_mut(16);
@@ -237,17 +236,17 @@ pub fn emit_with(
     Ok(len)
 }
 
-/// Writes all options into `out`, which has exactly [`options_len`] bytes, in the order that Linux uses.
-fn emit_options(options: &Options, out: &mut [u8]) {
-    let mut out = Cursor { out };
+/// Writes all options into `out`, which has exactly [`options_len`] bytes, in the order that Linux uses; adds them to `sum`.
+fn emit_options(options: &Options, out: &mut [u8], sum: &mut Sum) {
+    let mut out = Cursor { out, sum };
     if let Some(mss) = options.mss {
         let [a, b] = mss.to_be_bytes();
         out.put([OPT_MSS, 4, a, b]);
     }
     match (options.timestamps, options.sack_permitted) {
         (Some(ts), sack) => {
-            out.put(if sack { [OPT_SACK_PERMITTED, 2] } else { [OPT_NOP; 2] });
-            out.put([OPT_TIMESTAMPS, 10]);
+            let [a, b] = if sack { [OPT_SACK_PERMITTED, 2] } else { [OPT_NOP; 2] };
+            out.put([a, b, OPT_TIMESTAMPS, 10]);
             out.put(ts.val.to_be_bytes());
             out.put(ts.ecr.to_be_bytes());
         }
@@ -266,29 +265,29 @@ fn emit_options(options: &Options, out: &mut [u8]) {
     }
     if let Some(cookie) = &options.fast_open {
         let cookie = cookie.as_slice();
-        out.put([OPT_FAST_OPEN, 2 + cookie.len() as u8]);
-        for &byte in cookie {
-            out.put([byte]);
-        }
-        if cookie.len() % 4 != 2 {
-            out.put([OPT_NOP; 2]);
+        let mut bytes = [OPT_FAST_OPEN, 2 + cookie.len() as u8].into_iter().chain(cookie.iter().copied());
+        while let Some(first) = bytes.next() {
+            let mut next = || bytes.next().unwrap_or(OPT_NOP);
+            out.put([first, next(), next(), next()]);
         }
     }
     debug_assert!(out.out.is_empty(), "options_len and emit_options disagree");
 }
 
-/// A slice that gets shorter as it is written.
+/// A slice that gets shorter as it is written, word by word, and the sum of what was.
 struct Cursor<'a> {
     out: &'a mut [u8],
+    sum: &'a mut Sum,
 }
 
 impl Cursor<'_> {
-    fn put<const N: usize>(&mut self, bytes: [u8; N]) {
+    fn put(&mut self, word: [u8; 4]) {
         let whole = core::mem::take(&mut self.out);
-        if let Some((head, tail)) = whole.split_first_chunk_mut::<N>() {
-            *head = bytes;
+        if let Some((head, tail)) = whole.split_first_chunk_mut::<4>() {
+            *head = word;
             self.out = tail;
         }
+        self.sum.add_u64(u64::from(u32::from_be_bytes(word)));
     }
 }
 
