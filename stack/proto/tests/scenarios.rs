@@ -424,6 +424,29 @@ fn bbr_fills_the_path_and_not_the_queue() {
 }
 
 /// The path becomes longer, then shorter: the model follows within the age of a base round trip.
+/// The window doubles from the first round on, whoever connected: the first acknowledgement tells a rate of next to nothing to the side that
+/// answered, whose round began with the handshake.
+#[test]
+fn bbr_starts_at_once_on_either_side() {
+    for side in 0..2 {
+        for wait in [0, 3_000] {
+            let link = Link { delay: Duration::from_millis(100), ..Link::PERFECT };
+            let mut world = World::new(1, link, model_based(), model_based());
+            world.establish();
+            world.run_for(Duration::from_millis(wait));
+            let begun = world.hosts[side].tcb().info(world.now).snd_cwnd;
+            for round in 1..=4 {
+                world.send(side, 400_000);
+                world.run_for(Duration::from_millis(210));
+                world.read(1 - side, u64::MAX);
+                let window = world.hosts[side].tcb().info(world.now).snd_cwnd;
+                let least = begun << (round - 1);
+                assert!(window > least, "side {side}, round {round}: {window} segments");
+            }
+        }
+    }
+}
+
 #[test]
 fn bbr_follows_a_path_that_changes() {
     let mut world = World::new(4, link(10), model_based(), model_based());

@@ -117,6 +117,8 @@ pub(super) struct Bbr {
     forgiven: SeqNum,
     untold: bool,
     window: u32,
+    /// Bytes of the initial window that are not acknowledged yet.
+    initial: u32,
     /// The window before it was made small.
     window_before: u32,
     pacing: u64,
@@ -156,6 +158,7 @@ impl Bbr {
             forgiven: una,
             untold: false,
             window: cwnd,
+            initial: cwnd,
             window_before: 0,
             pacing: u64::MAX,
         }
@@ -206,6 +209,7 @@ impl Bbr {
         if self.round.begun.is_never() {
             // The handshake has set the initial window since.
             self.window = self.window.max(cwnd);
+            self.initial = self.window;
             self.begin_round(d);
         } else if d.front.after(self.round.end) || (self.phase == Phase::Startup && self.too_much_lost(d.mss))
         {
@@ -512,9 +516,11 @@ impl Bbr {
         let target = self.bdp(gain).saturating_add(slack).min(1 << 30);
         if self.full {
             self.window = self.window.saturating_add(d.bytes).min(target);
-        } else if self.window < target || self.rate_max() == 0 {
+        } else if self.window < target || self.initial > 0 {
+            // What came first tells no rate: a handshake, one segment, a program that took its time.
             self.window = self.window.saturating_add(d.bytes).min(1 << 30);
         }
+        self.initial = self.initial.saturating_sub(d.bytes);
         let high = match self.phase {
             Phase::Down | Phase::Cruise if self.flight_high != NONE => {
                 (u64::from(self.flight_high) * HEADROOM_PERCENT / 100) as u32

@@ -104,9 +104,9 @@ impl Tcb {
         self.after_ack(now, true);
     }
 
-    /// A controller that keeps a model of the path hears of every ACK.
+    /// A controller that keeps a model of the path hears of every ACK, and of a flight that became less without one.
     #[cold]
-    fn feed_model(&mut self, now: Instant, delivered: &Delivered, lost: u32) {
+    pub(super) fn feed_model(&mut self, now: Instant, delivered: &Delivered, lost: u32) {
         let mss = u32::from(self.snd.mss);
         let window = self.snd.nxt.span_to(self.snd.una + self.snd.wnd);
         let rtt = delivered.newest_once.map(|t| Duration::from_nanos(ticks_to_nanos(Tick::at(now).since(t))));

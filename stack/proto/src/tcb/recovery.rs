@@ -553,6 +553,11 @@ impl Tcb {
             self.enter_recovery(now, self.snd.flight());
         }
         self.prr(0, true);
+        if self.cc.is_model() {
+            // No ACK may come for a while: the window is the model's, and what is in flight has become less. What the model makes of losses
+            // it makes of those that ACKs tell of: its thresholds are for these.
+            self.feed_model(now, &Delivered::default(), 0);
+        }
         self.settle();
     }
 

@@ -1,7 +1,7 @@
 //! RFC 8985: RACK-TLP.
 
 use crate::lab::{Lab, iss, seg, with_sack};
-use utcp_proto::{Config, RecoveryState};
+use utcp_proto::{Config, CongestionKind, RecoveryState};
 
 /// §6.2: a segment is lost when one sent later was delivered and a quarter of the round trip has passed since.
 #[test]
@@ -17,6 +17,22 @@ pub fn section_6_2_time_based_loss() {
     assert_eq!((tx.seq, tx.len, tx.retransmission), (iss() + 1, 1_000, true));
     assert!((2..=4).contains(&ms), "a quarter of 10 ms, not a timeout: {ms}");
     assert_eq!(lab.tcb.info(lab.now).recovery, RecoveryState::Recovery);
+}
+
+/// §6.2: a loss that the timer finds leaves the window of a controller with a model alone, as one that an ACK tells of does.
+#[test]
+pub fn section_6_2_the_timer_keeps_the_window_of_a_model() {
+    let mut lab = Lab::passive(&Config { congestion: CongestionKind::Bbr, ..with_sack() });
+    lab.send(3_000);
+    assert_eq!(lab.drain().len(), 3);
+    lab.wait_ms(10);
+    lab.get(seg(1, 0).ack(1).sack(1_001, 2_001));
+    let window = lab.tcb.info(lab.now).snd_cwnd;
+    assert!(window >= 10);
+    assert!(lab.next_sent().1.retransmission);
+    let info = lab.tcb.info(lab.now);
+    assert_eq!(info.recovery, RecoveryState::Recovery);
+    assert!(info.snd_cwnd >= window, "{} of {window} segments", info.snd_cwnd);
 }
 
 /// §6.2 step 4: three segments sacked prove enough while no reordering has been seen.
