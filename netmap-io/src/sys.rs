@@ -302,10 +302,7 @@ pub(crate) fn interface(name: &str) -> io::Result<Option<Interface>> {
     let address = ifreq(&socket, name, libc::SIOCGIFHWADDR)?;
     // SAFETY: SIOCGIFHWADDR fills this member of the union.
     let address = unsafe { address.ifr_ifru.ifru_hwaddr };
-    let mut mac = [0; 6];
-    for (to, from) in mac.iter_mut().zip(address.sa_data) {
-        *to = u8::from_ne_bytes(from.to_ne_bytes());
-    }
+    let mac = hardware_address(address);
     let flags = ifreq(&socket, name, libc::SIOCGIFFLAGS)?;
     // SAFETY: SIOCGIFFLAGS fills this member of the union.
     let flags = libc::c_int::from(unsafe { flags.ifr_ifru.ifru_flags });
@@ -324,7 +321,7 @@ pub(crate) fn interface(name: &str) -> io::Result<Option<Interface>> {
     Ok(Some(Interface { name: name.into(), index, mtu, mac, up, ethernet, queues, driver }))
 }
 
-/// Asks again and again whether an interface is up. By its number: a renamed one keeps that.
+/// Asks again and again whether an interface is up, and for its link address. By its number: a renamed one keeps that.
 #[derive(Debug)]
 pub(crate) struct Flags {
     socket: OwnedFd,
@@ -340,17 +337,38 @@ impl Flags {
 
     /// Whether it is up; `None`: it is not there (any more).
     pub(crate) fn up(&self) -> Option<bool> {
-        let mut request = ifreq_named("");
-        request.ifr_ifru.ifru_ifindex = self.index;
-        for command in [libc::SIOCGIFNAME, libc::SIOCGIFFLAGS] {
-            // SAFETY: both read and write one `ifreq`, which lives until the call returns; the first leaves in it the name
-            // that the second wants.
-            check(unsafe { libc::ioctl(self.socket.as_raw_fd(), command, &raw mut request) }).ok()?;
-        }
+        let request = self.ask(libc::SIOCGIFFLAGS)?;
         // SAFETY: SIOCGIFFLAGS filled this member of the union.
         let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
         Some(flags & libc::IFF_UP != 0)
     }
+
+    /// Its link address, the same.
+    pub(crate) fn mac(&self) -> Option<[u8; 6]> {
+        let request = self.ask(libc::SIOCGIFHWADDR)?;
+        // SAFETY: SIOCGIFHWADDR filled this member of the union.
+        Some(hardware_address(unsafe { request.ifr_ifru.ifru_hwaddr }))
+    }
+
+    fn ask(&self, what: libc::Ioctl) -> Option<libc::ifreq> {
+        let mut request = ifreq_named("");
+        request.ifr_ifru.ifru_ifindex = self.index;
+        for command in [libc::SIOCGIFNAME, what] {
+            // SAFETY: both read and write one `ifreq`, which lives until the call returns; the first leaves in it the name
+            // that the second wants.
+            check(unsafe { libc::ioctl(self.socket.as_raw_fd(), command, &raw mut request) }).ok()?;
+        }
+        Some(request)
+    }
+}
+
+/// The link address in a socket address.
+fn hardware_address(address: libc::sockaddr) -> [u8; 6] {
+    let mut mac = [0; 6];
+    for (to, from) in mac.iter_mut().zip(address.sa_data) {
+        *to = u8::from_ne_bytes(from.to_ne_bytes());
+    }
+    mac
 }
 
 /// An `ifreq` with the name filled in; the rest zero.

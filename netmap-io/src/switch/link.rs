@@ -1,4 +1,4 @@
-//! Whether the interface below a switch is up: while it is down, some ports may not be waited on ([`Port::set_up`](crate::Port::set_up)).
+//! Whether the interface below a switch is up, and its link address. While it is down, some ports may not be waited on ([`Port::set_up`](crate::Port::set_up)).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,6 +14,7 @@ pub(super) struct Link {
     flags: Flags,
     socket: OwnedFd,
     up: bool,
+    mac: [u8; 6],
 }
 
 impl Link {
@@ -30,7 +31,9 @@ impl Link {
         let len = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or(0);
         // SAFETY: the kernel reads one address, which lives until the call returns.
         check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) })?;
-        Ok(Self { flags: Flags::of(index)?, socket, up: true })
+        let flags = Flags::of(index)?;
+        let mac = flags.mac().unwrap_or_default();
+        Ok(Self { flags, socket, up: true, mac })
     }
 
     /// Readable when there is something to look at.
@@ -44,8 +47,14 @@ impl Link {
             return None;
         }
         // What was told may be old: it is asked. One that is gone is its port's business.
+        self.mac = self.flags.mac().unwrap_or(self.mac);
         let up = self.flags.up()?;
         (std::mem::replace(&mut self.up, up) != up).then_some(up)
+    }
+
+    /// Its link address, as of the last look.
+    pub(super) fn mac(&self) -> [u8; 6] {
+        self.mac
     }
 
     /// Whether anything was told, which is forgotten by that.
@@ -70,7 +79,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Network, skip_without};
+    use crate::testing::{MAC_A, Network, skip_without};
 
     #[test]
     fn down_and_up_are_told_once() {
@@ -83,6 +92,9 @@ mod tests {
         assert_eq!((link.changed(false), link.changed(false)), (Some(false), None));
         net.a.ip("link set nio-a mtu 1400");
         assert_eq!(link.changed(false), None);
+        assert_eq!(link.mac(), MAC_A);
+        net.a.ip("link set nio-a address 02:00:00:00:00:77");
+        assert_eq!((link.changed(false), link.mac()), (None, [2, 0, 0, 0, 0, 0x77]));
         net.a.ip("link set nio-a name nio-c");
         net.a.ip("link set nio-c up");
         assert_eq!((link.changed(false), link.changed(false)), (Some(true), None));

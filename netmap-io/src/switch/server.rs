@@ -259,7 +259,8 @@ impl Switch {
 
     /// Frames of stacks leave, taking turns.
     fn send(&mut self) -> bool {
-        let Self { nics, guests, table, turn, blocked, heads, unplugged, .. } = self;
+        let Self { nics, guests, table, turn, blocked, heads, unplugged, link, .. } = self;
+        let mac = link.as_ref().map(Link::mac);
         let mut work = false;
         *blocked = false;
         *turn = (*turn + 1) % guests.len().max(1);
@@ -280,7 +281,7 @@ impl Switch {
                 port.rx().for_each(drop);
                 continue;
             }
-            *blocked |= !forward(&mut *nics[queue], &mut **port, counts, (table, owner), heads);
+            *blocked |= !forward(&mut *nics[queue], &mut **port, counts, (table, owner), (heads, mac));
         }
         work
     }
@@ -552,7 +553,7 @@ fn forward(
     port: &mut dyn Port,
     counts: &mut Counts,
     (table, own): (&Table, Owner),
-    heads: &mut [[u8; HEAD]; BATCH],
+    (heads, mac): (&mut [[u8; HEAD]; BATCH], Option<[u8; 6]>),
 ) -> bool {
     let (mut rx, mut tx) = (port.rx(), nic.tx());
     let mut frames: [&[u8]; BATCH] = [&[]; BATCH];
@@ -588,6 +589,10 @@ fn forward(
         let (first, rest) = copy.split_at_mut(head.len());
         first.copy_from_slice(head);
         rest.copy_from_slice(&frame[head.len()..]);
+        // Nobody is another station on the link than we are.
+        if let (Some(source), Some(mac)) = (first.get_mut(6..12), mac) {
+            source.copy_from_slice(&mac);
+        }
         slot.commit(frame.len());
         counts.tx_frames += 1;
     }

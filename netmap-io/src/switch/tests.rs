@@ -7,7 +7,7 @@ use std::thread;
 
 use super::server::Switch;
 use crate::provider::{NicShape, Provider, Shape};
-use crate::testing::{Frame, Network, skip_without};
+use crate::testing::{Frame, MAC_A, MAC_B, Network, skip_without};
 use crate::{Device, Flow, OpenOptions, PeerVerdict, Port, PortError, Proto, Steering, Tuple, whose};
 
 const HERE: [u8; 4] = [10, 0, 0, 1];
@@ -397,6 +397,57 @@ fn a_nic_that_went_down_is_not_asked() {
     net.a.ip("link set nio-a up");
     until("it looks at the link", || switch.round().unwrap());
     assert_eq!(switch.bed().watched().len(), awake);
+}
+
+/// What a stack says of the station that it is does not count: frames leave with the interface's address of now.
+#[test]
+fn a_stack_is_no_other_station_on_the_link() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let provider = Provider::new(Shape::default()).unwrap();
+    for nic in ["nio-a", "far"] {
+        provider.add_nic(nic, NicShape::default()).unwrap();
+    }
+    provider.join("nio-a", "far");
+    let mut far = provider.open("netmap:far", &OpenOptions::default()).unwrap().ports.remove(0);
+    let (nic, name) = (provider.clone(), format!("test-station-{}", std::process::id()));
+    let device = format!("switch:{name}");
+    let mut switch = net.a.run(move || {
+        let device = nic.open("netmap:nio-a", &OpenOptions::default()).unwrap();
+        Switch::new(device, &name).unwrap()
+    });
+    let (say, heard) = std::sync::mpsc::channel();
+    net.a.start(move || {
+        let device = crate::open(&device, &OpenOptions::default()).unwrap();
+        device.steering.as_ref().unwrap().register(tuple(80)).unwrap();
+        say.send(device).unwrap();
+    });
+    let mut stack = None;
+    until("it registers", || {
+        switch.round().unwrap();
+        stack = heard.try_recv().ok();
+        stack.is_some()
+    });
+    let Device { mut ports, steering: _steering } = stack.unwrap();
+    for mac in [MAC_A, [2, 0, 0, 0, 0, 0x77]] {
+        net.a.ip(&format!("link set nio-a address {}", mac.map(|byte| format!("{byte:02x}")).join(":")));
+        // Questions and the link have their turn now and then.
+        for _ in 0..10 {
+            switch.round().unwrap();
+        }
+        let forged =
+            Frame::new(Proto::TCP, (HERE.into(), 80), (THERE.into(), 4000)).macs(MAC_B, [2, 9, 9, 9, 9, 9]);
+        assert!(ports[0].tx().push(&forged.build()));
+        ports[0].tx_sync().unwrap();
+        let mut got = None;
+        until("a frame leaves", || {
+            switch.round().unwrap();
+            far.rx_sync().unwrap();
+            got = far.rx().next().map(|frame| frame.bytes().to_vec());
+            got.is_some()
+        });
+        assert_eq!(got.unwrap(), forged.macs(MAC_B, mac).build());
+    }
 }
 
 /// A dead stack's bell may live on elsewhere (whoever it gave it to): it wakes nobody any more.
