@@ -218,7 +218,7 @@ fn port_of(sock: &Sock) -> u32 {
 fn announce(sock: &Sock, backlog: c_int) -> Sys<Reply> {
     let mut message = Message::new(Ask::Listen);
     message.a = u64::from(sock.slot());
-    message.b = backlog.max(0) as u64;
+    message.b = u64::from(backlog as u32); // A negative one is more than the host allows, as in Linux.
     message.c = u64::from(sock.entry.generation());
     sock.att.channel().ask(&message, Some(sock.fd))
 }

@@ -69,3 +69,36 @@ fn a_socket_listens_again_and_again() {
         }
     }
 }
+
+/// How many wait at a listener with each backlog, of more that come at once; `listen` again counts.
+const WAITING: &str = r#"
+import select, socket, sys, time
+for backlogs in [0], [1], [5], [5, 0], [1, 5], [-1], [0, -1]:
+    listener = socket.create_server(('127.0.0.1', 0), backlog=0)
+    libc_listen = __import__('ctypes').CDLL(None).listen
+    for backlog in backlogs:
+        assert libc_listen(listener.fileno(), backlog) == 0
+    clients = [socket.socket() for _ in range(9)]
+    for client in clients:
+        client.setblocking(False)
+        client.connect_ex(listener.getsockname())
+    # What is refused room tries again after a second; the rest has it long before.
+    came, until = set(), time.monotonic() + 0.5
+    while time.monotonic() < until:
+        came.update(select.select([], [c for c in clients if c not in came], [], 0.05)[1])
+    print(backlogs, len(came))
+    for one in clients + [listener]:
+        one.close()
+"#;
+
+#[test]
+fn as_many_wait_as_on_the_kernel() {
+    let lab = Lab::new("backlog");
+    let expected = "[0] 1\n[1] 2\n[5] 6\n[5, 0] 1\n[1, 5] 6\n[-1] 9\n[0, -1] 9\n";
+    assert_eq!(lab.python(WAITING).ok().text(), expected, "the kernel");
+    for path in ["on", "off"] {
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        assert_eq!(lab.python(WAITING).under(&engine).ok().text(), expected, "cut-through {path}");
+        engine.went_through(30);
+    }
+}

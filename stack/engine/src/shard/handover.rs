@@ -169,7 +169,7 @@ impl Shard {
     fn rehome(&mut self, index: u32, heir: u32) -> Option<()> {
         let listener = self.listeners.get(heir)?;
         let (to, parent, slot) = (listener.client, listener.sock, listener.slot);
-        if self.accept_queue_len(listener) >= listener.backlog {
+        if self.is_full(listener) {
             self.counters.listen_overflows += 1;
             return None;
         }

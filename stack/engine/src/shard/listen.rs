@@ -22,6 +22,9 @@ use super::{ListenRequest, Shard, Timer};
 /// Half-open records of one shard; beyond them SYNs are answered by cookies.
 pub(super) const HALF_OPEN_MAX: usize = 1 << 16;
 
+/// The largest backlog: with the one that comes on top the ring is full.
+const BACKLOG_MAX: u32 = ACCEPT_RING as u32 - 1;
+
 /// How long a connection may be on its way from the accept queue to a descriptor when a process of its program has died.
 const SUSPECT_NS: u64 = 1_000_000_000;
 
@@ -98,7 +101,7 @@ impl Shard {
         if let Some(index) = known.map(|(index, _)| index) {
             // `listen` twice: a new backlog.
             if let Some(listener) = self.listeners.get_mut(index) {
-                listener.backlog = request.backlog;
+                listener.backlog = request.backlog.min(BACKLOG_MAX);
             }
             return;
         }
@@ -121,7 +124,7 @@ impl Shard {
             slot: request.slot,
             addr: IpAddr(request.addr.ip),
             tcp_port: request.addr.port,
-            backlog: request.backlog.clamp(1, ACCEPT_RING as u32),
+            backlog: request.backlog.min(BACKLOG_MAX),
             one_family: request.one_family,
             reuseport: request.reuseport,
             kernels: request.kernels,
@@ -224,7 +227,7 @@ impl Shard {
         let config = self.listener_config(index, self.base_config(path, tuple), path);
         let Some(listener) = self.listeners.get(index) else { return };
         // Linux drops a SYN when the accept queue is full; the client tries again.
-        if self.accept_queue_len(listener) >= listener.backlog {
+        if self.is_full(listener) {
             self.counters.listen_overflows += 1;
             return;
         }
@@ -297,6 +300,11 @@ impl Shard {
         listener.tail.wrapping_sub(head)
     }
 
+    /// One more than the backlog may wait (Linux sk_acceptq_is_full).
+    pub(super) fn is_full(&self, listener: &Listener) -> bool {
+        self.accept_queue_len(listener) > listener.backlog
+    }
+
     pub(super) fn file_half_open(&mut self, index: u32) {
         let Some(half) = self.half_open.get_mut(index) else { return };
         if let Some(handle) = half.timer.take() {
@@ -328,7 +336,7 @@ impl Shard {
         let config = self.listener_config(listener_index, self.config_of(path, &tuple, 0), path);
         let Some(listener) = self.listeners.get(listener_index) else { return };
         let (client_index, listener_sock, slot) = (listener.client, listener.sock, listener.slot);
-        if self.accept_queue_len(listener) >= listener.backlog {
+        if self.is_full(listener) {
             self.counters.listen_overflows += 1;
             return;
         }

@@ -157,7 +157,7 @@ fn what_does_not_fit_stays() {
     let mut world = World::new(3);
     world.listen_as(1, PORT, 16, 77);
     let clients: Vec<u32> = (0..5).map(|_| world.connect(3)).collect();
-    let new = world.listen_as(2, PORT, 2, 77);
+    let new = world.listen_as(2, PORT, 1, 77);
     watch(&world, 2, member);
     world.program(2).kick(new);
     world.settle();

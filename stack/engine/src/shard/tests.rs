@@ -521,19 +521,19 @@ fn readiness_bits_and_nothing_else() {
 #[test]
 fn the_accept_queue_is_bounded() {
     let mut world = World::new(2);
-    world.listen(1, 2);
+    world.listen(1, 2); // One more than that may wait, as in Linux.
     let client = world.program(2);
-    let socks: Vec<u32> = (0..5).map(|_| client.ask_connect(loopback(PORT))).collect();
+    let socks: Vec<u32> = (0..6).map(|_| client.ask_connect(loopback(PORT))).collect();
     world.settle();
     let connected = socks.iter().filter(|&&s| client.socket(s).is(status::CONNECTED)).count();
-    assert_eq!(connected, 2);
+    assert_eq!(connected, 3);
     assert!(world.shard.counters.listen_overflows > 0);
     let server = world.program(1);
-    assert!(server.accept().is_some() && server.accept().is_some() && server.accept().is_none());
+    assert_eq!(std::iter::from_fn(|| server.accept()).count(), 3);
     // The others try again and get in.
     world.pass(2_500);
     let connected = socks.iter().filter(|&&s| client.socket(s).is(status::CONNECTED)).count();
-    assert!(connected >= 4, "{connected} connected");
+    assert!(connected >= 5, "{connected} connected");
 }
 
 #[test]

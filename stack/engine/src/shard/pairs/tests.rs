@@ -223,7 +223,7 @@ fn a_dead_program_ends_its_connections_and_its_regions() {
 #[test]
 fn the_accept_queue_is_bounded_and_bytes_may_wait_in_front_of_it() {
     let mut world = World::with(2, true);
-    world.listen(1, 1);
+    world.listen(1, 0);
     let first = world.connect(2);
     let client = world.program(2);
     let second = client.ask_connect(loopback(PORT));

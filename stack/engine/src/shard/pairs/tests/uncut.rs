@@ -237,14 +237,14 @@ fn who_waits_unaccepted_changes_programs_with_its_bytes() {
 #[test]
 fn a_listener_changes_hands_in_the_middle_of_a_handshake() {
     let mut world = World::with(3, true);
-    let old = world.listen_as(1, PORT, 2, 77);
+    let old = world.listen_as(1, PORT, 1, 77);
     let client = world.program(3);
     // Both handshakes begin while there is room for both in the queue.
     let asked = [client.ask_connect(loopback(PORT)), client.ask_connect(loopback(PORT))];
     world.shard.take_commands();
     world.shard.transmit_all();
     let shrink = world.shard.listeners.iter().next().expect("one").0;
-    world.shard.listeners.get_mut(shrink).expect("it").backlog = 1;
+    world.shard.listeners.get_mut(shrink).expect("it").backlog = 0;
     world.settle();
     let heir = world.program(2);
     world.listen_as(2, PORT, 16, 77);
@@ -294,7 +294,7 @@ fn programs_that_lie_get_a_reset() {
 #[test]
 fn a_connection_that_is_not_one_yet_goes_by_segments_when_it_moves() {
     let mut world = World::with(3, true);
-    world.listen(1, 1);
+    world.listen(1, 0);
     let _first = world.connect(2);
     let client = world.program(2);
     let second = client.ask_connect(loopback(PORT));
