@@ -229,7 +229,7 @@ fn gather(
             }
         }
         let left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
-        let slept = calm.asleep(set.bed(), || kernel_wait(epfd, Some(&set), room, left, mask));
+        let slept = calm.asleep(&set, || kernel_wait(epfd, Some(&set), room, left, mask));
         let kernel = *slept.as_ref().unwrap_or(&0);
         lane::gather(&set);
         let count = if slept.is_ok() { scan(&set, room, kernel) } else { 0 };

@@ -23,6 +23,8 @@ use crate::sys::{self, Errno, Sys};
 use crate::table::real;
 use crate::tls;
 
+/// `sigset`: the signal is blocked, its handler stays.
+const SIG_HOLD: usize = 2;
 /// Below it nothing is ever mapped.
 const FIRST: usize = 4096;
 /// Addresses from here on are the kernel's, on every machine.
@@ -316,6 +318,9 @@ pub unsafe fn sigaction(signal: c_int, new: *const Action, old: *mut Action) -> 
 pub fn signal(signal: c_int, handler: usize, flags: c_int, masks_itself: bool) -> Option<usize> {
     let kept =
         disposition(signal).filter(|_| STANDS.load(Relaxed) == 1 && !tls::thread().is_vfork_child())?;
+    if handler == SIG_HOLD {
+        return None; // A mask is all that `sigset` sets then.
+    }
     let before = kept.handler.load(Acquire);
     // SAFETY: zero bytes are a valid sigaction.
     let mut new: Action = unsafe { core::mem::zeroed() };

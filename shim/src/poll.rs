@@ -13,7 +13,7 @@ use libc::{nfds_t, pollfd, sigset_t, timespec};
 
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle;
-use crate::signals::{self, Bed, Calm, Ending};
+use crate::signals::{self, Calm, Ending};
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
@@ -406,8 +406,7 @@ fn sleep_loop(
         }
         match borrowed {
             Some(borrowed) => {
-                let bed = Bed::Counter(borrowed.set.local.bell.load(Relaxed));
-                calm.asleep(bed, || kernel_poll(kernel, left, mask))?;
+                calm.asleep(&borrowed.set, || kernel_poll(kernel, left, mask))?;
                 if let Some([bell, channel]) = kernel.last_chunk::<2>() {
                     if bell.revents != 0 {
                         sys::bell_reset(bell.fd);

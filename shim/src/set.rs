@@ -18,7 +18,6 @@ use crate::attach::{ATTACHMENTS, Attachment};
 use crate::channel::Quiet;
 use crate::fd_table::{Entry, Kind};
 use crate::handle::Sock;
-use crate::signals::Bed;
 use crate::sys::{self, Errno, Sys};
 use crate::{channel, lane, numbers, process, ready};
 
@@ -37,6 +36,17 @@ pub struct Local {
     pub calls: AtomicU32,
     /// When that was, nanoseconds.
     pub looked_ns: AtomicU64,
+}
+
+impl Local {
+    fn wake(&self) {
+        let (bell, far) = (self.bell.load(Relaxed), self.far.load(Relaxed));
+        if far >= 0 {
+            sys::send_byte(far);
+        } else if bell >= 0 {
+            sys::eventfd_ring(bell);
+        }
+    }
 }
 
 static LOCALS: [[Local; SETS_MAX as usize]; ATTACHMENTS] = [const {
@@ -63,6 +73,13 @@ pub struct SetRef {
     pub shared: &'static Set,
     /// Ours.
     pub local: &'static Local,
+}
+
+/// As [`SetRef::wake`], of set `number`.
+pub fn wake(number: u32) {
+    if let Some(local) = LOCALS.as_flattened().get(number as usize) {
+        local.wake();
+    }
 }
 
 /// Where the numbers of all bells are kept.
@@ -228,18 +245,12 @@ impl SetRef {
 
     /// Wakes who sleeps on its epoll descriptor, whether he said so or not.
     pub fn wake(&self) {
-        match self.bed() {
-            Bed::Far(far) => sys::send_byte(far),
-            Bed::Counter(bell) => sys::eventfd_ring(bell),
-        }
+        self.local.wake();
     }
 
-    /// What wakes who sleeps on its epoll descriptor.
-    pub fn bed(&self) -> Bed {
-        match self.local.far.load(Relaxed) {
-            far if far >= 0 => Bed::Far(far),
-            _ => Bed::Counter(self.local.bell.load(Relaxed)),
-        }
+    /// Its number among all, for [`wake`].
+    pub fn number(&self) -> u32 {
+        self.att.index() * SETS_MAX + self.index
     }
 
     /// Whether no interest has news.

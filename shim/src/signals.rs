@@ -21,7 +21,8 @@ use libc::sigaction as Action;
 
 use crate::fd_table;
 use crate::handle::Sock;
-use crate::sys::{self, Errno, FutexWaiter, Sys, at_mut, call};
+use crate::set::{self, SetRef};
+use crate::sys::{Errno, FutexWaiter, Sys, at_mut, call};
 use crate::table::real;
 use crate::{guard, tls};
 
@@ -130,10 +131,8 @@ extern "C" fn entered(signal: c_int) -> usize {
     if !restarts {
         thread.breaking_handlers.fetch_add(1, Relaxed);
     }
-    match thread.sleeps_on.swap(0, Relaxed) {
-        0 => {}
-        bell @ 1.. => sys::eventfd_ring(bell - 1),
-        far => sys::send_byte(-far - 1),
+    if let Some(number) = thread.sleeps_on.swap(0, Relaxed).checked_sub(1) {
+        set::wake(number);
     }
     handler
 }
@@ -152,7 +151,8 @@ pub unsafe fn sigaction(signal: c_int, new: *const Action, old: *mut Action) -> 
     let before = kept.get();
     // SAFETY: null, or the program's own structure.
     let mut ours = unsafe { new.as_ref() }.copied();
-    if let Some(action) = ours.as_mut().filter(|action| is_function(action.sa_sigaction)) {
+    let is_new = |action: &&mut Action| is_function(action.sa_sigaction) && action.sa_sigaction != entry();
+    if let Some(action) = ours.as_mut().filter(is_new) {
         kept.put(action.sa_sigaction, action.sa_flags & libc::SA_RESTART != 0);
         action.sa_sigaction = entry();
     }
@@ -176,7 +176,8 @@ pub unsafe fn sigaction(signal: c_int, new: *const Action, old: *mut Action) -> 
 pub fn signal(signal: c_int, handler: usize, flags: c_int, install: impl FnOnce(usize) -> usize) -> usize {
     let Some(kept) = kept(signal).filter(|_| !guard::owns(signal)) else { return install(handler) };
     let before = kept.get();
-    if !is_function(handler) {
+    // Ours is what somebody found who asked the kernel: it stands for what is kept.
+    if !is_function(handler) || handler == entry() {
         let found = install(handler);
         return if found == entry() { before.0 } else { found };
     }
@@ -260,15 +261,6 @@ pub struct Calm<'a> {
     before: u32,
 }
 
-/// What a thread sleeps on in the kernel.
-#[derive(Debug, Clone, Copy)]
-pub enum Bed {
-    /// An eventfd.
-    Counter(c_int),
-    /// A socket whose other end the thread has.
-    Far(c_int),
-}
-
 impl Calm<'_> {
     /// From now on.
     pub fn now(ending: Ending) -> Self {
@@ -303,18 +295,14 @@ impl Calm<'_> {
         FutexWaiter::own(self.count, self.before)
     }
 
-    /// Sleeps in the kernel, in a call that `bed` ends.
+    /// Sleeps in the kernel, in a call that the bell of `set` ends.
     ///
     /// # Errors
     /// EINTR if it is over; what `sleep` says.
-    pub fn asleep<T>(&self, bed: Bed, sleep: impl FnOnce() -> Sys<T>) -> Sys<T> {
-        let word = match bed {
-            Bed::Counter(fd) => fd.wrapping_add(1),
-            Bed::Far(fd) => fd.wrapping_add(1).wrapping_neg(),
-        };
+    pub fn asleep<T>(&self, set: &SetRef, sleep: impl FnOnce() -> Sys<T>) -> Sys<T> {
         let told = &tls::thread().sleeps_on;
         // A handler of this thread's may be in the middle of a call, too.
-        let outer = told.swap(word, Relaxed);
+        let outer = told.swap(set.number() + 1, Relaxed);
         let result = if self.is_over() { Err(Errno(libc::EINTR)) } else { sleep() };
         told.store(outer, Relaxed);
         result

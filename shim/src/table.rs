@@ -278,6 +278,7 @@ signals! {
     ssignal libc::SA_RESTART, true;
     sysv_signal libc::SA_RESETHAND | libc::SA_NODEFER, false;
     __sysv_signal libc::SA_RESETHAND | libc::SA_NODEFER, false;
+    sigset 0, false;
 }
 
 /// `fdopen` returns a pointer, so no line above fits it either. libc's stdio reads and writes by calls that can't be

@@ -7,7 +7,7 @@
 //! its valid first state.
 
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::sys;
 
@@ -27,8 +27,8 @@ pub struct Thread {
     pub handlers: AtomicU32,
     /// See above.
     pub breaking_handlers: AtomicU32,
-    /// What the next handler has to ring: 0: nothing, 1 + an eventfd, or -1 - a socket.
-    pub sleeps_on: AtomicI32,
+    /// Whose sleep the next handler has to end: 1 + the number of a set ([`crate::set::wake`]), or 0.
+    pub sleeps_on: AtomicU32,
 }
 
 core::arch::global_asm!(

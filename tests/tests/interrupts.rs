@@ -191,6 +191,11 @@ static void handlers(void) {
     told("siginterrupt");
     printf("before: %s\n", name((void *)signal(SIGUSR2, noted)));
     told("signal behind it");
+    printf("before: %s\n", name((void *)sigset(SIGUSR2, noted_too)));
+    told("sigset");
+    printf("before: %s\n", name((void *)sigset(SIGUSR2, SIG_HOLD)));
+    printf("held: %d\n", sigset(SIGUSR2, noted) == SIG_HOLD);
+    told("sigset again");
     CHECK(sigaction(SIGUSR2, &new, &old) == 0);
     printf("before: %s\n", name((void *)old.sa_handler));
     CHECK(raise(SIGUSR2) == 0);
