@@ -151,7 +151,7 @@ fn take_place(fd: c_int, entry: Entry, sock: &Sock) -> Sys<Sock> {
 }
 
 /// The socket is not needed after all; whether its descriptor is as it was.
-fn give_up(sock: &Sock, pristine: bool) {
+pub fn give_up(sock: &Sock, pristine: bool) {
     let seen = sock.shared.stand_seen.load(Relaxed);
     let token = sock.shared.token.swap(0, AcqRel);
     sock.intend(intent::CLOSE);

@@ -17,7 +17,7 @@ use crate::signals::{Calm, Ending};
 use crate::sleep;
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{attach, bound, connect, epoll, errno, listen, numbers, pair, relayed, send, tls};
+use crate::{attach, bound, epoll, errno, listen, numbers, pair, relayed, send, tls};
 
 /// `close(2)`.
 ///
@@ -29,14 +29,24 @@ pub unsafe fn close_hook(fd: c_int) -> c_int {
 
 /// Closes one of the program's numbers, whatever stands there.
 pub fn close(fd: c_int) -> c_int {
+    for _ in 0..CHANGES_MAX {
+        if let Some(result) = close_now(fd) {
+            return result;
+        }
+    }
+    errno::fail(Errno(libc::EBADF))
+}
+
+/// Closes what stands at `fd`. `None`: another thread has put something else there meanwhile, which is to be closed instead.
+fn close_now(fd: c_int) -> Option<c_int> {
     let entry = settled(fd);
     // In the child of vfork the table is the parent's: only the kernel may notice.
     if entry == Entry::KERNEL || tls::thread().is_vfork_child() {
         // SAFETY: a plain number.
-        return unsafe { real::close(fd) };
+        return Some(unsafe { real::close(fd) });
     }
     match entry.kind() {
-        Kind::Internal | Kind::Pool | Kind::Changing => errno::fail(Errno(libc::EBADF)),
+        Kind::Internal | Kind::Pool | Kind::Changing => Some(errno::fail(Errno(libc::EBADF))),
         Kind::Kernel | Kind::Bound | Kind::Stranger | Kind::Kept => in_kernel(fd, entry),
         Kind::Epoll => {
             epoll::closing(fd, entry);
@@ -47,14 +57,14 @@ pub fn close(fd: c_int) -> c_int {
     }
 }
 
-/// Closes `fd`, at which `entry` stands, in the kernel. Of two threads that do, one wins.
-fn in_kernel(fd: c_int, entry: Entry) -> c_int {
+/// Closes `fd`, at which `entry` stands, in the kernel. Of two threads that do, one wins. `None`: it stands there no more.
+fn in_kernel(fd: c_int, entry: Entry) -> Option<c_int> {
     if !fd_table::replace(fd, entry, Entry::CHANGING) {
-        return errno::fail(Errno(libc::EBADF));
+        return None;
     }
     let result = sys::close(fd);
     fd_table::replace(fd, Entry::CHANGING, Entry::KERNEL);
-    errno::into_libc(result.map(|()| 0))
+    Some(errno::into_libc(result.map(|()| 0)))
 }
 
 /// What stands at `fd`, once no other thread is about to put something else there.
@@ -76,12 +86,12 @@ pub fn settled(fd: c_int) -> Entry {
     entry
 }
 
-fn close_listener(fd: c_int, entry: Entry) -> c_int {
+fn close_listener(fd: c_int, entry: Entry) -> Option<c_int> {
     if let Some(sock) = handle::at(fd, entry).filter(|_| !another_number(fd, entry)) {
         epoll::forget(&sock);
     }
     let result = in_kernel(fd, entry);
-    if result == 0
+    if result == Some(0)
         && let Some(att) = attach::get(entry.region()).filter(|att| att.is_alive())
     {
         listen::closed(att, entry.slot());
@@ -89,11 +99,14 @@ fn close_listener(fd: c_int, entry: Entry) -> c_int {
     result
 }
 
-fn close_socket(fd: c_int, entry: Entry) -> c_int {
+fn close_socket(fd: c_int, entry: Entry) -> Option<c_int> {
     let Some(sock) = handle::ours(fd) else {
-        // Not ours any more; or another thread has just closed it, and it waits in the pool.
-        let now = fd_table::get(fd);
-        return if now == Entry::KERNEL { in_kernel(fd, now) } else { errno::fail(Errno(libc::EBADF)) };
+        // Not ours any more; or another thread has just closed it, and it waits in the pool, or puts another one there.
+        return match fd_table::get(fd) {
+            Entry::KERNEL => in_kernel(fd, Entry::KERNEL),
+            now if now == entry => Some(errno::fail(Errno(libc::EBADF))),
+            _ => None,
+        };
     };
     linger(&sock);
     if sock.is_shared() || !sock.att.is_alive() {
@@ -104,7 +117,7 @@ fn close_socket(fd: c_int, entry: Entry) -> c_int {
     }
     let waiting = Entry::new(Kind::Pool, 0, 0, 0);
     if !fd_table::replace(fd, sock.entry, waiting) {
-        return errno::fail(Errno(libc::EBADF));
+        return None;
     }
     // Who copies a number says so first and then looks whether it still is what it was; a fork counts first.
     if sock.is_shared() {
@@ -119,7 +132,7 @@ fn close_socket(fd: c_int, entry: Entry) -> c_int {
         Some(stand) => sock.att.pool().give(sock.att, stand),
         None => pool::throw_away(fd),
     }
-    0
+    Some(0)
 }
 
 /// Tells the engine that `sock` is closed. The descriptor under it, if that can have another socket.
@@ -196,10 +209,11 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
         _ => return errno::fail(Errno(libc::EINVAL)),
     };
     let now = sock.status();
-    if now & (status::CONNECTING | status::CONNECTED | status::DEAD) == status::CONNECTING {
-        return errno::into_libc(connect::give_up(&sock).map(|()| 0));
+    if now & status::CONNECTED == 0 {
+        // Linux would end an attempt to connect, and leave its trace on a socket without one.
+        return errno::fail(Errno(libc::ENOTCONN));
     }
-    if now & status::CONNECTED == 0 || sock.has_ended() {
+    if sock.has_ended() {
         // It fails, and its sides are shut all the same (Linux inet_shutdown).
         sock.shared.intent.fetch_or(bits, AcqRel);
         tell(&sock);
@@ -327,6 +341,8 @@ fn onto(old: c_int, new: c_int, flags: c_int) -> c_int {
     }
 }
 
+/// How often a close begins again because another thread put something else there.
+const CHANGES_MAX: u32 = 100;
 /// Looks at a number that another thread has in its hands before it is given up: dup2(2), EBUSY.
 const LOOKS_MAX: u32 = 100;
 /// Milliseconds for the same, where giving up means that a close fails: that thread may have been ended in the middle.

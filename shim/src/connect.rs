@@ -183,14 +183,6 @@ pub fn under_way(sock: &Sock) -> Sys<Served> {
     wait_connected(sock)
 }
 
-/// `shutdown` of a socket that connects: the attempt is reset, and the socket as new (Linux inet_shutdown).
-pub fn give_up(sock: &Sock) -> Sys<()> {
-    match dissolve(sock)? {
-        Served::Here => Ok(()),
-        Served::ByKernel => swap::to_kernel(sock),
-    }
-}
-
 /// `connect` to AF_UNSPEC: the connection is reset, and the socket as new (Linux tcp_disconnect).
 fn dissolve(sock: &Sock) -> Sys<Served> {
     let now = sock.status();
@@ -209,7 +201,13 @@ fn dissolve(sock: &Sock) -> Sys<Served> {
         operate(sock, OpCode::Reset, [0; 6])?;
     }
     match attach::current().and_then(|att| fresh(att, sock.shared.file.load(Acquire) & file::KEPT)) {
-        Some(new) => swap::anew(sock, &new, error).map(|()| Served::Here),
+        Some(new) => match swap::anew(sock, &new, error) {
+            Ok(()) => Ok(Served::Here),
+            Err(error) => {
+                bound::give_up(&new, true);
+                Err(error)
+            }
+        },
         None => Ok(Served::ByKernel),
     }
 }
