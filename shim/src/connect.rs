@@ -153,6 +153,11 @@ unsafe fn decide(sock: &Sock, to: *const sockaddr, len: socklen_t) -> Sys<Served
     if sock.att.page().serves_loopback(&addr.ip, addr.port) {
         // Ours for certain: nobody waits for the engine's word, only (if at all) for the connection.
         sock.shared.status.fetch_or(status::CONNECTING, AcqRel);
+        if !sock.is_current() {
+            // Another thread has closed it, and the slot may be in its next use.
+            sock.shared.status.fetch_and(!status::CONNECTING, AcqRel);
+            return Err(Errno(libc::EBADF));
+        }
         submit(sock, OpCode::ConnectLoopback, connect_args(addr))?;
         sock.shared.op_arbiter.give();
     } else {
@@ -177,6 +182,10 @@ pub fn is_served(att: &'static Attachment, addr: &Addr) -> bool {
 /// The engine connects `sock`: waits for the end of that, unless the socket does not block.
 pub fn under_way(sock: &Sock) -> Sys<Served> {
     sock.shared.file.fetch_or(file::CONNECTING, AcqRel);
+    if !sock.is_current() {
+        sock.shared.file.fetch_and(!file::CONNECTING, AcqRel); // As above.
+        return Err(Errno(libc::EBADF));
+    }
     if sock.is_nonblocking() {
         return Err(Errno(libc::EINPROGRESS));
     }
@@ -336,7 +345,7 @@ fn submit(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<u32> {
     for (to, from) in shared.op_args.iter().zip(args) {
         to.store(from, Relaxed);
     }
-    shared.op_code.store(code as u32, Relaxed);
+    shared.op_code.store(code.of(sock.entry.generation()), Relaxed);
     // Behind both counts: an operation that a signal cut short may still be under way.
     let ticket = shared.op_asked.load(Relaxed).wrapping_add(1);
     shared.op_asked.store(ticket, SeqCst);

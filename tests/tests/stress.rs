@@ -3,9 +3,9 @@
 //! nothing stays behind.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use utcp_tests::{Engine, Lab, Socket, is_installed, measured, not_run};
+use utcp_tests::{Engine, Lab, is_installed, measured, not_run};
 
 const PROGRAM: &str = include_str!("stress/stress.c");
 
@@ -39,29 +39,11 @@ fn stress(kind: &str, path: &str, short: u64) {
     measured(&format!("stress {kind}, cut-through {path}: {}", text.lines().next().unwrap_or_default()));
     engine.went_through(1);
     // The program still lives, so what is left now is what it or the engine forgot.
-    let stays = |socket: &Socket| socket.state != "TIME-WAIT";
-    if kind == "shared" {
-        // KNOWN FAULT, open: in some of ten runs the slot of one connection is not given back when threads copy, close and use the same
-        // numbers at once: its descriptor is closed, and the engine does not hear of it. So far one; more would be another fault.
-        let left = || engine.sockets().iter().filter(|socket| stays(socket)).count();
-        let started = Instant::now();
-        while left() > 0 && started.elapsed() < Duration::from_secs(8) {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        measured(&format!("stress {kind}, cut-through {path}: {} ends of connections were left", left()));
-        assert!(left() <= 4, "more than two connections are left in `utcp ss`");
-    } else {
-        engine.wait_until_gone("sockets", Duration::from_secs(15), stays);
-    }
+    engine.wait_until_gone("sockets", Duration::from_secs(15), |socket| socket.state != "TIME-WAIT");
     let counters = engine.counters();
-    assert_eq!(counters.get("corrupt_clients"), 0);
-    // A slot that was not given back may be met once more: the known fault of above.
-    let most = if kind == "shared" { 2 } else { 0 };
-    assert!(
-        counters.get("out_of_sockets") <= most,
-        "{} times out of sockets",
-        counters.get("out_of_sockets")
-    );
+    for name in ["corrupt_clients", "out_of_sockets"] {
+        assert_eq!(counters.get(name), 0, "{name}");
+    }
     assert!(program.is_alive(), "{}", program.stderr());
 }
 

@@ -84,6 +84,17 @@ pub enum OpCode {
     Reset = 5,
 }
 
+impl OpCode {
+    /// What asks for it of a slot in its `generation`-th use: a thread that is late asks nothing of the next use.
+    #[must_use]
+    pub fn of(self, generation: u32) -> u32 {
+        self as u32 | generation << OP_BITS
+    }
+}
+
+/// Bits of [`Socket::op_code`] that say what is asked; the rest are the slot's generation.
+const OP_BITS: u32 = 8;
+
 /// An [`OpCode::Connect`] that is the kernel's to serve.
 pub const RESULT_KERNEL: i32 = -1;
 /// An [`OpCode::ConnectFast`] whose SYN waits for the first `send`.
@@ -462,7 +473,7 @@ pub struct Socket {
     pub op_asked: AtomicU32,
     /// Count of operations answered (engine).
     pub op_done: AtomicU32,
-    /// [`OpCode`] as u32.
+    /// What was asked last, see [`OpCode::of`] and [`Socket::op`].
     pub op_code: AtomicU32,
     /// Result of the last operation.
     pub op_result: AtomicI32,
@@ -542,6 +553,14 @@ impl Socket {
         let behind = head.wrapping_sub(self.rx_seen.load(Ordering::Acquire));
         behind >= self.taken_step(capacity)
             || drained && self.status.load(Ordering::Relaxed) & status::ACK_WAITS != 0
+    }
+
+    /// What was asked last, an [`OpCode`] as u32; 0 if it was asked of another use of the slot.
+    #[must_use]
+    pub fn op(&self) -> u32 {
+        let (word, generation) =
+            (self.op_code.load(Ordering::Relaxed), self.generation.load(Ordering::Relaxed));
+        if word >> OP_BITS == generation & (u32::MAX >> OP_BITS) { word & ((1 << OP_BITS) - 1) } else { 0 }
     }
 
     /// Bytes that `recv` could take now.

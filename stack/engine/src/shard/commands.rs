@@ -71,7 +71,7 @@ impl Shard {
         let Some(client) = self.clients.get_mut(client_index) else { return };
         match client.slot(sock) {
             SlotUse::Flow(flow) => {
-                let resets = asked && socket.op_code.load(Ordering::Relaxed) == OpCode::Reset as u32;
+                let resets = asked && socket.op() == OpCode::Reset as u32;
                 if asked && !resets {
                     self.answer_info(flow);
                 }
@@ -85,7 +85,7 @@ impl Shard {
             }
             SlotUse::Unknown | SlotUse::Ended(_) => {
                 if asked {
-                    client.answer_op(sock, socket, 0);
+                    client.answer_op(sock, socket, if socket.op() == 0 { libc::EBADF } else { 0 });
                 }
                 if wants & intent::CLOSE != 0 && !region.free_sockets().is_set(sock) && !is_listeners(socket)
                 {
@@ -381,7 +381,7 @@ fn is_listeners(socket: &Socket) -> bool {
 }
 
 fn is_connect(socket: &Socket) -> bool {
-    let code = socket.op_code.load(Ordering::Relaxed);
+    let code = socket.op();
     [OpCode::Connect, OpCode::ConnectLoopback, OpCode::ConnectFast]
         .iter()
         .any(|&connect| code == connect as u32)

@@ -55,7 +55,7 @@ impl Shard {
     pub(super) fn on_connect(&mut self, client_index: u32, sock: u32) {
         let Some(region) = self.clients.get(client_index).map(|c| c.region) else { return };
         let Some(socket) = region.socket(sock) else { return };
-        let waits = socket.op_code.load(Ordering::Relaxed) != OpCode::ConnectLoopback as u32;
+        let waits = socket.op() != OpCode::ConnectLoopback as u32;
         let result = self.try_connect(client_index, sock);
         if result == RESULT_KERNEL && !waits && self.inbox.has_more() {
             // The page told the program of a listener whose message is still in the inbox: it came behind this round's
@@ -119,8 +119,7 @@ impl Shard {
         let region = client.region;
         let Some(socket) = region.socket(sock) else { return };
         // The program may have died meanwhile, and the slot may be another socket's.
-        let same = socket.generation.load(Ordering::Acquire) == generation
-            && is_passable(socket.op_code.load(Ordering::Relaxed));
+        let same = socket.generation.load(Ordering::Acquire) == generation && is_passable(socket.op());
         if !same || client.slot(sock) != SlotUse::Unknown || !client.take_op(sock, socket) {
             return;
         }
@@ -176,7 +175,7 @@ impl Shard {
         };
         let config = tcb_config(&socket.options, self.base_config(path, &tuple), path);
         let iss = self.config.secret.isn(&tuple, now);
-        let fast = socket.op_code.load(Ordering::Relaxed) == OpCode::ConnectFast as u32;
+        let fast = socket.op() == OpCode::ConnectFast as u32;
         let (tcb, room) = match fast {
             true => self.open_as_client(&config, tuple, iss, &socket.options),
             false => (Tcb::connect(&config, now, tuple, iss), None),

@@ -196,7 +196,8 @@ impl Program {
         for (word, value) in socket.op_args.iter().zip(to.to_words()) {
             word.store(value, Ordering::Relaxed);
         }
-        socket.op_code.store(OpCode::Connect as u32, Ordering::Relaxed);
+        let generation = socket.generation.load(Ordering::Relaxed);
+        socket.op_code.store(OpCode::Connect.of(generation), Ordering::Relaxed);
         socket.op_asked.fetch_add(1, Ordering::Release);
         self.kick_at(at, sock);
         sock
@@ -290,6 +291,39 @@ fn one_byte_there_and_one_back() {
     assert_eq!(client.recv(a), b"y");
     assert_eq!(server.socket(b).remote.load(), client.socket(a).local.load());
     assert_eq!(server.socket(b).local.load(), loopback(PORT));
+}
+
+/// A thread that asks for a connection when another has closed the socket: the slot may be free, or in its next use.
+#[test]
+fn an_operation_is_of_one_use_of_its_slot() {
+    for reused in [false, true] {
+        let mut world = World::new(2);
+        world.listen(1, 16);
+        let client = world.program(2);
+        let sock = world.connect(2);
+        let late = OpCode::Connect.of(client.socket(sock).generation.load(Ordering::Relaxed));
+        client.intend(sock, intent::CLOSE);
+        world.program(1).accept().map(|other| world.program(1).intend(other, intent::CLOSE));
+        world.settle();
+        world.pass(1);
+        assert!(client.0.free_sockets().is_set(sock), "free again");
+        if reused {
+            assert_eq!(client.claim(), sock);
+        }
+        let socket = client.socket(sock);
+        for (word, value) in socket.op_args.iter().zip(loopback(PORT).to_words()) {
+            word.store(value, Ordering::Relaxed);
+        }
+        socket.op_code.store(late, Ordering::Relaxed);
+        let asked = socket.op_asked.fetch_add(1, Ordering::Release) + 1;
+        client.kick(sock);
+        world.settle();
+        assert_eq!(socket.op_done.load(Ordering::Relaxed), asked, "it is answered");
+        assert_eq!(socket.op_result.load(Ordering::Relaxed), libc::EBADF);
+        assert!(world.program(1).accept().is_none() && !socket.is(status::CONNECTING));
+        assert_eq!(client.0.free_sockets().is_set(sock), !reused);
+        assert_eq!(world.shard.flows.len(), 0);
+    }
 }
 
 /// One byte after another in one direction: the engine says when an acknowledgement waits for the reader, before the byte can be read, and
@@ -693,7 +727,8 @@ fn random_words_never_harm_the_engine() {
                         .store(random() << 16 | 1 << 63, Ordering::Relaxed);
                 }
                 4 => {
-                    socket.op_code.store(random() as u32 % 4, Ordering::Relaxed);
+                    let generation = socket.generation.load(Ordering::Relaxed) << 8;
+                    socket.op_code.store(random() as u32 % 6 | generation, Ordering::Relaxed);
                     socket.op_asked.store(random() as u32, Ordering::Relaxed);
                 }
                 5 => socket.options.flags.store(random() as u32, Ordering::Relaxed),
