@@ -303,7 +303,8 @@ fn an_operation_is_of_one_use_of_its_slot() {
         let sock = world.connect(2);
         let late = OpCode::Connect.of(client.socket(sock).generation.load(Ordering::Relaxed));
         client.intend(sock, intent::CLOSE);
-        world.program(1).accept().map(|other| world.program(1).intend(other, intent::CLOSE));
+        let other = world.program(1).accept().expect("a connection waits");
+        world.program(1).intend(other, intent::CLOSE);
         world.settle();
         world.pass(1);
         assert!(client.0.free_sockets().is_set(sock), "free again");
@@ -728,7 +729,7 @@ fn random_words_never_harm_the_engine() {
                 }
                 4 => {
                     let generation = socket.generation.load(Ordering::Relaxed) << 8;
-                    socket.op_code.store(random() as u32 % 6 | generation, Ordering::Relaxed);
+                    socket.op_code.store((random() as u32 % 6) | generation, Ordering::Relaxed);
                     socket.op_asked.store(random() as u32, Ordering::Relaxed);
                 }
                 5 => socket.options.flags.store(random() as u32, Ordering::Relaxed),
