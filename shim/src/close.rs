@@ -17,7 +17,7 @@ use crate::signals::{Calm, Ending};
 use crate::sleep;
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{attach, bound, epoll, errno, listen, numbers, pair, relayed, send, tls};
+use crate::{attach, bound, connect, epoll, errno, listen, numbers, pair, relayed, send, tls};
 
 /// `close(2)`.
 ///
@@ -209,11 +209,10 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
         _ => return errno::fail(Errno(libc::EINVAL)),
     };
     let now = sock.status();
-    if now & status::CONNECTED == 0 {
-        // Linux would end an attempt to connect, and leave its trace on a socket without one.
-        return errno::fail(Errno(libc::ENOTCONN));
+    if now & (status::CONNECTING | status::CONNECTED | status::DEAD) == status::CONNECTING {
+        return errno::into_libc(connect::give_up(&sock).map(|()| 0));
     }
-    if sock.has_ended() {
+    if now & status::CONNECTED == 0 || sock.has_ended() {
         // It fails, and its sides are shut all the same (Linux inet_shutdown).
         sock.shared.intent.fetch_or(bits, AcqRel);
         tell(&sock);
@@ -378,7 +377,7 @@ fn displace(new: c_int) -> Sys<Option<Sock>> {
                 }
             }
             Kind::Socket | Kind::Listener => {
-                let sock = handle::ours(new);
+                let sock = handle::ours(new).filter(|sock| sock.entry.same_object(entry));
                 if let Some(sock) = &sock {
                     // Not back into the pool: the engine hears of the end of its descriptor.
                     sock.shared.file.fetch_or(file::SHARED, AcqRel);

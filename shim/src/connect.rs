@@ -192,6 +192,14 @@ pub fn under_way(sock: &Sock) -> Sys<Served> {
     wait_connected(sock)
 }
 
+/// `shutdown` of a socket that connects: the attempt is reset, and the socket as new (Linux inet_shutdown).
+pub fn give_up(sock: &Sock) -> Sys<()> {
+    match dissolve(sock)? {
+        Served::Here => Ok(()),
+        Served::ByKernel => swap::to_kernel(sock),
+    }
+}
+
 /// `connect` to AF_UNSPEC: the connection is reset, and the socket as new (Linux tcp_disconnect).
 fn dissolve(sock: &Sock) -> Sys<Served> {
     let now = sock.status();
@@ -304,14 +312,7 @@ pub fn operate(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<i32> {
     let ticket = submit(sock, code, args)?;
     // A signal does not end this: the answer comes in microseconds, and the caller's state depends on it.
     while shared.op_done.load(Acquire) != ticket {
-        let calm = Calm::now(Ending::Every);
-        let _ = sleep::until(
-            sock.att,
-            || &shared.op_bell,
-            None,
-            &calm,
-            || shared.op_done.load(Acquire) == ticket,
-        );
+        await_answer(sock, ticket);
         if !sock.att.is_alive() {
             break;
         }
@@ -320,6 +321,13 @@ pub fn operate(sock: &Sock, code: OpCode, args: [u64; 6]) -> Sys<i32> {
     let result = shared.op_result.load(Relaxed);
     shared.op_arbiter.give();
     if answered { Ok(result) } else { Ok(RESULT_KERNEL) }
+}
+
+/// Sleeps until the operation with `ticket` is answered, or a signal comes.
+fn await_answer(sock: &Sock, ticket: u32) {
+    let (bell, done) = (&sock.shared.op_bell, &sock.shared.op_done);
+    let calm = Calm::now(Ending::Every);
+    let _ = sleep::until(sock.att, || bell, None, &calm, || done.load(Acquire) == ticket);
 }
 
 /// Hands an operation to the engine; its ticket. The caller gives the arbiter back.
@@ -359,13 +367,6 @@ pub fn settle(sock: &Sock) {
     let ticket = shared.op_asked.load(Acquire);
     // A signal does not end this either.
     while shared.op_done.load(Acquire) != ticket && sock.is_current() && sock.att.is_alive() {
-        let calm = Calm::now(Ending::Every);
-        let _ = sleep::until(
-            sock.att,
-            || &shared.op_bell,
-            None,
-            &calm,
-            || shared.op_done.load(Acquire) == ticket,
-        );
+        await_answer(sock, ticket);
     }
 }

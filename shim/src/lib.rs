@@ -107,6 +107,7 @@ mod start {
             // In this order: what standard error is comes first, should anything below want to speak one day.
             crate::notice::remember();
             crate::config::remember();
+            crate::memory::remember_mmap();
             crate::launch::remember_library();
             crate::process::watch_forks();
             if crate::config::variable(b"UTCP_INHERIT").is_some() {

@@ -21,6 +21,15 @@ static LOCKS_WHAT_COMES: AtomicBool = AtomicBool::new(false);
 /// What we added to the program's own limit of the address space when it set one: bytes of the soft, of the hard one.
 static ADDED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
+/// libc's own `mmap`, or whoever's stands behind ours; null until [`remember_mmap`]. It is looked up before anybody can call, and not by the first
+/// call, which may be an allocator's, in the middle of what a look-up needs.
+static LIBCS_MMAP: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// When the library starts.
+pub fn remember_mmap() {
+    LIBCS_MMAP.store(find(c"mmap"), Relaxed);
+}
+
 /// Maps `len` bytes of `fd` shared, and leaves them empty whatever the program asked of its memory.
 pub fn map_shared(fd: c_int, len: usize, protection: c_int) -> Sys<*mut u8> {
     let base = if LOCKS_WHAT_COMES.load(Relaxed) {
@@ -70,8 +79,6 @@ pub unsafe extern "C" fn mmap(
     offset: off_t,
 ) -> *mut c_void {
     type Function = unsafe extern "C" fn(*mut c_void, size_t, c_int, c_int, c_int, off_t) -> *mut c_void;
-    static LIBCS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
-    static LOOKING: AtomicBool = AtomicBool::new(false);
     let words = |fd: c_int| {
         [at as usize, len, protection as usize, flags as usize, fd as isize as usize, offset as usize]
     };
@@ -85,14 +92,7 @@ pub unsafe extern "C" fn mmap(
             });
         return errno::into_libc(mapped);
     }
-    let mut libcs = LIBCS.load(Relaxed);
-    // An allocator may map memory while a symbol is looked up.
-    if libcs.is_null() && !LOOKING.swap(true, Relaxed) {
-        libcs = find(c"mmap");
-        LIBCS.store(libcs, Relaxed);
-        LOOKING.store(false, Relaxed);
-    }
-    match NonNull::new(libcs) {
+    match NonNull::new(LIBCS_MMAP.load(Relaxed)) {
         // SAFETY: libc's function of this name has this type; the program's own arguments.
         Some(found) => unsafe {
             core::mem::transmute::<*mut (), Function>(found.as_ptr())(at, len, protection, flags, fd, offset)

@@ -76,7 +76,7 @@ pub fn until<'a>(
             death::notice(att);
             return Woken::News;
         }
-        match doze(armed, &att.page().life, life, calm, deadline_ns) {
+        match doze(|| sleep_once(armed, &att.page().life, life, calm, deadline_ns)) {
             Err(Errno(libc::EINTR)) => return if ready() { Woken::News } else { Woken::Signal },
             Err(Errno(libc::ETIMEDOUT)) => return if ready() { Woken::News } else { Woken::Timeout },
             _ => {}
@@ -94,17 +94,11 @@ const ASYNCHRONOUS: c_int = 1;
 
 /// Sleeps once, as a cancellation point: a thread that is cancelled while it sleeps ends there, as it would in the
 /// kernel's call. Nothing is held here, and nothing on the stack needs to be cleaned up.
-fn doze(
-    bell: &Bell,
-    life: &AtomicU32,
-    alive: u32,
-    calm: &Calm<'_>,
-    deadline_ns: Option<u64>,
-) -> sys::Sys<usize> {
+fn doze(sleep: impl FnOnce() -> sys::Sys<usize>) -> sys::Sys<usize> {
     let mut kind = DEFERRED;
     // SAFETY: between the two calls are only system calls, which may be cut short at any point.
     unsafe { pthread_setcanceltype(ASYNCHRONOUS, &raw mut kind) };
-    let result = sleep_once(bell, life, alive, calm, deadline_ns);
+    let result = sleep();
     // SAFETY: as it was.
     unsafe { pthread_setcanceltype(kind, core::ptr::null_mut()) };
     result
