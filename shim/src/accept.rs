@@ -1,7 +1,7 @@
 //! `accept`: connections of utcp clients from the shards' rings, those of kernel clients from the kernel.
 
 use core::ffi::c_int;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use libc::{sockaddr, socklen_t};
 use utcp_abi::listener::{AcceptQueue, Listener};
@@ -14,7 +14,7 @@ use crate::handle::{self, Sock};
 use crate::pool::{Stand, Unsettled};
 use crate::sys::{Errno, Sys};
 use crate::table::real;
-use crate::{connect, control, death, errno, listen, numbers, poll, process, ready, recv, user};
+use crate::{connect, control, death, errno, listen, numbers, poll, process, ready, recv, signals, user};
 
 /// `accept(2)`.
 ///
@@ -45,6 +45,7 @@ pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: 
         // SAFETY: the program's own arguments.
         return unsafe { real::accept4(fd, to, len, flags) };
     };
+    signals::cancellation_point();
     if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
         return errno::fail(Errno(libc::EINVAL));
     }
@@ -96,11 +97,12 @@ fn pop(listener: &Sock, flags: c_int) -> Sys<Option<Sock>> {
     // The options that Linux does not pass on.
     shared.options.priority.store(0, Relaxed);
     shared.options.defer_accept_s.store(0, Relaxed);
+    shared.busy_poll.store(listener.shared.busy_poll.load(Relaxed), Relaxed);
     shared.file.store(family | nonblocking, Relaxed);
     recv::move_peeks_of(shared);
     shared.epoch.store(listener.att.region().header().fork_epoch.load(Relaxed), Relaxed);
     shared.owner_pid.store(process::pid(), Relaxed);
-    shared.intent.fetch_or(intent::OWNED, AcqRel);
+    shared.intend(generation, intent::OWNED);
     fd_table::set(stand.fd, entry);
     let sock = Sock { fd: stand.fd, entry, att: listener.att, shared };
     // The engine learns of it when it next looks; nobody waits for that.
@@ -125,7 +127,7 @@ fn next_settled(listener: &Sock) -> Sys<Option<Settled>> {
             Ok(stand) => return Ok(Some((slot, shared, generation, stand))),
             Err(Unsettled::Lost) => {}
             Err(Unsettled::Bare(error)) => {
-                connect::abandon(att, slot, shared);
+                connect::abandon(att, slot, shared, generation);
                 return Err(error);
             }
         }

@@ -7,7 +7,7 @@
 
 use core::ffi::c_int;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use libc::{sockaddr, socklen_t};
 use utcp_abi::message::{Kind as Ask, Message};
@@ -153,11 +153,10 @@ fn take_place(fd: c_int, entry: Entry, sock: &Sock) -> Sys<Sock> {
 /// The socket is not needed after all; whether its descriptor is as it was.
 pub fn give_up(sock: &Sock, pristine: bool) {
     let seen = sock.shared.stand_seen.load(Relaxed);
-    let token = sock.shared.token.swap(0, AcqRel);
+    let token = sock.detach();
     sock.intend(intent::CLOSE);
-    if pristine && token != 0 {
-        sock.att.pool().give(sock.att, Stand { fd: sock.fd, token, seen });
-    } else {
-        pool::throw_away(sock.fd);
+    match token {
+        Some(token) if pristine => sock.att.pool().give(sock.att, Stand { fd: sock.fd, token, seen }),
+        _ => pool::throw_away(sock.fd),
     }
 }

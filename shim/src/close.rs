@@ -145,8 +145,9 @@ fn leave(sock: &Sock) -> Option<Stand> {
     if !sock.is_current() {
         return None;
     }
-    // The engine freezes the positions and then looks for this bit, if it gives the socket and its own end to the relay.
-    shared.intent.fetch_or(intent::CLOSE, SeqCst);
+    // The engine freezes the positions and then looks for this bit, if it gives the socket and its own end to the relay. It may have taken the
+    // slot back just now.
+    sock.want(intent::CLOSE)?;
     drop(right);
     sock.kick();
     let stays = shared.tx_tail.load(SeqCst) != FROZEN && !relayed::is_moved(sock);
@@ -214,7 +215,7 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
     }
     if now & status::CONNECTED == 0 || sock.has_ended() {
         // It fails, and its sides are shut all the same (Linux inet_shutdown).
-        sock.shared.intent.fetch_or(bits, AcqRel);
+        let _ = sock.want(bits);
         tell(&sock);
         return errno::fail(Errno(libc::ENOTCONN));
     }
@@ -223,9 +224,8 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
     send::flush(&sock);
     // Not while another thread is copying: its bytes belong before the FIN.
     let right = sock.take_tx();
-    sock.shared.intent.fetch_or(bits, AcqRel);
+    sock.intend(bits);
     drop(right);
-    sock.kick();
     tell(&sock);
     0
 }
@@ -309,6 +309,9 @@ pub unsafe fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
 fn onto(old: c_int, new: c_int, flags: c_int) -> c_int {
     if tls::thread().is_vfork_child() {
         return errno::into_libc(sys::dup3(old, new, flags).map(|fd| fd as usize));
+    }
+    if flags & !libc::O_CLOEXEC != 0 {
+        return errno::fail(Errno(libc::EINVAL)); // Before anything is closed.
     }
     let entry = fd_table::get(old);
     if matches!(entry.kind(), Kind::Internal | Kind::Pool) || sys::fcntl(old, libc::F_GETFD, 0).is_err() {
@@ -409,6 +412,10 @@ fn adopt(new: c_int, entry: Entry, cloexec: bool) {
         let _ = sys::fcntl(new, libc::F_SETFD, libc::FD_CLOEXEC as usize);
     }
     fd_table::set(new, entry.with_cloexec(cloexec));
+    if new == libc::STDIN_FILENO {
+        // libc's stdio reads it by calls that can't be intercepted. (What it writes by such calls the engine sees.)
+        relayed::pass(new);
+    }
 }
 
 /// `close_range(2)`.

@@ -12,7 +12,7 @@ use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::pool::Unsettled;
-use crate::signals::{Calm, Ending};
+use crate::signals::{self, Calm, Ending};
 use crate::sleep::{self, Woken};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
@@ -62,23 +62,23 @@ pub fn fresh(att: &'static Attachment, flags: u32) -> Option<Sock> {
         shared.options.reset();
         // A thread's connections stay together; threads spread over the shards that the load has brought.
         shared.shard.store(tls::thread().tid() % att.active_shards(), Relaxed);
-        shared.intent.store(intent::OWNED, Release);
+        shared.intent.store(intent::of(entry.generation(), intent::OWNED), Release);
         // Last: with the token the engine may find the slot, and take it back if the descriptor is spoiled.
         shared.token.store(stand.token, Release);
         match att.pool().settle(att, shared, stand) {
             Ok(stand) => return Some(Sock { fd: stand.fd, entry, att, shared }),
             Err(Unsettled::Lost) => {}
             Err(Unsettled::Bare(_)) => {
-                abandon(att, slot, shared);
+                abandon(att, slot, shared, entry.generation());
                 return None;
             }
         }
     }
 }
 
-/// Gives a slot without a descriptor back, and the connection that it may have.
-pub fn abandon(att: &'static Attachment, slot: u32, shared: &Socket) {
-    shared.intent.fetch_or(intent::OWNED | intent::CLOSE, AcqRel);
+/// Gives a slot without a descriptor back, in its `generation`-th use, and the connection that it may have.
+pub fn abandon(att: &'static Attachment, slot: u32, shared: &Socket, generation: u32) {
+    shared.intend(generation, intent::OWNED | intent::CLOSE);
     att.kick(shared.shard.load(Relaxed), slot);
 }
 
@@ -108,6 +108,7 @@ pub unsafe fn connect(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
         }
         return result;
     };
+    signals::cancellation_point();
     // SAFETY: the program's own address.
     match unsafe { decide(&sock, to, len) } {
         Ok(Served::Here) => 0,

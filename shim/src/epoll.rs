@@ -387,6 +387,12 @@ pub fn closing(epfd: c_int, entry: Entry) {
 
 /// Ends every interest of `set`, and it.
 fn disband(set: &SetRef) {
+    empty(set);
+    set.destroy();
+}
+
+/// Ends every interest of `set`.
+pub fn empty(set: &SetRef) {
     for (fd, entry) in fd_table::used() {
         if !matches!(entry.kind(), Kind::Socket | Kind::Listener) || entry.region() != set.att.index() {
             continue;
@@ -399,5 +405,4 @@ fn disband(set: &SetRef) {
             }
         }
     }
-    set.destroy();
 }

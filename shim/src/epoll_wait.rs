@@ -11,7 +11,7 @@ use crate::epoll::{BELL, CHANNEL, ET, ONESHOT, older};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::Sock;
 use crate::set::{self, SetRef, Wanted};
-use crate::signals::{Calm, Ending};
+use crate::signals::{self, Calm, Ending};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
 use crate::{death, epolls, errno, lane, nested, ready, relayed, sleep, tls, user};
@@ -165,6 +165,7 @@ unsafe fn wait(
     }
     // SAFETY: the program promises room for `max` events; they are plain data.
     let room = unsafe { core::slice::from_raw_parts_mut(events, max as usize) };
+    signals::cancellation_point();
     errno::into_libc(collect(epfd, set, room, timeout, mask))
 }
 

@@ -20,7 +20,7 @@ use crate::io::pass;
 use crate::sys;
 use crate::table::{exports, real};
 use crate::text::Text;
-use crate::{config, launch, process, relayed};
+use crate::{config, launch, process, relayed, tls};
 
 type Strings = *const *const c_char;
 
@@ -271,6 +271,31 @@ pub unsafe fn posix_spawnp(
             real::posix_spawnp(pid, file, actions, attributes, arguments, environment)
         })
     }
+}
+
+/// Runs what starts a shell by libc's own ways: it inherits our sockets as the kernel's, and its environment has the library already.
+pub fn by_libc<T>(start: impl FnOnce() -> T) -> T {
+    if tls::thread().is_vfork_child() {
+        return start();
+    }
+    process::before_fork();
+    tell_cloexec(true);
+    relayed::before_exec();
+    relayed::tell_all();
+    let result = start();
+    tell_cloexec(false);
+    result
+}
+
+/// `system(3)`.
+///
+/// # Safety
+/// As `system`.
+pub unsafe fn system(command: *const c_char) -> c_int {
+    if command.is_null() {
+        return pass!(system(command));
+    }
+    by_libc(|| pass!(system(command)))
 }
 
 /// `execl`, its arguments laid out as `execv` wants them.

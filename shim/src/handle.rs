@@ -11,7 +11,7 @@ use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry, Kind};
 use crate::signals::{Calm, Ending};
 use crate::sys::{self, Errno, Sys};
-use crate::{death, pair, process, relayed, sleep, tls, user};
+use crate::{close, death, pair, process, relayed, sleep, tls, user};
 use utcp_abi::ticks;
 
 /// How long the acknowledgement of a FIN may take within a host: longer, and something holds it up.
@@ -65,6 +65,7 @@ fn resolve(fd: c_int, entry: Entry) -> Option<Sock> {
             relayed::meet(fd, entry);
             return None;
         }
+        Kind::Changing => return settle(fd),
         _ => return None,
     }
     process::notice_fork();
@@ -78,6 +79,14 @@ fn resolve(fd: c_int, entry: Entry) -> Option<Sock> {
         return None;
     }
     Some(sock)
+}
+
+/// What another thread is just putting at `fd`, or has closed by then: whoever went to the kernel meanwhile would sleep on the descriptor that
+/// stood under a socket of ours.
+#[cold]
+fn settle(fd: c_int) -> Option<Sock> {
+    let now = close::settled(fd);
+    if now == Entry::CHANGING { None } else { resolve(fd, now) }
 }
 
 /// The socket that `entry` names, whatever became of it.
@@ -116,10 +125,34 @@ impl Sock {
         self.shared.intent.load(Relaxed) & bits == bits
     }
 
+    /// Adds `bits` to the intents: what they were. `None`: another thread has closed the socket, and its slot may be another's.
+    #[inline]
+    pub fn want(&self, bits: u32) -> Option<u32> {
+        self.shared.intend(self.entry.generation(), bits)
+    }
+
+    /// The opposite of [`Self::want`].
+    #[inline]
+    pub fn want_no_more(&self, bits: u32) -> Option<u32> {
+        self.shared.renounce(self.entry.generation(), bits)
+    }
+
     /// Adds `bits` to the intents and makes the engine look.
     pub fn intend(&self, bits: u32) {
-        self.shared.intent.fetch_or(bits, AcqRel);
-        self.kick();
+        if self.want(bits).is_some() {
+            self.kick();
+        }
+    }
+
+    /// Takes the socket away from its descriptor, of whose end the engine hears nothing for it from now on: the token that it had. `None`: it
+    /// had none, or the engine has heard already.
+    pub fn detach(&self) -> Option<u32> {
+        // Before the look at the generation: a slot that the engine took back is somebody else's, and so is this.
+        let token = self.shared.token.load(Acquire);
+        let ours = token != 0
+            && self.is_current()
+            && self.shared.token.compare_exchange(token, 0, AcqRel, Relaxed).is_ok();
+        ours.then_some(token)
     }
 
     /// Makes the engine look at this socket.
@@ -249,5 +282,35 @@ pub struct TxRight(Sock);
 impl Drop for TxRight {
     fn drop(&mut self) {
         self.0.shared.tx_arbiter.give();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+    use super::*;
+
+    /// A call that comes while another thread puts something at its number is about what stands there then.
+    #[test]
+    fn a_call_waits_for_a_number_that_changes() {
+        let fd = 700_001;
+        for then in [Entry::KERNEL, Entry::new(Kind::Pool, 0, 0, 0), Entry::new(Kind::Kept, 0, 0, 1)] {
+            fd_table::set(fd, Entry::CHANGING);
+            let begun = AtomicU32::new(0);
+            std::thread::scope(|scope| {
+                let caller = scope.spawn(|| {
+                    begun.store(1, SeqCst);
+                    (stream(fd).is_some(), fd_table::get(fd))
+                });
+                while begun.load(SeqCst) == 0 {
+                    std::thread::yield_now();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5)); // Time to do the wrong thing.
+                fd_table::set(fd, then);
+                assert_eq!(caller.join().expect("it ends"), (false, then));
+            });
+        }
+        fd_table::set(fd, Entry::KERNEL);
     }
 }

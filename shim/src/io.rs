@@ -13,7 +13,7 @@ use crate::fast_open::{self, Sent};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, control_data, errno, guard, listen, recv, relayed, send, swap, user, zerocopy};
+use crate::{bound, control_data, errno, guard, listen, recv, relayed, send, signals, swap, user, zerocopy};
 
 /// Hands the call on `fd` to libc, untouched; a number that the program does not know of is no descriptor.
 macro_rules! foreign {
@@ -35,13 +35,21 @@ macro_rules! pass {
 }
 pub(crate) use {foreign, pass};
 
+/// The utcp socket that a call is about which moves bytes, and is a cancellation point.
+#[inline]
+fn stream(fd: c_int) -> Option<Sock> {
+    let sock = handle::stream(fd)?;
+    signals::cancellation_point();
+    Some(sock)
+}
+
 /// `read(2)`.
 ///
 /// # Safety
 /// As `read`.
 #[inline]
 pub unsafe fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
-    match handle::stream(fd) {
+    match stream(fd) {
         None => foreign!(fd, read(fd, buf, len)),
         Some(sock) => {
             errno::into_libc(user::whole_buffer(buf, len).and_then(|list| recv::read(&sock, &list, 0)))
@@ -66,7 +74,7 @@ pub unsafe fn read_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t) -
 /// # Safety
 /// As `readv`.
 pub unsafe fn readv(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
-    match handle::stream(fd) {
+    match stream(fd) {
         None => foreign!(fd, readv(fd, list, count)),
         Some(sock) => {
             // SAFETY: the program's own list.
@@ -82,7 +90,7 @@ pub unsafe fn readv(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
 /// As `recv`.
 #[inline]
 pub unsafe fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
-    match handle::stream(fd) {
+    match stream(fd) {
         None => foreign!(fd, recv(fd, buf, len, flags)),
         Some(sock) => errno::into_libc(recv::recv(&sock, &user::buffer(buf, len), flags)),
     }
@@ -93,7 +101,7 @@ pub unsafe fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ss
 /// # Safety
 /// As `recv`.
 pub unsafe fn recv_chk(fd: c_int, buf: *mut c_void, len: size_t, room: size_t, flags: c_int) -> ssize_t {
-    match handle::stream(fd) {
+    match stream(fd) {
         Some(sock) if len <= room => errno::into_libc(recv::recv(&sock, &user::buffer(buf, len), flags)),
         _ => foreign!(fd, __recv_chk(fd, buf, len, room, flags)),
     }
@@ -111,7 +119,7 @@ pub unsafe fn recvfrom(
     from: *mut sockaddr,
     from_len: *mut socklen_t,
 ) -> ssize_t {
-    let Some(sock) = handle::stream(fd) else {
+    let Some(sock) = stream(fd) else {
         return foreign!(fd, recvfrom(fd, buf, len, flags, from, from_len));
     };
     let result = recv::recv(&sock, &user::buffer(buf, len), flags);
@@ -160,6 +168,9 @@ unsafe fn buffers_of<'a>(header: &msghdr) -> Sys<&'a [iovec]> {
         other => other,
     })
 }
+
+/// Messages of one call at most (Linux UIO_MAXIOV).
+const MESSAGES_MAX: c_uint = 1024;
 
 /// A flag that only the kernel's own 32-bit entry may set (linux/socket.h).
 const MSG_CMSG_COMPAT: c_int = 1 << 31;
@@ -215,7 +226,7 @@ fn inq(sock: &Sock) -> c_int {
 /// # Safety
 /// As `recvmsg`.
 pub unsafe fn recvmsg(fd: c_int, header: *mut msghdr, flags: c_int) -> ssize_t {
-    if let Some(sock) = handle::stream(fd) {
+    if let Some(sock) = stream(fd) {
         // SAFETY: the program's own header.
         let received = || unsafe { receive_message(&sock, header, flags) };
         return errno::into_libc(forbid_compat(flags).and_then(|()| received()));
@@ -239,12 +250,18 @@ pub unsafe fn recvmmsg(
     flags: c_int,
     timeout: *mut timespec,
 ) -> c_int {
-    let Some(sock) = handle::stream(fd) else {
-        return foreign!(fd, recvmmsg(fd, headers, count, flags, timeout));
+    let Some(sock) = stream(fd) else {
+        let received = foreign!(fd, recvmmsg(fd, headers, count, flags, timeout));
+        // SAFETY: the kernel has just used so many of them.
+        let has_more = |at| unsafe { (*headers.wrapping_add(at)).msg_hdr.msg_controllen } != 0;
+        if (0..received.max(0) as usize).any(has_more) {
+            listen::expect_strangers(); // As in `recvmsg`.
+        }
+        return received;
     };
     let timeout = Timeout(timeout);
     // SAFETY: the program's own list and timeout.
-    let received = || unsafe { receive_messages(&sock, headers, count.min(1024), flags, &timeout) };
+    let received = || unsafe { receive_messages(&sock, headers, count.min(MESSAGES_MAX), flags, &timeout) };
     errno::into_libc(forbid_compat(flags).and_then(|()| received()))
 }
 
@@ -334,7 +351,7 @@ unsafe fn receive_messages(
 /// As `write`.
 #[inline]
 pub unsafe fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
-    match handle::stream(fd) {
+    match stream(fd) {
         None => foreign!(fd, write(fd, buf, len)),
         Some(sock) => {
             errno::into_libc(user::whole_buffer(buf, len).and_then(|list| send::send(&sock, &list, 0)))
@@ -347,7 +364,7 @@ pub unsafe fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
 /// # Safety
 /// As `writev`.
 pub unsafe fn writev(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
-    match handle::stream(fd) {
+    match stream(fd) {
         None => foreign!(fd, writev(fd, list, count)),
         Some(sock) => {
             // SAFETY: the program's own list.
@@ -363,7 +380,7 @@ pub unsafe fn writev(fd: c_int, list: *const iovec, count: c_int) -> ssize_t {
 /// As `send`.
 #[inline]
 pub unsafe fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
-    match handle::stream(fd) {
+    match stream(fd) {
         None => foreign!(fd, send(fd, buf, len, flags)),
         // SAFETY: the program's own arguments.
         Some(_) if flags & libc::MSG_FASTOPEN != 0 => unsafe {
@@ -385,7 +402,7 @@ pub unsafe fn sendto(
     to: *const sockaddr,
     to_len: socklen_t,
 ) -> ssize_t {
-    let Some(sock) = handle::stream(fd) else {
+    let Some(sock) = stream(fd) else {
         return foreign!(fd, sendto(fd, buf, len, flags, to, to_len));
     };
     let list = user::buffer(buf, len);
@@ -469,7 +486,7 @@ unsafe fn send_message(sock: &Sock, header: *const msghdr, flags: c_int) -> Sys<
 /// # Safety
 /// As `sendmsg`.
 pub unsafe fn sendmsg(fd: c_int, header: *const msghdr, flags: c_int) -> ssize_t {
-    let Some(sock) = handle::stream(fd) else {
+    let Some(sock) = stream(fd) else {
         // SAFETY: the program's own header.
         unsafe { mark_passed_on(header) };
         return foreign!(fd, sendmsg(fd, header, flags));
@@ -483,12 +500,18 @@ pub unsafe fn sendmsg(fd: c_int, header: *const msghdr, flags: c_int) -> ssize_t
 /// # Safety
 /// As `sendmmsg`.
 pub unsafe fn sendmmsg(fd: c_int, headers: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
-    let Some(sock) = handle::stream(fd) else { return foreign!(fd, sendmmsg(fd, headers, count, flags)) };
+    let Some(sock) = stream(fd) else {
+        for at in 0..count.min(MESSAGES_MAX) as usize {
+            // SAFETY: the program's list has `count` elements.
+            unsafe { mark_passed_on(&raw const (*headers.wrapping_add(at)).msg_hdr) };
+        }
+        return foreign!(fd, sendmmsg(fd, headers, count, flags));
+    };
     if let Err(error) = forbid_compat(flags) {
         return errno::fail(error);
     }
     let mut done = 0usize;
-    while done < count.min(1024) as usize {
+    while done < count.min(MESSAGES_MAX) as usize {
         let one = headers.wrapping_add(done);
         // SAFETY: the program's list has `count` elements.
         let sent = unsafe {
@@ -600,7 +623,7 @@ unsafe fn positioned<'a>(
 /// # Safety
 /// As `preadv2`.
 pub unsafe fn preadv2(fd: c_int, list: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t {
-    let Some(sock) = handle::stream(fd) else {
+    let Some(sock) = stream(fd) else {
         return foreign!(fd, preadv2(fd, list, count, offset, flags));
     };
     // SAFETY: the program's own list.
@@ -613,7 +636,7 @@ pub unsafe fn preadv2(fd: c_int, list: *const iovec, count: c_int, offset: off_t
 /// # Safety
 /// As `pwritev2`.
 pub unsafe fn pwritev2(fd: c_int, list: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t {
-    let Some(sock) = handle::stream(fd) else {
+    let Some(sock) = stream(fd) else {
         return foreign!(fd, pwritev2(fd, list, count, offset, flags));
     };
     // SAFETY: the program's own list.

@@ -159,7 +159,7 @@ pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
     let entry = Entry::new(Kind::Listener, att.index(), slot, shared.generation.load(Relaxed));
     let sock = Sock { fd, entry, att, shared };
     options::import(&sock, fd, inet6);
-    shared.intent.store(intent::OWNED, Release);
+    shared.intent.store(intent::of(entry.generation(), intent::OWNED), Release);
     match announce(&sock, backlog) {
         Ok(reply) => match reply.b.checked_sub(1) {
             None => {

@@ -70,6 +70,8 @@ enum Meaning {
     PeekOff,
     /// SO_INCOMING_CPU: who sets it on a connection hears it again; it chooses among listeners alone.
     IncomingCpu,
+    /// SO_BUSY_POLL: kept beside the options. How long a call looks for news before it sleeps is learned ([`crate::sleep`]).
+    BusyPoll,
     /// TCP_LINGER2: at most two minutes, -1 for "not at all".
     Linger2,
     /// TCP_MAXSEG: 0 for "not said".
@@ -114,7 +116,7 @@ macro_rules! lines {
 }
 
 /// The order is that of a replay.
-static TABLE: [Line; 79] = lines! {
+static TABLE: [Line; 81] = lines! {
     SOL_SOCKET SO_REUSEADDR => Meaning::Flag(option::REUSEADDR);
     SOL_SOCKET SO_REUSEPORT => Meaning::Flag(option::REUSEPORT);
     SOL_SOCKET SO_KEEPALIVE => Meaning::Flag(option::KEEPALIVE);
@@ -148,6 +150,8 @@ static TABLE: [Line; 79] = lines! {
     SOL_SOCKET SO_WIFI_STATUS => Meaning::Quiet(1 << 4);
     SOL_SOCKET SO_NOFCS => Meaning::Quiet(1 << 5);
     SOL_SOCKET SO_RCVMARK => Meaning::Quiet(1 << 6);
+    SOL_SOCKET SO_PREFER_BUSY_POLL => Meaning::Quiet(1 << 25);
+    SOL_SOCKET SO_BUSY_POLL => Meaning::BusyPoll;
     SOL_SOCKET SO_BSDCOMPAT => Meaning::Zero;
     IPPROTO_TCP TCP_NODELAY => Meaning::Flag(option::NODELAY);
     IPPROTO_TCP TCP_CORK => Meaning::Flag(option::CORK);
@@ -379,6 +383,7 @@ fn store_int(options: &Options, meaning: Meaning, value: c_int) -> Sys<()> {
         }
         Meaning::Timestamp(_)
         | Meaning::Zero
+        | Meaning::BusyPoll
         | Meaning::Linger
         | Meaning::Timeout(_)
         | Meaning::FastOpenKey
@@ -464,6 +469,7 @@ fn load_int(options: &Options, meaning: Meaning) -> c_int {
         | Meaning::Force { .. }
         | Meaning::Timestamp(_)
         | Meaning::Zero
+        | Meaning::BusyPoll
         | Meaning::Linger
         | Meaning::Timeout(_)
         | Meaning::FastOpenKey
@@ -512,6 +518,7 @@ mod tests {
                     | Meaning::PacingRate
                     | Meaning::Force { .. }
                     | Meaning::FastOpenKey
+                    | Meaning::BusyPoll
                     | Meaning::Timestamp(_)
             );
             if !plain {

@@ -249,6 +249,7 @@ fn merge(list: &mut [pollfd], kernel: &[pollfd]) -> usize {
 
 /// `ppoll` over a list of which some descriptors are ours.
 pub fn wait(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Sys<usize> {
+    signals::cancellation_point();
     wait_calmly(list, timeout, mask, &Calm::now(Ending::Every))
 }
 
@@ -268,12 +269,14 @@ fn wait_calmly(
     let has_kernel = kernel_part(list, kernel);
     let count = look(list);
     if count > 0 || timeout == Some(0) {
-        if !has_kernel {
+        // Signals that this call alone lets in come when there is nothing to report, though it does not wait (Linux do_poll).
+        let mask = if count > 0 { core::ptr::null() } else { mask };
+        if !has_kernel && mask.is_null() {
             return Ok(count);
         }
         // Without the two places behind: a program may ask about as many as it may have.
         let kernel = kernel.get_mut(..list.len()).unwrap_or_default();
-        kernel_poll(kernel, Some(0), core::ptr::null())?;
+        kernel_poll(kernel, Some(0), mask)?;
         return Ok(merge(list, kernel));
     }
     let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));

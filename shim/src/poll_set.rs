@@ -1,21 +1,29 @@
 //! Sets for threads that sleep in `poll`, `select` or a blocking `accept`: each is borrowed for the
-//! time of the sleep and kept for the next sleeper, so no thread owns one and none is lost with a thread.
+//! time of the sleep and kept for the next sleeper, so no thread owns one. A thread that is cancelled in its sleep gives nothing back: who finds
+//! no set free looks whether those who have one still live.
 
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+use utcp_abi::layout::SETS_MAX;
 
 use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Entry};
 use crate::set::{self, SetRef};
 use crate::sys::{self, Sys};
+use crate::{epoll, tls};
 
 /// Threads that can sleep at once with a kept set; further ones make and destroy theirs.
 const LEN: usize = 64;
 
-/// Bit 63: there is a set. Bit 62: it is borrowed. Attachment in bits 32.., set in the rest.
+/// Bit 63: there is a set. Bit 62: it is borrowed. Attachment in bits 32.., by which thread in bits 10.., set in the rest.
 static KEPT: [AtomicU64; LEN] = [const { AtomicU64::new(0) }; LEN];
 const PRESENT: u64 = 1 << 63;
 const BORROWED: u64 = 1 << 62;
+const SET_BITS: u32 = SETS_MAX.trailing_zeros();
+/// Thread ids are below PID_MAX_LIMIT (proc(5)).
+const THREAD_BITS: u32 = 22;
+const _: () = assert!(SETS_MAX.is_power_of_two() && SET_BITS + THREAD_BITS <= 32);
 
 /// A set for the caller alone, until dropped.
 #[derive(Debug)]
@@ -29,22 +37,73 @@ fn word(set: &SetRef) -> u64 {
     PRESENT | u64::from(set.att.index()) << 32 | u64::from(set.index)
 }
 
+/// The word of a set that the calling thread has borrowed.
+fn borrowed(word: u64) -> u64 {
+    let free = word & !(u64::from((1u32 << THREAD_BITS) - 1) << SET_BITS);
+    free | BORROWED | u64::from(tls::thread().tid() & ((1 << THREAD_BITS) - 1)) << SET_BITS
+}
+
+/// Whose set it is.
+fn owner(word: u64) -> u32 {
+    (word >> SET_BITS) as u32 & ((1 << THREAD_BITS) - 1)
+}
+
+/// The set that a word names.
+fn set_in(word: u64) -> Option<SetRef> {
+    let att = attach::get((word >> 32 & 0xff) as u32)?;
+    set::at(att, word as u32 & ((1 << SET_BITS) - 1))
+}
+
 /// Borrows a set of `att`.
 pub fn borrow(att: &'static Attachment) -> Sys<Borrowed> {
     for place in &KEPT {
         let found = place.load(Relaxed);
-        let fits = found & (PRESENT | BORROWED) == PRESENT && (found >> 32 & 0xff) as u32 == att.index();
+        let fits = found & (PRESENT | BORROWED) == PRESENT && is_of(found, att);
         if fits
-            && place.compare_exchange(found, found | BORROWED, AcqRel, Relaxed).is_ok()
-            && let Some(set) = set::at(att, found as u32)
+            && place.compare_exchange(found, borrowed(found), AcqRel, Relaxed).is_ok()
+            && let Some(set) = set_in(found)
         {
             return Ok(Borrowed { set, place: Some(place) });
         }
     }
+    if let Some(left) = left_by_a_thread(att) {
+        return Ok(left);
+    }
     let set = SetRef::create(att)?;
-    let place =
-        KEPT.iter().find(|place| place.compare_exchange(0, word(&set) | BORROWED, AcqRel, Relaxed).is_ok());
+    let mine = borrowed(word(&set));
+    let place = KEPT.iter().find(|place| place.compare_exchange(0, mine, AcqRel, Relaxed).is_ok());
     Ok(Borrowed { set, place })
+}
+
+fn is_of(word: u64, att: &'static Attachment) -> bool {
+    (word >> 32 & 0xff) as u32 == att.index()
+}
+
+/// Takes the interests of threads that live no more out of the sockets, where others need the room.
+#[cold]
+pub fn clear_out(att: &'static Attachment) {
+    for _ in 0..LEN {
+        if left_by_a_thread(att).is_none() {
+            break;
+        }
+    }
+}
+
+/// A set whose borrower lives no more.
+#[cold]
+fn left_by_a_thread(att: &'static Attachment) -> Option<Borrowed> {
+    KEPT.iter().find_map(|place| {
+        let found = place.load(Acquire);
+        let is_left = found & (PRESENT | BORROWED) == PRESENT | BORROWED
+            && is_of(found, att)
+            && !sys::thread_exists(owner(found));
+        if !is_left || place.compare_exchange(found, borrowed(found), AcqRel, Relaxed).is_err() {
+            return None;
+        }
+        let set = set_in(found)?;
+        epoll::empty(&set);
+        Some(Borrowed { set, place: Some(place) })
+    })
 }
 
 impl Drop for Borrowed {
@@ -63,8 +122,7 @@ pub fn forked() {
         if found & PRESENT == 0 {
             continue;
         }
-        let set = attach::get((found >> 32 & 0xff) as u32).and_then(|att| set::at(att, found as u32));
-        let Some(set) = set else { continue };
+        let Some(set) = set_in(found) else { continue };
         let bell = set.local.bell.swap(-1, Acquire);
         if bell >= 0 {
             fd_table::set(bell, Entry::KERNEL);

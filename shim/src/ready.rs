@@ -1,6 +1,6 @@
 //! Readiness: what poll and epoll say of a socket, derived from its words at the moment of asking.
 
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use utcp_abi::socket::{intent, status};
 
@@ -86,8 +86,7 @@ pub fn watch(sock: &Sock, wanted: u32) -> u32 {
         return of(sock);
     }
     if !sock.intends(intent::TX_FULL) && sock.was_connected() {
-        sock.shared.intent.fetch_or(intent::TX_FULL, AcqRel);
-        sock.kick();
+        sock.intend(intent::TX_FULL);
         return of(sock);
     }
     events

@@ -10,7 +10,7 @@
 //! after 200 ms. It may take the positions away at any time ([`utcp_abi::freeze`]): then nothing was sent.
 
 use core::ffi::c_int;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 
 use libc::iovec;
@@ -279,7 +279,7 @@ fn publish(sock: &Sock, room: &Room, end: u64, flags: c_int, last: bool) -> Publ
         Place::Region(_) => {
             let more = flags & libc::MSG_MORE != 0;
             if more != sock.intends(intent::MORE) {
-                shared.intent.fetch_xor(intent::MORE, AcqRel);
+                let _ = if more { sock.want(intent::MORE) } else { sock.want_no_more(intent::MORE) };
             }
             &shared.tx_urgent
         }
@@ -314,7 +314,7 @@ fn publish_part(sock: &Sock, pair: &End, room: &Room, end: u64, hold: bool) -> P
     let upto = end.wrapping_sub(kept);
     let was_held = room.tail != room.published;
     if kept > 0 {
-        shared.intent.fetch_or(intent::MORE, AcqRel);
+        let _ = sock.want(intent::MORE);
     }
     if kept > 0 || was_held {
         // First what is accepted, then what is seen: if the engine comes in between it has taken all that was accepted.
@@ -331,7 +331,7 @@ fn publish_part(sock: &Sock, pair: &End, room: &Room, end: u64, hold: bool) -> P
         return Published::Gone;
     }
     if kept == 0 {
-        shared.intent.fetch_and(!intent::MORE, AcqRel);
+        let _ = sock.want_no_more(intent::MORE);
     } else {
         // The engine lets go of what waits too long. Pairs with its fence: what is held before our look at whether it looks.
         fence(SeqCst);
@@ -348,7 +348,7 @@ fn release_held(sock: &Sock, room: &Room) -> bool {
     if room.tail == room.published {
         return false;
     }
-    sock.shared.intent.fetch_and(!intent::MORE, AcqRel);
+    let _ = sock.want_no_more(intent::MORE);
     advance(&pair.own().tail, room.published, room.tail)
 }
 

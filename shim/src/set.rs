@@ -19,7 +19,7 @@ use crate::channel::Quiet;
 use crate::fd_table::{Entry, Kind};
 use crate::handle::Sock;
 use crate::sys::{self, Errno, Sys};
-use crate::{channel, lane, numbers, process, ready};
+use crate::{channel, lane, numbers, poll_set, process, ready};
 
 /// What this process knows of a set beside what is shared.
 #[derive(Debug)]
@@ -286,8 +286,11 @@ impl SetRef {
         interest.set.store(self.index.wrapping_add(1), Relaxed);
         interest.spare.fetch_add(1, Release);
         let word = word(self.index, index, events);
-        let placed = members(sock).any(|cell| cell.compare_exchange(0, word, SeqCst, Relaxed).is_ok())
-            || members(sock).any(|cell| self.take_stale(cell, word));
+        let take_free = || members(sock).any(|cell| cell.compare_exchange(0, word, SeqCst, Relaxed).is_ok());
+        let placed = take_free() || members(sock).any(|cell| self.take_stale(cell, word)) || {
+            poll_set::clear_out(self.att);
+            take_free()
+        };
         if !placed {
             interest.set.store(0, Relaxed);
             free.set(index);

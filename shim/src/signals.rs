@@ -13,7 +13,7 @@
 //! among them; one that sleeps in the kernel's poll or epoll_wait has said on which bell. The program sees nothing of it: it is
 //! told of its own handler, which runs with its own mask, flags and stack, as if the kernel had called it.
 
-use core::ffi::c_int;
+use core::ffi::{c_int, c_ulong};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::{AtomicU32, AtomicUsize, compiler_fence};
 
@@ -236,6 +236,34 @@ pub fn all_restart() -> bool {
         let has_handler = action.handler > 1; // 0 is SIG_DFL, 1 is SIG_IGN.
         !has_handler || action.flags & libc::SA_RESTART as u64 != 0
     })
+}
+
+/// 1: a thread of this process was, or is being, cancelled.
+static CANCELS: AtomicU32 = AtomicU32::new(0);
+
+/// `pthread_cancel(3)`.
+///
+/// # Safety
+/// As `pthread_cancel`.
+pub unsafe fn pthread_cancel(thread: c_ulong) -> c_int {
+    // First: the thread looks when its cancellation is under way.
+    CANCELS.store(1, Relaxed);
+    // SAFETY: the program's own thread.
+    unsafe { real::pthread_cancel(thread) }
+}
+
+unsafe extern "C" {
+    fn pthread_testcancel();
+}
+
+/// At the head of a call that is a cancellation point (pthreads(7)): a thread that was cancelled ends here, though nothing makes it wait. Nothing
+/// may be held.
+#[inline]
+pub fn cancellation_point() {
+    if CANCELS.load(Relaxed) != 0 {
+        // SAFETY: it unwinds by the thread's own wish, through frames that have nothing to clean up.
+        unsafe { pthread_testcancel() };
+    }
 }
 
 /// Which handlers end a call that waits (signal(7)).

@@ -42,11 +42,9 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
     // done with it. A socket that is ours alone is taken from the hang-up beforehand; others are held until the end.
     let signals = Signals::of(sock);
     let private = !sock.is_shared();
-    let token = sock.shared.token.load(Relaxed);
+    let token = if private { sock.detach() } else { None };
     let mut held = None;
-    if private {
-        sock.shared.token.store(0, Release);
-    } else {
+    if !private {
         held = sys::fcntl(sock.fd, libc::F_DUPFD_CLOEXEC, 3).ok();
     }
     let swapped = sys::dup3(kernel, sock.fd, cloexec);
@@ -62,7 +60,7 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
             }
         }
         Err(_) => {
-            if private {
+            if let Some(token) = token {
                 sock.shared.token.store(token, Release);
             }
             fd_table::set(sock.fd, sock.entry);
@@ -78,6 +76,7 @@ fn put_at(sock: &Sock, kernel: c_int) -> Sys<()> {
 /// it, with `error` pending; the connection of `sock` is reset, once no other process has it.
 pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
     new.shared.options.copy_from(&sock.shared.options);
+    new.shared.busy_poll.store(sock.shared.busy_poll.load(Relaxed), Relaxed);
     options::keep_keys(sock, new);
     new.shared.error.store(error, Relaxed);
     let signals = Signals::of(sock);
@@ -90,7 +89,7 @@ pub fn anew(sock: &Sock, new: &Sock, error: c_int) -> Sys<()> {
     sock.shared.options.linger_s.store(0, Relaxed);
     sock.shared.options.flags.fetch_or(option::LINGER, Relaxed);
     if private {
-        sock.shared.token.store(0, Relaxed);
+        let _ = sock.detach();
         sock.intend(intent::CLOSE);
     }
     let placed = sys::dup3(new.fd, sock.fd, libc::O_CLOEXEC);

@@ -224,6 +224,7 @@ hooks! {
     exec::posix_spawn: posix_spawn(pid: *mut c_int, path: *const c_char, actions: *const c_void, attributes: *const c_void, arguments: *const *const c_char, environment: *const *const c_char) -> c_int;
     exec::add_dup2: posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, new: c_int) -> c_int;
     exec::posix_spawnp: posix_spawnp(pid: *mut c_int, file: *const c_char, actions: *const c_void, attributes: *const c_void, arguments: *const *const c_char, environment: *const *const c_char) -> c_int;
+    exec::system: system(command: *const c_char) -> c_int;
 
     exec::unsetenv: unsetenv(name: *const c_char) -> c_int;
 
@@ -243,6 +244,7 @@ hooks! {
     io_uring::queue_init: io_uring_queue_init(entries: c_uint, ring: *mut c_void, flags: c_uint) -> c_int;
     io_uring::queue_init_params: io_uring_queue_init_params(entries: c_uint, ring: *mut c_void, params: *mut c_void) -> c_int;
     io_uring::queue_init_mem: io_uring_queue_init_mem(entries: c_uint, ring: *mut c_void, params: *mut c_void, memory: *mut c_void, len: usize) -> c_int;
+    signals::pthread_cancel: pthread_cancel(thread: c_ulong) -> c_int;
     signals::siginterrupt: siginterrupt(signal: c_int, on: c_int) -> c_int;
     signals::sigaction: sigaction(signal: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int [__sigaction];
 }
@@ -297,6 +299,26 @@ pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
     match NonNull::new(LIBCS.load(Relaxed)) {
         // SAFETY: libc's function of this name has this type; the program's own arguments.
         Some(found) => unsafe { core::mem::transmute::<*mut (), Function>(found.as_ptr())(fd, mode) },
+        None => core::ptr::null_mut(),
+    }
+}
+
+/// `popen` returns a pointer, too.
+///
+/// # Safety
+/// As `popen`.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn popen(command: *const c_char, kind: *const c_char) -> *mut c_void {
+    type Function = unsafe extern "C" fn(*const c_char, *const c_char) -> *mut c_void;
+    static LIBCS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+    if LIBCS.load(Relaxed).is_null() {
+        LIBCS.store(find(c"popen"), Relaxed);
+    }
+    match NonNull::new(LIBCS.load(Relaxed)) {
+        Some(found) => exec::by_libc(|| {
+            // SAFETY: libc's function of this name has this type; the program's own arguments.
+            unsafe { core::mem::transmute::<*mut (), Function>(found.as_ptr())(command, kind) }
+        }),
         None => core::ptr::null_mut(),
     }
 }

@@ -100,6 +100,8 @@ pub fn option(word: &str) -> (i32, i32) {
         "PEERNAME" => (sol, libc::SO_PEERNAME),
         "MAX_PACING_RATE" => (sol, libc::SO_MAX_PACING_RATE),
         "SELECT_ERR_QUEUE" => (sol, libc::SO_SELECT_ERR_QUEUE),
+        "BUSY_POLL" => (sol, libc::SO_BUSY_POLL),
+        "PREFER_BUSY_POLL" => (sol, libc::SO_PREFER_BUSY_POLL),
         "PASSCRED" => (sol, libc::SO_PASSCRED),
         "ATTACH_REUSEPORT_EBPF" => (sol, libc::SO_ATTACH_REUSEPORT_EBPF),
         "INCOMING_NAPI_ID" => (sol, libc::SO_INCOMING_NAPI_ID),

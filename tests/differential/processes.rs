@@ -25,7 +25,7 @@ pub fn serve(fd: c_int, words: &Words) -> String {
     }
 }
 
-/// `pass NAME NEW`: NAME travels through a unix socket and is received as NEW.
+/// `pass NAME NEW [many]`: NAME travels through a unix socket and is received as NEW; `many`: by the calls for many messages.
 pub fn pass(fds: &mut Fds, words: &Words) -> String {
     let Ok((ours, theirs)) = std::os::unix::net::UnixDatagram::pair() else { return result(-1) };
     let mut control = [0u64; 4];
@@ -44,9 +44,17 @@ pub fn pass(fds: &mut Fds, words: &Words) -> String {
         (*one).cmsg_type = libc::SCM_RIGHTS;
         (*one).cmsg_len = libc::CMSG_LEN(4) as _;
         libc::CMSG_DATA(one).cast::<c_int>().write_unaligned(fds.number(words.get(1)));
-        if libc::sendmsg(ours.as_raw_fd(), &raw const header, 0) < 0
-            || libc::recvmsg(theirs.as_raw_fd(), &raw mut header, 0) < 0
-        {
+        let gone = if words.has("many") {
+            let mut list = [libc::mmsghdr { msg_hdr: header, msg_len: 0 }];
+            let gone = libc::sendmmsg(ours.as_raw_fd(), list.as_mut_ptr(), 1, 0) == 1
+                && libc::recvmmsg(theirs.as_raw_fd(), list.as_mut_ptr(), 1, 0, std::ptr::null_mut()) == 1;
+            header = list[0].msg_hdr;
+            gone
+        } else {
+            libc::sendmsg(ours.as_raw_fd(), &raw const header, 0) >= 0
+                && libc::recvmsg(theirs.as_raw_fd(), &raw mut header, 0) >= 0
+        };
+        if !gone {
             return result(-1);
         }
         let one = libc::CMSG_FIRSTHDR(&raw const header);

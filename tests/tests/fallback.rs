@@ -414,3 +414,26 @@ fn a_listener_with_an_option_of_the_kernels() {
     }
     program.signal(libc::SIGTERM);
 }
+
+const POLLS_BUSILY: &str = "import socket
+listener = socket.create_server(('127.0.0.1', 0))
+client = socket.socket()
+client.setsockopt(socket.SOL_SOCKET, 46, 50)
+client.setsockopt(socket.SOL_SOCKET, 69, 1)
+client.connect(listener.getsockname())
+server = listener.accept()[0]
+server.setsockopt(socket.SOL_SOCKET, 46, 20)
+print([end.getsockopt(socket.SOL_SOCKET, 46) for end in (client, server, listener)])";
+
+/// SO_BUSY_POLL, which those set who want it fast, makes no socket the kernel's.
+#[test]
+fn busy_polling_is_no_reason() {
+    if !is_root() {
+        return not_run("SO_BUSY_POLL needs root");
+    }
+    let lab = Lab::new("busy-poll");
+    let engine = Engine::start(&lab);
+    assert_eq!(lab.python(POLLS_BUSILY).under(&engine).ok().text().trim(), "[50, 20, 0]");
+    engine.went_through(1);
+    assert_eq!(engine.counters().get("connects_kernel"), 0);
+}

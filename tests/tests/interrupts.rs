@@ -29,6 +29,7 @@ static const char *names[] = {"recv", "poll", "poll of two", "select", "epoll_wa
 static struct sockaddr_in at;
 static int listener, pipes[2];
 static char bytes[BIG];
+static volatile int handled;
 
 static void noted(int signal) { (void)signal; }
 static void noted_too(int signal) { (void)signal; }
@@ -170,6 +171,42 @@ static void flags(int kind, int option) {
     if (fd != client) close(client);
 }
 
+/* A signal that waits and that the call alone lets in, whether or not it waits itself. */
+static void counted(int signal) { (void)signal; handled++; }
+static void let_in(void) {
+    struct timespec none = {0}, soon = {.tv_nsec = 20000000};
+    struct epoll_event event = {.events = EPOLLIN};
+    int client, server, set = epoll_create1(0);
+    sigset_t usr1, open;
+    fd_set list;
+    pair(&client, &server);
+    CHECK(set >= 0 && epoll_ctl(set, EPOLL_CTL_ADD, client, &event) == 0);
+    sigemptyset(&usr1), sigaddset(&usr1, SIGUSR1);
+    CHECK(pthread_sigmask(SIG_BLOCK, &usr1, &open) == 0);
+    install(counted, 0);
+    for (int round = 0; round < 12; round++) {
+        struct pollfd two[2] = {{.fd = client, .events = POLLIN}, {.fd = pipes[0], .events = POLLIN}};
+        int before = handled, result, ready = round / 3 % 2, kind = round % 3;
+        struct timespec *time = round < 6 ? &none : &soon;
+        if (ready) CHECK(send(server, "x", 1, 0) == 1 && poll(two, 1, 5000) == 1);
+        CHECK(raise(SIGUSR1) == 0);
+        FD_ZERO(&list); FD_SET(client, &list);
+        errno = 0;
+        if (kind == 0) result = ppoll(two, 2, time, &open);
+        else if (kind == 1) result = ppoll(two, 1, time, &open);
+        else result = pselect(client + 1, &list, NULL, NULL, time, &open);
+        printf("let in, %s, time %d: %d %s, handled %d\n", kind == 2 ? "pselect" : "ppoll", round >= 6, result, strerror(errno), handled - before);
+        struct timespec at_once = {0};
+        sigtimedwait(&usr1, NULL, &at_once);
+        if (ready) CHECK(recv(client, bytes, 1, 0) == 1);
+    }
+    CHECK(raise(SIGUSR1) == 0);
+    int before = handled, result = epoll_pwait(set, &event, 1, 0, &open);
+    printf("let in, epoll_pwait, time 0: %d, handled %d\n", result, handled - before);
+    CHECK(pthread_sigmask(SIG_SETMASK, &open, NULL) == 0);
+    close(set), close(client), close(server);
+}
+
 static const char *name(void *handler) {
     return handler == (void *)noted ? "noted" : handler == (void *)noted_too ? "noted_too" : handler == (void *)SIG_DFL ? "default"
         : handler == (void *)SIG_IGN ? "ignored" : "unknown";
@@ -214,6 +251,7 @@ int main(int count, char **words) {
     CHECK(getsockname(listener, (void *)&at, &size) == 0 && pipe(pipes) == 0);
     CHECK(signal(SIGPIPE, SIG_IGN) != SIG_ERR); /* A send to a marker. */
     handlers();
+    let_in();
     for (int kind = RECV; kind < CALLS; kind++) flags(kind, 0);
     flags(RECV, SO_RCVTIMEO);
     flags(SEND, SO_SNDTIMEO);

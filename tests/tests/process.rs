@@ -2,7 +2,7 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use utcp_tests::{Engine, Lab, is_root, not_run, on_kernel};
+use utcp_tests::{Engine, Lab, is_installed, is_root, not_run, on_kernel};
 
 /// A connection of a program with itself, and how much of its memory is there. `program` runs before and after it.
 fn script(before: &str, after: &str) -> String {
@@ -538,5 +538,89 @@ print('done')
         let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
         assert_eq!(lab.python(PROGRAM).under(&engine).ok().text(), "done\n");
         engine.went_through(3);
+    }
+}
+
+/// A shell by `system` and `popen` inherits what the program leaves open to it, as by exec.
+#[test]
+fn a_shell_inherits_connections() {
+    let lab = Lab::new("shell");
+    let engine = Engine::start(&lab);
+    let program = "
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None)
+libc.popen.restype = ctypes.c_void_p
+listener = socket.create_server(('127.0.0.1', 0))
+def pair(inheritable):
+    client = socket.create_connection(listener.getsockname(), timeout=20)
+    server = listener.accept()[0]
+    server.set_inheritable(inheritable)
+    return client, server
+def system(command): return os.waitstatus_to_exitcode(libc.system(command.encode()))
+def popen(command): return os.waitstatus_to_exitcode(libc.pclose(ctypes.c_void_p(libc.popen(command.encode(), b'r'))))
+for run in (system, popen):
+    client, server = pair(True)
+    print(run(f'echo hello >&{server.fileno()}'), client.recv(20))
+    client.sendall(b'to the child')
+    client.shutdown(socket.SHUT_WR)
+    print(run(f'cat <&{server.fileno()} >&{server.fileno()}'), client.recv(20))
+    server.close()
+    print(client.recv(20))
+    client, server = pair(False)
+    print(run(f'true 2>/dev/null >&{server.fileno()}') != 0)
+    server.sendall(b'still here')
+    print(client.recv(20))
+print(libc.system(None) != 0)
+";
+    let text = lab.python(program).under(&engine).ok().text();
+    let once = "0 b'hello\\n'\n0 b'to the child'\nb''\nTrue\nb'still here'\n";
+    assert_eq!(text, format!("{once}{once}True\n"));
+    engine.went_through(4);
+}
+
+const READS_STDIN: &str = r#"
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int main(void) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listener, (void *)&at, len) < 0 || listen(listener, 5) < 0 || getsockname(listener, (void *)&at, &len) < 0) return 1;
+    if (fork() == 0) {
+        char line[100];
+        int connection = accept(listener, NULL, NULL);
+        if (dup2(connection, 0) != 0 || dup2(connection, 1) != 1 || close(connection) < 0) return 1;
+        while (fgets(line, sizeof line, stdin)) printf("got %s", line), fflush(stdout);
+        return 0;
+    }
+    int client = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(client, (void *)&at, len) < 0 || send(client, "one\ntwo\n", 8, 0) != 8 || shutdown(client, SHUT_WR) < 0) return 1;
+    char bytes[100];
+    for (ssize_t got; (got = recv(client, bytes, sizeof bytes, 0)) > 0;) fwrite(bytes, 1, (size_t)got, stdout);
+    puts("end");
+    return 0;
+}
+"#;
+
+/// A server that makes a connection its standard streams and uses them by libc's stdio, without another program.
+#[test]
+fn a_connection_is_read_as_standard_input() {
+    if !is_installed("cc") {
+        return not_run("no C compiler");
+    }
+    let lab = Lab::new("stdin");
+    let (source, program) = (lab.file("stdin.c", READS_STDIN), lab.path("stdin"));
+    let _ = lab.run("cc").args(["-O1", "-Wall", "-Werror", "-o"]).arg(&program).arg(source).ok();
+    for path in ["on", "off"] {
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        assert_eq!(
+            lab.run(&program).under(&engine).ok().text(),
+            "got one\ngot two\nend\n",
+            "cut-through {path}"
+        );
+        engine.went_through(1);
     }
 }

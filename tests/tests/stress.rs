@@ -57,6 +57,17 @@ fn threads_on_shared_descriptors_cut_through() {
     stress("shared", "on", 5);
 }
 
+/// Who is late does nothing to the socket that has the place of the one that was meant.
+#[test]
+fn threads_that_are_late() {
+    stress("late", "off", 4);
+}
+
+#[test]
+fn threads_that_are_late_cut_through() {
+    stress("late", "on", 4);
+}
+
 #[test]
 fn signals() {
     stress("signals", "off", 4);

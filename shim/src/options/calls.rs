@@ -208,9 +208,17 @@ unsafe fn set(sock: &Sock, level: c_int, name: c_int, value: *const c_void, len:
         // SAFETY: as above. The engine reads them with the next SYN.
         return unsafe { keys::set(sock, value, len) };
     }
+    if let Meaning::BusyPoll = line.meaning {
+        // SAFETY: as above.
+        unsafe { judge::set(line, value, len) }?;
+        // SAFETY: as above.
+        let us = unsafe { super::int(level, value, len) }?;
+        sock.shared.busy_poll.store((us as u32).wrapping_add(1), Relaxed);
+        return Ok(());
+    }
     // SAFETY: as above.
     unsafe { store(&sock.shared.options, line, value, len) }?;
-    let told = sock.shared.intent.fetch_or(intent::OPTIONS, AcqRel) & intent::OPTIONS != 0;
+    let told = sock.want(intent::OPTIONS).is_none_or(|before| before & intent::OPTIONS != 0);
     if !told || matches!(line.meaning, Meaning::Flag(option::CORK | option::NODELAY)) {
         let begun = status::CONNECTING | status::CONNECTED | status::LISTENING;
         if sock.shared.status.load(Acquire) & begun != 0 {
@@ -556,6 +564,16 @@ unsafe fn load(sock: &Sock, options: &Options, line: &Line, answer: &mut Answer)
             // SAFETY: the caller's promise.
             unsafe { answer.put(mss) }
         }
+        Meaning::BusyPoll => match sock.shared.busy_poll.load(Relaxed) {
+            0 => {
+                // SAFETY: the caller's promise.
+                answer.given =
+                    unsafe { judge::get(domain(sock), line.level, line.name, answer.value, answer.room) }?;
+                Ok(())
+            }
+            // SAFETY: as above.
+            set => unsafe { answer.put(set.wrapping_sub(1)) },
+        },
         Meaning::FastOpenKey => match keys::of(sock) {
             // SAFETY: the caller's promise.
             Some(keys::Keys { words, count: 1 }) => unsafe { answer.put([words[0], words[1]]) },

@@ -18,6 +18,9 @@ pub fn replay(sock: &Sock, fd: c_int, inet6: bool) {
         replay_one(&sock.shared.options, line, fd);
     }
     keys::replay(sock, fd);
+    if let us @ 1.. = sock.shared.busy_poll.load(Relaxed) {
+        let _ = sys::setsockopt(fd, libc::SOL_SOCKET, libc::SO_BUSY_POLL, &us.wrapping_sub(1));
+    }
 }
 
 fn replay_one(options: &Options, line: &Line, fd: c_int) {
@@ -82,6 +85,9 @@ pub fn import(sock: &Sock, fd: c_int, inet6: bool) {
     let options = &sock.shared.options;
     options.reset();
     keys::import(sock, fd);
+    if let Ok(us) = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_BUSY_POLL) {
+        sock.shared.busy_poll.store((us as u32).wrapping_add(1), Relaxed);
+    }
     // Buffers count only if somebody set them; the kernel says so in bits (send 1, receive 2).
     const SO_BUF_LOCK: c_int = 72;
     let locked = sys::getsockopt_int(fd, libc::SOL_SOCKET, SO_BUF_LOCK).unwrap_or(0);
@@ -90,7 +96,7 @@ pub fn import(sock: &Sock, fd: c_int, inet6: bool) {
             Meaning::Buffer { .. } => locked & if line.name == libc::SO_SNDBUF { 1 } else { 2 } == 0,
             // What the kernel says then may be its own default.
             Meaning::MaxSeg | Meaning::Zero | Meaning::QuickAck | Meaning::Force { .. } => true,
-            Meaning::FastOpenKey => true,
+            Meaning::FastOpenKey | Meaning::BusyPoll => true,
             _ => line.level == libc::IPPROTO_IPV6 && !inet6,
         };
         if !skip {

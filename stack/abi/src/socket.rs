@@ -41,7 +41,8 @@ pub mod status {
     pub const CLOSED: u32 = 2048;
 }
 
-/// Bits of [`Socket::intent`]: what the program wants, read by the engine when the dirty bit is set.
+/// Bits of [`Socket::intent`]: what the program wants, read by the engine when the dirty bit is set. The bits above [`ALL`](intent::ALL) are
+/// the slot's generation: a thread that is late wants nothing of the slot's next use ([`Socket::intend`]).
 pub mod intent {
     /// A descriptor stands on this socket (it was accepted, or made by `socket`).
     pub const OWNED: u32 = 1;
@@ -63,7 +64,18 @@ pub mod intent {
     pub const START_MORE: u32 = 256;
     /// The program can't map its place in a pair region: the connection shall go by segments.
     pub const UNCUT: u32 = 512;
+    /// Every bit that says what is wanted; the others are the generation.
+    pub const ALL: u32 = (1 << super::GENERATION_BIT) - 1;
+
+    /// The word of a slot's `generation`-th use that wants `bits`.
+    #[must_use]
+    pub const fn of(generation: u32, bits: u32) -> u32 {
+        generation << super::GENERATION_BIT | bits & ALL
+    }
 }
+
+/// The lowest bit of the generation in [`Socket::intent`]: generations have 20 bits.
+const GENERATION_BIT: u32 = 12;
 
 /// What a program asks of the engine and waits for, one at a time per socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -522,8 +534,8 @@ pub struct Socket {
     pub epoch: AtomicU32,
     /// Process id of the program that uses it, for `utcp ss`.
     pub owner_pid: AtomicU32,
-    /// Room for what is to come.
-    pub spare: [AtomicU32; 1],
+    /// SO_BUSY_POLL plus one (microseconds), as somebody set it: 0 = nobody. An accepted socket starts with its listener's.
+    pub busy_poll: AtomicU32,
 }
 
 /// The first position of both streams of a slot in its `generation`-th use.
@@ -553,6 +565,33 @@ impl Socket {
         let behind = head.wrapping_sub(self.rx_seen.load(Ordering::Acquire));
         behind >= self.taken_step(capacity)
             || drained && self.status.load(Ordering::Relaxed) & status::ACK_WAITS != 0
+    }
+
+    /// Adds `bits` to what the program wants of the slot's `generation`-th use: what it wanted before. `None`: the slot is in another use,
+    /// of which nothing was said.
+    pub fn intend(&self, generation: u32, bits: u32) -> Option<u32> {
+        self.change_intent(generation, |wanted| wanted | bits)
+    }
+
+    /// The opposite of [`Self::intend`].
+    pub fn renounce(&self, generation: u32, bits: u32) -> Option<u32> {
+        self.change_intent(generation, |wanted| wanted & !bits)
+    }
+
+    fn change_intent(&self, generation: u32, change: impl Fn(u32) -> u32) -> Option<u32> {
+        let mut word = self.intent.load(Ordering::Relaxed);
+        loop {
+            if word & !intent::ALL != intent::of(generation, 0) {
+                return None;
+            }
+            let wanted = word & intent::ALL;
+            let new = intent::of(generation, change(wanted));
+            // SeqCst: the engine freezes positions and then looks at what was wanted, or the other way round.
+            match self.intent.compare_exchange_weak(word, new, Ordering::SeqCst, Ordering::Relaxed) {
+                Ok(_) => return Some(wanted),
+                Err(now) => word = now,
+            }
+        }
     }
 
     /// What was asked last, an [`OpCode`] as u32; 0 if it was asked of another use of the slot.
@@ -595,6 +634,29 @@ mod tests {
         let shared = SharedAddr::default();
         shared.store(addr);
         assert_eq!(shared.load(), addr);
+    }
+
+    /// A thread that closes, or shuts down, what the engine has taken back meanwhile does nothing to who has the slot by then.
+    #[test]
+    fn who_is_late_wants_nothing() {
+        // SAFETY: plain words; all zero is what a fresh region has.
+        let socket: Box<Socket> = unsafe { Box::new(std::mem::zeroed()) };
+        assert_eq!(socket.intend(0, intent::OWNED), Some(0));
+        assert_eq!(socket.intend(0, intent::CLOSE), Some(intent::OWNED));
+        for generation in [1, 2, 0xf_ffff] {
+            let begun = intent::of(generation, intent::OWNED);
+            socket.intent.store(begun, Ordering::Relaxed);
+            for late in [0, generation - 1, generation ^ 0x8_0000] {
+                let changed = [
+                    socket.intend(late, intent::CLOSE | intent::SHUT_WR),
+                    socket.renounce(late, intent::OWNED),
+                ];
+                assert_eq!((changed, socket.intent.load(Ordering::Relaxed)), ([None; 2], begun), "{late}");
+            }
+            assert_eq!(socket.intend(generation, intent::MORE), Some(intent::OWNED));
+            assert_eq!(socket.renounce(generation, intent::OWNED), Some(intent::OWNED | intent::MORE));
+            assert_eq!(socket.intent.load(Ordering::Relaxed) & intent::ALL, intent::MORE);
+        }
     }
 
     #[test]

@@ -51,6 +51,13 @@ static void listening(void) {
             for (int second = 0; second < 3; second++)
                 CASE_AND_LOOK((shutdown(fd, n), errno = 0, shutdown(fd, second)), "shutdown(%d, then %d)", n, second);
     }
+    for (size_t i = 0; i < COUNT(NUMBERS); i++) {
+        int n = NUMBERS[i];
+        if (n != 0)
+            CASE_AND_LOOK(dup3(1, fd, n), "dup3(file, fd, %d)", n); /* It stays what it is. */
+        CASE_AND_LOOK(dup3(fd, fd, n), "dup3(fd, fd, %d)", n);
+        CASE_AND_LOOK(dup3(fd, INT_MAX, n), "dup3(fd, INT_MAX, %d)", n);
+    }
     TRY_AND_LOOK((listen(fd, 1), errno = 0, listen(fd, 2)));
     TRY_AND_LOOK((shutdown(fd, SHUT_RDWR), errno = 0, listen(fd, 2)));
     for (size_t i = 0; i < COUNT(LENS); i++)

@@ -1,7 +1,7 @@
 /* Calls from everywhere at once: threads on shared descriptors, signal handlers that use the socket of the call they
  * interrupt, forks, cancelled threads, jumps out of handlers.
  *
- *   stress shared|signals|forks|cancel SECONDS SEED
+ *   stress shared|late|signals|forks|cancel SECONDS SEED
  *
  * Sockets of one owner carry numbered bytes, and every one is checked; on the others anything may come of a call but a crash or
  * a hang. At the end all descriptors are closed and counted, "done" is printed, and the program waits to be ended, so that
@@ -15,6 +15,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -209,6 +210,80 @@ static void many_threads(unsigned seed) {
     for (int at = 0; at < SHARED; at++)
         if (shared[at] >= 0) close(shared[at]);
     for (int at = 0; at < 4; at++) CHECK(close(ours[at][0]) == 0 && close(ours[at][1]) == 0);
+}
+
+/* ---- late: who shuts a number down finds something else there by then; who has connections of his own notices nothing */
+
+#define TARGETS 4
+static atomic_int targets[TARGETS];
+static int marker[2];
+
+/* A listener, and connections to it alone. */
+struct door { int fd; struct sockaddr_in at; };
+
+static void meet(const struct door *door, int ends[2]) {
+    struct linger at_once = {.l_onoff = 1};
+    CHECK((ends[0] = socket(AF_INET, SOCK_STREAM, 0)) >= 0 && connect(ends[0], (void *)&door->at, sizeof door->at) == 0);
+    CHECK(setsockopt(ends[0], SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
+    CHECK((ends[1] = accept(door->fd, NULL, NULL)) >= 0);
+}
+
+static void *shut_down(void *seed_of) {
+    unsigned seed = (unsigned)(size_t)seed_of;
+    for (; !over(); atomic_fetch_add(&moves, 1)) {
+        int fd = atomic_load(&targets[next(&seed) % TARGETS]);
+        if (fd >= 0) shutdown(fd, (int)(next(&seed) % 3));
+    }
+    return NULL;
+}
+
+static void *replace(void *seed_of) {
+    unsigned seed = (unsigned)(size_t)seed_of;
+    struct door door;
+    int target = dup(marker[0]), ends[2];
+    CHECK(target >= 0 && (door.fd = listen_here(&door.at)) >= 0);
+    atomic_store(&targets[seed % TARGETS], target);
+    while (!over()) {
+        meet(&door, ends);
+        CHECK(dup2(ends[0], target) == target && close(ends[0]) == 0);
+        for (unsigned yields = next(&seed) % 4; yields > 0; yields--) sched_yield();
+        CHECK(dup2(marker[0], target) == target && close(ends[1]) == 0);
+        atomic_fetch_add(&moves, 1);
+    }
+    CHECK(close(door.fd) == 0);
+    return NULL; /* The number stays: somebody may be about to use it. */
+}
+
+static void *meet_and_talk(void *seed_of) {
+    unsigned seed = (unsigned)(size_t)seed_of;
+    struct door door = {0};
+    int ends[2];
+    CHECK((door.fd = listen_here(&door.at)) >= 0);
+    while (!over()) {
+        unsigned long there = 0, arrived = 0;
+        meet(&door, ends);
+        for (unsigned rounds = next(&seed) % 4; rounds > 0; rounds--) {
+            sched_yield();
+            send_numbered(ends[0], &there, 100);
+            receive_numbered(ends[1], &arrived, 100);
+        }
+        CHECK(close(ends[0]) == 0 && close(ends[1]) == 0);
+    }
+    CHECK(close(door.fd) == 0);
+    return NULL;
+}
+
+static void late(unsigned seed) {
+    pthread_t threads[16];
+    for (int at = 0; at < TARGETS; at++) targets[at] = -1;
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, marker) == 0);
+    for (int at = 0; at < 16; at++) {
+        void *(*body)(void *) = at < TARGETS ? replace : at < 12 ? shut_down : meet_and_talk;
+        CHECK(pthread_create(&threads[at], NULL, body, (void *)(size_t)(seed * TARGETS + (unsigned)at)) == 0);
+    }
+    for (int at = 0; at < 16; at++) CHECK(pthread_join(threads[at], NULL) == 0);
+    for (int at = 0; at < TARGETS; at++) CHECK(close(targets[at]) == 0);
+    CHECK(close(marker[0]) == 0 && close(marker[1]) == 0);
 }
 
 /* ---- signals: the handler sends and peeks on the socket of the call that it interrupts */
@@ -428,6 +503,7 @@ int main(int count, char **words) {
     CHECK(pthread_create(&watchdog, NULL, watch, NULL) == 0);
     CHECK(pthread_sigmask(SIG_SETMASK, &none, NULL) == 0);
     if (!strcmp(words[1], "shared")) many_threads(seed);
+    else if (!strcmp(words[1], "late")) late(seed);
     else if (!strcmp(words[1], "signals")) signals(seed);
     else if (!strcmp(words[1], "forks")) forks(seed);
     else if (!strcmp(words[1], "cancel")) cancel(seed);

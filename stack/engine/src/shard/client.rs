@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use utcp_abi::Region;
 use utcp_abi::layout::{ARENA, ARENA_LEN, INFOS, REGION_LEN, SETS_MAX, SOCKETS_MANY, SOCKETS_MAX};
-use utcp_abi::socket::{Addr, BufRef, Socket, first_position};
+use utcp_abi::socket::{Addr, BufRef, Socket, first_position, intent};
 
 use super::pairs::End;
 use super::streams::Buffers;
@@ -259,16 +259,18 @@ impl Client {
         let socket = self.region.socket(sock)?;
         let generation = socket.generation.load(Ordering::Relaxed).wrapping_add(1) & 0xf_ffff;
         socket.generation.store(generation, Ordering::Release);
+        // From here on nobody who means the last use wants anything.
+        socket.intent.store(intent::of(generation, 0), Ordering::Release);
         for word in [
             &socket.status,
             &socket.shard,
             &socket.listener,
-            &socket.intent,
             &socket.token,
             &socket.file,
             &socket.epoch,
             &socket.owner_pid,
             &socket.op_code,
+            &socket.busy_poll,
         ] {
             // Release: who reads a word of the next use sees that the generation is another.
             word.store(0, Ordering::Release);

@@ -195,7 +195,8 @@ fn copy_words(old: &Socket, new: &Socket, to_sock: u32) {
     let member = Member { set: crate::relay::SET, interest: to_sock, events, exclusive: false };
     new.members[0].store(member.pack(), Ordering::SeqCst);
     let shut = old.intent.load(Ordering::Acquire) & (intent::SHUT_RD | intent::SHUT_WR);
-    new.intent.store(intent::OWNED | intent::OPTIONS | shut, Ordering::Release);
+    let wanted = intent::OWNED | intent::OPTIONS | shut;
+    new.intent.store(intent::of(new.generation.load(Ordering::Relaxed), wanted), Ordering::Release);
     new.status.store(old.status.load(Ordering::Acquire), Ordering::Release);
 }
 
