@@ -69,11 +69,6 @@ impl Buffers {
         Self { first, ..self }
     }
 
-    /// Bytes of a buffer.
-    pub(crate) fn size(self) -> u32 {
-        self.stride
-    }
-
     /// Whether a slot may have buffer `index`.
     pub(crate) fn contains(self, index: u32) -> bool {
         (self.first..self.count).contains(&index)
@@ -192,7 +187,9 @@ impl SlotRing {
     fn extent(&self, slot: Slot) -> Option<(u32, u32)> {
         let offset = u32::try_from(slot.ptr & self.offset_mask).ok()?;
         let len = u32::from(slot.len);
-        (self.bufs.contains(slot.buf) && offset + len <= self.bufs.stride).then_some((offset, len))
+        // Slot and mask are the other side's words: the sum of what they say may not fit one.
+        let end = offset.checked_add(len)?;
+        (self.bufs.contains(slot.buf) && end <= self.bufs.stride).then_some((offset, len))
     }
 
     /// Copies `bytes` to where `slot` says the frame is; `false` if they don't fit there.
@@ -270,14 +267,14 @@ impl SlotRing {
     }
 
     /// Bytes of the longest frame of ours.
-    pub(crate) fn room_bytes(&self) -> usize {
-        (self.bufs.stride - self.offset).min(u32::from(u16::MAX)) as usize
+    pub(crate) fn room_bytes(&self) -> u32 {
+        (self.bufs.stride - self.offset).min(u32::from(u16::MAX))
     }
 
     /// Room for a frame in a buffer that the caller owns, which stands in no slot or in one of ours; `None`: there is no such
     /// buffer.
     pub(crate) fn room(&mut self, buf: u32) -> Option<&mut [u8]> {
-        let (offset, room) = (self.offset as usize, self.room_bytes());
+        let (offset, room) = (self.offset as usize, self.room_bytes() as usize);
         self.buffer(Slot { buf, ..Slot::default() })?.get_mut(offset..offset + room)
     }
 
@@ -559,7 +556,7 @@ impl TxSlot<'_> {
     /// Where the frame begins, and how long it may be: a slot says so in 16 bits, and a buffer may have 64 KiB.
     fn room(&self) -> (NonNull<u8>, usize) {
         let SlotRing { bufs, offset, .. } = &*self.ring;
-        (bufs.at(self.slot.buf, *offset), (bufs.stride - offset).min(u32::from(u16::MAX)) as usize)
+        (bufs.at(self.slot.buf, *offset), self.ring.room_bytes() as usize)
     }
 }
 

@@ -243,6 +243,27 @@ const ETHTOOL_GRXFH: u32 = 0x29;
 /// Entries and key bytes that are believed.
 const RSS_MAX: u32 = 4096;
 
+/// While the descriptor is open, the interface takes frames for every group of the link, whoever has asked for them
+/// (`PACKET_MR_ALLMULTI`, packet(7)). It hears none of them itself.
+///
+/// # Errors
+/// No right to packet sockets, or no such interface.
+pub(crate) fn all_groups(index: u32) -> io::Result<OwnedFd> {
+    // SAFETY: makes a descriptor, touches no memory.
+    let socket = own(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+    let wish = libc::packet_mreq {
+        mr_ifindex: i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?,
+        mr_type: u16::try_from(libc::PACKET_MR_ALLMULTI).unwrap_or(0),
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    let len = libc::socklen_t::try_from(size_of_val(&wish)).unwrap_or(0);
+    let (level, name) = (libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP);
+    // SAFETY: the kernel reads one wish, which lives until the call returns.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const wish).cast(), len) })?;
+    Ok(socket)
+}
+
 fn ioctl_socket() -> io::Result<OwnedFd> {
     // SAFETY: makes a descriptor, touches no memory.
     own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) })

@@ -25,6 +25,7 @@ mod told;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use utcp_engine::control::{Surroundings, run_in};
@@ -34,6 +35,9 @@ use utcp_netmap_io::{Device, OpenOptions, Port, PortError};
 
 /// Name of the NIC, and of the kernel's device.
 const NIC: &str = "nm0";
+/// The NIC was pulled out, and nobody has opened it since. Its interface went with it and came back without addresses: the kernel has no
+/// use for what comes by it. (Here the kernel's device is there all the time.)
+static BARE: AtomicBool = AtomicBool::new(false);
 /// Frames that may wait for the kernel, if none is to be lost.
 const ROOM: usize = 1 << 17;
 /// Between two looks.
@@ -150,6 +154,7 @@ fn watch(provider: &Provider, shape: NicShape, file: &std::path::Path) {
             if present {
                 let _ = provider.add_nic(NIC, shape);
             } else {
+                BARE.store(true, Ordering::Relaxed);
                 provider.remove(NIC);
             }
         }
@@ -172,6 +177,10 @@ fn pump(
     patience: Duration,
 ) -> Result<bool, PortError> {
     let mut moved = tap.rx_sync()? > 0;
+    if side == Side::Nic && BARE.load(Ordering::Relaxed) {
+        BARE.store(!provider.is_read(NIC), Ordering::Relaxed);
+        tap.rx().for_each(drop);
+    }
     for frame in tap.rx() {
         let ring = u16::from(frame.last().copied().unwrap_or(0)) % rings;
         let until = Instant::now() + patience;

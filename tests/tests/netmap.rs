@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
 use utcp_tests::{
-    Engine, Host, Lab, Net, Run, Running, WAIT, bracketed, ip, is_root, not_run, on_kernel, release_file,
-    repository, wait_until,
+    Download, Engine, Host, Lab, Net, Run, Running, WAIT, bracketed, ip, is_root, not_run, on_kernel,
+    release_file, repository, wait_until,
 };
 
 /// Our host's addresses on the NIC, and the other one's at the end of the cable.
@@ -273,6 +273,24 @@ print('served')"
     engine.went_through(2);
 }
 
+/// The NIC carries less than before, and more again, under a connection.
+#[test]
+fn the_mtu_of_a_nic_shrinks_and_grows() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("netmap-mtu"), Net::new());
+    let engine = engine(&lab, &net, 1, "netmap:nm0");
+    let nginx = Nginx::start(&lab, &engine);
+    let file = lab.random_file("www/big", 24_000_000);
+    let url = format!("http://{}:{}/big", OURS[0], nginx.port);
+    let download = Download::start(&lab, &net.client, &url, "got");
+    for (mtu, mss) in [(1500, "mss:1448"), (1000, "mss:948"), (1500, "mss:1448")] {
+        ip(&lab, &net.server, &format!("link set nm0 mtu {mtu}"));
+        wait_for_link(&engine, mss);
+    }
+    download.end(&file);
+    engine.went_through(1);
+}
+
 /// The same where `utcp switch` has the NIC, beside the kernel: it answers while the interface is down, and its stack's
 /// connections go on when it is up.
 #[test]
@@ -375,6 +393,33 @@ fn a_host_of_its_own_has_all_rings_of_a_nic() {
         assert!(counters.get(&format!("netmap:nm0-{ring}.rx_frames")) > 500, "frames came to both rings");
         assert_eq!(counters.get(&format!("netmap:nm0-{ring}.to_host")), 0);
     }
+    engine.wait_until_empty(WAIT);
+}
+
+/// The host's rings alone: a host of its own, whose only neighbour is the kernel of this one.
+#[test]
+fn the_kernel_is_a_neighbour_by_the_hosts_rings() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("netmap-neighbour"), Net::new());
+    let own = ["10.88.0.3", "fd00:88::3"];
+    let device = format!("netmap:nm0^,addr={}/24,addr={}/64", own[0], own[1]);
+    let engine = engine(&lab, &net, 1, &device);
+    for addr in own {
+        ping(&lab, &net.server, addr);
+    }
+    let nginx = Nginx::start(&lab, &engine);
+    let file = lab.random_file("www/big", 3_000_000);
+    let got = lab.path("got");
+    let kernels = http_server(&lab, &net.server);
+    for (own, kernel) in own.into_iter().zip(OURS) {
+        let url = format!("http://{}:{}/big", bracketed(own), nginx.port);
+        let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).ok();
+        assert_eq!(lab.digest(&got), lab.digest(&file), "{url}");
+        let url = format!("http://{}:{}/big", bracketed(kernel), kernels.0);
+        let _ = curl(&lab, &net.server, &url).arg("-o").arg(&got).under(&engine).ok();
+        assert_eq!(lab.digest(&got), lab.digest(&file), "{url}");
+    }
+    engine.went_through(2);
     engine.wait_until_empty(WAIT);
 }
 

@@ -298,3 +298,60 @@ impl LoopStopper {
         control::stop_loop(&*self.0.handle)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::netmap::region::{Region, Side};
+    use crate::provider::Shape;
+    use crate::{OpenOptions, RxRing, TxRing};
+
+    #[track_caller]
+    fn until(what: &str, mut done: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !done() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Nobody makes a call for the port: what its words say outside of its rings goes out, comes in, and is given back.
+    #[test]
+    fn frames_pass_by_the_loop() {
+        let provider = Provider::new(Shape::default()).unwrap();
+        let admin = Admin::from(provider.clone());
+        let mut peer = provider.open("vale0:p", &OpenOptions::default()).unwrap().ports.remove(0);
+        let looped = admin.looped("vale0:k").unwrap();
+        let bytes = usize::try_from(admin.port("vale0:k").unwrap().mem_size).unwrap();
+        let memory = Arc::new(looped.0.handle.map(bytes).unwrap());
+        // The first interface of its memory.
+        let region = Region::new(memory, 0).unwrap();
+        let [mut tx, mut rx] = [true, false].map(|tx| region.ring(tx, Side::Nic, 0).unwrap());
+        let Csb { to_kernel, to_user } = &looped.0._csb;
+        let (stopper, this) = (looped.stopper(), Looped(looped.0.clone()));
+        let thread = std::thread::spawn(move || this.run(100));
+        let frame = |n: u8| [&[0xff; 6][..], &[2, 0, 0, 0, 0, n], &[0x88, 0xb5, n]].concat();
+        for n in 1..=3_u8 {
+            assert!(TxRing::new(&mut tx.slots).push(&frame(n)));
+            to_kernel[0].cur.store(n.into(), Ordering::Release);
+            to_kernel[0].head.store(n.into(), Ordering::Release);
+            until("the loop sends it", || to_user[0].hwcur.load(Ordering::Acquire) == u32::from(n));
+            until("it comes", || peer.rx_sync().unwrap() == 1);
+            assert_eq!(peer.rx().next().unwrap().bytes(), frame(n));
+            assert!(peer.tx().push(&frame(n + 100)));
+            peer.tx_sync().unwrap();
+            until("the loop shows what came", || to_user[1].hwtail.load(Ordering::Acquire) == u32::from(n));
+            rx.slots.tail = n.into();
+            assert_eq!(RxRing::new(&mut rx.slots).next().unwrap().bytes(), frame(n + 100));
+            to_kernel[1].cur.store(n.into(), Ordering::Release);
+            to_kernel[1].head.store(n.into(), Ordering::Release);
+            until("the loop takes it back", || to_user[1].hwcur.load(Ordering::Acquire) == u32::from(n));
+        }
+        stopper.stop().unwrap();
+        thread.join().unwrap().unwrap();
+        assert_eq!(provider.violations(), Vec::<String>::new());
+    }
+}

@@ -124,7 +124,7 @@ impl ToHost {
 
     /// Takes a frame that is longer than a buffer: all of its fragments, or none, with which the kernel could do nothing.
     fn pass_long(&mut self, frame: &[u8], counters: &mut Counters) -> Result<(), PortError> {
-        let Some(cut) = Cut::new(frame, self.sides.tx.slots.room_bytes(), &mut self.ident) else {
+        let Some(cut) = Cut::new(frame, self.sides.tx.slots.room_bytes() as usize, &mut self.ident) else {
             counters.to_host_dropped += 1;
             return Ok(());
         };

@@ -30,12 +30,18 @@ pub(crate) struct NetmapIf {
 
 const _: () = {
     assert!(size_of::<NetmapIf>() == 56);
+    assert!(std::mem::offset_of!(NetmapIf, version) == 16);
+    assert!(std::mem::offset_of!(NetmapIf, flags) == 20);
     assert!(std::mem::offset_of!(NetmapIf, tx_rings) == 24);
+    assert!(std::mem::offset_of!(NetmapIf, rx_rings) == 28);
     assert!(std::mem::offset_of!(NetmapIf, bufs_head) == 32);
+    assert!(std::mem::offset_of!(NetmapIf, host_tx_rings) == 36);
+    assert!(std::mem::offset_of!(NetmapIf, host_rx_rings) == 40);
 };
 
-/// The part of `struct netmap_ring` in front of its slots.
-#[repr(C, align(128))]
+/// The part of `struct netmap_ring` in front of its slots. The published one is aligned to 128 bytes, on which nothing depends
+/// here: where a ring begins is told by memory that others may write.
+#[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NetmapRing {
     /// From this structure to buffer 0.
@@ -66,10 +72,15 @@ pub(crate) struct NetmapRing {
 
 const _: () = {
     assert!(size_of::<NetmapRing>() == SLOTS_OFFSET);
+    assert!(align_of::<NetmapRing>() == align_of::<u64>());
     assert!(std::mem::offset_of!(NetmapRing, num_slots) == 8);
+    assert!(std::mem::offset_of!(NetmapRing, buf_size) == 12);
+    assert!(std::mem::offset_of!(NetmapRing, ring_id) == 16);
+    assert!(std::mem::offset_of!(NetmapRing, dir) == 18);
     assert!(std::mem::offset_of!(NetmapRing, head) == 20);
     assert!(std::mem::offset_of!(NetmapRing, cur) == 24);
     assert!(std::mem::offset_of!(NetmapRing, tail) == 28);
+    assert!(std::mem::offset_of!(NetmapRing, flags) == 32);
     assert!(std::mem::offset_of!(NetmapRing, time) == 40);
     assert!(std::mem::offset_of!(NetmapRing, offset_mask) == 56);
     assert!(std::mem::offset_of!(NetmapRing, buf_align) == 64);

@@ -43,7 +43,7 @@ mod tests;
 pub(crate) mod user;
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use crate::sys::Flags;
@@ -52,7 +52,7 @@ use crate::{
 };
 use beside::Beside;
 use sides::Sides;
-use sys::Module;
+use sys::{Handle, Module};
 
 /// How soon to look again while frames wait for room that no descriptor tells of.
 const RETRY: Duration = Duration::from_millis(1);
@@ -74,6 +74,10 @@ struct NetmapPort {
     sides: Sides,
     /// The kernel goes on using the NIC.
     beside: Option<Beside>,
+    /// Rings that have to be in netmap mode for ours to get frames.
+    _held: Option<Box<dyn Handle>>,
+    /// Has the NIC take frames for every group: neighbour discovery asks by groups, and a NIC leaves out those that nobody wants.
+    _groups: Option<OwnedFd>,
     /// The caller said that it sleeps.
     armed: bool,
     /// The interface is down: a call would not return.

@@ -79,6 +79,7 @@ impl Opener<'_> {
             return self.open_beside(rings);
         }
         let mut ports = Vec::new();
+        let held = self.hold_nic(rings)?;
         if matches!(rings, Rings::All | Rings::AllAndHost) && self.is_virtual() && self.pairs_made() == 1 {
             ports.push(self.port(self.nic(Mode::AllNic, 0))?);
         } else if matches!(rings, Rings::All | Rings::One(_) | Rings::AllAndHost) {
@@ -99,8 +100,25 @@ impl Opener<'_> {
             }
             Rings::All | Rings::One(_) => {}
         }
+        if let Some(first) = ports.first_mut() {
+            first._held = held;
+        }
         let ports = ports.into_iter().map(finished).collect::<Result<_, _>>()?;
         Ok(Device { ports, steering: None })
+    }
+
+    /// With the host's rings alone: binds the NIC's for sending, and leaves them alone. What the kernel sends comes to the host's rings only
+    /// while those of the NIC that it would leave by are in netmap mode.
+    fn hold_nic(&mut self, rings: Rings) -> Result<Option<Box<dyn Handle>>, PortError> {
+        let NetmapOptions { tx_only, monitor_rx, monitor_tx, .. } = *self.wishes;
+        let alone = matches!(rings, Rings::Host | Rings::OneHost(_));
+        if !alone || self.is_virtual() || tx_only || monitor_rx || monitor_tx {
+            return Ok(None);
+        }
+        let handle = self.handle()?;
+        let wanted = Wanted { ways: Ways::Tx, ..self.nic(Mode::AllNic, 0) };
+        self.register(&*handle, wanted)?;
+        Ok(Some(handle))
     }
 
     /// The NIC's rings with the kernel's behind them.
@@ -249,9 +267,23 @@ impl Opener<'_> {
             caps.mtu = interface.as_ref().map_or(MTU, |interface| interface.mtu);
             caps.mtu_max = caps.mtu_max.max(caps.mtu);
         }
+        // The kernel beside us asks for the groups of its own addresses; ours nobody knows. Without the right to, IPv4 is left.
+        let station = wanted.side == Side::Nic && wanted.ways != Ways::Tx && !self.options.beside_kernel;
+        let groups = caps.ifindex.filter(|_| station).and_then(|index| crate::sys::all_groups(index).ok());
         let flags = caps.ifindex.map(crate::sys::Flags::of).transpose();
         let flags = flags.map_err(|error| PortError::io("making a socket to ask for flags by", error))?;
-        Ok(NetmapPort { caps, sides, beside: None, armed: false, down: false, flags, doubt: false, header })
+        Ok(NetmapPort {
+            caps,
+            sides,
+            beside: None,
+            _held: None,
+            _groups: groups,
+            armed: false,
+            down: false,
+            flags,
+            doubt: false,
+            header,
+        })
     }
 
     /// Whether frames may begin with a virtio-net header.
@@ -442,11 +474,11 @@ impl Opener<'_> {
     fn caps(&self, wanted: Wanted, sides: &Sides, reply: &Register, interface: Option<&Interface>) -> Caps {
         let name = self.ring_name(wanted);
         let some = if sides.has_tx { &sides.tx } else { &sides.rx };
-        let buf_size = some.buf_size().min(u32::from(u16::MAX));
+        let buf_size = some.slots.room_bytes();
         let mtu = interface.map_or(MTU, |interface| interface.mtu);
         // The module binds such an interface only if its driver can put a frame into several slots.
         let long = mtu > buf_size && wanted.side == Side::Nic && self.options.frame_size.is_none();
-        let buf_room = self.options.frame_size.unwrap_or(buf_size).min(buf_size) - LINK_HEADER;
+        let buf_room = self.options.frame_size.unwrap_or(buf_size).min(buf_size).saturating_sub(LINK_HEADER);
         let long_room = u32::from(u16::MAX) - LINK_HEADER;
         let old = if self.dialect == Dialect::Today { "" } else { " (old interface)" };
         let slots =
@@ -458,9 +490,12 @@ impl Opener<'_> {
             interface: interface.map(|interface| interface.name.clone()),
             ifindex: interface.map(|interface| interface.index),
             queue: wanted.ring,
-            mac: interface.map_or_else(|| station(&name), |interface| interface.mac),
+            // At the host's rings the interface's own address is the kernel's, at the other side.
+            mac: interface
+                .filter(|_| wanted.side == Side::Nic)
+                .map_or_else(|| station(&name), |interface| interface.mac),
             mtu: mtu.min(if long { long_room } else { buf_room }),
-            mtu_max: if long { long_room } else { buf_size - LINK_HEADER },
+            mtu_max: if long { long_room } else { buf_size.saturating_sub(LINK_HEADER) },
             frame_bytes_max: buf_size,
             rx_slots: slots(sides.has_rx, &sides.rx),
             tx_slots: slots(sides.has_tx, &sides.tx),

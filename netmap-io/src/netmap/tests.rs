@@ -3,11 +3,12 @@
 mod beside;
 mod hostile;
 mod long;
+mod requests;
 
 use super::*;
 use crate::conformance::{self, Pair};
 use crate::provider::{Driver, NicShape, Provider, Shape, Side};
-use crate::testing::{Network, skip_without};
+use crate::testing::{MAC_A, Network, skip_without};
 
 const ONE: NicShape = NicShape { rings: 1, host_rings: 1, slots: 64, mtu: 1500, driver: Driver::Native };
 
@@ -79,6 +80,53 @@ fn emulated_nics_conform() {
 fn two_ports_of_a_switch_conform() {
     conforms(&provider(Shape::default()), "vale0:a", "vale0:b");
     conforms(&provider(Shape::default()), "vale0:a@conf:slots=64", "vale0:b@conf:slots=64");
+}
+
+/// Frames that begin somewhere in their buffers, by one end's wish or by both ends'.
+#[test]
+fn frames_at_offsets_conform() {
+    conforms(&joined(Shape::default()), "netmap:nma-0@offset=64", "netmap:nmb-0");
+    conforms(&joined(Shape::default()), "netmap:nma-1", "netmap:nmb-1@offset:initial=101,bits=10");
+    conforms(&joined(Shape::default()), "netmap:nma-1@offset=500", "netmap:nmb-1@offset=2");
+}
+
+/// What an offset takes from a buffer, a frame has not: longer ones go out and come in several.
+#[test]
+fn an_offset_leaves_less_room() {
+    let provider = joined(Shape::default());
+    let mut a = open_one(&provider, "netmap:nma-0@offset=64");
+    assert_eq!((a.caps().frame_bytes_max, a.caps().mtu, a.caps().mtu_max), (1984, 1500, 1966));
+    assert_eq!(a.tx().slot().unwrap().len(), 1984);
+    assert!(a.tx().push(&[7; 1984]) && !a.tx().push(&[7; 1985]));
+    let mut b = open_one(&provider, "netmap:nmb-0@offset=1000");
+    a.tx_sync().unwrap();
+    b.rx_sync().unwrap();
+    assert_eq!(b.rx().map(|frame| frame.to_vec()).collect::<Vec<_>>(), [[7; 1984]]);
+    drop((a, b));
+    assert_eq!((provider.violations(), provider.check_buffers()), (vec![], Ok(())));
+    // Whoever is next finds rings without offsets.
+    conforms(&provider, "netmap:nma-0", "netmap:nmb-0");
+}
+
+/// From a ring without offsets to one with them a frame is copied, since its buffer says nothing of where it begins.
+#[test]
+fn between_offsets_and_none_frames_are_copied() {
+    let provider = provider(Shape::default());
+    for name in ["nma", "nmb"] {
+        provider.add_nic(name, ONE).unwrap();
+    }
+    for names in [["netmap:nma@offset=64", "netmap:nmb"], ["netmap:nma", "netmap:nmb@offset=64"]] {
+        let [mut a, mut b] = names.map(|name| open_one(&provider, name));
+        assert!(provider.send("nma", Side::Nic, 0, b"goes through"));
+        a.rx_sync().unwrap();
+        let (mut rx, mut tx) = (a.rx(), b.tx());
+        assert!(rx.forward(&mut tx) && rx.is_empty());
+        b.tx_sync().unwrap();
+        a.rx_sync().unwrap();
+        assert_eq!(provider.receive("nmb", Side::Nic), [(0, b"goes through".to_vec())], "{names:?}");
+        drop((a, b));
+        assert_eq!((provider.violations(), provider.check_buffers()), (vec![], Ok(())));
+    }
 }
 
 /// Slots change places between the ends: what one end puts into a slot is what the other one gives back.
@@ -168,9 +216,20 @@ fn what_does_not_fit_is_refused_with_a_reason() {
     provider.add_nic("nma", NicShape { mtu: 9000, driver: Driver::Emulated, ..ONE }).unwrap();
     let words = error(&provider, "netmap:nma");
     assert!(words.contains("netmap's buffers are shorter than its MTU"), "{words}");
-    provider.add_nic("nmb", ONE).unwrap();
+    provider.add_nic("nmb", NicShape { driver: Driver::Emulated, ..ONE }).unwrap();
     let words = error(&provider, "netmap:nmb@offset=64");
     assert!(words.contains("the module refuses it: Operation not supported"), "{words}");
+    provider.add_nic("nmc", ONE).unwrap();
+    for (option, why) in
+        [("offset=2049", "Invalid argument"), ("offset:initial=64,bits=6", "Invalid argument")]
+    {
+        let words = error(&provider, &format!("netmap:nmc@{option}"));
+        assert!(words.contains("netmap:nmc@offset") || words.contains("nmc@offset"), "{words}");
+        assert!(words.contains(why), "{option}: {words}");
+    }
+    let _held = open_one(&provider, "netmap:nmc@offset=64");
+    let words = error(&provider, "netmap:nmc@offset=65");
+    assert!(words.contains("Device or resource busy"), "{words}");
 }
 
 #[test]
@@ -306,6 +365,63 @@ fn an_interface_that_is_down_is_not_asked() {
     port.set_up(true);
     port.tx_sync().unwrap();
     assert_eq!(provider.receive("nma", Side::Nic), [(0, b"later".to_vec())]);
+}
+
+/// Whoever is a host of its own on a NIC is asked for by groups that nobody else wants (RFC 4291 §2.7.1), which the NIC would leave out.
+#[test]
+fn a_host_of_its_own_hears_every_group() {
+    skip_without!(namespaces);
+    let net = Network::new(1, 1500);
+    let provider = provider(Shape::default());
+    provider.add_nic("nio-a", ONE).unwrap();
+    let all = || {
+        let ip = || std::process::Command::new("ip").args(["-d", "link", "show", "nio-a"]).output().unwrap();
+        let told = String::from_utf8(net.a.run(ip).stdout).unwrap();
+        assert!(told.contains("allmulti "), "this `ip` tells nothing of it: {told}");
+        told.contains("allmulti 1")
+    };
+    let open = |device: &'static str, beside_kernel: bool| {
+        let nic = provider.clone();
+        let options = OpenOptions { beside_kernel, ..OpenOptions::default() };
+        net.a.run(move || nic.open(device, &options).unwrap())
+    };
+    assert!(!all());
+    let port = open("netmap:nio-a", false);
+    assert!(all());
+    drop(port);
+    assert!(!all(), "and no longer than that");
+    for (device, beside) in [("netmap:nio-a", true), ("netmap:nio-a/T", false), ("netmap:nio-a^", false)] {
+        let opened = open(device, beside);
+        assert!(!all(), "{device}");
+        // At the host's rings the interface's own address is the kernel's, which answers to nobody of that address.
+        assert_eq!(opened.ports[0].caps().mac == MAC_A, !device.ends_with('^'), "{device}");
+        drop(opened);
+    }
+}
+
+/// The kernel's frames come to its rings only while those of the NIC that they would leave by are in netmap mode: a port on the host's
+/// rings alone sees to that, and the NIC's frames still reach the kernel.
+#[test]
+fn the_hosts_rings_alone_are_heard_by_the_kernel() {
+    let provider = provider(Shape::default());
+    provider.add_nic("nma", NicShape { rings: 2, ..ONE }).unwrap();
+    assert!(provider.send("nma", Side::Host, 1, b"by the NIC, as ever"));
+    assert_eq!(provider.receive("nma", Side::Nic), [(1, b"by the NIC, as ever".to_vec())]);
+    for name in ["netmap:nma^", "netmap:nma^0"] {
+        let mut port = open_one(&provider, name);
+        for ring in [0, 1] {
+            assert!(provider.send("nma", Side::Host, ring, b"the kernel asks"));
+            assert_eq!(port.rx_sync().unwrap(), 1);
+            assert_eq!(port.rx().next().unwrap().bytes(), b"the kernel asks");
+        }
+        assert!(provider.send("nma", Side::Nic, 0, b"from the cable"));
+        assert_eq!(provider.receive("nma", Side::Host), [(0, b"from the cable".to_vec())]);
+        assert_eq!(provider.receive("nma", Side::Nic), []);
+        assert_eq!(port.rx_sync().unwrap(), 0);
+    }
+    assert!(provider.send("nma", Side::Host, 0, b"by the NIC again"));
+    assert_eq!(provider.receive("nma", Side::Nic).len(), 1);
+    assert_eq!((provider.violations(), provider.check_buffers()), (vec![], Ok(())));
 }
 
 /// It went down while the caller slept, and nobody has told the port of it: the port looks before it asks. When it is up again it

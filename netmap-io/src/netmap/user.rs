@@ -111,12 +111,6 @@ impl UserRing {
         seconds.saturating_mul(1_000_000).saturating_add(micros)
     }
 
-    /// Bytes of a buffer.
-    pub(crate) fn buf_size(&self) -> u32 {
-        // As it was checked: the header may say something else by now.
-        self.slots.buffers().size()
-    }
-
     /// After a sync: takes over the new tail. A tail behind the ring is nonsense and changes nothing.
     pub(crate) fn refresh(&mut self) -> Refreshed {
         let old_tail = self.slots.tail;

@@ -261,7 +261,7 @@ fn the_memory_reads_as_netmap_lays_it_out() {
     let regions = [0, 1].map(|end| memory.region(end));
     let mut sender = regions[0].ring(true, Side::Nic, 0).unwrap();
     let mut receiver = regions[1].ring(false, Side::Nic, 0).unwrap();
-    assert_eq!((sender.buf_size(), sender.slots.num_slots(), sender.slots.available()), (128, 8, 7));
+    assert_eq!((sender.slots.room_bytes(), sender.slots.num_slots(), sender.slots.available()), (128, 8, 7));
     let (mut tx, mut rx) = (memory.tx_ring(0).1, memory.rx_ring(1).1);
     assert!(TxRing::new(&mut sender.slots).push(b"through netmap's tables"));
     sender.publish();

@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::request::{Asked, text};
-use super::{NicShape, Provider, Side, State, errno};
+use super::{Driver, NicShape, Provider, Side, State, errno};
 use crate::netmap::abi::{
-    Legacy, Mode, NIOCCTRL, NIOCGINFO, NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, OptCsb, PoolsInfo, PortHdr,
-    PortInfo, Register, VERSIONS_LEGACY, flag, kind, legacy,
+    Legacy, Mode, NIOCCTRL, NIOCGINFO, NIOCREGIF, NIOCRXSYNC, NIOCTXSYNC, OptCsb, OptOffsets, PoolsInfo,
+    PortHdr, PortInfo, Register, VERSIONS_LEGACY, flag, kind, legacy,
 };
 use crate::netmap::layout::NetmapIf;
 use crate::netmap::sys::Handle;
@@ -66,7 +66,7 @@ impl Open {
             match asked.kind {
                 kind::REGISTER => {
                     let reply = self.register(state, &asked.name, asked.body())?;
-                    let refused = self.take_options(&asked);
+                    let refused = self.take_options(state, &asked);
                     if refused.is_err() {
                         self.unbind(state);
                     }
@@ -111,9 +111,13 @@ impl Open {
     ///
     /// # Safety
     /// As for [`Asked::read`].
-    unsafe fn take_options(&self, asked: &Asked) -> io::Result<()> {
+    unsafe fn take_options(&self, state: &mut State, asked: &Asked) -> io::Result<()> {
         // SAFETY: the caller's contract.
         unsafe {
+            asked.offsets(|wanted| match self.bound() {
+                Some(bound) => state.set_offsets(&bound, wanted),
+                None => Err(errno(libc::EINVAL)),
+            })?;
             if let Some(csb) = asked.csb(|csb| self.check_csb(csb))? {
                 self.lock_bound().iter_mut().for_each(|bound| bound.csb = Some(csb));
             }
@@ -230,7 +234,11 @@ impl Open {
             nic.users[ring] += 1;
             nic.exclusive[ring] |= exclusive;
         }
+        for &ring in &tx {
+            nic.senders[ring] += 1;
+        }
         for &ring in &rx {
+            nic.readers[ring] += 1;
             nic.rx[ring].bells.push(Arc::downgrade(&self.bell));
         }
         let reply = Register {
@@ -261,12 +269,18 @@ impl Open {
             memory.end_interface(bound.interface);
         }
         let nic = &mut state.nics[bound.nic];
+        bound.tx.iter().for_each(|ring| nic.senders[*ring] -= 1);
+        bound.rx.iter().for_each(|ring| nic.readers[*ring] -= 1);
         let mut rings: Vec<usize> = bound.tx.iter().chain(&bound.rx).copied().collect();
         rings.sort_unstable();
         rings.dedup();
         for ring in rings {
             nic.users[ring] -= 1;
             nic.exclusive[ring] &= !bound.exclusive;
+            if let (0, Some(memory)) = (nic.users[ring], &state.memories[bound.memory]) {
+                nic.tx[ring].end_offsets(memory);
+                nic.rx[ring].end_offsets(memory);
+            }
         }
         state.end_unused(bound.nic);
     }
@@ -346,6 +360,37 @@ impl Open {
             _ => self.rx_sync(&mut state, &bound),
         }
         Ok(())
+    }
+}
+
+impl State {
+    /// Frames of these rings are to begin at offsets (`netmap_offsets_init`). Where drivers know netmap, they know that, too; of what a
+    /// switch and a pipe do is nothing known.
+    fn set_offsets(&mut self, bound: &Bound, wanted: OptOffsets) -> io::Result<u64> {
+        let State { nics, memories, .. } = self;
+        let nic = &mut nics[bound.nic];
+        let Some(memory) = &memories[bound.memory] else { return Err(errno(libc::ENXIO)) };
+        if nic.vale || nic.shape.driver != Driver::Native {
+            return Err(errno(libc::EOPNOTSUPP));
+        }
+        let OptOffsets { offset_max: max, offset_initial: first, offset_bits: bits, .. } = wanted;
+        let mask = match bits {
+            0 | 64 => u64::MAX,
+            1..64 => (1 << bits) - 1,
+            _ => return Err(errno(libc::EINVAL)),
+        };
+        if max > u64::from(memory.buf_size()) || max & mask != max || first > max {
+            return Err(errno(libc::EINVAL));
+        }
+        let mut told = max;
+        let (tx, rx) =
+            (bound.tx.iter().map(|ring| (true, *ring)), bound.rx.iter().map(|ring| (false, *ring)));
+        for (is_tx, ring) in tx.chain(rx) {
+            let alone = nic.users[ring] == 1;
+            let kring = if is_tx { &mut nic.tx[ring] } else { &mut nic.rx[ring] };
+            told = kring.set_offsets(memory, (mask, max), Some(first).filter(|first| alone && *first > 0))?;
+        }
+        Ok(told)
     }
 }
 

@@ -54,6 +54,9 @@ pub(super) struct Kring {
     tail: u32,
     /// The buffer of each slot as the hardware knows it.
     known: Vec<u32>,
+    /// The bits of a slot's `ptr` that say where its frame begins, and the largest offset; 0 where frames begin with their buffers.
+    offset_mask: u64,
+    offset_max: u64,
     /// rx: frames that have no slot yet.
     pub(super) queue: VecDeque<Vec<u8>>,
     /// Rung when a frame comes: descriptors that are bound to it.
@@ -80,7 +83,69 @@ impl Kring {
         let known = (0..slots).map(|index| memory.slot(at, index).buf).collect();
         let (queue, bells) = (VecDeque::new(), Vec::new());
         let (hw_tail, pipe_tail) = (tail, tail);
-        Ok(Self { at, tx, behind, hw_cur: 0, hw_tail, pipe_tail, head: 0, cur: 0, tail, known, queue, bells })
+        Ok(Self {
+            at,
+            tx,
+            behind,
+            hw_cur: 0,
+            hw_tail,
+            pipe_tail,
+            head: 0,
+            cur: 0,
+            tail,
+            known,
+            offset_mask: 0,
+            offset_max: 0,
+            queue,
+            bells,
+        })
+    }
+
+    /// Frames begin at offsets from now on, those of all slots at `first` if that is said; the largest that there is.
+    ///
+    /// # Errors
+    /// EBUSY: others use the ring with less.
+    pub(super) fn set_offsets(
+        &mut self,
+        memory: &Memory,
+        (mask, max): (u64, u64),
+        first: Option<u64>,
+    ) -> io::Result<u64> {
+        if self.offset_mask == 0 {
+            self.agree_on_offsets(memory, mask, max);
+        } else if self.offset_mask & mask != mask || self.offset_max < max {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        if let Some(first) = first {
+            self.begin_at(memory, first);
+        }
+        Ok(self.offset_max)
+    }
+
+    /// Nobody uses the ring: its next user finds none.
+    pub(super) fn end_offsets(&mut self, memory: &Memory) {
+        if self.offset_mask != 0 {
+            self.begin_at(memory, 0);
+            self.agree_on_offsets(memory, 0, 0);
+        }
+    }
+
+    fn agree_on_offsets(&mut self, memory: &Memory, mask: u64, max: u64) {
+        (self.offset_mask, self.offset_max) = (mask, max);
+        // SAFETY: as in `header`; the mask is the kernel's to write.
+        unsafe { (&raw mut (*memory.header(self.at).as_ptr()).offset_mask).write_volatile(mask) };
+    }
+
+    fn begin_at(&self, memory: &Memory, offset: u64) {
+        for index in 0..self.at.slots {
+            let slot = memory.slot(self.at, index);
+            memory.set_slot(self.at, index, Slot { ptr: slot.ptr & !self.offset_mask | offset, ..slot });
+        }
+    }
+
+    /// Where the frame of a slot begins: no further than was agreed, whatever it says.
+    fn offset(&self, slot: Slot) -> usize {
+        usize::try_from((slot.ptr & self.offset_mask).min(self.offset_max)).unwrap_or(0)
     }
 
     pub(super) fn next(&self, index: u32) -> u32 {
@@ -226,11 +291,12 @@ impl Kring {
             let (mut frame, mut end, mut whole) = (Vec::new(), self.hw_cur, false);
             while end != head && !whole {
                 let slot = self.taken(memory, end, violations);
-                if slot.len == 0 || u32::from(slot.len) > memory.buf_size() {
-                    violations.push(format!("slot {end}: {} bytes to send", slot.len));
+                let offset = self.offset(slot);
+                let room = memory.buf_size() as usize - offset;
+                if slot.len == 0 || usize::from(slot.len) > room {
+                    violations.push(format!("slot {end}: {} bytes to send from {offset} on", slot.len));
                 }
-                let len = u32::from(slot.len).min(memory.buf_size());
-                frame.extend(memory.read_buffer(slot.buf, len as usize));
+                frame.extend(memory.read_at(slot.buf, offset, usize::from(slot.len).min(room)));
                 let more = slot.flags & SlotFlags::MORE_FRAG != 0;
                 whole = !more || self.behind != Behind::Hardware;
                 if more && whole {
@@ -289,7 +355,7 @@ impl Kring {
     }
 
     fn fill(&mut self, memory: &Memory, high_flags: u16) {
-        let chunk = memory.buf_size() as usize;
+        let chunk = memory.buf_size() as usize - usize::try_from(self.offset_max).unwrap_or(0);
         while let Some(frame) = self.queue.pop_front() {
             let pieces: Vec<&[u8]> = frame.chunks(chunk).collect();
             if !self.put(memory, &pieces, high_flags) {
@@ -308,7 +374,7 @@ impl Kring {
             let old = memory.slot(self.at, self.hw_tail);
             let buf =
                 if self.behind == Behind::Hardware { self.known[self.hw_tail as usize] } else { old.buf };
-            memory.write_buffer(buf, piece);
+            memory.write_at(buf, self.offset(old), piece);
             let more = if place + 1 < pieces.len() { SlotFlags::MORE_FRAG } else { 0 };
             let len = u16::try_from(piece.len()).unwrap_or(u16::MAX);
             memory.set_slot(self.at, self.hw_tail, Slot { len, flags: more | high_flags, ..old });

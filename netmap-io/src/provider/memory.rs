@@ -92,22 +92,33 @@ impl Memory {
         RINGS_AT + RINGS_BYTES
     }
 
-    fn buffer(&self, buf: u32, len: usize) -> Option<NonNull<u8>> {
-        let good = buf < self.shape.buffers && len <= self.shape.buf_size as usize;
-        good.then(|| self.mapping.at(self.buffers_at() + buf as usize * self.shape.buf_size as usize))
+    /// Where `len` bytes of a buffer begin, from `offset` on.
+    fn buffer(&self, buf: u32, offset: usize, len: usize) -> Option<NonNull<u8>> {
+        let size = self.shape.buf_size as usize;
+        let good = buf < self.shape.buffers && offset.checked_add(len).is_some_and(|end| end <= size);
+        good.then(|| self.mapping.at(self.buffers_at() + buf as usize * size + offset))
     }
 
     /// A copy of the first `len` bytes of a buffer; nothing of one that there is not.
     pub(super) fn read_buffer(&self, buf: u32, len: usize) -> Vec<u8> {
+        self.read_at(buf, 0, len)
+    }
+
+    /// The same from `offset` on.
+    pub(super) fn read_at(&self, buf: u32, offset: usize, len: usize) -> Vec<u8> {
         // SAFETY: `buffer` checked number and length against the mapping; users are other threads of this process at most,
         // which own no buffer that the provider reads.
         let read = |at: NonNull<u8>| unsafe { std::slice::from_raw_parts(at.as_ptr(), len).to_vec() };
-        self.buffer(buf, len).map_or_else(Vec::new, read)
+        self.buffer(buf, offset, len).map_or_else(Vec::new, read)
     }
 
     pub(super) fn write_buffer(&self, buf: u32, bytes: &[u8]) {
-        if let Some(at) = self.buffer(buf, bytes.len()) {
-            // SAFETY: as in `read_buffer`.
+        self.write_at(buf, 0, bytes);
+    }
+
+    pub(super) fn write_at(&self, buf: u32, offset: usize, bytes: &[u8]) {
+        if let Some(at) = self.buffer(buf, offset, bytes.len()) {
+            // SAFETY: as in `read_at`.
             unsafe { at.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         }
     }

@@ -15,8 +15,8 @@
 //! of a NIC that is gone EIO, and those of an interface that is down *wait*. What no correct user does is noted
 //! ([`Provider::violations`]).
 //!
-//! What it does not imitate: `epoll_wait` does no sync here, so a woken port makes a call of its own; offsets;
-//! frames between a switch and the NICs on it.
+//! What it does not imitate: `epoll_wait` does no sync here, so a woken port makes a call of its own; offsets on switches and pipes;
+//! what monitors see; frames between a switch and the NICs on it.
 
 mod handle;
 mod kloop;
@@ -185,11 +185,37 @@ impl Provider {
         open::open(self, &spec, options)
     }
 
-    /// A frame arrives from the cable (`Nic`) or is sent by the kernel (`Host`); `false`: there is no room, and it is lost.
+    /// A frame arrives from the cable (`Nic`) or is sent by the kernel (`Host`); `false`: there is no room, and it is lost. Of a ring
+    /// that nobody has, netmap takes nothing: what comes by it reaches the kernel, and what the kernel sends by it goes out, whatever is
+    /// done with the host's rings (`netmap_transmit`, `netmap_common_irq`).
     pub fn send(&self, name: &str, side: Side, ring: u16, frame: &[u8]) -> bool {
         let mut state = self.lock();
         let Some(at) = state.find(name) else { return false };
-        state.nics[at].arrive(side, ring, frame.to_vec())
+        let nic = &mut state.nics[at];
+        if nic.has_user(side, ring) {
+            return nic.arrive(side, ring, frame.to_vec());
+        }
+        let (other, ring) = match side {
+            Side::Nic => (Side::Host, ring),
+            Side::Host => (Side::Nic, ring % nic.shape.rings),
+        };
+        match nic.cable.filter(|_| other == Side::Nic) {
+            Some(peer) => state.nics[peer].arrive(Side::Nic, ring, frame.to_vec()),
+            None => {
+                let room = nic.room(other) > 0;
+                if room {
+                    nic.out(other).push_back((ring, frame.to_vec()));
+                }
+                room
+            }
+        }
+    }
+
+    /// Whether somebody reads rings of the NIC.
+    #[must_use]
+    pub fn is_read(&self, name: &str) -> bool {
+        let state = self.lock();
+        state.find(name).is_some_and(|at| state.nics[at].readers.iter().any(|readers| *readers > 0))
     }
 
     /// What went out on the cable, or was passed on to the kernel, since the last time: ring and frame.

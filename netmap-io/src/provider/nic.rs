@@ -47,6 +47,9 @@ pub(super) struct Nic {
     /// Exclusively registered rings, by index of tx ring.
     pub(super) exclusive: Vec<bool>,
     pub(super) users: Vec<u32>,
+    /// Who of them sends, and who reads.
+    pub(super) senders: Vec<u32>,
+    pub(super) readers: Vec<u32>,
 }
 
 fn at(side: Side) -> usize {
@@ -123,6 +126,8 @@ impl Nic {
             rooms: [ROOM; 2],
             exclusive: vec![false; count],
             users: vec![0; count],
+            senders: vec![0; count],
+            readers: vec![0; count],
         }
     }
 
@@ -153,6 +158,12 @@ impl Nic {
             Side::Nic => (ring % self.shape.rings).into(),
             Side::Host => (self.shape.rings + ring % self.shape.host_rings.max(1)).into(),
         }
+    }
+
+    /// Whether a ring of the NIC that a frame from the cable comes by, or one from the kernel leaves by, is somebody's.
+    pub(super) fn has_user(&self, side: Side, ring: u16) -> bool {
+        let of = if side == Side::Nic { &self.readers } else { &self.senders };
+        of[self.index(Side::Nic, ring)] > 0
     }
 
     pub(super) fn arrive(&mut self, side: Side, ring: u16, frame: Vec<u8>) -> bool {

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{Provider, errno};
-use crate::netmap::abi::{Header, Opt, OptCsb, VERSIONS, kind, option};
+use crate::netmap::abi::{Header, Opt, OptCsb, OptOffsets, VERSIONS, kind, option};
 
 /// Bytes of the body of each kind of request; `None`: there is no such kind.
 fn body_bytes(kind: u16) -> Option<usize> {
@@ -104,6 +104,29 @@ impl Asked {
             })
         };
         found.map(|_| csb)
+    }
+
+    /// Where frames are to begin in their buffers; `judge` says the largest offset that there is, which is told.
+    ///
+    /// # Safety
+    /// As for [`Self::read`].
+    pub(super) unsafe fn offsets(
+        &self,
+        mut judge: impl FnMut(OptOffsets) -> io::Result<u64>,
+    ) -> io::Result<()> {
+        let mut told = None;
+        // SAFETY: the caller's contract; an option of this kind is such a structure.
+        unsafe {
+            self.answer(option::OFFSETS, |at| {
+                let max = judge(*std::ptr::with_exposed_provenance::<OptOffsets>(at))?;
+                told = Some((at, max));
+                Ok(())
+            })?;
+            if let Some((at, max)) = told {
+                (*std::ptr::with_exposed_provenance_mut::<OptOffsets>(at)).offset_max = max;
+            }
+        }
+        Ok(())
     }
 
     /// Whether something was asked for that nobody took up.

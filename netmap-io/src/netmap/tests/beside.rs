@@ -118,6 +118,29 @@ fn frames_move_with_their_buffers_and_are_not_copied() {
     bench.end();
 }
 
+/// Frames that begin somewhere in their buffers go with those, and what is built in a slot that has been elsewhere is found there.
+#[test]
+fn frames_at_offsets_pass_both_ways() {
+    let mut bench = Bench::on(Shape::default(), NicShape { slots: 16, ..ONE }, "netmap:nma@offset=64");
+    for round in 0..100_u8 {
+        let (ours, ping, answer) = (segment(80, u16::from(round), 30), arp(round), arp(!round));
+        bench.arrive(0, &ping);
+        bench.arrive(0, &ours);
+        assert!(bench.provider.send("nma", Side::Host, 0, &answer));
+        let own = segment(1000 + u16::from(round), 80, 20);
+        assert!(bench.device.ports[0].tx().push(&own));
+        let mut seen = Vec::new();
+        (0..20).for_each(|_| seen.extend(bench.round()));
+        assert_eq!((seen, bench.to_kernel()), (vec![ours], vec![ping]));
+        let mut left = bench.to_cable();
+        left.sort();
+        let mut want = [(0, own), (0, answer)];
+        want.sort();
+        assert_eq!(left, want);
+    }
+    bench.end();
+}
+
 #[test]
 fn registering_decides_from_the_next_frame_on() {
     let mut bench = Bench::new(ONE);

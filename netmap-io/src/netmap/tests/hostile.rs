@@ -63,6 +63,9 @@ fn a_region_that_makes_no_sense_is_an_error() {
         (INTERFACE + 56, 3, "a ring is outside the region"),
         (INTERFACE + 60, 0x7fff_ffff, "a ring is outside the region"),
         (INTERFACE + 60, 0x8000_0000, "a ring is outside the region"),
+        // Not where the published structure may stand: nothing depends on that.
+        (INTERFACE + 56, TX_RING as u32 + 8, "a ring has the other direction"),
+        (INTERFACE + 56, TX_RING as u32 + 64, "a ring has the other direction"),
         (TX_RING + 4, 0x7fff_ffff, "a ring's buffers are outside"),
         (TX_RING + 4, 0xffff_0000, "a ring's buffers are outside"),
         (TX_RING + 8, 0, "a ring's slots are outside"),
@@ -81,6 +84,27 @@ fn a_region_that_makes_no_sense_is_an_error() {
     for at in [TX_RING + 20, TX_RING + 24, TX_RING + 28] {
         assert_eq!(opened_with(at, u32::MAX), Ok(()));
     }
+}
+
+/// An offset so large that it fits no word together with a frame's length: such a slot is skipped, and what is behind its buffer not read.
+#[test]
+fn an_offset_that_goes_round_leads_nowhere() {
+    const RX_RING: usize = TX_RING + 2 * 4096;
+    const MASK: usize = 56;
+    const SLOT_PTR: usize = 256 + 8;
+    let provider = provider(Shape::default());
+    provider.add_nic("nma", ONE).unwrap();
+    let spoil = Spoil { provider: provider.clone(), at: RX_RING + MASK, word: u32::MAX };
+    let spec = "netmap:nma".parse().unwrap();
+    let mut port = open::open(&spoil, &spec, &OpenOptions::default()).unwrap().ports.remove(0);
+    let [good, wrapping, outside] = [64, u32::MAX - 15, 2048 - 59];
+    for (slot, offset) in (0..).zip([good, wrapping, outside, good]) {
+        provider.scribble(RX_RING + SLOT_PTR + slot * 16, offset);
+        assert!(provider.send("nma", Side::Nic, 0, &[slot as u8; 60]));
+    }
+    port.rx_sync().unwrap();
+    assert_eq!(port.rx().map(|frame| frame.len()).collect::<Vec<_>>(), [60, 60]);
+    assert_eq!(port.counters().rx_bad_slot, 2);
 }
 
 /// Words of interface and rings change under a port that is in use; nothing but errors and lost frames may come of it.
