@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
 use utcp_tests::{
-    Download, Engine, Host, Lab, Net, WAIT, bracketed, ip, is_root, not_run, on_kernel, wait_until,
+    Download, Engine, Host, Lab, Net, WAIT, bracketed, ip, is_root, not_run, on_kernel, release_file,
+    wait_until,
 };
 
 macro_rules! needs_utcp_and_root {
@@ -382,6 +383,11 @@ fn a_member_of_a_bridge_is_served_by_the_bridge() {
     for command in &commands {
         ip(&lab, host, command);
     }
+    let doctor = lab.run(release_file("utcp")).args(["doctor", &format!("xdp:{}", host.interface)]);
+    let told = doctor.inside(host).finish().text();
+    let words =
+        "note  device: it is a member of br0, a bridge, which has the addresses: the engine drives that, too";
+    assert!(told.contains(words) && !told.contains("BAD   device"), "{told}");
     let kernel = Nginx::start_on_kernel(&lab, Some(client));
     let url = format!("http://{}:{}/hello", client.addr, kernel.port);
     let page =

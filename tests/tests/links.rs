@@ -96,6 +96,29 @@ fn connections_outlive_a_link_that_goes_down() {
     goes_down_and_comes_back(&lab, host, &net.client, &engine, &host.addr, &host.interface);
 }
 
+/// The other end of the cable is pulled out: the interface is up, and nothing comes by it.
+#[test]
+fn connections_outlive_a_lost_carrier() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("carrier"), Net::new());
+    let (host, client) = (&net.server, &net.client);
+    let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", format!("xdp:{}", host.interface)).run();
+    let nginx = Nginx::start(&lab, &engine);
+    let file = lab.random_file("www/big", 24_000_000);
+    let download = Download::start(&lab, client, &format!("http://{}:{}/big", host.addr, nginx.port), "got");
+    wait_for_state(&engine, "ESTAB");
+    ip(&lab, client, &format!("link set {} down", client.interface));
+    wait_for_state(&engine, "link:no-carrier");
+    let why = engine.ask(&format!("why {}", nginx.port)).expect("it answers");
+    assert!(why.contains("(which has no carrier)"), "{why}");
+    ip(&lab, client, &format!("link set {} up", client.interface));
+    wait_until("the carrier is back", WAIT, || {
+        (!engine.sockets().iter().any(|socket| socket.line.contains("link:"))).then_some(())
+    });
+    download.end(&file);
+    engine.went_through(1);
+}
+
 #[test]
 fn connections_in_ipv6_outlive_a_link_that_goes_down() {
     needs_utcp_and_root!();

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
 use utcp_tests::{
-    Engine, Host, Lab, Net, Run, Running, WAIT, ip, is_root, not_run, on_kernel, release_file, wait_until,
+    Download, Engine, Host, Lab, Net, Run, Running, WAIT, ip, is_root, not_run, on_kernel, release_file,
+    wait_until,
 };
 
 const OURS: &str = "10.9.0.2";
@@ -56,6 +57,9 @@ fn kernel_clients_reach_us_by_a_tap_device() {
     let report = ab.inside(&net.server).ok().text();
     assert!(report.contains("Failed requests:        0\n"), "{report}");
     engine.went_through(2003);
+    // Segments leave as long as a virtio-net header lets them: by the MTU there would be 34 500.
+    let sent = engine.counters().get("tap:utcp0.tx_frames");
+    assert!(sent < 20_000, "{sent} frames sent");
     // Nobody listens there: a reset, not silence.
     let closed = curl(&lab, &net.server, &format!("http://{OURS}:9/")).finish();
     assert_eq!(closed.status.code(), Some(7), "curl's word for a refused connection");
@@ -79,6 +83,28 @@ fn we_reach_kernel_servers_by_a_tap_device() {
     assert_eq!(lab.digest(&got), lab.digest(&file));
     engine.went_through(3);
     assert!(engine.counters().get("neighbour_frames") > 0, "the kernel was found by asking");
+    let came = engine.counters().get("tap:utcp0.rx_frames");
+    assert!(came < 20_000, "{came} frames came: the kernel has cut them");
+}
+
+/// The link below carries less than before, and more again, under a connection.
+#[test]
+fn the_mtu_of_a_tap_device_shrinks_and_grows() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("tap-mtu"), Net::new());
+    let engine = beside_the_kernel(&lab, &net.server);
+    let nginx = Nginx::start(&lab, &engine);
+    let file = lab.random_file("www/big", 24_000_000);
+    let url = format!("http://{OURS}:{}/big", nginx.port);
+    let download = Download::start(&lab, &net.server, &url, "got");
+    for (mtu, mss) in [(1500, "mss:1448"), (1000, "mss:948"), (1500, "mss:1448")] {
+        ip(&lab, &net.server, &format!("link set utcp0 mtu {mtu}"));
+        wait_until(mss, WAIT, || {
+            engine.sockets().iter().any(|socket| socket.line.contains(mss)).then_some(())
+        });
+    }
+    download.end(&file);
+    engine.went_through(1);
 }
 
 /// A port where nobody listens, an address of the link where nobody is, twice: what the kernel would say.

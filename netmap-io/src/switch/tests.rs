@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use super::server::Switch;
+use crate::conformance::{self, Pair};
 use crate::provider::{NicShape, Provider, Shape};
 use crate::testing::{Frame, MAC_A, MAC_B, Network, skip_without};
 use crate::{Device, Flow, OpenOptions, PeerVerdict, Port, PortError, Proto, Steering, Tuple, whose};
@@ -224,6 +225,46 @@ fn fragments_wait_for_the_first() {
     }
     until("all are somebody's", || lab.report().contains("frames-for-nobody:0"));
     assert_eq!((a.waiting(), b.waiting()), (0, 0));
+}
+
+/// A stack's port is a port like any other: towards the wire, and from there.
+#[test]
+fn a_stacks_port_conforms() {
+    const PORT: u16 = 4000;
+    for stack_sends in [true, false] {
+        let mut lab = Lab::new();
+        let stack = lab.stack("a").unwrap();
+        // What is sent back as it came is for, and from, the same tuple.
+        for addr in [HERE, THERE] {
+            stack.steering.register(Tuple::new(addr, PORT, Proto::TCP)).unwrap();
+        }
+        let [_, unused] = crate::pipe::pair("unused", &OpenOptions::default()).unwrap();
+        let wire = std::mem::replace(&mut lab.wire, unused);
+        let make = move |to_b: bool| {
+            let (from, to) = if to_b == stack_sends { (HERE, THERE) } else { (THERE, HERE) };
+            Frame::new(Proto::TCP, (from.into(), PORT), (to.into(), PORT))
+        };
+        let header = make(true).header_len();
+        let frame = move |to_b: bool, len: usize| {
+            let payload: Vec<u8> = (0..len - header).map(|i| u8::try_from(i % 251).unwrap()).collect();
+            make(to_b).payload(&payload).build()
+        };
+        // What a slow stack loses the switch counts (`rx_no_room`), and not its port.
+        let skip: &[_] = if stack_sends { &[] } else { &["what a slow receiver loses is counted"] };
+        let (a, b) = if stack_sends { (stack.port, wire) } else { (wire, stack.port) };
+        let frame_len_min = header + 8;
+        let frame = Box::new(frame);
+        let mut pair = Pair { a, b, frame, frame_len_min, pushes_back: false, kicks_max: 1, skip };
+        let mut failures = Vec::new();
+        conformance::run(&mut pair, |case, result| {
+            if let Err(error) = result {
+                failures.push(format!("{}: {error}", case.name));
+            }
+        });
+        assert!(failures.is_empty(), "the stack sends: {stack_sends}: {failures:#?}");
+        // The NIC outlives the switch.
+        lab.wire = if stack_sends { pair.b } else { pair.a };
+    }
 }
 
 #[test]

@@ -155,3 +155,70 @@ fn several_queues() {
         assert_eq!(ports[1 - queue].rx_sync().unwrap(), 0, "it came to the other queue");
     }
 }
+
+/// A virtio-net header in front of frames, on both queues of a device: what one side leaves undone the other one does, or cuts.
+#[test]
+fn segments_and_sums_are_left_to_the_other_side() {
+    const HEADER: usize = VNET_HEADER as usize;
+    const NEEDS_CHECKSUM: u8 = 1;
+    const GSO_TCP: [u8; 2] = [1, 4];
+    const GSO_UDP: u8 = 5;
+    skip_without!(namespaces);
+    let host = quiet_host();
+    let options = OpenOptions { queues: 2, vnet_header: true, ..OpenOptions::default() };
+    let mut device = host.run(move || crate::open("tap:nio-t", &options)).unwrap();
+    let caps = device.ports[0].caps().clone();
+    assert_eq!((device.ports.len(), caps.vnet_header, caps.tx_checksum), (2, VNET_HEADER, true));
+    assert!(caps.frame_bytes_max > 65_000);
+    let kernel = host.run(|| crate::sys::interface("nio-t").unwrap().unwrap().mac);
+    let mut heard = host.run(|| crate::testing::Tap::new("nio-t")).unwrap();
+
+    // Ours: one segment of twenty, to be cut and summed up by whoever takes it. The kernel takes it whole.
+    let ends = [
+        (([10, 77, 1, 2].into(), 5000), ([10, 77, 1, 1].into(), 6000)),
+        (("fd77:1::2".parse().unwrap(), 5000), ("fd77:1::1".parse().unwrap(), 6000)),
+    ];
+    for queue in 0..2 {
+        for ((us, them), kind) in ends.into_iter().zip(GSO_TCP) {
+            let frame = Frame::new(Proto::TCP, us, them).macs(kernel, caps.mac);
+            let header_len = u16::try_from(frame.header_len()).unwrap();
+            let frame = frame.payload(&[7; 20_000]).build();
+            let mut bytes = vec![NEEDS_CHECKSUM, kind];
+            for word in [header_len, 1000, header_len - 20, 16] {
+                bytes.extend(word.to_ne_bytes());
+            }
+            bytes.extend(&frame);
+            let port = &mut device.ports[queue];
+            assert!(port.tx().push(&bytes));
+            port.tx_sync().unwrap();
+            assert_eq!(port.counters().tx_dropped, 0, "queue {queue}");
+            assert_eq!(heard.receive(Duration::from_secs(2)), Some(frame), "queue {queue}, GSO {kind}");
+        }
+    }
+
+    // The kernel's: a datagram of which it leaves the sum to us, and five that it leaves uncut (USO, Linux 6.2).
+    host.ip("addr add 10.77.1.1/24 dev nio-t");
+    let station = caps.mac.map(|byte| format!("{byte:02x}")).join(":");
+    host.ip(&format!("neigh replace 10.77.1.2 dev nio-t lladdr {station} nud permanent"));
+    let socket = host.run(|| UdpSocket::bind("10.77.1.1:6000")).unwrap();
+    let (size, name) = (1000_i32, 103);
+    // SAFETY: the kernel reads one number (UDP_SEGMENT), which lives until the call returns.
+    let set = unsafe {
+        let len = size_of_val(&size) as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, name, (&raw const size).cast(), len)
+    };
+    assert_eq!(set, 0);
+    for (bytes, kind) in [(100, 0), (5000, GSO_UDP)] {
+        socket.send_to(&vec![9; bytes], "10.77.1.2:5000").unwrap();
+        let until = Instant::now() + Duration::from_secs(2);
+        let mut came = Vec::new();
+        while came.is_empty() && Instant::now() < until {
+            for port in &mut device.ports {
+                port.rx_sync().unwrap();
+                came.extend(port.rx().map(|frame| frame.to_vec()));
+            }
+        }
+        assert_eq!(came.iter().map(Vec::len).collect::<Vec<_>>(), [HEADER + 42 + bytes], "one frame");
+        assert_eq!((came[0][0] & NEEDS_CHECKSUM, came[0][1]), (NEEDS_CHECKSUM, kind), "{bytes} bytes");
+    }
+}

@@ -35,7 +35,7 @@ pub fn look(device: &str) -> Result<Vec<Finding>, String> {
         return Ok(vec![Finding::bad("device", words)]);
     };
     let mut findings = vec![link(interface)];
-    findings.extend(kind(interface, &host));
+    findings.extend(kind(interface, &host, port));
     findings.extend(driver(interface));
     findings.push(interrupts(name));
     match port {
@@ -101,12 +101,18 @@ fn link(interface: &Interface) -> Finding {
     })
 }
 
-fn kind(interface: &Interface, host: &HostView) -> Option<Finding> {
-    let master = interface.master.and_then(|index| host.interface(index)).map(|master| &master.name);
+fn kind(interface: &Interface, host: &HostView, port: Port) -> Option<Finding> {
+    let master = interface.master.and_then(|index| host.interface(index));
     match (interface.kind, master) {
-        (_, Some(master)) => Some(Finding::bad(
+        (_, Some(Interface { name, kind: Kind::Bridge, .. })) if matches!(port, Port::Xdp) => {
+            let words = format!(
+                "it is a member of {name}, a bridge, which has the addresses: the engine drives that, too"
+            );
+            Some(Finding::note("device", words))
+        }
+        (_, Some(Interface { name, .. })) => Some(Finding::bad(
             "device",
-            format!("it is a member of {master}, which has the addresses: utcp would find none here"),
+            format!("it is a member of {name}, which has the addresses: utcp would find none here"),
         )),
         (Kind::Bridge, _) => Some(Finding::note(
             "device",
