@@ -166,6 +166,31 @@ print('same')";
     engine.wait_until_empty(utcp_tests::WAIT);
 }
 
+/// A server that shuts its side down and closes at once, with the request unread (haproxy without a backend): the end that it told of first is what
+/// the client reads, not the reset.
+#[test]
+fn an_end_comes_before_a_reset() {
+    for path in ["on", "off"] {
+        let lab = Lab::new("python-end");
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        let script = "import select, socket
+listener = socket.create_server(('127.0.0.1', 0))
+for number in range(300):
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    client.send(b'abc')
+    select.select([server], [], [])
+    server.shutdown(socket.SHUT_WR)
+    server.close()
+    assert client.recv(10) == b'', number
+    assert client.recv(10) == b'', number
+print('same')";
+        assert_eq!(lab.python(script).under(&engine).ok().text(), "same\n");
+        engine.went_through(300);
+        engine.wait_until_empty(utcp_tests::WAIT);
+    }
+}
+
 /// The Erlang machine's way: a thread sleeps in epoll_wait when another one adds the set's first socket, each time for one event.
 #[test]
 fn a_sleeping_set_gets_its_first_socket() {

@@ -222,9 +222,10 @@ impl Shard {
         }
         let abort =
             socket.options.has(option::LINGER) && socket.options.linger_s.load(Ordering::Relaxed) == 0;
-        if abort || socket.rx_available() > 0 {
-            // A reset follows. What was handed over by `send` went out before a `close` that came later; here both may have come in
-            // one look.
+        let shut = self.flows.get(index).is_some_and(|flow| flow.done & intent::SHUT_WR != 0);
+        if abort || shut || socket.rx_available() > 0 {
+            // A reset follows, or may. What was handed over by `send` and `shutdown` went out before a `close` that came later; here both may
+            // have come in one look.
             let _ = self.transmit_flow(index);
         }
         self.release_held(index);
