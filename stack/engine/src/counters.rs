@@ -88,6 +88,8 @@ counters! {
     dropped_no_device,
     /// Frames from and to where the host's routes or rules forbid to send (blackhole, unreachable, prohibit).
     dropped_barred,
+    /// Segments over a device whose source is this host itself, a group or nobody.
+    dropped_martians,
     /// Frames that came to this shard's queue and were sent to the shard that has the flow.
     frames_handed_over,
     /// Such frames that were dropped: the other shard did not keep up, or has no queue there.

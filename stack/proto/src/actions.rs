@@ -208,6 +208,15 @@ pub enum DropReason {
     Deferred,
 }
 
+impl DropReason {
+    /// Whether such a segment may be the guess of somebody who can't see the connection (RFC 5961 §3 to §5): the ACK that answers
+    /// it is a challenge, and counts for [`crate::ChallengeLimit`].
+    #[must_use]
+    pub const fn is_guess(self) -> bool {
+        matches!(self, Self::RstNotExact | Self::SynInWindow | Self::AckOfUnsent | Self::AckTooOld)
+    }
+}
+
 /// A call of the program on a socket, as the TCB sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserCall {

@@ -13,12 +13,14 @@ use crate::half_open::{Agreed, HalfOpen, ts_clock};
 use crate::isn::Secret;
 use crate::segment::{FourTuple, Segment, Transmit};
 use crate::seq::SeqNum;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 
 /// The MSS values that a cookie can carry; what the peer offered is rounded down to one of them.
 const MSS_TABLE: [u16; 8] = [216, 536, 1_220, 1_360, 1_440, 1_460, 4_312, 8_960];
 /// A cookie is good for this many minutes after the one it was made in.
 const MINUTES_VALID: u64 = 2;
+/// How long a cookie may be brought back at most.
+pub const LIFETIME: Duration = Duration::from_secs((MINUTES_VALID + 1) * 60);
 /// TSval: four bits of window scale (15 is none), then SACK, then ECN.
 const TS_BITS: u32 = 6;
 const TS_MASK: u32 = (1 << TS_BITS) - 1;
@@ -102,7 +104,6 @@ fn number(secret: &Secret, tuple: &FourTuple, irs: SeqNum, minute: u64, index: u
 mod tests {
     use super::*;
     use crate::segment::{Endpoint, Flags, Options, Timestamps};
-    use crate::time::Duration;
     use crate::wire::IpAddr;
 
     const SECRET: Secret = Secret::new(1, 2);

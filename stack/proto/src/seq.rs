@@ -71,6 +71,16 @@ impl SeqNum {
         start.distance_to(self) < len
     }
 
+    /// True if `self` lies after `start` and not after `end`, which is not before `start`.
+    ///
+    /// For a mark that may be much older than both: one that was left behind by half the circle would look to
+    /// [`SeqNum::before`] as if it lay ahead.
+    #[inline]
+    #[must_use]
+    pub const fn is_between(self, start: Self, end: Self) -> bool {
+        start.distance_to(self).wrapping_sub(1) < start.distance_to(end)
+    }
+
     /// The later of the two.
     #[inline]
     #[must_use]

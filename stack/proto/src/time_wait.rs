@@ -44,7 +44,7 @@ pub enum TimeWaitVerdict {
     /// Send this ACK, and file the record under its new [`TimeWait::expires`].
     Ack(Transmit, DropReason),
     /// The SYN of a new incarnation that can't be mistaken for the old one: remove the record and let the listener
-    /// handle the segment with this ISS, which lies beyond all that the old one sent.
+    /// handle the segment with this ISS, which lies beyond all that the old one sent. Without a listener: [`TimeWait::refuse`].
     Reuse {
         /// Use this instead of [`crate::isn::Secret::isn`].
         iss: SeqNum,
@@ -108,6 +108,12 @@ impl TimeWait {
             return self.ack(now, DropReason::OutOfWindow);
         }
         TimeWaitVerdict::Drop(DropReason::Closed)
+    }
+
+    /// What to answer to a SYN that [`TimeWait::on_segment`] found to be new, if nobody listens for it: as if it were not.
+    #[must_use]
+    pub fn refuse(&mut self, now: Instant) -> TimeWaitVerdict {
+        self.ack(now, DropReason::SynInWindow)
     }
 
     fn in_window(&self, seq: SeqNum) -> bool {

@@ -201,7 +201,7 @@ pub(super) struct HeaderOnly {
     port: u32,
     next_hop: [u8; 6],
     tuple: FourTuple,
-    transmit: Transmit,
+    pub(super) transmit: Transmit,
 }
 
 impl Shard {
@@ -470,6 +470,11 @@ impl Shard {
     /// Whether `addr` is one of our own, on a device where we are a host of our own.
     pub(super) fn is_own(&self, addr: IpAddr) -> bool {
         self.ports.iter().filter_map(|device| device.station.as_ref()).any(|station| station.owns(addr))
+    }
+
+    /// Whether we are a host of our own behind a port.
+    pub(super) fn is_station(&self, port: u32) -> bool {
+        self.ports.get(port as usize).is_some_and(|device| device.station.is_some())
     }
 
     /// Whether `addr` is a neighbour on such a device.

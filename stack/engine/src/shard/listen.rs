@@ -236,6 +236,7 @@ impl Shard {
         let half_open_max = (backlog * 2).max(128) as usize;
         if half_open as usize >= half_open_max || self.half_open.len() >= HALF_OPEN_MAX {
             self.counters.syn_cookies += 1;
+            self.cookies_until = now + cookie::LIFETIME;
             let answer = cookie::encode(&self.config.secret, &config, now, *tuple, seg);
             return self.send_for(tuple, &answer, path);
         }
@@ -264,8 +265,16 @@ impl Shard {
     }
 
     /// The ACK that returns a SYN cookie; true if it was one (or could have been, and was dropped).
-    pub(super) fn on_cookie(&mut self, tuple: &FourTuple, seg: &Segment, path: Path) -> bool {
-        if self.counters.syn_cookies == 0 || seg.ack.is_none() {
+    pub(super) fn on_cookie(
+        &mut self,
+        tuple: &FourTuple,
+        seg: &Segment,
+        payload: Payload<'_>,
+        path: Path,
+    ) -> bool {
+        // Only while some may be under way (Linux tcp_synq_no_recent_overflow): a cookie has 24 bits that have to be guessed, and
+        // nobody shall have for ever to do so.
+        if self.now > self.cookies_until || seg.ack.is_none() {
             return false;
         }
         let Some(index) = self.find_listener(tuple) else { return false };
@@ -278,7 +287,8 @@ impl Shard {
             listener.half_open += 1;
         }
         self.table.insert(*tuple, Entry::HalfOpen(half));
-        self.establish(half, seg, Payload::None);
+        // It may bring the first bytes, if the bare ACK got lost or found the accept queue full.
+        self.establish(half, seg, payload);
         self.drop_half_open(half);
         true
     }
@@ -353,7 +363,12 @@ impl Shard {
         socket.options.copy_from(&parent.options);
         let (tcb, actions) = Tcb::from_half_open(&record, &config, now, seg);
         self.drop_half_open(index);
-        let Some(flow) = self.add_flow(client_index, sock, tcb, tuple, path) else { return };
+        let Some(flow) = self.add_flow(client_index, sock, tcb, tuple, path) else {
+            // No memory for its streams: as without a slot.
+            self.counters.out_of_sockets += 1;
+            let end = self.clients.get_mut(client_index).and_then(|client| client.free_slot(sock));
+            return self.release(end);
+        };
         if let Some(flow) = self.flows.get_mut(flow) {
             flow.waiting = Some(listener_index);
         }

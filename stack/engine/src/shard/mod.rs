@@ -60,6 +60,8 @@ mod rss_tests;
 #[cfg(test)]
 mod sharing_tests;
 #[cfg(test)]
+mod stranger_tests;
+#[cfg(test)]
 mod taking_tests;
 #[cfg(test)]
 mod tests;
@@ -114,6 +116,8 @@ enum Timer {
 #[derive(Debug)]
 struct TimeWaitRecord {
     record: TimeWait,
+    /// One for each record there ever was: its place in the order.
+    number: u64,
     timer: Handle,
 }
 
@@ -154,7 +158,9 @@ pub struct Shard {
     table: FlowTable,
     half_open: Slab<listen::HalfOpenRecord>,
     time_wait: Slab<TimeWaitRecord>,
-    time_wait_order: VecDeque<u32>,
+    /// Oldest first: place and number. Some may be gone.
+    time_wait_order: VecDeque<(u32, u64)>,
+    time_wait_count: u64,
     wheel: Wheel<Timer>,
     pairs: Slab<pairs::Pair>,
     /// By the clients that connect and listen.
@@ -192,6 +198,8 @@ pub struct Shard {
     tid: u32,
     counters: Counters,
     challenges: ChallengeLimit,
+    /// SYN cookies that we gave are good for so long.
+    cookies_until: Instant,
     cookies: fast_client::Cookies,
 }
 
@@ -233,6 +241,8 @@ impl Shard {
             half_open: Slab::new(listen::HALF_OPEN_MAX),
             time_wait: Slab::new(TIME_WAIT_MAX),
             time_wait_order: VecDeque::with_capacity(TIME_WAIT_MAX),
+            time_wait_count: 0,
+            cookies_until: Instant::ZERO,
             wheel: Wheel::new(now, FLOWS_RESERVED),
             pairs: Slab::new(64),
             pairs_of: HashMap::new(),

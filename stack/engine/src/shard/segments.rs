@@ -334,23 +334,40 @@ impl Shard {
         self.forget_client_if_done(client_index);
     }
 
-    fn enter_time_wait(&mut self, tuple: FourTuple, record: TimeWait) {
+    pub(super) fn enter_time_wait(&mut self, tuple: FourTuple, record: TimeWait) {
         if self.time_wait.len() >= TIME_WAIT_MAX {
             self.counters.time_wait_overflows += 1;
-            while let Some(oldest) = self.time_wait_order.pop_front() {
-                if self.time_wait.get(oldest).is_some() {
-                    self.end_time_wait_now(oldest);
-                    break;
-                }
+            self.forget_ended_time_waits();
+            if let Some(&(oldest, _)) = self.time_wait_order.front() {
+                self.end_time_wait_now(oldest);
             }
         }
+        self.time_wait_count = self.time_wait_count.wrapping_add(1);
+        let number = self.time_wait_count;
         let timer_slot = self.time_wait.insert(TimeWaitRecord {
             record,
+            number,
             timer: self.wheel.insert(record.expires().as_nanos(), Timer::TimeWait(u32::MAX)),
         });
         self.file_time_wait(timer_slot);
-        self.time_wait_order.push_back(timer_slot);
+        if self.time_wait_order.len() >= 2 * TIME_WAIT_MAX {
+            // One at the front lives on, by FINs that are sent again, and keeps the place of those behind it that are long gone.
+            let time_wait = &self.time_wait;
+            self.time_wait_order
+                .retain(|&(index, number)| time_wait.get(index).is_some_and(|r| r.number == number));
+        }
+        self.time_wait_order.push_back((timer_slot, number));
         self.table.insert(tuple, Entry::TimeWait(timer_slot));
+    }
+
+    /// Those at the front of the order whose records are gone. A record's place may be another's by now, hence the numbers.
+    fn forget_ended_time_waits(&mut self) {
+        while let Some(&(index, number)) = self.time_wait_order.front() {
+            if self.time_wait.get(index).is_some_and(|record| record.number == number) {
+                return;
+            }
+            self.time_wait_order.pop_front();
+        }
     }
 
     fn file_time_wait(&mut self, index: u32) {
@@ -365,9 +382,7 @@ impl Shard {
     pub(super) fn end_time_wait(&mut self, index: u32) {
         if let Some(record) = self.time_wait.remove(index) {
             self.table.remove(&record.record.tuple, Entry::TimeWait(index));
-            if self.time_wait_order.front() == Some(&index) {
-                self.time_wait_order.pop_front();
-            }
+            self.forget_ended_time_waits();
         }
     }
 
@@ -386,10 +401,17 @@ impl Shard {
         match record.record.on_segment(now, seg) {
             TimeWaitVerdict::Drop(reason) => self.count_drop(reason),
             TimeWaitVerdict::Ack(transmit, reason) => {
-                self.file_time_wait(index);
-                // A FIN that was sent again is no challenge: without the ACK the peer would try for minutes.
-                if reason == DropReason::Duplicate || self.admit_challenge() {
-                    self.send_for(&tuple, &transmit, path);
+                self.answer_for_time_wait(index, &transmit, reason, path);
+            }
+            // RFC 9293 §3.10.7.4: it "may accept a new SYN from the remote TCP endpoint": where nobody accepts anything, nothing may
+            // end the wait either.
+            TimeWaitVerdict::Reuse { .. } if self.find_listener(&tuple).is_none() => {
+                let Some(record) = self.time_wait.get_mut(index) else { return };
+                match record.record.refuse(now) {
+                    TimeWaitVerdict::Ack(transmit, reason) => {
+                        self.answer_for_time_wait(index, &transmit, reason, path);
+                    }
+                    _ => self.count_drop(DropReason::SynInWindow),
                 }
             }
             TimeWaitVerdict::Reuse { iss } => {
@@ -400,6 +422,15 @@ impl Shard {
         }
     }
 
+    /// The ACK out of a TIME-WAIT record, whose time may begin anew.
+    fn answer_for_time_wait(&mut self, index: u32, transmit: &Transmit, reason: DropReason, path: Path) {
+        self.file_time_wait(index);
+        let Some(tuple) = self.time_wait.get(index).map(|record| record.record.tuple) else { return };
+        if !reason.is_guess() || self.admit_challenge() {
+            self.send_for(&tuple, transmit, path);
+        }
+    }
+
     /// A segment for a four-tuple that nothing stands at.
     fn on_new_segment(&mut self, tuple: &FourTuple, seg: &Segment, payload: Payload<'_>, path: Path) {
         // Whoever may not be sent to gets no answer, as from the kernel.
@@ -407,11 +438,26 @@ impl Shard {
             self.counters.dropped_barred += 1;
             return;
         }
+        if self.is_martian(tuple, path) {
+            self.counters.dropped_martians += 1;
+            return;
+        }
         if seg.flags.any(Flags::SYN) && seg.ack.is_none() && !seg.flags.any(Flags::RST) {
             self.on_syn(tuple, seg, payload, path, None);
-        } else if !self.on_cookie(tuple, seg, path) {
+        } else if !self.on_cookie(tuple, seg, payload, path) {
             self.refuse(tuple, seg, path);
         }
+    }
+
+    /// Whether a segment that came over a device has a source that none can have there (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3): this host
+    /// itself, a group, nobody. The kernel throws such packets away before anybody looks at them; here they come to us first, and
+    /// whoever is near enough to get the answer would pass for a program of this host.
+    fn is_martian(&self, tuple: &FourTuple, path: Path) -> bool {
+        let Path::Device { port, .. } = path else { return false };
+        let from = tuple.remote.addr;
+        // The kernel's end of a TAP device is a neighbour of the station there, though it is this host's address.
+        let own = self.is_own(from) || !self.is_station(port) && self.host.is_local(from);
+        own || from.is_loopback() || from.is_unspecified() || from.is_multicast() || from.is_broadcast()
     }
 
     /// RFC 9293 §3.10.7.1: a segment for no connection is answered by a reset.
@@ -432,8 +478,8 @@ impl Shard {
                 let transmit = half.record.syn_ack(now);
                 self.send_for(&tuple, &transmit, path);
             }
-            HalfOpenVerdict::Ack(transmit, _) => {
-                if self.admit_challenge() {
+            HalfOpenVerdict::Ack(transmit, reason) => {
+                if !reason.is_guess() || self.admit_challenge() {
                     self.send_for(&tuple, &transmit, path);
                 }
             }

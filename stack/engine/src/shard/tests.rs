@@ -68,6 +68,12 @@ impl World {
         Self { shard, outbox, clients }
     }
 
+    /// One more client, whose number is that of its place.
+    pub(in crate::shard) fn attach(&mut self, client: Arc<ClientRegion>) {
+        self.shard.on_message(ToShard::Attach(client.clone()));
+        self.clients.push(client);
+    }
+
     /// Is shard `index` of those with these inboxes, from the beginning.
     pub(in crate::shard) fn become_one_of(
         &mut self,

@@ -326,6 +326,10 @@ impl Bbr {
         }
         // What a round finds lost was sent before it began, if it was lost in a queue.
         let old = self.full && self.round.end.before_or_eq(self.forgiven);
+        if !old {
+            // It stays just behind, or half a circle later it would lie ahead.
+            self.forgiven = self.round.end - 1;
+        }
         let lost_too_much = self.too_much_lost(d.mss);
         let too_much = self.round.marked || lost_too_much && !old;
         match self.phase {

@@ -73,7 +73,8 @@ impl HyStart {
     /// By what to divide the growth of the window; `None` when slow start is over. `by_train`: a train of ACKs suffices.
     #[inline]
     pub(super) fn on_ack(&mut self, ack: &AckSample, cwnd: u32, by_train: bool) -> Option<u32> {
-        if ack.una.after(self.round_end) {
+        // It may be far behind: rounds are not counted while the program, and not the window, holds the sender back.
+        if !self.round_end.is_between(ack.una - 1, ack.nxt) {
             self.round_end = ack.nxt;
             self.last_min = self.current_min;
             self.current_min = Duration::MAX;

@@ -36,6 +36,19 @@ fn slow_start_doubles_each_round() {
     }
 }
 
+/// HyStart++ counts rounds while the window is what holds the sender back. When it is again after more than 2 GiB, a round trip
+/// that grows ends slow start as ever.
+#[test]
+fn rounds_are_counted_again_after_long() {
+    let (mut cc, mut now, mut una) = start(CongestionKind::Cubic);
+    round(&mut cc, &mut now, &mut una, Duration::from_millis(10));
+    una += (1 << 31) + 1_000 * MSS;
+    for ms in [10, 10, 10, 30, 30, 30, 30, 30, 30, 30] {
+        round(&mut cc, &mut now, &mut una, Duration::from_millis(ms));
+    }
+    assert!(!cc.in_slow_start(), "{}", cc.cwnd);
+}
+
 #[test]
 fn reno_adds_a_segment_per_round_and_halves_on_loss() {
     let (mut cc, mut now, mut una) = start(CongestionKind::NewReno);

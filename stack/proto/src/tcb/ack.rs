@@ -32,10 +32,13 @@ impl Tcb {
         if ack.after(self.snd.nxt) {
             return Verdict::AckThenDrop(DropReason::AckOfUnsent);
         }
-        // RFC 5961 §5.2: older than any window we were ever given is an injection.
-        if ack.before(self.snd.una - self.snd.wnd_max) {
+        // RFC 5961 §5.2: older than any window we were ever given is an injection; so is what acknowledges bytes before our first
+        // ("ghost ACKs", Pan and Rossow 2023; Linux tcp_ack), which leaves a stranger next to nothing to guess on a young connection.
+        if ack.before(self.snd.una - self.sent_before_una()) {
             return Verdict::AckThenDrop(DropReason::AckTooOld);
         }
+        self.stats.heard_at = now;
+        self.soft_error = None;
         self.recovery.probes = 0;
         let mut delivered = Delivered::default();
         let mut facts = AckFacts::of(self, seg, ack);
@@ -51,6 +54,10 @@ impl Tcb {
         let lost_before = self.board.lost();
         self.update_send_window(seg, ack);
         facts.ece = self.opt.ecn && seg.flags.any(Flags::ECE) && !seg.flags.any(Flags::SYN);
+        if facts.ece {
+            let segments = delivered.bytes.div_ceil(u32::from(self.snd.mss).max(1));
+            self.stats.delivered_ce = self.stats.delivered_ce.wrapping_add(segments);
+        }
         let reducing = self.recovery.is_reducing();
         // What had been reported as arrived before says nothing of the window now (Linux tcp_cong_avoid takes what is newly
         // delivered).
@@ -119,9 +126,15 @@ impl Tcb {
             mss,
             srtt: self.rtt.smoothed,
             rtt,
-            front: self.recovery.fack.later(self.snd.una),
+            front: self.delivered_up_to(),
             nxt: self.snd.nxt,
         });
+    }
+
+    /// Where the highest byte that has arrived ends. RACK.fack is not kept up on the fast path.
+    fn delivered_up_to(&self) -> SeqNum {
+        let fack = self.recovery.fack;
+        if fack.is_between(self.snd.una, self.snd.nxt) { fack } else { self.snd.una }
     }
 
     /// SND.UNA moves to `ack`: the engine forgets the bytes.
@@ -129,6 +142,7 @@ impl Tcb {
     pub(super) fn release(&mut self, now: Instant, ack: SeqNum, out: &mut Actions) {
         let bytes = self.snd.stream_start().span_to(ack.earlier(self.snd.end));
         self.snd.una = ack;
+        self.snd.syn_unacked = false;
         self.stats.acked_at = now;
         self.stats.bytes_acked += u64::from(bytes);
         self.recovery.retransmits = 0;
@@ -192,7 +206,7 @@ impl Tcb {
         } else {
             self.cc.cwnd < self.snd.max_flight + 2 * mss
         };
-        if self.snd.una.after(self.snd.max_flight_end) {
+        if !self.snd.max_flight_end.is_between(self.snd.una - 1, self.snd.nxt) {
             self.snd.max_flight = self.snd.flight();
             self.snd.max_flight_end = self.snd.nxt;
         }

@@ -42,7 +42,6 @@ impl Tcb {
     #[inline(never)]
     fn react(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
         self.stats.segs_in = self.stats.segs_in.wrapping_add(1);
-        self.stats.heard_at = now;
         if self.state == State::Established && self.is_expected(seg) {
             self.on_expected(now, seg, out);
         } else {
@@ -69,6 +68,7 @@ impl Tcb {
             && self.rcv.fin.is_none()
             && seg.options.sack.is_empty()
             && !seg.ce
+            && self.soft_error.is_none()
             && seg.ack.is_some_and(|ack| self.snd.una.before_or_eq(ack) && ack.before_or_eq(self.snd.nxt))
             && self.recovery.is_quiet()
     }
@@ -76,6 +76,7 @@ impl Tcb {
     /// As the steps below, with the outcome of each known.
     #[inline]
     fn on_expected(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
+        self.stats.heard_at = now;
         if let (true, Some(ts)) = (self.opt.timestamps, seg.options.timestamps) {
             self.update_ts_recent(now, seg, ts.val);
         }
@@ -98,7 +99,7 @@ impl Tcb {
             Verdict::Continue | Verdict::Done => {}
             Verdict::Drop(reason) => out.drop = Some(reason),
             Verdict::AckThenDrop(reason) => {
-                self.challenge(now, seg, out);
+                self.challenge(now, seg, reason, out);
                 out.drop = Some(reason);
             }
         }
@@ -166,7 +167,7 @@ impl Tcb {
             if rst {
                 return Verdict::Drop(DropReason::RstOutOfWindow);
             }
-            if old && seg.len > 0 {
+            if old && seg.len > 0 && !seg.flags.any(Flags::SYN) {
                 // RFC 2883 §4.1: tell the sender that it repeated itself.
                 self.note_duplicate(seg.seq, seg.seq + seg.len);
             }
@@ -187,7 +188,7 @@ impl Tcb {
     /// Second: check the RST bit, with RFC 5961 §3.2: only an exact one counts.
     fn on_reset(&mut self, now: Instant, seg: &Segment, out: &mut Actions) -> Verdict {
         if seg.seq != self.rcv.nxt {
-            self.challenge(now, seg, out);
+            self.challenge(now, seg, DropReason::RstNotExact, out);
             return Verdict::Drop(DropReason::RstNotExact);
         }
         let error = match self.state {
@@ -201,17 +202,21 @@ impl Tcb {
         Verdict::Done
     }
 
-    /// An ACK in answer to what is out of order in some way. RFC 5961 §7: its rate is limited unless it answers data.
-    pub(super) fn challenge(&mut self, now: Instant, seg: &Segment, out: &mut Actions) {
+    /// An ACK in answer to what is out of order in some way. Its rate is limited unless it answers data or a FIN, which are no
+    /// answers themselves (Linux tcp_oow_rate_limited). RFC 5961 §7: what may be a stranger's guess is limited for the whole stack, too.
+    /// The rest is not: a probe of the window or of the peer's life, or a FIN whose ACK got lost, has to be answered (RFC 9293
+    /// §3.8.4, §3.8.6.1) however many guesses there are elsewhere.
+    pub(super) fn challenge(&mut self, now: Instant, seg: &Segment, why: DropReason, out: &mut Actions) {
         let fresh =
             self.ack.challenge_at != Instant::ZERO && now - self.ack.challenge_at < self.cfg.challenge_gap;
-        let data = seg.len > 0 && !seg.flags.any(Flags::SYN.with(Flags::RST));
-        if fresh && !data {
+        let data = seg.seq_len() > 0 && !seg.flags.any(Flags::SYN.with(Flags::RST));
+        let free = data && !why.is_guess();
+        if fresh && !free {
             return;
         }
-        if !data {
+        if !free {
             self.ack.challenge_at = now;
-            if !self.ack.now {
+            if !self.ack.now && why.is_guess() {
                 out.events.insert(Events::CHALLENGE);
             }
         }

@@ -122,7 +122,7 @@ impl Tcb {
         }
         // RFC 6093 §3.2 and Linux: the pointer names the byte after the urgent one; the urgent byte is the one before.
         let up = seg.seq + u32::from(seg.urg);
-        let known = self.rcv.urgent.is_some_and(|old| up.before_or_eq(old));
+        let known = self.rcv.urgent.is_some_and(|old| old.after(self.rcv.nxt) && up.before_or_eq(old));
         // Linux: "do not replay urg ptr": a pointer at what has arrived already is a repetition, or a fault of the peer.
         if seg.urg == 0 || known || (up - 1).before(self.rcv.nxt) {
             return;

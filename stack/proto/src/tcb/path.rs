@@ -94,8 +94,8 @@ impl Tcb {
         if self.cfg.mtu_probing != MtuProbing::Off {
             return self.search_from(smaller);
         }
-        if self.snd.path_mss_before.is_none() && self.snd.path_trusted {
-            self.snd.path_mss_before = Some(self.snd.path_mss);
+        if self.snd.path_mss_before == 0 && self.snd.path_trusted {
+            self.snd.path_mss_before = self.snd.path_mss;
         }
         self.snd.path_mss = smaller;
         self.update_mss();
@@ -104,7 +104,8 @@ impl Tcb {
     /// The timeouts are over. Perhaps it was an outage and no black hole: go back to full segments, once. If they get lost
     /// again, the suspicion was right.
     pub(super) fn trust_path_again(&mut self) {
-        if let Some(before) = self.snd.path_mss_before.take() {
+        let before = core::mem::take(&mut self.snd.path_mss_before);
+        if before != 0 {
             self.snd.path_trusted = false;
             self.snd.path_mss = before;
             self.update_mss();

@@ -13,7 +13,7 @@ use super::state::{Timer, Watch};
 use crate::half_open::{ts_before, ts_clock};
 use crate::info::RecoveryState;
 use crate::scoreboard::{Delivered, Sent, Tick, sent_after, ticks_to_nanos};
-use crate::segment::{Flags, Segment};
+use crate::segment::{Flags, SackBlock, Segment};
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ const PEER_DELAYED_ACK: Duration = Duration::from_millis(200);
 struct Undo {
     cwnd: u32,
     ssthresh: u32,
+    /// SND.UNA then: what lies before was not sent again since.
+    from: SeqNum,
 }
 
 /// A tail loss probe in flight (RFC 8985 §7.3).
@@ -57,7 +59,8 @@ pub(super) struct Recovery {
     reordering_seen: bool,
     reo_mult: u8,
     reo_persist: u8,
-    dsack_round: Option<SeqNum>,
+    /// RACK.dsack_round; behind SND.UNA if there is none.
+    dsack_round: SeqNum,
     /// RFC 6937 §3.
     prr_delivered: u32,
     pub(super) prr_out: u32,
@@ -129,7 +132,7 @@ impl Recovery {
             reordering_seen: false,
             reo_mult: 1,
             reo_persist: 0,
-            dsack_round: None,
+            dsack_round: iss,
             prr_delivered: 0,
             prr_out: 0,
             recover_fs: 0,
@@ -177,6 +180,10 @@ impl Tcb {
         let r = &mut self.recovery;
         r.quiet =
             r.state == RecoveryState::Open && r.tlp.is_none() && r.dupacks == 0 && self.board.is_clean();
+        if r.quiet {
+            // All that is in flight was sent after it, and the clock of the board may come round before it is asked for again.
+            r.newest = None;
+        }
     }
 
     /// A duplicate ACK on the fast path, without SACK.
@@ -191,7 +198,7 @@ impl Tcb {
         let blocks = seg.options.sack.as_slice();
         let mut dsack = 0;
         // Linux looks at the blocks first, and then at what is acknowledged as a whole; its SYN-ACK is not among that.
-        let last = delivered.last.or(delivered.newest).filter(|_| ack != self.snd.iss + 1);
+        let last = delivered.last.or(delivered.newest).filter(|_| self.stats.bytes_acked > 0);
         for (i, block) in blocks.iter().enumerate() {
             if !block.start.before(block.end) || block.end.after(self.snd.nxt) {
                 continue;
@@ -201,14 +208,43 @@ impl Tcb {
                 second.is_some_and(|b| b.start.before_or_eq(block.start) && block.end.before_or_eq(b.end));
             // RFC 2883 §4.1: the first block lies below the cumulative ACK, or within the second.
             if i == 0 && (block.start.before(ack) || inside) {
-                dsack = block.start.distance_to(block.end);
-                self.stats.dsack_dups = self.stats.dsack_dups.wrapping_add(1);
+                dsack = self.take_dsack(*block, ack);
                 continue;
             }
             self.board.sack(block.start, block.end, delivered);
         }
         delivered.last = last.or(delivered.last);
         dsack
+    }
+
+    /// RFC 2883 §5: the bytes that a DSACK says were sent once too often; zero if it can't be true. Anybody who knows the
+    /// endpoints can have the peer report a range of his choice, by a segment with an old sequence number; so it has to be one that
+    /// we sent, of a window's length at most, and no more may be reported than was sent again (as in Linux tcp_dsack_seen).
+    fn take_dsack(&mut self, block: SackBlock, ack: SeqNum) -> u32 {
+        let SackBlock { start, end } = block;
+        let below = end.before_or_eq(ack) && start.after_or_eq(self.snd.una - self.sent_before_una());
+        if start.before(ack) && !below {
+            return 0;
+        }
+        let bytes = start.distance_to(end);
+        let segments = bytes.div_ceil(u32::from(self.snd.mss).max(1));
+        self.stats.dsack_dups = self.stats.dsack_dups.saturating_add(segments);
+        if self.stats.dsack_dups > self.stats.total_retrans {
+            return 0;
+        }
+        let r = &mut self.recovery;
+        if r.undo.is_some_and(|undo| end.after(undo.from)) {
+            r.undo_bytes = r.undo_bytes.saturating_sub(bytes);
+        }
+        bytes
+    }
+
+    /// How far before SND.UNA a segment of the peer may still speak of: no further than its largest window, and no more than we
+    /// ever sent.
+    pub(super) fn sent_before_una(&self) -> u32 {
+        let fin = self.snd.una.after(self.snd.end);
+        let sent = self.stats.bytes_acked.saturating_add(u64::from(fin));
+        sent.min(u64::from(self.snd.wnd_max)) as u32
     }
 
     /// Draws the conclusions from an ACK.
@@ -219,7 +255,11 @@ impl Tcb {
         facts: &AckFacts,
         delivered: &Delivered,
     ) {
-        self.recovery.fack = self.recovery.fack.later(self.snd.una - facts.advanced);
+        // The fast path does not keep it up.
+        let una_before = self.snd.una - facts.advanced;
+        if !self.recovery.fack.is_between(una_before, self.snd.nxt) {
+            self.recovery.fack = una_before;
+        }
         let prior_flight = self.snd.flight() + facts.advanced;
         let mut prr_bytes = delivered.bytes;
         self.on_dsack(facts.dsack);
@@ -334,10 +374,9 @@ impl Tcb {
             return;
         }
         let r = &mut self.recovery;
-        r.undo_bytes = r.undo_bytes.saturating_sub(bytes);
         // RFC 8985 §6.2 step 4: at most once in a round trip, widen the reordering window.
-        if r.dsack_round.is_none_or(|round| self.snd.una.after(round)) {
-            r.dsack_round = Some(self.snd.nxt);
+        if !r.dsack_round.is_between(self.snd.una - 1, self.snd.nxt) {
+            r.dsack_round = self.snd.nxt;
             r.reo_mult = r.reo_mult.saturating_add(1);
             r.reo_persist = REO_PERSIST;
         }
@@ -352,7 +391,7 @@ impl Tcb {
             r.dupacks += 1;
             let before = r.reno_sacked;
             r.reno_sacked = (before + mss).min(in_flight.saturating_sub(mss + self.board.lost()));
-            let fresh = r.state != RecoveryState::Loss && self.snd.una.after_or_eq(r.high_seq);
+            let fresh = r.state != RecoveryState::Loss && !r.high_seq.is_between(self.snd.una, self.snd.nxt);
             if r.dupacks == DUP_THRESH && fresh {
                 self.board.lose_head(mss);
             }
@@ -399,8 +438,12 @@ impl Tcb {
         self.recovery.high_seq = self.snd.nxt;
     }
 
+    const fn what_to_go_back_to(&self) -> Undo {
+        Undo { cwnd: self.cc.cwnd, ssthresh: self.cc.ssthresh, from: self.snd.una }
+    }
+
     fn begin_reduction(&mut self, flight: u32) {
-        self.recovery.undo = Some(Undo { cwnd: self.cc.cwnd, ssthresh: self.cc.ssthresh });
+        self.recovery.undo = Some(self.what_to_go_back_to());
         self.cc.on_congestion(flight, u32::from(self.snd.mss));
         self.recovery.prr_delivered = 0;
         self.recovery.prr_out = 0;
@@ -507,7 +550,7 @@ impl Tcb {
         if first {
             let repeating = self.recovery.state == RecoveryState::Recovery;
             let kept = self.recovery.undo.filter(|_| repeating);
-            self.recovery.undo = kept.or(Some(Undo { cwnd: self.cc.cwnd, ssthresh: self.cc.ssthresh }));
+            self.recovery.undo = kept.or(Some(self.what_to_go_back_to()));
             // RFC 5681 §3.1: once in a window, not for each timeout of the same data.
             if !self.recovery.is_reducing() {
                 self.cc.on_congestion(flight, u32::from(self.snd.mss));
@@ -531,6 +574,8 @@ impl Tcb {
         r.dupacks = 0;
         r.reno_sacked = 0;
         r.tlp = None;
+        // What is delivered from here on tells anew; timeouts may go on for longer than the clock of the board.
+        r.newest = None;
         self.settle();
     }
 

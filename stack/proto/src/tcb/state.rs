@@ -35,8 +35,8 @@ pub(super) struct Send {
     pub(super) path_mss: u16,
     /// What our own link carries, while it is that which `path_mss` tells; `u16::MAX` if something else does.
     pub(super) link_mss: u16,
-    /// What `path_mss` was before it was lowered on suspicion, and whether suspicion may strike again.
-    pub(super) path_mss_before: Option<u16>,
+    /// What `path_mss` was before it was lowered on suspicion (zero if it was not), and whether suspicion may strike again.
+    pub(super) path_mss_before: u16,
     pub(super) path_trusted: bool,
     pub(super) wscale: u8,
     /// The program closed its side: FIN follows on `end`.
@@ -67,6 +67,8 @@ pub(super) struct Send {
     /// With pacing: no segment before this.
     pub(super) pace_next: Instant,
     pub(super) iss: SeqNum,
+    /// SND.UNA is the SYN. (It is also ISS once in 4 GiB.)
+    pub(super) syn_unacked: bool,
 }
 
 impl Send {
@@ -84,7 +86,7 @@ impl Send {
             peer_mss: mss,
             path_mss: u16::MAX,
             link_mss: u16::MAX,
-            path_mss_before: None,
+            path_mss_before: 0,
             path_trusted: true,
             wscale: 0,
             fin_queued: false,
@@ -103,6 +105,7 @@ impl Send {
             max_flight_end: iss,
             pace_next: Instant::ZERO,
             iss,
+            syn_unacked: true,
         }
     }
 
@@ -115,7 +118,7 @@ impl Send {
     /// The first stream byte that is not released.
     #[inline]
     pub(super) fn stream_start(&self) -> SeqNum {
-        if self.una == self.iss { self.una + 1 } else { self.una }
+        self.una + u32::from(self.syn_unacked)
     }
 
     /// Bytes (and SYN, FIN) in flight.

@@ -54,6 +54,7 @@ impl Tcb {
 
     /// What the peer's SYN says, whether it acknowledges ours or crossed it.
     fn take_syn(&mut self, now: Instant, seg: &Segment) {
+        self.stats.heard_at = now;
         self.rcv.start(seg.seq);
         // RFC 3168 §6.1.1: the answer to an ECN-setup SYN is ECE without CWR; a crossing SYN has both.
         let ece = seg.flags.any(Flags::ECE);

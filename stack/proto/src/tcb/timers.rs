@@ -156,7 +156,7 @@ impl Tcb {
             self.abort(out, Some(error));
             return;
         }
-        self.recovery.probes += 1;
+        self.recovery.probes = self.recovery.probes.saturating_add(1);
         self.snd.probe_due = true;
         // Exponentially (SHLD-30), whatever else the backoff of the RTO stands at.
         self.rtt.back_off();
@@ -188,7 +188,7 @@ impl Tcb {
             self.abort(out, Some(error));
             return;
         }
-        self.recovery.probes += 1;
+        self.recovery.probes = self.recovery.probes.saturating_add(1);
         self.snd.probe_due = true;
         self.timers.set(Timer::Keepalive, now + keep.interval);
     }

@@ -90,29 +90,54 @@ impl Tcb {
         made.is_some()
     }
 
-    /// What goes behind it: a probe, or the ACK by itself.
+    /// What goes behind it: the ACK by itself, or a probe.
     #[inline]
     fn last(&mut self, now: Instant, tx: &mut Transmit) -> bool {
-        let seq = if core::mem::take(&mut self.snd.probe_due) {
-            // A window or keep-alive probe (RFC 9293 §3.8.4, §3.8.6.1): an old sequence number, which the peer must answer.
-            self.snd.una - 1
-        } else if self.ack.now {
-            self.snd.nxt
-        } else {
-            return false;
-        };
-        tx.seq = seq;
-        self.put_options(now, &mut tx.options);
-        self.finish(tx);
-        true
+        if self.ack.now {
+            tx.seq = self.acceptable_seq();
+            self.put_options(now, &mut tx.options);
+            self.finish(tx);
+            return true;
+        }
+        let due = core::mem::take(&mut self.snd.probe_due);
+        if due {
+            self.probe(now, tx);
+        }
+        due
     }
 
-    /// RFC 9293 §3.10.5: <SEQ=SND.NXT><CTL=RST>, with an ACK so that a strict peer finds it exact.
+    /// A window or keep-alive probe (RFC 9293 §3.8.4, §3.8.6.1): an old sequence number, which the peer must answer. It throws
+    /// the rest away as it does with anything out of its window, so this is not the ACK that may be due, nor does it offer a window.
+    #[cold]
+    fn probe(&self, now: Instant, tx: &mut Transmit) {
+        tx.seq = self.snd.una - 1;
+        tx.ack = Some(self.rcv.nxt);
+        tx.wnd = (self.rcv.nxt.span_to(self.rcv.adv) >> self.rcv.wscale).min(65_535) as u16;
+        self.put_options(now, &mut tx.options);
+        if self.ack.ecn_echo {
+            tx.flags = tx.flags.with(Flags::ECE);
+        }
+    }
+
+    /// SND.NXT, or the end of the peer's window if it has taken back what is in flight already: whatever lies beyond it
+    /// would be thrown away with its ACK (RFC 9293 §3.8.6; Linux tcp_acceptable_seq). What rounding of a window may take
+    /// back, and a FIN, are none of that.
+    #[inline]
+    fn acceptable_seq(&self) -> SeqNum {
+        let edge = self.snd.una + self.snd.wnd;
+        if edge.before(self.snd.nxt) && edge.distance_to(self.snd.nxt) > 1 << self.snd.wscale {
+            edge
+        } else {
+            self.snd.nxt
+        }
+    }
+
+    /// RFC 9293 §3.10.5: <SEQ=SND.NXT><CTL=RST> (as far as the peer takes it for its own), with an ACK so that a strict peer finds it exact.
     /// RFC 7323 §3.2 recommends the timestamp, so that it is seen to be no old one.
     fn reset(&mut self, now: Instant) -> Option<Transmit> {
         let timestamps = self.timestamps(now);
         core::mem::take(&mut self.snd.rst_due).then(|| Transmit {
-            seq: self.snd.nxt,
+            seq: self.acceptable_seq(),
             ack: Some(self.rcv.nxt),
             flags: Flags::RST,
             wnd: self.select_window(),
@@ -152,7 +177,8 @@ impl Tcb {
             self.note_ack_sent();
         }
         let flags = match (answer, self.opt.ecn) {
-            (false, true) if self.cfg.ecn == EcnMode::Active => Flags::ECE.with(Flags::CWR),
+            // RFC 3168 §6.1.1.1: what is repeated does not ask, as something on the path may drop who does.
+            (false, true) if self.cfg.ecn == EcnMode::Active && first => Flags::ECE.with(Flags::CWR),
             (true, true) => Flags::ECE,
             _ => Flags::NONE,
         };
@@ -199,7 +225,8 @@ impl Tcb {
         self.put_options(now, &mut tx.options);
         let fixed = if self.opt.timestamps { 12 } else { 0 };
         let mss = u32::from(self.snd.mss).saturating_sub(options_len(&tx.options) as u32 - fixed).max(8);
-        let max = limits.payload_max.max(mss);
+        // A device that cuts a long segment copies the urgent pointer into each piece as it is (Linux tcp_urg_mode).
+        let max = if self.snd.urgent.is_some() { mss } else { limits.payload_max.max(mss) };
         let mut unit = mss;
         let mut span = self.repeat_tail(now, mss).or_else(|| self.lost(now, mss, max));
         if self.search.on && span.is_none() {
@@ -245,7 +272,7 @@ impl Tcb {
         let room = self.cc.cwnd.saturating_sub(pipe).max(mss);
         let len = run.min(max).min(whole_segments(room, mss));
         // SYN is sent by `syn` alone; what comes here starts after it.
-        debug_assert!(seq.after(self.snd.iss), "SYN taken for data");
+        debug_assert!(!self.snd.syn_unacked || seq.after(self.snd.iss), "SYN taken for data");
         // FIN goes along with the last byte, but takes no payload.
         let payload = seq.span_to((seq + len).earlier(self.snd.end));
         self.board.resend(seq, len, Tick::at(now));
@@ -316,7 +343,7 @@ impl Tcb {
             return false;
         }
         // Nagle in Minshall's form, as Linux has it: one small segment may be in flight, not two.
-        self.cfg.nodelay || in_flight == 0 || self.snd.small_end.before_or_eq(self.snd.una)
+        self.cfg.nodelay || in_flight == 0 || !self.snd.small_end.is_between(self.snd.una, self.snd.nxt)
     }
 
     /// `len` sequence numbers leave for the first time.
@@ -358,7 +385,7 @@ impl Tcb {
             // Linux has it at the end of a burst, too, so that the receiver's NIC does not wait for the next segment.
             let pushed = self.snd.push_end.after(seq) && self.snd.push_end.before_or_eq(seq + payload);
             // What went with the SYN was all there was then.
-            let early = again && self.opt.syn_data && seq == self.snd.iss + 1;
+            let early = again && self.opt.syn_data && self.stats.bytes_acked == 0 && seq == self.snd.iss + 1;
             if pushed || early || !again && self.ends_burst(now, payload, mss) {
                 flags = flags.with(Flags::PSH);
             }

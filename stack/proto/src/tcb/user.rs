@@ -79,6 +79,10 @@ impl Tcb {
             return Err(UserError::Overrun);
         }
         self.rcv.consumed += n;
+        // Before the circle comes round to it again.
+        if self.rcv.urgent.is_some_and(|up| up.before_or_eq(self.rcv.consumed)) {
+            self.rcv.urgent = None;
+        }
         self.right_size(now, out);
         let peer_sends = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
         // Linux tcp_cleanup_rbuf: a program that has read everything and does not answer lets the ACK go, as a sender

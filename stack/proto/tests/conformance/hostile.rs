@@ -326,6 +326,123 @@ pub fn overlaps_never_reach_back() {
     }
 }
 
+/// A DSACK of what was never sent twice, or never sent: a stranger can have the peer report such a range by a segment with an old
+/// number. It takes no reduction back, and widens no reordering window (Linux tcp_is_sackblock_valid, tcp_dsack_seen).
+#[test]
+pub fn duplicates_that_were_never_sent() {
+    let far = 0u32.wrapping_sub(1_000_000);
+    for (start, end) in [(far, 1), (far, far + 100_000), (1, 1_001), (500, 4_500), (1, 8_001)] {
+        let mut lab = Lab::passive(&with_sack());
+        lab.send(3_000);
+        lab.drain();
+        lab.wait_ms(10);
+        lab.get(seg(1, 0).ack(3_001));
+        lab.send(10_000);
+        assert_eq!(lab.drain().len(), 10);
+        lab.wait_ms(10);
+        lab.get(seg(1, 0).ack(3_001).sack(4_001, 8_001));
+        assert!(lab.expect_data(3_001, 1_000).retransmission);
+        let before = lab.tcb.info(lab.now);
+        assert_eq!(before.recovery, utcp_proto::RecoveryState::Recovery);
+        lab.get(seg(1, 0).ack(3_001).sack(start, end).sack(4_001, 8_001));
+        let after = lab.tcb.info(lab.now);
+        assert_eq!((after.recovery, after.snd_ssthresh), (before.recovery, before.snd_ssthresh), "{start}");
+    }
+}
+
+/// Somebody sends what is not of this connection: that proves no life of the peer.
+#[test]
+pub fn strangers_do_not_put_off_keepalive() {
+    let keep =
+        utcp_proto::Keepalive { idle: Duration::from_secs(5), interval: Duration::from_secs(1), probes: 3 };
+    let mut lab = Lab::passive(&Config { keepalive: Some(keep), ..plain() });
+    let begun = lab.now;
+    while lab.state() != State::Closed && lab.now - begun < Duration::from_secs(30) {
+        lab.wait_ms(250);
+        lab.get(seg(500_000, 0).ack(1));
+        if lab.tcb.next_deadline().is_some_and(|due| due <= lab.now) {
+            lab.last = lab.tcb.on_timer(lab.now);
+        }
+        lab.drain();
+    }
+    assert_eq!((lab.state(), lab.last.error), (State::Closed, Some(SocketError::TimedOut)));
+    assert!(lab.now - begun < Duration::from_secs(9));
+}
+
+/// Keep-alive's own count of probes does not matter where TCP_USER_TIMEOUT says how long to wait: there may be hundreds.
+#[test]
+pub fn hundreds_of_keepalive_probes() {
+    let keep =
+        utcp_proto::Keepalive { idle: Duration::from_secs(5), interval: Duration::from_secs(1), probes: 3 };
+    let user_timeout = Duration::from_secs(600);
+    let mut lab = Lab::passive(&Config { keepalive: Some(keep), user_timeout, ..plain() });
+    let begun = lab.now;
+    let mut probes = 0;
+    while lab.state() != State::Closed {
+        lab.fire();
+        probes += lab.drain().iter().filter(|tx| !tx.flags.any(Flags::RST)).count();
+    }
+    assert_eq!((lab.last.error, (lab.now - begun).as_millis()), (Some(SocketError::TimedOut), 600_000));
+    assert_eq!(probes, 595);
+}
+
+/// A peer that takes its window back while data is in flight: an ACK beyond that window would be thrown away, and a reset, too.
+#[test]
+pub fn acks_and_resets_under_a_window_that_shrank() {
+    let mut lab = Lab::passive(&plain());
+    lab.send(3_000);
+    assert_eq!(lab.drain().len(), 3);
+    lab.get_raw(seg(1, 0).ack(1).wnd(500));
+    lab.get_raw(seg(1, 100).ack(1).wnd(500));
+    lab.wait_ms(50);
+    lab.tcb.on_timer(lab.now);
+    assert_eq!(lab.expect_ack(101).seq, iss() + 501);
+    lab.user(UserCall::Abort);
+    lab.expect_rst(501);
+}
+
+/// A probe has an old number, so the peer throws it away with the ACK that it carries: the ACK that is due is still due.
+#[test]
+pub fn a_probe_is_no_ack() {
+    let mut lab = Lab::passive(&plain());
+    // So that ACKs wait.
+    lab.user(UserCall::SetQuickAck(false));
+    lab.get_raw(seg(1, 0).ack(1));
+    lab.send(500);
+    lab.expect_nothing();
+    let due = lab.tcb.next_deadline().expect("a window probe");
+    lab.now = Instant::from_nanos(due.as_nanos() - 10_000_000);
+    lab.get_raw(seg(1, 100).ack(1));
+    lab.expect_nothing();
+    lab.fire();
+    let probe = lab.expect();
+    assert_eq!((probe.seq, probe.len), (iss(), 0));
+    let (ms, ack) = lab.next_sent();
+    assert_eq!((ack.seq, ack.ack, ms), (iss() + 1, Some(irs() + 101), 30));
+}
+
+/// A long segment is cut by a device that knows nothing of urgent pointers: with one, none is long.
+#[test]
+pub fn urgent_data_in_long_segments() {
+    let mut lab = Lab::passive(&plain());
+    lab.send(4_000);
+    lab.user(UserCall::Send { added: 1, more: false, urgent: true });
+    lab.send(4_000);
+    let limits = TxLimits { payload_max: 60_000 };
+    let mut at = 1;
+    while let Some(tx) = lab.tcb.poll_transmit(lab.now, limits) {
+        assert!(tx.len <= 1_000, "{tx:?}");
+        let ahead = 4_002u32.saturating_sub(at);
+        assert_eq!((u32::from(tx.urg), tx.flags.any(Flags::URG)), (ahead, ahead > 0), "{at}");
+        at += tx.len;
+    }
+    assert_eq!(at, 8_002);
+    // It has arrived: long ones again.
+    lab.get(seg(1, 0).ack(8_002));
+    lab.send(4_000);
+    assert_eq!(lab.tcb.poll_transmit(lab.now, limits).map(|tx| tx.len), Some(4_000));
+}
+
 /// Keep-alive beside a closed window: probes for the window are enough, and the connection lives as long as they are answered.
 #[test]
 pub fn keepalive_beside_a_closed_window() {

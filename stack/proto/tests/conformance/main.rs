@@ -1,6 +1,7 @@
 //! Conformance by standard: one module per RFC, tests named after the requirement. `README.md` beside this file maps
 //! requirements to tests.
 
+mod aged;
 mod hostile;
 mod lab;
 mod rfc1122;

@@ -297,6 +297,28 @@ pub fn icmp_is_checked_against_the_flight() {
     assert_eq!((out.drop, out.error, lab.state()), (None, None, State::Established));
 }
 
+/// A soft error is what a time-out is put down to, unless the peer was heard of since (Linux tcp_ack).
+#[test]
+pub fn soft_errors_are_forgotten_with_progress() {
+    for (heard, told) in [(false, SocketError::HostUnreachable), (true, SocketError::TimedOut)] {
+        let mut lab = Lab::passive(&plain());
+        lab.send(1_000);
+        lab.drain();
+        let kind = IcmpKind::Soft(SocketError::HostUnreachable);
+        lab.tcb.on_icmp(lab.now, IcmpError { kind, seq: iss() + 1 });
+        if heard {
+            lab.get(seg(1, 0).ack(1_001));
+            lab.send(1_000);
+            lab.drain();
+        }
+        while lab.state() != State::Closed {
+            lab.fire();
+            lab.drain();
+        }
+        assert_eq!(lab.last.error, Some(told), "heard: {heard}");
+    }
+}
+
 /// §4.2.3.9: a hard error ends a connection attempt, a soft one is told when it times out.
 #[test]
 pub fn icmp_while_connecting() {

@@ -36,6 +36,19 @@ pub fn section_6_1_1_negotiation() {
     assert!(!syn.flags.any(SETUP), "passive does not ask");
 }
 
+/// §6.1.1.1: something on the path may drop a SYN that asks, so the next one does not.
+#[test]
+pub fn section_6_1_1_1_a_repeated_syn_does_not_ask() {
+    let (mut lab, syn) = Lab::connecting(&ecn());
+    assert!(syn.flags.all(SETUP));
+    for _ in 0..3 {
+        let (_, again) = lab.next_sent();
+        assert_eq!((again.seq, again.flags), (syn.seq, Flags::SYN));
+    }
+    lab.get(seg(0, 0).ack(1).flags(Flags::SYN));
+    assert!(!lab.tcb.info(lab.now).ecn);
+}
+
 /// §6.1.2, §6.1.4, §6.1.5: data is ECT, bare ACKs and retransmissions are not.
 #[test]
 pub fn section_6_1_2_which_segments_are_ect() {

@@ -47,8 +47,37 @@ pub fn section_5_2_ack() {
         assert_eq!((out.place, out.drop.is_some()), (None, true), "{ack}");
         lab.expect_ack(1);
     }
-    let out = lab.get(seg(1, 10).ack(3_001u32.wrapping_sub(50_000)));
+    let out = lab.get(seg(1, 10).ack(1));
     assert_eq!(out.advanced, 10, "an old ACK within the largest window does not spoil the data");
+    // The largest window ever offered, once more than that has been sent.
+    let mut una = 3_001;
+    for _ in 0..20 {
+        lab.drain();
+        lab.send(3_000);
+        lab.drain();
+        una += 3_000;
+        lab.get(seg(11, 0).ack(una));
+    }
+    lab.wait_ms(600);
+    assert_eq!(lab.get(seg(11, 10).ack(una - 50_001)).drop, Some(DropReason::AckTooOld));
+    assert_eq!(lab.get(seg(11, 10).ack(una - 50_000)).advanced, 10);
+}
+
+/// "Ghost ACKs": what was never sent can't be acknowledged, so a young connection leaves a stranger little to guess.
+#[test]
+pub fn section_5_2_ack_of_what_was_never_sent() {
+    let mut lab = Lab::passive(&plain());
+    for ack in [0u32.wrapping_sub(40_000), 0u32.wrapping_sub(1), 0] {
+        lab.wait_ms(600);
+        let out = lab.get(seg(1, 10).ack(ack));
+        assert_eq!((out.place, out.drop), (None, Some(DropReason::AckTooOld)), "{ack}");
+        assert!(out.events.any(Events::CHALLENGE));
+        lab.expect_ack(1);
+        // However many come.
+        lab.get(seg(1, 10).ack(ack));
+        lab.expect_nothing();
+    }
+    assert_eq!(lab.get(seg(1, 10).ack(1)).advanced, 10);
 }
 
 /// §7: challenge ACKs are limited.
@@ -65,4 +94,37 @@ pub fn section_7_rate_limit() {
     lab.wait_ms(600);
     let out = lab.get(seg(2, 0).flags(Flags::SYN));
     assert!(out.events.any(Events::CHALLENGE), "the engine may limit them for all flows together");
+}
+
+/// §7 is about guesses. A peer that asks whether we live, for our window, or repeats a FIN has to be answered however many of
+/// those there are elsewhere; else a stranger who can make the stack spend its challenges could end all its idle connections.
+#[test]
+pub fn section_7_probes_are_no_challenges() {
+    let mut lab = Lab::passive(&plain());
+    lab.get(seg(1, 100).ack(1));
+    lab.drain();
+    for keep_alive in [seg(100, 0).ack(1), seg(100, 1).ack(1)] {
+        lab.wait_ms(600);
+        let out = lab.get(keep_alive);
+        assert!(!out.events.any(Events::CHALLENGE));
+        lab.expect_ack(101);
+    }
+    // A FIN, and again while the last answer may still be on its way or was lost.
+    lab.get(seg(101, 0).ack(1).flags(Flags::FIN));
+    lab.wait_ms(50);
+    lab.tcb.on_timer(lab.now);
+    lab.expect_ack(102);
+    for _ in 0..3 {
+        lab.wait_ms(1);
+        let out = lab.get(seg(101, 0).ack(1).flags(Flags::FIN));
+        assert_eq!((out.drop, out.events.any(Events::CHALLENGE)), (Some(DropReason::AfterFin), false));
+        lab.expect_ack(102);
+    }
+    // A SYN that brings bytes is one all the same.
+    lab.wait_ms(600);
+    let answers = (0..50).filter(|_| {
+        lab.get(seg(50, 10).flags(Flags::SYN));
+        lab.sent().is_some()
+    });
+    assert_eq!(answers.count(), 1);
 }

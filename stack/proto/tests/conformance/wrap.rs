@@ -29,6 +29,12 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
         a_peer_with_segments_of_one_byte,
         timestamps_wrap,
         overlaps_never_reach_back,
+        duplicates_that_were_never_sent,
+        strangers_do_not_put_off_keepalive,
+        hundreds_of_keepalive_probes,
+        acks_and_resets_under_a_window_that_shrank,
+        a_probe_is_no_ack,
+        urgent_data_in_long_segments,
         keepalive_beside_a_closed_window,
     }
     rfc1122 {
@@ -49,6 +55,7 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
         section_4_2_3_5_retransmissions_run_out,
         orphan_leaves_fin_wait_2,
         icmp_is_checked_against_the_flight,
+        soft_errors_are_forgotten_with_progress,
         icmp_while_connecting,
         rfc_1191_fragmentation_needed,
         rfc_4821_black_hole,
@@ -67,6 +74,7 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
     }
     rfc3168 {
         section_6_1_1_negotiation,
+        section_6_1_1_1_a_repeated_syn_does_not_ask,
         section_6_1_2_which_segments_are_ect,
         section_6_1_3_receiver_echoes,
         section_6_1_2_sender_reacts_once,
@@ -97,7 +105,9 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
         section_3_2_reset,
         section_4_2_syn,
         section_5_2_ack,
+        section_5_2_ack_of_what_was_never_sent,
         section_7_rate_limit,
+        section_7_probes_are_no_challenges,
     }
     rfc6191 {
         a_repeated_fin_is_acknowledged_and_restarts_the_wait,
