@@ -206,7 +206,7 @@ impl Tcb {
         } else {
             self.cc.cwnd < self.snd.max_flight + 2 * mss
         };
-        if !self.snd.max_flight_end.is_between(self.snd.una - 1, self.snd.nxt) {
+        if self.snd.una.after(self.snd.max_flight_end) {
             self.snd.max_flight = self.snd.flight();
             self.snd.max_flight_end = self.snd.nxt;
         }

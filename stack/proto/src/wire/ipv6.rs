@@ -14,6 +14,7 @@ const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
+const PAD_1: u8 = 0;
 
 /// An IPv6 header together with what its extension headers say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +43,8 @@ pub struct Repr {
 /// The header of `packet` and the range of the payload after all extension headers.
 ///
 /// # Errors
-/// [`WireError::Truncated`], [`WireError::Unsupported`] (version, a routing header that is not used up, too many
-/// extension headers).
+/// [`WireError::Truncated`], [`WireError::Unsupported`] (version, a routing header that is not used up, headers in the wrong place,
+/// too many extension headers), [`WireError::BadOption`] (an option that must be understood, or runs over its header's end).
 #[inline]
 pub fn parse(packet: &[u8]) -> Result<(Repr, Range<usize>), WireError> {
     let &[v0, v1, v2, v3, l0, l1, next, hop_limit, ..] =
@@ -101,16 +102,36 @@ fn walk(repr: &mut Repr, body: &[u8]) -> Result<usize, WireError> {
             }
             continue;
         }
+        // RFC 8200 §4.1: nowhere but at the front; elsewhere it is a next header that nobody knows.
+        if header == HOP_BY_HOP && at != HEADER_LEN {
+            return Err(WireError::Unsupported);
+        }
         // RFC 8200 §4.4: with segments left, an unknown routing type is an error; type 0 is dead (RFC 5095).
         if header == ROUTING && b3 != 0 {
             return Err(WireError::Unsupported);
         }
-        at += 8 + usize::from(len) * 8;
-        if at > body.len() {
-            return Err(WireError::Truncated);
+        let end = at + 8 + usize::from(len) * 8;
+        let whole = body.get(at..end).ok_or(WireError::Truncated)?;
+        if header != ROUTING {
+            look_through(whole.get(2..).unwrap_or(&[]))?;
         }
+        at = end;
     }
     Err(WireError::Unsupported)
+}
+
+/// RFC 8200 §4.2: options of which none is known here may be skipped, or must not, as their own upper two bits say.
+fn look_through(mut options: &[u8]) -> Result<(), WireError> {
+    loop {
+        options = match *options {
+            [] => return Ok(()),
+            [PAD_1, ref rest @ ..] => rest,
+            [kind, len, ref rest @ ..] if kind >> 6 == 0 => {
+                rest.get(usize::from(len)..).ok_or(WireError::BadOption)?
+            }
+            _ => return Err(WireError::BadOption),
+        };
+    }
 }
 
 /// Writes the fixed header and returns its length.
@@ -176,6 +197,32 @@ mod tests {
         assert_eq!(parse(&out[..n]), Ok((sample(3), 64..67)), "an atomic fragment is whole");
     }
 
+    /// RFC 8200 §4.2: the upper bits of an option say what to do with a packet by whoever does not know it.
+    #[test]
+    fn options_may_be_skipped_or_not() {
+        #[track_caller]
+        fn check(header: u8, options: [u8; 6], skipped: bool) {
+            let [a, b, c, d, e, f] = options;
+            let (out, n) = packet(header, &[6, 0, a, b, c, d, e, f, 1, 2, 3]);
+            let expected = if skipped { Ok((sample(3), 48..51)) } else { Err(WireError::BadOption) };
+            assert_eq!(parse(&out[..n]), expected, "{options:?}");
+        }
+        for header in [HOP_BY_HOP, DESTINATION] {
+            check(header, [0; 6], true);
+            check(header, [0, 1, 3, 0, 0, 0], true);
+            // Router alert, and something new that may be skipped.
+            check(header, [5, 2, 0, 0, 1, 0], true);
+            check(header, [0x3e, 4, 1, 2, 3, 4], true);
+            for kind in [0x40, 0x80, 0xc2, 0xc9] {
+                check(header, [kind, 4, 0, 0, 0, 0], false);
+                check(header, [1, 1, 0, kind, 1, 0], false);
+            }
+            // Over the end.
+            check(header, [0x3e, 5, 0, 0, 0, 0], false);
+            check(header, [0, 0, 0, 0, 0, 1], false);
+        }
+    }
+
     #[test]
     fn fragments_and_oddities_are_named() {
         let (out, n) = packet(FRAGMENT, &[6, 0, 0, 9, 0, 0, 0, 7, 1, 2]);
@@ -186,6 +233,9 @@ mod tests {
         assert_eq!(parse(&out[..n]), Err(WireError::Unsupported));
         let (out, n) = packet(DESTINATION, &[6, 9, 0, 0, 0, 0, 0, 0]);
         assert_eq!(parse(&out[..n]), Err(WireError::Truncated));
+        // A hop-by-hop header that is not the first.
+        let (out, n) = packet(DESTINATION, &[0, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(parse(&out[..n]), Err(WireError::Unsupported));
         let loops: [u8; 80] = core::array::from_fn(|i| if i % 8 == 0 { 60 } else { 0 });
         let (out, n) = packet(DESTINATION, &loops);
         assert_eq!(parse(&out[..n]), Err(WireError::Unsupported));

@@ -216,9 +216,26 @@ pub fn section_4_2_3_6_keepalive_unanswered() {
     lab.expect_rst(1);
 }
 
-/// §4.2.3.6: MUST default to off.
+/// §4.2.3.6, MUST-26: only where no data is outstanding: that has timers of its own.
+#[test]
+pub fn section_4_2_3_6_keepalive_and_data() {
+    let mut lab = Lab::passive(&keepalive(3));
+    lab.send(100);
+    lab.drain();
+    let end = lab.now + Duration::from_secs(120);
+    while lab.tcb.next_deadline().is_some_and(|due| due < end) {
+        lab.fire();
+        for tx in lab.drain() {
+            assert_eq!((tx.seq, tx.len), (iss() + 1, 100), "data, and no probe");
+        }
+    }
+    assert_eq!(lab.state(), State::Established);
+}
+
+/// §4.2.3.6: MUST default to off, and to two hours where it is on (MUST-28).
 #[test]
 pub fn keepalive_is_off_by_default() {
+    assert!(Keepalive::default().idle >= Duration::from_secs(7_200));
     let lab = Lab::passive(&plain());
     assert_eq!(lab.tcb.next_deadline(), None);
 }
@@ -249,6 +266,23 @@ pub fn user_timeout() {
     }
     assert_eq!(lab.last.error, Some(SocketError::TimedOut));
     assert_eq!((lab.now - from).as_millis(), 5_000);
+}
+
+/// RFC 5482 §3, MUST-21: the program may also want to wait for longer than R2 allows.
+#[test]
+pub fn user_timeout_beyond_r2() {
+    let hour = Duration::from_secs(3_600);
+    let mut lab = Lab::passive(&Config { user_timeout: hour, retries: 4, ..plain() });
+    lab.send(100);
+    lab.expect_data(1, 100);
+    let from = lab.now;
+    let mut again = 0;
+    while lab.last.error.is_none() {
+        lab.fire();
+        again += lab.drain().len();
+    }
+    assert_eq!((lab.last.error, lab.now - from), (Some(SocketError::TimedOut), hour));
+    assert!(again > 20, "{again}");
 }
 
 /// Without it, R2 counts retransmissions (§4.2.3.5).

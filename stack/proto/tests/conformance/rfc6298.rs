@@ -54,6 +54,17 @@ pub fn section_3_karn() {
     lab.wait_ms(500);
     lab.get(seg(1, 0).ack(11));
     assert_eq!(lab.tcb.info(lab.now).rtt, before);
+    // Nor from one that a tail loss probe repeats, which is not held for lost.
+    let mut lab = Lab::passive(&with_sack());
+    let before = lab.tcb.info(lab.now).rtt;
+    lab.send(10);
+    lab.drain();
+    let (ms, probe) = lab.next_sent();
+    assert!(probe.retransmission && ms < 250, "{ms}");
+    assert_eq!(lab.tcb.info(lab.now).lost, 0);
+    lab.wait_ms(100);
+    lab.get(seg(1, 0).ack(11));
+    assert_eq!(lab.tcb.info(lab.now).rtt, before);
 }
 
 /// §5.7: a SYN that had to be repeated: three seconds, and RFC 5681 §3.1: a window of one segment.

@@ -1,9 +1,10 @@
 //! RFC 9293: Transmission Control Protocol.
 
 use crate::lab::{Lab, irs, iss, plain, seg, tuple};
+use utcp_proto::wire::IpAddr;
 use utcp_proto::{
-    Config, DropReason, Events, Flags, HalfOpen, HalfOpenVerdict, Instant, Segment, SocketError, State, Tcb,
-    TxLimits, UserCall,
+    Config, DropReason, Endpoint, Events, Flags, FourTuple, HalfOpen, HalfOpenVerdict, Instant, Segment,
+    SocketError, State, Tcb, TxLimits, UserCall,
 };
 
 /// §3.7.1, MUST-15: without an MSS option the peer takes 536 bytes.
@@ -12,6 +13,18 @@ pub fn must_15_default_mss() {
     let mut lab = Lab::passive_with(&plain(), utcp_proto::Options::default(), Flags::NONE);
     lab.send(2_000);
     lab.expect_data(1, 536);
+    // With IPv6 1220.
+    let cfg = Config { mss: 1_440, ..plain() };
+    let now = Instant::from_millis(1_000_000);
+    let v6 = |last| Endpoint {
+        addr: IpAddr::v6([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]),
+        port: 80,
+    };
+    let tuple = FourTuple { local: v6(1), remote: v6(2) };
+    let syn = Segment { seq: irs(), flags: Flags::SYN, wnd: 50_000, ..Segment::default() };
+    let half = HalfOpen::on_syn(&cfg, now, tuple, iss(), &syn);
+    let (tcb, _) = Tcb::from_half_open(&half, &cfg, now, &seg(1, 0).ack(1).wnd(50_000).0);
+    assert_eq!(tcb.info(now).snd_mss, 1_220);
 }
 
 /// §3.7.1, MUST-16: the smaller of both, less the options.
@@ -292,6 +305,21 @@ pub fn must_56_soft_errors_do_not_abort() {
         let icmp = utcp_proto::IcmpError { kind: utcp_proto::IcmpKind::Soft(error), seq: iss() };
         let out = lab.tcb.on_icmp(lab.now, icmp);
         assert_eq!((out.error, lab.state()), (None, State::SynSent));
+    }
+    // With both SYNs known a hard one is no more than that either (RFC 5927 §5.2).
+    for kind in [utcp_proto::IcmpKind::Soft, utcp_proto::IcmpKind::Hard] {
+        for peer_closed in [false, true] {
+            let mut lab = Lab::passive(&plain());
+            if peer_closed {
+                lab.get(seg(1, 0).ack(1).flags(Flags::FIN));
+            }
+            lab.send(1_000);
+            lab.drain();
+            let state = lab.state();
+            let icmp = utcp_proto::IcmpError { kind: kind(SocketError::Refused), seq: iss() + 1 };
+            let out = lab.tcb.on_icmp(lab.now, icmp);
+            assert_eq!((out.error, lab.state()), (None, state));
+        }
     }
 }
 

@@ -52,6 +52,8 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
         keepalive_is_off_by_default,
         peers_keepalive_is_answered,
         user_timeout,
+        user_timeout_beyond_r2,
+        section_4_2_3_6_keepalive_and_data,
         section_4_2_3_5_retransmissions_run_out,
         orphan_leaves_fin_wait_2,
         icmp_is_checked_against_the_flight,
