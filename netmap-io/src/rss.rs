@@ -7,6 +7,9 @@
 //! The sender of a frame does not choose its queue, but we choose the port that replies come to: a connection takes
 //! one whose replies the NIC brings to the shard that connects. Where that can't be known (a veth's queue is the sender's
 //! choice, some NICs keep their key for themselves), shards hand frames to each other.
+//!
+//! Nobody sets a symmetric key: replies' queue is computed from whichever there is, and a connection that arrives is served by the shard of
+//! the queue it came to. It would win nothing, and every other program's frames on that NIC would change queues.
 
 use std::io;
 use std::net::Ipv6Addr;

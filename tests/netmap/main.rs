@@ -98,7 +98,7 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!(
-                "usage: netmap-check [DEVICE [DEVICE]], such as netmap:veth0 netmap:veth1\n       netmap-check --beside NIC SECONDS"
+                "usage: netmap-check [DEVICE [DEVICE]], such as netmap:veth0 netmap:veth1\n       netmap-check --host netmap:\n       netmap-check --beside NIC SECONDS"
             );
             return ExitCode::from(2);
         }

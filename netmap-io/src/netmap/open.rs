@@ -125,9 +125,9 @@ impl Opener<'_> {
     fn open_beside(&mut self, rings: Rings) -> Result<Device, PortError> {
         if self.wished_ways() != Ways::Both {
             let reason = "beside the kernel both directions are needed: leave /R, /T, /r and /t out".into();
-            return Err(PortError::Option { option: format!("netmap:{}", self.name), reason });
+            return Err(PortError::Option { option: self.device(), reason });
         }
-        let steering = Arc::new(SoftSteering::new(format!("netmap:{}", self.name)));
+        let steering = Arc::new(SoftSteering::new(self.device()));
         let nics = self.nic_rings(rings)?;
         let mut nic_ports = Vec::new();
         // First the NIC's: the kernel's rings get frames only while some of those are in netmap mode.
@@ -137,7 +137,7 @@ impl Opener<'_> {
         if nic_ports.iter().any(|port| port.header > 0) {
             let reason = "its frames begin with a virtio-net header, which the kernel's do not: it can't stand beside \
                           the kernel; give it an address of its own (addr=)";
-            return Err(PortError::Option { option: format!("netmap:{}", self.name), reason: reason.into() });
+            return Err(PortError::Option { option: self.device(), reason: reason.into() });
         }
         let pairs = self.host_pairs()?.max(1);
         let mut ways: Vec<Arc<Mutex<ToHost>>> = Vec::new();
@@ -171,7 +171,7 @@ impl Opener<'_> {
         }
         let reason =
             "its rings and the host's are in two memories, so frames can't pass between them; leave @… out";
-        Err(PortError::Option { option: format!("netmap:{}", self.name), reason: reason.into() })
+        Err(PortError::Option { option: self.device(), reason: reason.into() })
     }
 
     fn nic(&self, mode: Mode, ring: u32) -> Wanted {
@@ -191,6 +191,12 @@ impl Opener<'_> {
             (false, true) => Ways::Tx,
             (false, false) => Ways::Both,
         }
+    }
+
+    /// As a device string has it.
+    pub(super) fn device(&self) -> String {
+        let kind = if self.name.contains(':') { "" } else { "netmap:" };
+        format!("{kind}{}", self.name)
     }
 
     /// A port that the module makes, rather than an interface of the kernel.
@@ -314,7 +320,7 @@ impl Opener<'_> {
             // A module without VALE answers no such question.
             (Err(_), None) => Ok(0),
             (Ok(len), _) => Err(PortError::Option {
-                option: format!("netmap:{}", self.name),
+                option: self.device(),
                 reason: format!("its virtio-net header has {len} bytes; 0, 10 and 12 are known"),
             }),
             (Err(error), Some(_)) => Err(PortError::Option {
@@ -461,14 +467,13 @@ impl Opener<'_> {
     }
 
     fn ring_name(&self, Wanted { mode, ring, side, .. }: Wanted) -> String {
-        let kind = if self.name.contains(':') { "" } else { "netmap:" };
         let rings = match (side, mode) {
             (Side::Host, _) if ring == 0 => Rings::Host,
             (Side::Host, _) => Rings::OneHost(ring),
             (Side::Nic, Mode::OneNic) => Rings::One(ring),
             (Side::Nic, _) => Rings::All,
         };
-        format!("{kind}{}{rings}", self.name)
+        format!("{}{rings}", self.device())
     }
 
     fn caps(&self, wanted: Wanted, sides: &Sides, reply: &Register, interface: Option<&Interface>) -> Caps {
@@ -536,7 +541,9 @@ mod tests {
         }
         for device in ["netmap:eth0", "netmap:eth0-3", "netmap:eth0^", "vale0:a", "netmap:x{1"] {
             let error = crate::open(device, &OpenOptions::default()).err().unwrap().to_string();
-            assert!(error.contains("the netmap module is not loaded"), "{device}: {error}");
+            assert!(error.contains(": the netmap module is not loaded"), "{device}: {error}");
+            let own = device.trim_end_matches(['-', '3', '^']);
+            assert!(error.starts_with(own) && !error.contains("netmap:vale"), "{device}: {error}");
         }
     }
 

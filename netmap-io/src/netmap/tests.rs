@@ -500,6 +500,29 @@ fn the_old_interface_leads_to_the_same_rings() {
     assert!(words.contains("neither options"), "{words}");
 }
 
+/// Frames that wait are read without another call, until half of the ring is to be given back.
+#[test]
+fn frames_that_wait_cost_no_sync() {
+    let provider = provider(Shape::default());
+    provider.add_nic("nma", NicShape { slots: 32, ..ONE }).unwrap();
+    let mut port = open_one(&provider, "netmap:nma");
+    for n in 0..30_u8 {
+        assert!(provider.send("nma", Side::Nic, 0, &[n; 60]));
+    }
+    assert_eq!((port.rx_sync().unwrap(), port.counters().rx_syscalls), (30, 1));
+    for n in 0..16_u8 {
+        assert_eq!(port.rx().next().unwrap().bytes(), [n; 60]);
+        assert_eq!(port.rx_sync().unwrap(), 29 - u32::from(n));
+    }
+    assert_eq!(port.counters().rx_syscalls, 1);
+    // Whoever has read more than half gives it back, so that the module has room.
+    assert!(port.rx().next().is_some());
+    assert_eq!((port.rx_sync().unwrap(), port.counters().rx_syscalls), (13, 2));
+    (0..16).for_each(|_| assert!(provider.send("nma", Side::Nic, 0, &[99; 60])));
+    port.rx().for_each(drop);
+    assert_eq!((port.rx_sync().unwrap(), port.counters().rx_syscalls), (16, 3));
+}
+
 /// One sync for a batch, none while the rings have room.
 #[test]
 fn a_thousand_frames_cost_a_counted_number_of_syncs() {

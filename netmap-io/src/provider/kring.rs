@@ -18,6 +18,7 @@ use std::sync::Weak;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::memory::{Memory, RingAt};
+use crate::netmap::abi::ring_flag;
 use crate::netmap::layout::{DIR_RX, DIR_TX, NetmapRing};
 use crate::ring::{Slot, SlotFlags};
 
@@ -252,7 +253,11 @@ impl Kring {
         unsafe { (&raw mut (*memory.header(self.at).as_ptr()).tail).write_volatile(self.tail) };
     }
 
+    /// Writes the time, for whoever asks for it. (The module asks nobody, unless `no_timestamp` is set.)
     pub(super) fn stamp(&self, memory: &Memory) {
+        if self.header(memory).flags & ring_flag::TIMESTAMP == 0 {
+            return;
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = [i64::try_from(now.as_secs()).unwrap_or(0), i64::from(now.subsec_micros())];
         // SAFETY: as in `header`; the time is the kernel's to write.

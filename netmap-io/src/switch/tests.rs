@@ -1,8 +1,9 @@
 //! The switch over a pipe in place of a NIC, driven round by round. Its stacks answer within the same process.
 
+use std::collections::HashSet;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use super::server::Switch;
@@ -29,9 +30,14 @@ impl Lab {
     }
 
     fn named(name: &str) -> Self {
+        Self::steered(name, None)
+    }
+
+    /// With a device that hears what is registered.
+    fn steered(name: &str, steering: Option<Arc<dyn Steering>>) -> Self {
         let options = OpenOptions { rx_slots: 256, tx_slots: 256, ..OpenOptions::default() };
         let [nic, wire] = crate::pipe::pair(name, &options).unwrap();
-        let device = Device { ports: vec![nic], steering: None };
+        let device = Device { ports: vec![nic], steering };
         let mut switch = Switch::new(device, name).unwrap();
         let (stop, stopped) = std::os::unix::net::UnixStream::pair().unwrap();
         let thread = thread::spawn(move || {
@@ -371,6 +377,64 @@ fn a_dead_a_flooding_and_a_deaf_stack_leave_the_others_alone() {
     }
     assert!(count("s3", "rx_no_room") > 0, "{report}");
     drop(deaf);
+}
+
+/// What a device has heard.
+#[derive(Default)]
+struct Heard(Mutex<HashSet<String>>);
+
+impl Heard {
+    fn note(&self, what: &dyn std::fmt::Display, comes: bool) -> Result<(), PortError> {
+        let mut all = self.0.lock().unwrap();
+        let new = if comes { all.insert(what.to_string()) } else { all.remove(&what.to_string()) };
+        assert!(new, "{what} comes {comes} twice");
+        Ok(())
+    }
+}
+
+impl Steering for Heard {
+    fn register(&self, tuple: Tuple) -> Result<(), PortError> {
+        self.note(&tuple, true)
+    }
+    fn unregister(&self, tuple: Tuple) -> Result<(), PortError> {
+        self.note(&tuple, false)
+    }
+    fn register_flow(&self, flow: Flow, _: PeerVerdict) -> Result<(), PortError> {
+        self.note(&flow, true)
+    }
+    fn unregister_flow(&self, flow: Flow) -> Result<(), PortError> {
+        self.note(&flow, false)
+    }
+    fn describe(&self) -> String {
+        "what was heard".into()
+    }
+}
+
+/// The device hears of what stacks register, once, and takes back for the kernel what a dead one had; the others keep theirs.
+#[test]
+fn what_the_dead_had_is_the_kernels_again() {
+    let heard = Arc::new(Heard::default());
+    let lab = Lab::steered(&format!("test-dead-{}", std::process::id()), Some(heard.clone()));
+    let (a, b) = (lab.stack("a").unwrap(), lab.stack("b").unwrap());
+    let flow = Flow { local: tuple(7), peer_addr: crate::mapped(THERE.into()), peer_port: 9 };
+    for stack in [&a, &b] {
+        let (first, last) = stack.port.caps().client_ports.unwrap();
+        stack.steering.register_range(tuple(first), first..=last).unwrap();
+    }
+    a.steering.register(tuple(80)).unwrap();
+    a.steering.register_flow(flow, PeerVerdict::Take).unwrap();
+    b.steering.register(tuple(81)).unwrap();
+    let all = heard.0.lock().unwrap().clone();
+    assert_eq!(all.len(), 2 * 512 + 3);
+    let of_b: HashSet<String> = {
+        let (first, last) = b.port.caps().client_ports.unwrap();
+        (first..=last).chain([81]).map(|port| tuple(port).to_string()).collect()
+    };
+    drop(a);
+    until("what it had is given back", || *heard.0.lock().unwrap() == of_b);
+    b.steering.register(tuple(80)).unwrap();
+    drop(b);
+    until("nothing is left", || heard.0.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::SlotFlags;
+use crate::netmap::abi::{Mode, NIOCRXSYNC, NIOCTXSYNC, Register, flag};
+use crate::ring::Buffers;
 
 /// Of the only interface, and of its rings: see the provider's memory.
 const INTERFACE: usize = 0;
@@ -105,6 +107,111 @@ fn an_offset_that_goes_round_leads_nowhere() {
     port.rx_sync().unwrap();
     assert_eq!(port.rx().map(|frame| frame.len()).collect::<Vec<_>>(), [60, 60]);
     assert_eq!(port.counters().rx_bad_slot, 2);
+}
+
+/// What somebody writes into the region just before a request, once.
+type Meddling = std::sync::Arc<std::sync::Mutex<Option<(u64, usize, u32)>>>;
+
+/// The provider, and somebody who meddles.
+struct Meddler(Provider, Meddling);
+
+#[derive(Debug)]
+struct MeddledHandle {
+    inner: Box<dyn sys::Handle>,
+    provider: Provider,
+    meddling: Meddling,
+}
+
+impl Module for Meddler {
+    fn open(&self) -> io::Result<Box<dyn sys::Handle>> {
+        let (inner, provider) = (Module::open(&self.0)?, self.0.clone());
+        Ok(Box::new(MeddledHandle { inner, provider, meddling: self.1.clone() }))
+    }
+}
+
+impl sys::Handle for MeddledHandle {
+    unsafe fn ioctl(&self, request: u64, argument: usize) -> io::Result<()> {
+        let mut meddling = self.meddling.lock().unwrap();
+        if let Some((_, at, word)) = meddling.take_if(|(when, ..)| *when == request) {
+            self.provider.scribble(at, word);
+        }
+        // SAFETY: by the caller's contract.
+        unsafe { self.inner.ioctl(request, argument) }
+    }
+    fn map(&self, bytes: usize) -> io::Result<crate::sys::Mapping> {
+        self.inner.map(bytes)
+    }
+    fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.inner.fd()
+    }
+}
+
+/// Our head is spoilt between our word and the sync: the module sets it back, which is counted, and frames pass again.
+#[test]
+fn a_ring_that_was_set_back_is_counted_and_goes_on() {
+    const RX_RING: usize = TX_RING + 2 * 4096;
+    const HEAD: usize = 20;
+    let provider = provider(Shape::default());
+    provider.add_nic("nma", ONE).unwrap();
+    let meddling = Meddling::default();
+    let meddler = Meddler(provider.clone(), meddling.clone());
+    let spec = "netmap:nma".parse().unwrap();
+    let mut port = open::open(&meddler, &spec, &OpenOptions::default()).unwrap().ports.remove(0);
+    let meddle = |request, at, word| *meddling.lock().unwrap() = Some((request, at, word));
+    for round in 1..=3_u8 {
+        meddle(NIOCTXSYNC, TX_RING + HEAD, 1000);
+        assert!(port.tx().push(b"lost with its head"));
+        port.tx_sync().unwrap();
+        assert_eq!(port.counters().ring_resets, u64::from(round));
+        assert!(port.tx().push(&[round; 60]) && port.tx_sync().is_ok());
+        assert_eq!(provider.receive("nma", Side::Nic), [(0, vec![round; 60])]);
+    }
+    assert!(provider.send("nma", Side::Nic, 0, b"seen twice"));
+    assert_eq!(port.rx_sync().unwrap(), 1);
+    assert!(port.rx().map(|frame| frame.to_vec()).eq([b"seen twice"]));
+    // What the module thinks was not given back it shows again.
+    meddle(NIOCRXSYNC, RX_RING + HEAD, u32::MAX);
+    assert_eq!((port.rx_sync().unwrap(), port.counters().ring_resets), (1, 4));
+    assert!(port.rx().map(|frame| frame.to_vec()).eq([b"seen twice"]));
+    assert_eq!(port.rx_sync().unwrap(), 0);
+    assert!(provider.send("nma", Side::Nic, 0, b"and once"));
+    assert_eq!(port.rx_sync().unwrap(), 1);
+    assert!(port.rx().map(|frame| frame.to_vec()).eq([b"and once"]));
+    assert_eq!((port.counters().ring_resets, *meddling.lock().unwrap()), (4, None));
+}
+
+/// The chain of extra buffers stands in memory of others: it ends where it leads nowhere, where it goes round, and where there were no more.
+#[test]
+fn a_chain_of_buffers_that_makes_no_sense_ends() {
+    let chain = |spoil: &dyn Fn(&region::Region, Buffers), granted: u32| {
+        let provider = provider(Shape::default());
+        provider.add_nic("nma", ONE).unwrap();
+        let handle = Module::open(&provider).unwrap();
+        let flags = flag::NO_TX_POLL;
+        let wanted = Register { mode: Mode::AllNic as u32, flags, extra_bufs: 4, ..Register::default() };
+        let today = control::Dialect::Today;
+        let reply =
+            control::register(&*handle, today, "nma", &wanted, &mut control::Options::default()).unwrap();
+        let memory = std::sync::Arc::new(handle.map(usize::try_from(reply.mem_size).unwrap()).unwrap());
+        let look = || region::Region::new(memory.clone(), usize::try_from(reply.offset).unwrap()).unwrap();
+        let region = look();
+        let buffers = region.ring(true, region::Side::Nic, 0).unwrap().slots.buffers();
+        assert_eq!(reply.extra_bufs, 4);
+        spoil(&region, buffers);
+        extra::ExtraBuffers::new(&look(), buffers, granted).count()
+    };
+    let second = |region: &region::Region, buffers: Buffers| buffers.link(region.bufs_head()).unwrap();
+    assert_eq!(chain(&|_, _| (), 4), 4);
+    assert_eq!(chain(&|_, _| (), 3), 3);
+    assert_eq!(chain(&|_, _| (), 1000), 4);
+    assert_eq!(chain(&|region, _| region.set_bufs_head(u32::MAX), 4), 0);
+    assert_eq!(chain(&|region, _| region.set_bufs_head(1), 4), 0, "the module's own");
+    assert_eq!(chain(&|region, buffers| buffers.set_link(region.bufs_head(), 1 << 30), 4), 1);
+    assert_eq!(chain(&|region, buffers| buffers.set_link(region.bufs_head(), region.bufs_head()), 1000), 1);
+    let round = |region: &region::Region, buffers: Buffers| {
+        buffers.set_link(second(region, buffers), region.bufs_head());
+    };
+    assert_eq!(chain(&round, 1000), 2);
 }
 
 /// Words of interface and rings change under a port that is in use; nothing but errors and lost frames may come of it.

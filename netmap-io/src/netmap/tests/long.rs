@@ -204,3 +204,23 @@ fn beside_the_kernel_long_frames_of_ours_are_whole() {
     drop(device);
     assert_eq!((provider.violations(), provider.check_buffers()), (vec![], Ok(())));
 }
+
+/// A frame of many small pieces: as many as the module can tell of (`NETMAP_MAX_FRAGS`), and no more.
+#[test]
+fn a_frame_of_too_many_pieces_is_dropped() {
+    let provider = provider(Shape::default());
+    let [mut a, mut b] = ["netmap:x{1", "netmap:x}1"].map(|name| open_one(&provider, name));
+    for (pieces, dropped) in [(64, 0), (65, 1), (300, 2), (64, 2)] {
+        for piece in 1..=pieces {
+            let mut tx = a.tx();
+            let mut slot = tx.slot().unwrap();
+            slot[..20].fill(7);
+            slot.commit_flags(20, if piece < pieces { crate::SlotFlags::MORE_FRAG } else { 0 });
+        }
+        a.tx_sync().unwrap();
+        let want = if pieces > 64 { vec![] } else { vec![vec![7; 20 * pieces]] };
+        assert_eq!((receive(&mut *b), b.counters().rx_dropped), (want, dropped), "{pieces} pieces");
+    }
+    drop((a, b));
+    assert_eq!(provider.violations(), Vec::<String>::new());
+}

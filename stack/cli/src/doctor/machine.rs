@@ -22,18 +22,20 @@ const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Looks at everything; `device`: one is going to be driven.
-pub fn look(device: bool) -> Vec<Finding> {
+/// Looks at everything; `device`: that one is going to be driven.
+pub fn look(device: Option<&str>) -> Vec<Finding> {
+    let is = |kind: &str| device.is_some_and(|device| device.starts_with(kind));
+    let (device, on_netmap) = (device.is_some(), is("netmap:") || is("vale"));
     vec![
         kernel(),
         futex_waitv(),
         descriptors(),
         privileges(device),
-        af_xdp(device),
-        bpf(device),
+        af_xdp(device, is("xdp:")),
+        bpf(device, is("xdp:")),
         locked_memory(),
-        tun(),
-        netmap(),
+        tun(is("tap:")),
+        netmap(on_netmap),
         client_ports(device),
     ]
 }
@@ -118,21 +120,22 @@ fn privileges(device: bool) -> Finding {
     serious(device, "privileges", words)
 }
 
-fn af_xdp(device: bool) -> Finding {
+fn af_xdp(device: bool, needed: bool) -> Finding {
     match inspect::af_xdp() {
         Ok(()) => Finding::good("AF_XDP", "answers"),
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            Finding::note("AF_XDP", "this kernel was built without (CONFIG_XDP_SOCKETS); tap: devices work")
+            let words = "this kernel was built without (CONFIG_XDP_SOCKETS); tap: devices work";
+            serious(needed, "AF_XDP", words.to_owned())
         }
         Err(error) => serious(device, "AF_XDP", format!("{error}; see privileges")),
     }
 }
 
-fn bpf(device: bool) -> Finding {
+fn bpf(device: bool, needed: bool) -> Finding {
     match inspect::bpf() {
         Ok(()) => Finding::good("BPF", "answers"),
         Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => {
-            Finding::note("BPF", "this kernel was built without; tap: devices work")
+            serious(needed, "BPF", "this kernel was built without; tap: devices work".to_owned())
         }
         Err(error) => serious(device, "BPF", format!("{error}; see privileges")),
     }
@@ -159,30 +162,32 @@ fn locked_memory() -> Finding {
     )
 }
 
-fn tun() -> Finding {
+fn tun(needed: bool) -> Finding {
     const WHAT: &str = "TAP";
     match fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         Ok(_) => Finding::good(WHAT, "/dev/net/tun answers"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Finding::note(WHAT, "no /dev/net/tun; `modprobe tun`, or give the container the device")
+            let words = "no /dev/net/tun; `modprobe tun`, or give the container the device";
+            serious(needed, WHAT, words.to_owned())
         }
-        Err(error) => Finding::note(WHAT, format!("/dev/net/tun: {error}")),
+        Err(error) => serious(needed, WHAT, format!("/dev/net/tun: {error}")),
     }
 }
 
-fn netmap() -> Finding {
+fn netmap(needed: bool) -> Finding {
     const WHAT: &str = "netmap";
     let version = read("/sys/module/netmap/version");
     match inspect::netmap() {
         Ok(()) => Finding::good(WHAT, format!("the module answers {version}")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Finding::note(WHAT, "no module (/dev/netmap); needed for netmap: and vale devices only")
+            let words = "no module (/dev/netmap); needed for netmap: and vale devices only";
+            serious(needed, WHAT, words.to_owned())
         }
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Finding::bad(
             WHAT,
             format!("the module {version} speaks another version of its interface; needed is API 14 or 15"),
         ),
-        Err(error) => Finding::note(WHAT, format!("/dev/netmap: {error}")),
+        Err(error) => serious(needed, WHAT, format!("/dev/netmap: {error}")),
     }
 }
 

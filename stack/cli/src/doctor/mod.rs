@@ -67,7 +67,7 @@ impl Finding {
 
 /// Prints a line for everything; an error when something is bad and stays so.
 pub fn main(doctor: &Doctor) -> Result<(), String> {
-    let mut findings = machine::look(doctor.device.is_some());
+    let mut findings = machine::look(doctor.device.as_deref());
     if let Some(device) = &doctor.device {
         findings.extend(device::look(device)?);
     }
