@@ -131,6 +131,11 @@ impl DevicePort {
         }
     }
 
+    /// Our addresses there, if we are a host of our own, which has one at least.
+    pub(super) fn own_addresses(&self) -> Vec<IpAddr> {
+        self.station.as_ref().map_or(Vec::new(), |station| station.addresses().collect())
+    }
+
     /// Who we are there, if we are a host of our own.
     pub(super) fn station_mut(&mut self) -> Option<&mut Station> {
         self.station.as_mut()
@@ -469,12 +474,12 @@ impl Shard {
 
     /// Whether `addr` is one of our own, on a device where we are a host of our own.
     pub(super) fn is_own(&self, addr: IpAddr) -> bool {
-        self.ports.iter().filter_map(|device| device.station.as_ref()).any(|station| station.owns(addr))
+        self.own.iter().flatten().any(|own| *own == addr)
     }
 
     /// Whether we are a host of our own behind a port.
     pub(super) fn is_station(&self, port: u32) -> bool {
-        self.ports.get(port as usize).is_some_and(|device| device.station.is_some())
+        self.own.get(port as usize).is_some_and(|own| !own.is_empty())
     }
 
     /// Whether `addr` is a neighbour on such a device.

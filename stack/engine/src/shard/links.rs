@@ -104,12 +104,13 @@ impl Shard {
         {
             port.tracer = Some(capture.tracer(&mut *port.port));
         }
-        let link = port.link;
-        match (self.ports.get_mut(place), self.links.get_mut(place)) {
-            (Some(old), Some(old_link)) => (*old, *old_link) = (port, link),
+        let (link, own) = (port.link, port.own_addresses());
+        match (self.ports.get_mut(place), self.links.get_mut(place), self.own.get_mut(place)) {
+            (Some(old), Some(old_link), Some(old_own)) => (*old, *old_link, *old_own) = (port, link, own),
             _ => {
                 self.ports.push(port);
                 self.links.push(link);
+                self.own.push(own);
             }
         }
         self.look_at_link(place as u32);

@@ -170,6 +170,8 @@ pub struct Shard {
     by_port: HashMap<u16, Vec<u32>>,
     ports: Vec<DevicePort>,
     links: Vec<device::Link>,
+    /// By port: our addresses there, where we are a host of our own. Beside the ports, which stand aside while their frames are read.
+    own: Vec<Vec<utcp_proto::wire::IpAddr>>,
     /// What passes the ports that the name means is written there.
     traced: Option<(Capture, String)>,
     headers: VecDeque<device::HeaderOnly>,
@@ -250,6 +252,7 @@ impl Shard {
             listeners: Slab::new(64),
             by_port: HashMap::new(),
             links: ports.iter().map(|port| port.link).collect(),
+            own: ports.iter().map(DevicePort::own_addresses).collect(),
             ports,
             traced: None,
             headers: VecDeque::with_capacity(1024),

@@ -99,6 +99,11 @@ impl Station {
         }
     }
 
+    /// Our addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().map(|(own, _)| *own)
+    }
+
     /// Whether `addr` is ours.
     #[must_use]
     pub fn owns(&self, addr: IpAddr) -> bool {
