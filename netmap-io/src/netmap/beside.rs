@@ -283,6 +283,8 @@ impl Beside {
     pub(crate) fn serve_host(&mut self, nic: &mut SlotRing, woken: bool) -> Result<u32, PortError> {
         let Some(host) = &mut self.from_host else { return Ok(0) };
         host.rx_look();
+        // The module fills slots first and takes what is given back then: after a full ring was read, one sync shows nothing.
+        let full_before = host.owes_slots();
         if host.rx.slots.available() == 0 {
             self.quiet_for = self.quiet_for.saturating_sub(1);
             if self.quiet_for > 0 && !woken {
@@ -291,7 +293,7 @@ impl Beside {
             host.rx_sync(false)?;
         }
         let waiting = host.rx.slots.available();
-        self.quiet_for = if waiting == 0 { QUIET_ROUNDS } else { 0 };
+        self.quiet_for = if waiting == 0 && !full_before { QUIET_ROUNDS } else { 0 };
         let room = nic.available();
         let budget = waiting.min((room / 2).max(room.min(1)));
         let moved = move_frames(&mut host.rx.slots, nic, budget);

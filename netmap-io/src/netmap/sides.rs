@@ -91,6 +91,11 @@ impl Sides {
         Ok(if first.reset || second.reset { self.rx.slots.head } else { first.old_tail })
     }
 
+    /// Whether slots were read that the module does not know of yet.
+    pub(crate) fn owes_slots(&self) -> bool {
+        self.rx_synced != self.rx.slots.head
+    }
+
     /// Looks at what a sync by somebody else (waiting is one) has shown; no system call.
     pub(crate) fn rx_look(&mut self) {
         self.rx.publish();

@@ -377,7 +377,8 @@ fn both_sides_get_their_share_of_the_nic() {
             *if frame.len() == 60 { &mut theirs } else { &mut ours } += 1;
         }
     }
-    assert!(ours > 300 && theirs > 300, "ours {ours}, the kernel's {theirs}");
+    // Sixteen hundred left, and who sent first had a ring full of them.
+    assert!(ours > 600 && theirs > 600, "ours {ours}, the kernel's {theirs}");
     bench.end();
 }
 
