@@ -134,17 +134,27 @@ impl Generator {
         self.beside = Some(other);
     }
 
-    /// One turn: what arrived, what is due, what is to be sent. True if there was anything.
-    fn turn(&mut self) -> Result<bool, LinkError> {
+    /// What arrived and what is due. True if there was anything.
+    fn take_in(&mut self) -> Result<bool, LinkError> {
         if let Some(other) = &mut self.beside {
             other();
         }
         self.now = Instant::from_nanos(sys::now_ns());
-        let mut work = self.receive()?;
-        work |= self.run_timers();
-        work |= self.transmit_all();
+        let received = self.receive()?;
+        Ok(self.run_timers() || received)
+    }
+
+    /// What is to be sent. True if there was anything.
+    fn send_out(&mut self) -> Result<bool, LinkError> {
+        let any = self.transmit_all();
         self.link.flush()?;
-        Ok(work)
+        Ok(any)
+    }
+
+    /// Both. True if there was anything.
+    fn turn(&mut self) -> Result<bool, LinkError> {
+        let work = self.take_in()?;
+        Ok(self.send_out()? || work)
     }
 
     /// Keeps connections alive for as long as `more` says, and sleeps in between.
