@@ -24,6 +24,9 @@ fn build(lab: &Lab, name: &str) -> Option<PathBuf> {
     Some(to)
 }
 
+/// One of so many: every case.
+const ALL: &str = "1";
+
 /// What each case came to.
 fn results(
     lab: &Lab,
@@ -31,7 +34,8 @@ fn results(
     program: &Path,
     settings: &[(&str, &str)],
 ) -> BTreeMap<String, String> {
-    let mut run = lab.run(program).limit(Duration::from_secs(300));
+    let all = settings.contains(&("ODD_EVERY", ALL));
+    let mut run = lab.run(program).limit(Duration::from_secs(if all { 3600 } else { 300 }));
     for (name, value) in settings {
         run = run.env(name, value);
     }
@@ -95,7 +99,7 @@ fn permitted(name: &str, kernel: &str, utcp: &str) -> Option<&'static str> {
 
 /// Cases that differ however much time they take, in words.
 fn differences(lab: &Lab, engine: &Engine<'_>, (program, every): (&Path, &str), path: &str) -> Vec<String> {
-    let every = if std::env::var("UTCP_TEST_LONG").as_deref() == Ok("yes") { "1" } else { every };
+    let every = if std::env::var("UTCP_TEST_LONG").as_deref() == Ok("yes") { ALL } else { every };
     let mut only: Option<PathBuf> = None;
     let mut found = Vec::new();
     for patience in PATIENCE {
