@@ -177,7 +177,7 @@ impl Server {
 
     fn listen(&mut self) {
         for number in 0..PORTS {
-            let Some(sock) = self.program.region.free_sockets().claim() else { return };
+            let Some(sock) = self.program.region.claim_socket() else { return };
             let mut ip = [0; 16];
             ip[10..12].copy_from_slice(&[0xff, 0xff]);
             self.inbox.send(ToShard::Listen(ListenRequest {

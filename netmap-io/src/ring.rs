@@ -34,6 +34,11 @@ pub struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 16);
 
+/// Frames whose work takes about as long as the way from another core's cache.
+const AHEAD: u32 = 3;
+/// Bytes of a cache line.
+const LINE: u32 = 64;
+
 /// The bits of [`Slot::flags`] (netmap's `NS_*`).
 pub struct SlotFlags;
 
@@ -210,9 +215,6 @@ impl SlotRing {
     /// apart from those before it.
     #[inline]
     fn prefetch_ahead(&self) {
-        /// Frames whose work takes about as long as the way from another core's cache.
-        const AHEAD: u32 = 3;
-        const LINE: u32 = 64;
         if self.available() <= AHEAD {
             return;
         }
@@ -221,6 +223,20 @@ impl SlotRing {
             sys::prefetch_at(self.bufs.at(slot.buf, offset));
             if len > LINE {
                 sys::prefetch_at(self.bufs.at(slot.buf, offset + LINE));
+            }
+        }
+    }
+
+    /// Fetches, to be written, the beginning of a buffer that is filled a few frames from now: whoever read its last frame has it.
+    #[inline]
+    fn prefetch_room_ahead(&self) {
+        if self.available() <= AHEAD {
+            return;
+        }
+        let slot = self.slot((0..AHEAD).fold(self.head, |index, _| self.next(index)));
+        if self.bufs.contains(slot.buf) {
+            for at in [self.offset, self.offset + LINE] {
+                sys::prefetch_to_write_at(self.bufs.at(slot.buf, at.min(self.bufs.stride)));
             }
         }
     }
@@ -501,6 +517,7 @@ impl<'a> TxRing<'a> {
             self.ring.bad_slots += 1;
             return None;
         }
+        self.ring.prefetch_room_ahead();
         Some(TxSlot { slot: self.ring.at_offset(slot), ring: self.ring })
     }
 

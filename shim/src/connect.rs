@@ -84,7 +84,7 @@ pub fn abandon(att: &'static Attachment, slot: u32, shared: &Socket, generation:
 
 /// A free slot of the region.
 pub fn claim(att: &'static Attachment) -> Option<(u32, &'static Socket)> {
-    let slot = att.region().free_sockets().claim()?;
+    let slot = att.region().claim_socket()?;
     Some((slot, att.region().socket(slot)?))
 }
 

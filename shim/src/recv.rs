@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicU64, fence};
 use libc::iovec;
 use utcp_abi::freeze::{FROZEN, advance};
 use utcp_abi::pair::{CLASSES, STREAM_MAX};
-use utcp_abi::socket::{BufRef, file, first_position, intent, status};
+use utcp_abi::socket::{BufRef, file, intent, status};
 use utcp_abi::stream::pieces;
 
 use crate::handle::Sock;
@@ -134,7 +134,7 @@ fn view(sock: &Sock) -> Sys<View> {
         let buf = sock.shared.rx_buf.load(Acquire);
         let tail = sock.shared.rx_tail.load(Acquire);
         let mark = sock.shared.rx_urgent.load(Acquire);
-        let generation = first_position(sock.entry.generation()) >> GENERATION_SHIFT;
+        let generation = u64::from(sock.entry.generation());
         if head == FROZEN {
             return Ok(frozen(Place::Region(BufRef(buf)), buf));
         }

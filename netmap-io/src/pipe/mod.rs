@@ -26,6 +26,8 @@ use provider::{ARM_RX, ARM_TX, Kring, Nonsense, Shape, SharedMemory};
 
 /// IP packet size where the caller doesn't ask for larger buffers: a common Ethernet's.
 const MTU: u32 = 1500;
+/// Bytes of a buffer. An odd number of cache lines: buffers a power of two apart would meet in a few sets of every cache.
+const BUFFER: u32 = 2048 + 64;
 /// Ethernet header and one VLAN tag.
 const LINK_HEADER: u32 = 18;
 
@@ -83,15 +85,15 @@ pub(crate) fn open(name: &str, options: &OpenOptions) -> Result<Device, PortErro
 /// Both ends of a ring pair have as many slots as the larger ring that was asked for.
 fn shape(options: &OpenOptions) -> Result<Shape, PortError> {
     let slots = options.rx_slots.max(options.tx_slots);
-    let buf_size = options.frame_size.unwrap_or(2048);
+    let buf_size = options.frame_size.unwrap_or(BUFFER);
     if !(2..=65_536).contains(&slots) {
         return Err(PortError::Option {
             option: format!("slots {slots}"),
             reason: "2 to 65536 will do".into(),
         });
     }
-    if !buf_size.is_power_of_two() || !(128..=65_536).contains(&buf_size) {
-        let reason = "a pipe has buffers of 128 to 65536 bytes, a power of two".into();
+    if !provider::is_buffer_size(buf_size) {
+        let reason = "a pipe has buffers of 128 to 65536 bytes, whole cache lines of 64".into();
         return Err(PortError::Option { option: format!("frame_size {buf_size}"), reason });
     }
     Ok(Shape {

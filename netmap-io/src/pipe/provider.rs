@@ -36,11 +36,16 @@ pub(super) const ARM_RX: u32 = 1;
 pub(super) const ARM_TX: u32 = 2;
 
 const MAGIC: u32 = u32::from_be_bytes(*b"utcp");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PAGE: usize = 4096;
 const IF_OFFSET: usize = PAGE;
 const IF_STRIDE: usize = 1024;
 const RINGS_OFFSET: usize = 2 * PAGE;
+
+/// Whether a buffer may have so many bytes: whole cache lines.
+pub(super) fn is_buffer_size(bytes: u32) -> bool {
+    bytes.is_multiple_of(64) && (128..=65_536).contains(&bytes)
+}
 
 /// The sizes that both ends agree on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,8 +146,7 @@ impl SharedMemory {
             Shape { slots: word(&control.slots), buf_size: word(&control.buf_size), mtu: word(&control.mtu) }
         };
         let sane = (2..=65_536).contains(&shape.slots)
-            && shape.buf_size.is_power_of_two()
-            && (128..=65_536).contains(&shape.buf_size)
+            && is_buffer_size(shape.buf_size)
             && shape.mtu < shape.buf_size
             && shape.bytes() <= bytes;
         if !sane {

@@ -207,11 +207,12 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Ready for its `generation`-th use.
-    pub fn wipe(&self, generation: u32) {
+    /// Ready, as slot `number`, for its `generation`-th use.
+    pub fn wipe(&self, number: u32, generation: u32) {
+        let first = first_position(number, generation);
         for side in &self.sides {
-            side.tail.store(first_position(generation), Ordering::Relaxed);
-            side.head.store(first_position(generation), Ordering::Relaxed);
+            side.tail.store(first, Ordering::Relaxed);
+            side.head.store(first, Ordering::Relaxed);
             side.class.store(CLASSES[0], Ordering::Relaxed);
             side.urgent.store(0, Ordering::Relaxed);
             side.sent_at.store(0, Ordering::Relaxed);
@@ -474,7 +475,7 @@ mod tests {
                 pad3: core::array::from_fn(|_| AtomicU32::new(0)),
             }),
         };
-        slot.wipe(3);
+        slot.wipe(0, 3);
         assert_eq!((slot.waiting(0), slot.waiting(1)), (0, 0));
         slot.sides[0].tail.fetch_add(5, Ordering::Relaxed);
         assert_eq!((slot.waiting(0), slot.waiting(1)), (0, 5));

@@ -5,8 +5,8 @@ use crate::info::Info;
 use crate::layout as at;
 use crate::listener::Listener;
 use crate::set::{Interest, Set};
-use crate::socket::{BufRef, Socket};
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::socket::{BufRef, Socket, first_position};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Records of the log ring.
 pub const LOG_RECORDS: usize = 64;
@@ -188,6 +188,17 @@ impl Region {
     #[must_use]
     pub fn socket(&self, index: u32) -> Option<&Socket> {
         (index < at::SOCKETS_MAX).then(|| self.place(at::SOCKETS + index as usize * size_of::<Socket>()))
+    }
+
+    /// Takes a free socket slot, ready for a connection; `None`: none is free. Whoever frees it makes it ready for the next.
+    #[must_use]
+    pub fn claim_socket(&self) -> Option<u32> {
+        let number = self.free_sockets().claim()?;
+        let socket = self.socket(number)?;
+        if socket.generation.load(Ordering::Relaxed) == 0 {
+            socket.begin_at(first_position(number, 0));
+        }
+        Some(number)
     }
 
     /// Where socket `index` gets its answer for `TCP_INFO`, if there is such a socket.

@@ -139,7 +139,7 @@ impl Control {
             self.relay = Some(relay);
         }
         let relay = self.relay.as_ref()?;
-        let sock = relay.shared.region().free_sockets().claim()?;
+        let sock = relay.shared.region().claim_socket()?;
         Some(Place { client: relay.shared.id, sock })
     }
 

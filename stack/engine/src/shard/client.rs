@@ -226,7 +226,7 @@ impl Client {
 
     /// Claims a free slot for a connection that arrived. `None`: the program has used all.
     pub fn claim_slot(&mut self) -> Option<u32> {
-        let sock = self.region.free_sockets().claim()?;
+        let sock = self.region.claim_socket()?;
         // A program that marks slots of live flows as free hurts itself only: we leave them alone.
         if self.slot(sock) == SlotUse::Unknown { Some(sock) } else { None }
     }
@@ -295,11 +295,7 @@ impl Client {
             word.store(0, Ordering::Relaxed);
         }
         socket.held_watched.store(0, Ordering::Relaxed);
-        let first = first_position(generation);
-        for position in [&socket.rx_tail, &socket.tx_head, &socket.rx_head, &socket.rx_seen, &socket.tx_tail]
-        {
-            position.store(first, Ordering::Relaxed);
-        }
+        socket.begin_at(first_position(sock, generation));
         if let SlotUse::Ended(rx) = self.slot(sock) {
             self.buffers.give(rx);
         }

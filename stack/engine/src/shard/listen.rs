@@ -504,7 +504,7 @@ impl Shard {
         let region = client.region;
         let socket = region.socket(sock)?;
         let (rx, tx) = client.first_buffers(sock, u64::from(tcb.config().recv_capacity), send_capacity)?;
-        let first = utcp_abi::socket::first_position(socket.generation.load(Ordering::Relaxed));
+        let first = utcp_abi::socket::first_position(sock, socket.generation.load(Ordering::Relaxed));
         let stream = |buf| {
             let base = region.stream(buf)?;
             // SAFETY: `Region::stream` checked that the buffer lies in the mapping, which the client's

@@ -92,8 +92,8 @@ impl Shard {
         let (from_client, from_sock, was_rx, was_tx) = (flow.client, flow.sock, flow.rx, flow.tx);
         let Some(client) = self.clients.get_mut(to_client) else { return false };
         let (own_rx, own_tx) = own_buffers(to_sock);
-        let shift = first_position(generation(client.region, to_sock))
-            .wrapping_sub(first_position(generation_of(old)));
+        let shift = first_position(to_sock, generation(client.region, to_sock))
+            .wrapping_sub(first_position(from_sock, generation_of(old)));
         let Some(rx) = client.copy_of(&was_rx, own_rx, shift) else { return false };
         let Some(tx) = client.copy_of(&was_tx, own_tx, shift) else {
             client.buffers.give(rx.buf());
@@ -139,8 +139,8 @@ impl Shard {
         let mut was = unsafe { Stream::new(buf, base, head) };
         was.tail = tail;
         let Some(client) = self.clients.get_mut(to_client) else { return false };
-        let shift = first_position(generation(client.region, to_sock))
-            .wrapping_sub(first_position(generation_of(old)));
+        let shift = first_position(to_sock, generation(client.region, to_sock))
+            .wrapping_sub(first_position(from_sock, generation_of(old)));
         let Some(rx) = client.copy_of(&was, own_buffers(to_sock).0, shift) else { return false };
         let Some(new) = client.region.socket(to_sock) else { return false };
         copy_words(old, new, to_sock);

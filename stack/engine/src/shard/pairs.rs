@@ -139,7 +139,7 @@ impl Pair {
         let slot = self.free.pop()?;
         let used = self.uses.get_mut(slot as usize)?;
         *used = Use { generation: used.generation.wrapping_add(1), held: 1, ..Use::default() };
-        self.view.slot(slot)?.wipe(u32::from(used.generation));
+        self.view.slot(slot)?.wipe(slot, u32::from(used.generation));
         // Only the engine writes it; programs that do hurt each other.
         let slots = &self.view.header().slots;
         if slots.load(Ordering::Relaxed) <= slot {

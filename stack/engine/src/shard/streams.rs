@@ -114,7 +114,7 @@ impl Client {
     /// Streams for slot `sock` with room for what two others have, and the rx stream's bytes: (rx, tx). `None`: there is
     /// no such room.
     pub(super) fn streams_like(&mut self, sock: u32, old: &Stream, tx: u64) -> Option<(Stream, Stream)> {
-        let first = first_position(self.region.socket(sock)?.generation.load(Ordering::Relaxed));
+        let first = first_position(sock, self.region.socket(sock)?.generation.load(Ordering::Relaxed));
         let (rx, tx) = self.first_buffers(sock, old.capacity(), tx)?;
         let stream = |buf| {
             let base = self.region.stream(buf)?;

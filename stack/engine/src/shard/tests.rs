@@ -176,7 +176,7 @@ impl Program {
     }
 
     pub(in crate::shard) fn claim(&self) -> u32 {
-        let sock = self.0.free_sockets().claim().expect("a free slot");
+        let sock = self.0.claim_socket().expect("a free slot");
         self.socket(sock).intent.fetch_or(intent::OWNED, Ordering::Relaxed);
         sock
     }

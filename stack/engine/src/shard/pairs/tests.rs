@@ -105,7 +105,7 @@ fn bytes_go_past_the_engine() {
     let (_, _, again, _) = connected(&mut world);
     assert_eq!(again.at, PairRef { generation: from.at.generation + 1, ..from.at });
     let [own, _] = again.sides();
-    assert_eq!(own.tail.load(Ordering::Relaxed), first_position(again.at.generation));
+    assert_eq!(own.tail.load(Ordering::Relaxed), first_position(again.at.slot, again.at.generation));
 }
 
 #[test]

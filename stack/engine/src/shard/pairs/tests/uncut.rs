@@ -22,7 +22,7 @@ fn three() -> World {
 /// Moves socket `sock` of `client` to [`RELAY`]: its slot there.
 fn relayed(world: &mut World, client: u32, sock: u32) -> u32 {
     let token = world.program(client).socket(sock).token.load(Ordering::Relaxed);
-    let to = Place { client: RELAY, sock: world.region(RELAY).free_sockets().claim().expect("a slot") };
+    let to = Place { client: RELAY, sock: world.region(RELAY).claim_socket().expect("a slot") };
     assert!(world.shard.move_socket(Place { client, sock }, token, to));
     world.settle();
     assert!(world.program(client).socket(sock).is(status::MOVED));
