@@ -229,6 +229,7 @@ fn gather(
                 return Ok(count);
             }
         }
+        set.say_asleep();
         let left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
         let slept = calm.asleep(&set, || kernel_wait(epfd, Some(&set), room, left, mask));
         let kernel = *slept.as_ref().unwrap_or(&0);

@@ -70,6 +70,7 @@ pub fn borrow(att: &'static Attachment) -> Sys<Borrowed> {
         return Ok(left);
     }
     let set = SetRef::create(att)?;
+    set.shared.polls.store(1, Relaxed);
     let mine = borrowed(word(&set));
     let place = KEPT.iter().find(|place| place.compare_exchange(0, mine, AcqRel, Relaxed).is_ok());
     Ok(Borrowed { set, place })

@@ -36,7 +36,12 @@ pub struct Local {
     pub calls: AtomicU32,
     /// When that was, nanoseconds.
     pub looked_ns: AtomicU64,
+    /// Slots + 1 of listeners that were put into it, the first few, so that [`SetRef::say_asleep`] finds them.
+    listeners: [AtomicU32; LISTENERS],
 }
+
+/// Listeners of a set whose other programs are thought of. Who has more shares them with nobody.
+const LISTENERS: usize = 8;
 
 impl Local {
     fn wake(&self) {
@@ -58,6 +63,7 @@ static LOCALS: [[Local; SETS_MAX as usize]; ATTACHMENTS] = [const {
             older: AtomicU64::new(0),
             calls: AtomicU32::new(0),
             looked_ns: AtomicU64::new(0),
+            listeners: [const { AtomicU32::new(0) }; LISTENERS],
         }
     }; SETS_MAX as usize]
 }; ATTACHMENTS];
@@ -143,8 +149,11 @@ impl SetRef {
         for word in [&shared.count, &shared.cursor, &shared.kernel_members, &shared.sharers] {
             word.store(0, Relaxed);
         }
-        for word in [set.waiters(), set.watched(), set.lit()] {
+        for word in [set.waiters(), &shared.polls, set.watched(), set.lit()] {
             word.store(0, Relaxed);
+        }
+        for listener in &set.local.listeners {
+            listener.store(0, Relaxed);
         }
         lane::close_all(&set);
         set.epoch().store(att.region().header().fork_epoch.load(Relaxed), Relaxed);
@@ -184,25 +193,24 @@ impl SetRef {
 
     /// Threads that sleep on it, in every process. Only a hint: a killed one stays counted.
     pub fn waiters(&self) -> &'static AtomicU32 {
-        let [waiters, ..] = &self.shared.spare;
-        waiters
+        &self.shared.waiters
     }
 
     /// The fork epoch in which it was made.
     pub fn epoch(&self) -> &'static AtomicU32 {
-        let [_, epoch, ..] = &self.shared.spare;
+        let [epoch, ..] = &self.shared.spare;
         epoch
     }
 
     /// 1: somebody watches it, see [`crate::nested`].
     pub fn watched(&self) -> &'static AtomicU32 {
-        let [_, _, watched, ..] = &self.shared.spare;
+        let [_, watched, ..] = &self.shared.spare;
         watched
     }
 
     /// 1: the bell of a watched set was left readable.
     pub fn lit(&self) -> &'static AtomicU32 {
-        let [_, _, _, lit, ..] = &self.shared.spare;
+        let [_, _, lit, ..] = &self.shared.spare;
         lit
     }
 
@@ -298,6 +306,11 @@ impl SetRef {
         }
         self.shared.count.fetch_add(1, Relaxed);
         lane::refresh(sock);
+        if sock.entry.kind() == Kind::Listener {
+            let (slot, list) = (sock.slot().wrapping_add(1), &self.local.listeners);
+            let known = list.iter().any(|listener| listener.load(Relaxed) == slot);
+            let _ = known || list.iter().any(|free| free.compare_exchange(0, slot, Relaxed, Relaxed).is_ok());
+        }
         tell_waiting(sock);
         self.look(sock, index, events);
         Ok(index)
@@ -337,6 +350,28 @@ impl SetRef {
         let wanted = events & 0xffff | ready::ALWAYS;
         if self.local.epfd.load(Relaxed) >= 0 && ready::watch(sock, wanted) & wanted != 0 {
             self.mark(index);
+        }
+    }
+
+    /// A thread is about to sleep on the set, and has said so. Where other programs have one of its listeners, too, what waits at those that don't
+    /// sleep may be had here.
+    #[inline]
+    pub fn say_asleep(&self) {
+        for listener in &self.local.listeners {
+            match listener.load(Relaxed) {
+                0 => return,
+                slot => self.say_asleep_at(slot.wrapping_sub(1)),
+            }
+        }
+    }
+
+    fn say_asleep_at(&self, slot: u32) {
+        let Some(socket) = self.att.region().socket(slot) else { return };
+        let both = status::LISTENING | status::SHARED;
+        if socket.status.load(SeqCst) & both == both {
+            for shard in 0..self.att.shards() {
+                self.att.kick(shard, slot);
+            }
         }
     }
 

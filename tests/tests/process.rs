@@ -541,6 +541,76 @@ print('done')
     }
 }
 
+/// Programs that share a listener by exec, as postfix's do: each has one client at a time, and with `lock` one alone waits for the next. Nobody's
+/// connection waits at a program that is busy, or that waits for its turn, while another one sleeps.
+fn servers_take_turns(lock: bool) {
+    let lab = Lab::new(&format!("turns-{lock}"));
+    let engine = Engine::start(&lab);
+    let program = format!(
+        "
+import socket, subprocess, sys, threading, time
+listener = socket.create_server(('127.0.0.1', 0), backlog=64)
+listener.set_inheritable(True)
+server = '''
+import fcntl, select, socket, sys
+listener = socket.socket(fileno=int(sys.argv[1]))
+listener.setblocking(False)
+lock = open(sys.argv[2], 'w')
+waits = select.epoll()
+waits.register(listener, select.EPOLLIN)
+print('ready', flush=True)
+while True:
+    if {lock}: fcntl.flock(lock, fcntl.LOCK_EX)
+    waits.poll(5)
+    try: peer = listener.accept()[0]
+    except BlockingIOError: peer = None
+    if {lock}: fcntl.flock(lock, fcntl.LOCK_UN)
+    if peer is None: continue
+    peer.setblocking(True)
+    while data := peer.recv(1000): peer.sendall(data)
+    peer.close()
+'''
+def start():
+    words = [sys.executable, '-c', server, str(listener.fileno()), '{file}']
+    return subprocess.Popen(words, pass_fds=[listener.fileno()], stdout=subprocess.PIPE)
+servers = [start() for _ in range(2)]
+for one in servers: one.stdout.readline()
+def connect(): return socket.create_connection(listener.getsockname(), timeout=20)
+def talk(client):
+    client.sendall(b'x')
+    assert client.recv(10) == b'x'
+for round in range(5):
+    crowd = [connect() for _ in range(10)]
+    threads = [threading.Thread(target=lambda client: (talk(client), client.close()), args=(client,)) for client in crowd]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+long = connect()
+talk(long)
+begun = time.monotonic()
+for _ in range(20):
+    with connect() as short: talk(short)
+print('done in time:', time.monotonic() - begun < 4)
+long.close()
+for one in servers: one.kill()
+",
+        lock = if lock { "True" } else { "False" },
+        file = lab.path("lock").display(),
+    );
+    let text = lab.python(&program).under(&engine).ok().text();
+    assert_eq!(text, "done in time: True\n");
+    engine.went_through(70);
+}
+
+#[test]
+fn servers_with_a_listener_of_both_take_turns() {
+    servers_take_turns(false);
+}
+
+#[test]
+fn servers_with_a_lock_take_turns() {
+    servers_take_turns(true);
+}
+
 /// A shell by `system` and `popen` inherits what the program leaves open to it, as by exec.
 #[test]
 fn a_shell_inherits_connections() {

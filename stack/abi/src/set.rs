@@ -9,7 +9,7 @@
 //! A bit says "look", not "ready": readiness is derived from the socket when the program looks.
 
 use crate::bell::Bell;
-use crate::sync::{AtomicI32, AtomicU32, AtomicU64};
+use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 /// Pair regions whose programs can reach one set by a lane; those of others go through the engine.
 pub const LANES: usize = 48;
@@ -34,10 +34,23 @@ pub struct Set {
     pub kernel_members: AtomicU32,
     /// Lanes ever in use are below this.
     pub lanes_used: AtomicU32,
+    /// Threads that sleep on it in `epoll_wait`, in every process. Only a hint: a killed one stays counted.
+    pub waiters: AtomicU32,
+    /// 1: it is a thread's inside `poll`, which has interests as long as it sleeps.
+    pub polls: AtomicU32,
     /// Room.
-    pub spare: [AtomicU32; 8],
+    pub spare: [AtomicU32; 6],
     /// Pair regions with a lane into this set: number + 1 and side << 32, 0 = unused. Written by the program alone.
     pub lanes: [AtomicU64; LANES],
+}
+
+impl Set {
+    /// Whether somebody sleeps on it, whom nothing has woken yet. A hint, the more so as a program says it.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        let polls = self.polls.load(Ordering::Relaxed) != 0;
+        polls || self.waiters.load(Ordering::Relaxed) != 0 && self.bell.is_armed()
+    }
 }
 
 /// What a set wants of one descriptor. Written by the program.

@@ -1,14 +1,16 @@
 //! Listeners that several programs share: one kernel socket whose descriptor went from an old program to a new one, by exec
 //! or over a unix socket (a reload, a binary upgrade). In the kernel they share the accept queue. Here each program has a
 //! queue in its own region, so
-//! - a connection goes to a program that waits for one ([`Shard::represents`]); one that came before anybody waited, or while somebody
-//!   waited who started another program for it (dovecot, inetd), goes on to the first that does ([`Shard::share_out`]);
+//! - a connection goes to a program that sleeps until one comes, or else to one that waits for it and is busy ([`Shard::representatives`]); one that came before
+//!   anybody waited, or while somebody waited who started another program for it (dovecot, inetd), goes on to the first that does, and one that
+//!   came to a busy program goes on to one that falls asleep meanwhile (postfix, where a lock says who waits) ([`Shard::share_out`]);
 //! - what waits in the queue of a program that goes, or closes its descriptor, waits in another's from then on. Nobody has
 //!   accepted it, so no program's word about its streams counts: there is only what the peer sent.
 
 use std::sync::atomic::Ordering;
 
 use utcp_abi::layout::ACCEPT_RING;
+use utcp_abi::set::{Member, Set};
 use utcp_abi::socket::{Addr, status};
 use utcp_abi::waiting;
 
@@ -26,19 +28,45 @@ impl Shard {
         shared.is_some_and(|shared| shared.members.iter().any(|member| member.load(Ordering::Relaxed) != 0))
     }
 
-    /// Of the listeners of one kernel socket the one that serves: the first that is awaited, else the newest.
+    /// Whether somebody sleeps until a connection comes to the listener.
+    fn is_slept_on(&self, index: u32) -> bool {
+        let Some(listener) = self.listeners.get(index) else { return false };
+        let Some(region) = self.clients.get(listener.client).map(|client| client.region) else {
+            return false;
+        };
+        let Some(shared) = region.listener(listener.slot) else { return false };
+        let sets = shared.members.iter().filter_map(|word| Member::unpack(word.load(Ordering::SeqCst)));
+        sets.filter(|member| i32::from(member.events) & libc::EPOLLIN != 0)
+            .any(|member| region.set(member.set).is_some_and(Set::is_asleep))
+    }
+
+    /// Of the listeners of one kernel socket the one that serves: the first on which somebody sleeps, else the first that is awaited, else the
+    /// newest.
     fn serving(&self, port: u16, inode: u64, may: impl Fn(u32, &Listener) -> bool) -> Option<u32> {
         let same =
             |index: &u32| self.listeners.get(*index).is_some_and(|l| l.inode == inode && may(*index, l));
         let list = self.by_port.get(&port)?;
-        let awaited = list.iter().copied().filter(same).find(|&index| self.is_awaited(index));
-        awaited.or_else(|| list.iter().copied().rfind(same))
+        let all = || list.iter().copied().filter(same);
+        let slept_on = all().find(|&index| self.is_slept_on(index));
+        let awaited = slept_on.or_else(|| all().find(|&index| self.is_awaited(index)));
+        awaited.or_else(|| all().last())
     }
 
-    /// Whether new connections to its kernel socket are `index`'s.
-    pub(super) fn represents(&self, index: u32) -> bool {
-        let Some(listener) = self.listeners.get(index) else { return false };
-        !listener.shared || self.serving(listener.tcp_port, listener.inode, |_, l| !l.kernels) == Some(index)
+    /// Of the listeners in `list` those that get new connections, one of each kernel socket. Each of these is asked about once: programs say who
+    /// waits, and may say something else the next moment.
+    pub(super) fn representatives(&self, list: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut chosen = Vec::new();
+        let mut seen = Vec::new();
+        for index in list {
+            let Some(listener) = self.listeners.get(index) else { continue };
+            if !listener.shared {
+                chosen.push(index);
+            } else if !seen.contains(&listener.inode) {
+                seen.push(listener.inode);
+                chosen.extend(self.serving(listener.tcp_port, listener.inode, |_, l| !l.kernels));
+            }
+        }
+        chosen
     }
 
     /// Who takes over from listener `index`.
@@ -66,7 +94,7 @@ impl Shard {
         }
     }
 
-    /// A program began or ceased to wait for connections of the listener in its slot `sock`.
+    /// A program began or ceased to wait for connections of the listener in its slot `sock`, or falls asleep on it.
     pub(super) fn on_listener_command(&mut self, client: u32, sock: u32) {
         let found = self.listeners.iter().find(|(_, l)| l.client == client && l.sock == sock);
         if let Some((index, _)) = found.filter(|(_, listener)| listener.shared) {
@@ -75,12 +103,12 @@ impl Shard {
     }
 
     /// What waits where nobody waits for it goes where somebody does: to listener `index` from others of its kernel socket, or
-    /// from it to another.
+    /// from it to another. Of what waits for a busy program one goes where somebody sleeps: he may be busy with it for long.
     pub(super) fn share_out(&mut self, index: u32) {
         let Some(listener) = self.listeners.get(index) else { return };
         if !self.is_awaited(index) {
             if let Some(heir) = self.heir(index).filter(|&heir| self.is_awaited(heir)) {
-                self.hand_on(index, heir);
+                self.hand_on(index, heir, ACCEPT_RING as u32);
             }
             return;
         }
@@ -91,16 +119,30 @@ impl Shard {
         let idle: Vec<u32> =
             self.by_port.get(&port).map_or(Vec::new(), |list| list.iter().copied().filter(idle).collect());
         for other in idle {
-            self.hand_on(other, index);
+            self.hand_on(other, index, ACCEPT_RING as u32);
+        }
+        if self.has_some(index) || !self.is_slept_on(index) {
+            return;
+        }
+        let same = |other: u32| other != index && self.listeners.get(other).is_some_and(|l| l.inode == inode);
+        let mut list = self.by_port.get(&port).into_iter().flatten().copied();
+        let busy = list.find(|&other| same(other) && self.has_some(other) && !self.is_slept_on(other));
+        if let Some(busy) = busy {
+            self.hand_on(busy, index, 1);
         }
     }
 
-    /// Moves what waits at listener `from` to `to`, as much as there is room for.
-    fn hand_on(&mut self, from: u32, to: u32) {
+    /// Whether connections wait at listener `index`.
+    fn has_some(&self, index: u32) -> bool {
+        self.listeners.get(index).is_some_and(|listener| self.accept_queue_len(listener) > 0)
+    }
+
+    /// Moves what waits at listener `from` to `to`, the oldest `most` and as much as there is room for.
+    fn hand_on(&mut self, from: u32, to: u32, most: u32) {
         let Some((client_index, slot)) = self.listeners.get(from).map(|l| (l.client, l.slot)) else { return };
         // What does not fit stands in the queue again behind the rest.
         let waiting = self.listeners.get(from).map_or(0, |listener| self.accept_queue_len(listener));
-        for _ in 0..waiting.min(ACCEPT_RING as u32) {
+        for _ in 0..waiting.min(most) {
             let Some(sock) = self.take_queued(from) else { return };
             let Some(client) = self.clients.get_mut(client_index) else { return };
             let used = client.slot(sock);

@@ -190,14 +190,23 @@ impl Shard {
             self.listeners.get(index).filter(|l| !l.kernels).map_or(0, |l| l.fit(tuple.local.addr))
         };
         let best = list.iter().map(|&index| fit(index)).max().filter(|&best| best > 0)?;
-        let fits = || list.iter().copied().filter(|&index| fit(index) == best && self.represents(index));
-        let candidates = fits().count();
-        let reuse = || fits().all(|index| self.listeners.get(index).is_some_and(|l| l.reuseport));
+        let fits = list.iter().copied().filter(|&index| fit(index) == best);
+        if fits.clone().any(|index| self.listeners.get(index).is_some_and(|listener| listener.shared)) {
+            let chosen = self.representatives(fits);
+            return self.take_turns(tuple, chosen.iter().copied());
+        }
+        self.take_turns(tuple, fits)
+    }
+
+    /// One of the listeners `fits`: the first, or whose turn it is, if all are of a SO_REUSEPORT group.
+    fn take_turns(&self, tuple: &FourTuple, mut fits: impl Iterator<Item = u32> + Clone) -> Option<u32> {
+        let candidates = fits.clone().count();
+        let reuse = || fits.clone().all(|index| self.listeners.get(index).is_some_and(|l| l.reuseport));
         if candidates <= 1 || !reuse() {
-            return fits().next();
+            return fits.next();
         }
         let pick = self.config.secret.port_offset(tuple) as usize ^ usize::from(tuple.remote.port);
-        fits().nth(pick % candidates)
+        fits.nth(pick % candidates)
     }
 
     /// Whether connections to this destination come by the kernel, to a listener of ours.
