@@ -10,10 +10,11 @@ use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, fence};
 
 use utcp_abi::bell::Bell;
+use utcp_abi::freeze::FROZEN;
 use utcp_abi::message::{Kind, Message};
 use utcp_abi::pair::{Notify, PAIR_LEN, PAIRS_MAX, PairRef, PairView, STREAM_MAX, Side, Slot};
 use utcp_abi::set::Member;
-use utcp_abi::socket::intent;
+use utcp_abi::socket::{intent, is_anothers};
 
 use crate::attach::{ATTACHMENTS, Attachment};
 use crate::channel::{self, Quiet, Word};
@@ -181,7 +182,8 @@ impl End {
 
     /// Whether the place still is this connection's.
     pub fn is_current(&self) -> bool {
-        self.own().head.load(Acquire) >> 44 == u64::from(self.at.generation)
+        let head = self.own().head.load(Acquire);
+        head != FROZEN && !is_anothers(head, self.at.generation, &self.own().generation)
     }
 
     /// After bytes were sent: tells whoever waits for them.
@@ -280,7 +282,7 @@ impl End {
     /// and end connections anyhow, wakes up for many at once.
     #[inline]
     pub fn is_young(&self) -> bool {
-        self.own().head.load(Relaxed) & ((1 << 44) - 1) < YOUNG
+        self.own().head.load(Relaxed).wrapping_sub(self.at.first_position()) < YOUNG
     }
 }
 

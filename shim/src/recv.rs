@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicU64, fence};
 use libc::iovec;
 use utcp_abi::freeze::{FROZEN, advance};
 use utcp_abi::pair::{CLASSES, STREAM_MAX};
-use utcp_abi::socket::{BufRef, file, intent, status};
+use utcp_abi::socket::{BufRef, file, intent, is_anothers, status};
 use utcp_abi::stream::pieces;
 
 use crate::handle::Sock;
@@ -29,9 +29,6 @@ use crate::sleep::{self, Woken};
 use crate::sys::{Errno, Sys};
 use crate::user::Buffers;
 use crate::{relayed, sigio, urgent, zerocopy};
-
-/// How far a position may be from the first of its generation.
-const GENERATION_SHIFT: u32 = 44;
 
 /// One look at the rx stream.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +96,7 @@ fn view_pair(end: End, word: u64) -> Sys<View> {
         if head == FROZEN || tail == FROZEN {
             return Ok(frozen(place, word));
         }
-        if head >> GENERATION_SHIFT != u64::from(end.at.generation) {
+        if is_anothers(head, end.at.generation, &end.own().generation) {
             return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
         }
         if class != end.other().class.load(Acquire) {
@@ -134,11 +131,10 @@ fn view(sock: &Sock) -> Sys<View> {
         let buf = sock.shared.rx_buf.load(Acquire);
         let tail = sock.shared.rx_tail.load(Acquire);
         let mark = sock.shared.rx_urgent.load(Acquire);
-        let generation = u64::from(sock.entry.generation());
         if head == FROZEN {
             return Ok(frozen(Place::Region(BufRef(buf)), buf));
         }
-        if head >> GENERATION_SHIFT != generation {
+        if is_anothers(head, sock.entry.generation(), &sock.shared.generation) {
             return Err(Errno(libc::EBADF)); // Closed by another thread meanwhile.
         }
         if buf != sock.shared.rx_buf.load(Acquire) {

@@ -194,8 +194,10 @@ pub struct Side {
     pub cpu: AtomicU32,
     /// SO_RCVBUF of this side, 0: not set. Written by the engine.
     pub rcvbuf: AtomicU32,
+    /// Which use of the slot this is. Written by the engine.
+    pub generation: AtomicU32,
     /// Line end.
-    pub pad3: [AtomicU32; 8],
+    pub pad3: [AtomicU32; 7],
 }
 
 /// One connection.
@@ -211,8 +213,10 @@ impl Slot {
     pub fn wipe(&self, number: u32, generation: u32) {
         let first = first_position(number, generation);
         for side in &self.sides {
-            side.tail.store(first, Ordering::Relaxed);
-            side.head.store(first, Ordering::Relaxed);
+            side.generation.store(generation, Ordering::Release);
+            // Release: who reads one of this use sees that the generation is another.
+            side.tail.store(first, Ordering::Release);
+            side.head.store(first, Ordering::Release);
             side.class.store(CLASSES[0], Ordering::Relaxed);
             side.urgent.store(0, Ordering::Relaxed);
             side.sent_at.store(0, Ordering::Relaxed);
@@ -285,6 +289,13 @@ impl PairRef {
             index: (word >> 22 & 0xfff) as u32,
             slot: (word >> 10 & 0xfff) as u32,
         })
+    }
+
+    /// Where both streams of this use began.
+    #[inline]
+    #[must_use]
+    pub fn first_position(self) -> u64 {
+        first_position(self.slot, self.generation)
     }
 
     /// The region's name: index and turn.
@@ -472,6 +483,7 @@ mod tests {
                 closed: AtomicU32::new(0),
                 cpu: AtomicU32::new(0),
                 rcvbuf: AtomicU32::new(0),
+                generation: AtomicU32::new(0),
                 pad3: core::array::from_fn(|_| AtomicU32::new(0)),
             }),
         };

@@ -538,6 +538,26 @@ pub struct Socket {
     pub busy_poll: AtomicU32,
 }
 
+/// Bits of a position below those of its generation.
+const GENERATION_SHIFT: u32 = 44;
+
+/// Whether a position that a stream of the `generation`-th use was found at belongs to another use: the slot's own word, `now`, says so.
+/// The position alone does not, as a stream of more than 16 TiB runs on into the positions of uses to come.
+#[inline]
+#[must_use]
+pub fn is_anothers(position: u64, generation: u32, now: &AtomicU32) -> bool {
+    position >> GENERATION_SHIFT != u64::from(generation) && now.load(Ordering::Acquire) != generation
+}
+
+/// How many uses to come lose their positions to a stream that began at `first` and ended at `last`: they are left out, or who is late
+/// could take a position of theirs for the one that he saw.
+#[must_use]
+pub fn uses_overrun(first: u64, last: u64) -> u32 {
+    /// Fewer than there are, by far: whoever lies about his positions gets no generation twice in turn.
+    const MOST: u64 = 1 << 12;
+    (last.wrapping_sub(first) >> GENERATION_SHIFT).min(MOST) as u32
+}
+
 /// The first position of both streams of slot `number` in its `generation`-th use.
 ///
 /// Streams lie a power of two apart. Beginning at the same place they would meet in a few sets of every cache, and connections that
@@ -547,14 +567,15 @@ pub fn first_position(number: u32, generation: u32) -> u64 {
     /// Half a page of 4 KiB: a connection that says little needs no second one.
     const LINES: u32 = 32;
     const LINE: u64 = 64;
-    (u64::from(generation) << 44) + u64::from(number % LINES) * LINE
+    (u64::from(generation) << GENERATION_SHIFT) + u64::from(number % LINES) * LINE
 }
 
 impl Socket {
     /// Both streams are empty, and begin at `first`.
     pub fn begin_at(&self, first: u64) {
         for position in [&self.rx_tail, &self.tx_head, &self.rx_head, &self.rx_seen, &self.tx_tail] {
-            position.store(first, Ordering::Relaxed);
+            // Release: who reads one of this use sees that the generation is another.
+            position.store(first, Ordering::Release);
         }
     }
 
@@ -647,6 +668,18 @@ mod tests {
         assert_eq!(lines.len(), 32);
         assert!(lines.iter().all(|line| *line < 32), "half of a page is left");
         assert!((0..1000).all(|n| first_position(n, 7) >> 44 == 7));
+    }
+
+    #[test]
+    fn a_stream_outgrows_the_positions_of_its_use() {
+        let (first, now) = (first_position(3, 7), AtomicU32::new(7));
+        for carried in [0, 1 << 40, 1 << 44, 5 << 44] {
+            assert!(!is_anothers(first + carried, 7, &now), "{carried} bytes");
+            assert_eq!(u64::from(uses_overrun(first, first + carried)), carried >> 44);
+        }
+        now.store(8, Ordering::Relaxed);
+        assert!(is_anothers(first_position(3, 8), 7, &now));
+        assert!(uses_overrun(first, 0) < 1 << 20, "a lie");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use utcp_abi::Region;
 use utcp_abi::layout::{ARENA, ARENA_LEN, INFOS, REGION_LEN, SETS_MAX, SOCKETS_MANY, SOCKETS_MAX};
-use utcp_abi::socket::{Addr, BufRef, Socket, first_position, intent};
+use utcp_abi::socket::{Addr, BufRef, Socket, first_position, intent, uses_overrun};
 
 use super::pairs::End;
 use super::streams::Buffers;
@@ -257,7 +257,10 @@ impl Client {
     #[must_use]
     pub(super) fn free_slot(&mut self, sock: u32) -> Option<End> {
         let socket = self.region.socket(sock)?;
-        let generation = socket.generation.load(Ordering::Relaxed).wrapping_add(1) & 0xf_ffff;
+        let last = socket.generation.load(Ordering::Relaxed);
+        let overrun = [&socket.rx_tail, &socket.tx_tail]
+            .map(|tail| uses_overrun(first_position(sock, last), tail.load(Ordering::Relaxed)));
+        let generation = last.wrapping_add(1 + overrun[0].max(overrun[1])) & 0xf_ffff;
         socket.generation.store(generation, Ordering::Release);
         // From here on nobody who means the last use wants anything.
         socket.intent.store(intent::of(generation, 0), Ordering::Release);

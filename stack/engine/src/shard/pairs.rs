@@ -20,7 +20,7 @@ use utcp_abi::layout::SHARDS_MAX;
 use utcp_abi::pair::{
     CLASSES, HEAD_LEN, PAIR_LEN, PAIRS_MAX, PairRef, PairView, SLOTS_MAX, STREAM_MAX, Side, Slot, large_range,
 };
-use utcp_abi::socket::Socket;
+use utcp_abi::socket::{Socket, first_position, uses_overrun};
 use utcp_proto::UserCall;
 
 use super::client::Client;
@@ -148,7 +148,7 @@ impl Pair {
         Some(slot)
     }
 
-    fn reference(&self, end: End) -> PairRef {
+    pub(super) fn reference(&self, end: End) -> PairRef {
         let generation = self.uses.get(end.slot as usize).map_or(0, |used| u32::from(used.generation));
         let number = self.region.number;
         PairRef { side: end.side, generation, turn: number >> 12, index: number & 0xfff, slot: end.slot }
@@ -356,11 +356,13 @@ impl Shard {
             return;
         }
         if let Some(slot) = pair.view.slot(end.slot) {
+            let first = first_position(end.slot, used.generation.into());
             let mut grown = false;
             for side in &slot.sides {
                 // Counters alone rest on these words, and a hole in the liar's own memory.
                 let tail = side.tail.load(Ordering::Relaxed);
-                let bytes = if tail == FROZEN { 0 } else { tail & ((1 << 44) - 1) };
+                let bytes = if tail == FROZEN { 0 } else { tail.wrapping_sub(first) };
+                used.generation = used.generation.wrapping_add(uses_overrun(0, bytes) as u16);
                 self.counters.cut_through_bytes = self.counters.cut_through_bytes.wrapping_add(bytes);
                 grown |= side.class.load(Ordering::Relaxed) > CLASSES[1];
             }

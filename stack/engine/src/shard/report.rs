@@ -103,9 +103,12 @@ impl Shard {
         let [sent, received] = flow.carried;
         info.bytes_acked = info.bytes_acked.saturating_add(sent);
         info.bytes_received = info.bytes_received.saturating_add(received);
-        if let Some((end, slot)) = flow.pair.and_then(|end| Some((end, self.slot_of(end)?))) {
+        let place = |end: super::pairs::End| {
+            Some((end, self.slot_of(end)?, self.pairs.get(end.pair)?.reference(end)))
+        };
+        if let Some((end, slot, at)) = flow.pair.and_then(place) {
             let [own, other] = slot.from(end.side);
-            let bytes = |tail: &AtomicU64| tail.load(Ordering::Relaxed) & ((1 << 44) - 1);
+            let bytes = |tail: &AtomicU64| tail.load(Ordering::Relaxed).wrapping_sub(at.first_position());
             (info.bytes_acked, info.bytes_received) = (bytes(&own.tail), bytes(&other.tail));
         }
         info

@@ -65,12 +65,12 @@ impl Shard {
     fn uncut_for(&mut self, end: End, holders: [Holder; 2]) {
         let Some(pair) = self.pairs.get_mut(end.pair) else { return };
         let Some(slot) = pair.uncut(end.slot) else { return };
-        let region = pair.region();
+        let (region, first) = (pair.region(), pair.reference(end).first_position());
         let regions = holders.map(|holder| {
             let (client, sock) = holder?;
             Some((self.clients.get(client)?.region, sock))
         });
-        let rests = take_rests(region.fd(), end.slot, slot, &regions);
+        let rests = take_rests(region.fd(), (end.slot, first), slot, &regions);
         self.counters.uncut += 1;
         let (mut fits, is_sane) = (true, rests.is_some());
         for (holder, rest) in holders.into_iter().zip(rests.unwrap_or_default()) {
@@ -147,10 +147,11 @@ fn input_events(rest: &Rest) -> i32 {
     input | if rest.urgent.is_some() { libc::EPOLLPRI } else { 0 }
 }
 
-/// Freezes a slot and reads what lies in it: for side 0, for side 1. `None`: the programs wrote nonsense.
+/// Freezes a slot, whose streams began at `first`, and reads what lies in it: for side 0, for side 1. `None`: the programs wrote
+/// nonsense.
 fn take_rests(
     fd: &OwnedFd,
-    slot_index: u32,
+    (slot_index, first): (u32, u64),
     slot: &Slot,
     regions: &[Option<(Region, u32)>; 2],
 ) -> Option<[Rest; 2]> {
@@ -160,7 +161,6 @@ fn take_rests(
         socket.map_or(0, |socket| freeze(&socket.tx_held))
     });
     let heads = [0, 1].map(|side| freeze(&slot.sides[side].head));
-    let offset = |position: u64| position & ((1 << 44) - 1);
     let mut rests = [Rest::default(), Rest::default()];
     for (reader, rest) in rests.iter_mut().enumerate() {
         let writer = 1 - reader;
@@ -182,7 +182,7 @@ fn take_rests(
         rest.mark = slot.sides[writer].urgent.load(Ordering::Acquire);
         let ahead = rest.mark.wrapping_sub(1).wrapping_sub(head);
         rest.urgent = (rest.mark != 0 && ahead < len).then_some(ahead);
-        rest.carried[1] = offset(end);
+        rest.carried[1] = end.wrapping_sub(first);
     }
     let [zero, one] = &mut rests;
     (zero.carried[0], one.carried[0]) = (one.carried[1], zero.carried[1]);
