@@ -1,9 +1,10 @@
 //! Sets for threads that sleep in `poll`, `select` or a blocking `accept`: each is borrowed for the
-//! time of the sleep and kept for the next sleeper, so no thread owns one. A thread that is cancelled in its sleep gives nothing back: who finds
-//! no set free looks whether those who have one still live.
+//! time of the sleep and kept for the next sleeper, so no thread owns one. A thread that is cancelled in its sleep gives nothing back, nor
+//! does one whose handler leaves it by longjmp: who finds no set free looks whether those who have one still live, and whether its own
+//! earlier sleeps still stand on its stack.
 
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicU64, AtomicUsize};
 
 use utcp_abi::layout::SETS_MAX;
 
@@ -18,6 +19,11 @@ const LEN: usize = 64;
 
 /// Bit 63: there is a set. Bit 62: it is borrowed. Attachment in bits 32.., by which thread in bits 10.., set in the rest.
 static KEPT: [AtomicU64; LEN] = [const { AtomicU64::new(0) }; LEN];
+/// Where the borrower's stack was, for each of them.
+static DEPTHS: [AtomicUsize; LEN] = [const { AtomicUsize::new(0) }; LEN];
+/// The frames of two calls into this library differ by less, and what the kernel puts on the stack for a handler takes more
+/// (`struct rt_sigframe`), bytes.
+const FRAMES: usize = 1024;
 const PRESENT: u64 = 1 << 63;
 const BORROWED: u64 = 1 << 62;
 const SET_BITS: u32 = SETS_MAX.trailing_zeros();
@@ -56,51 +62,74 @@ fn set_in(word: u64) -> Option<SetRef> {
 
 /// Borrows a set of `att`.
 pub fn borrow(att: &'static Attachment) -> Sys<Borrowed> {
-    for place in &KEPT {
+    for (place, at) in KEPT.iter().zip(&DEPTHS) {
         let found = place.load(Relaxed);
         let fits = found & (PRESENT | BORROWED) == PRESENT && is_of(found, att);
         if fits
             && place.compare_exchange(found, borrowed(found), AcqRel, Relaxed).is_ok()
             && let Some(set) = set_in(found)
         {
+            at.store(depth(), Relaxed);
             return Ok(Borrowed { set, place: Some(place) });
         }
     }
-    if let Some(left) = left_by_a_thread(att) {
+    if let Some(left) = left_behind(att, None) {
         return Ok(left);
     }
     let set = SetRef::create(att)?;
     set.shared.polls.store(1, Relaxed);
     let mine = borrowed(word(&set));
-    let place = KEPT.iter().find(|place| place.compare_exchange(0, mine, AcqRel, Relaxed).is_ok());
+    let places = || KEPT.iter().zip(&DEPTHS);
+    let taken = places().find(|(place, _)| place.compare_exchange(0, mine, AcqRel, Relaxed).is_ok());
+    let place = taken.map(|(place, at)| {
+        at.store(depth(), Relaxed);
+        place
+    });
     Ok(Borrowed { set, place })
+}
+
+/// Where the caller's stack is.
+#[inline(never)]
+fn depth() -> usize {
+    let here = 0u8;
+    core::ptr::from_ref(&here).addr()
 }
 
 fn is_of(word: u64, att: &'static Attachment) -> bool {
     (word >> 32 & 0xff) as u32 == att.index()
 }
 
-/// Takes the interests of threads that live no more out of the sockets, where others need the room.
+/// Takes the interests of sleeps that are over out of the sockets, where others need the room; those of set `but` stay.
 #[cold]
-pub fn clear_out(att: &'static Attachment) {
+pub fn clear_out(att: &'static Attachment, but: u32) {
     for _ in 0..LEN {
-        if left_by_a_thread(att).is_none() {
+        if left_behind(att, Some(but)).is_none() {
             break;
         }
     }
 }
 
-/// A set whose borrower lives no more.
+/// A set, other than `but`, whose borrower lives no more or is we, and has left the sleep that it was for.
 #[cold]
-fn left_by_a_thread(att: &'static Attachment) -> Option<Borrowed> {
-    KEPT.iter().find_map(|place| {
+fn left_behind(att: &'static Attachment, but: Option<u32>) -> Option<Borrowed> {
+    let us = tls::thread().tid() & ((1 << THREAD_BITS) - 1);
+    let here = depth();
+    KEPT.iter().zip(&DEPTHS).find_map(|(place, at)| {
         let found = place.load(Acquire);
-        let is_left = found & (PRESENT | BORROWED) == PRESENT | BORROWED
-            && is_of(found, att)
-            && !sys::thread_exists(owner(found));
+        let is_borrowed = found & (PRESENT | BORROWED) == PRESENT | BORROWED && is_of(found, att);
+        if !is_borrowed || but.is_some_and(|but| found as u32 & ((1 << SET_BITS) - 1) == but) {
+            return None;
+        }
+        let is_left = if owner(found) == us {
+            // Frames of ours that still stand lie above the one that the kernel made for the handler that we are in, if we are in one.
+            at.load(Relaxed) < here.saturating_add(FRAMES) && !sys::is_on_signal_stack()
+        } else {
+            !sys::thread_exists(owner(found))
+        };
         if !is_left || place.compare_exchange(found, borrowed(found), AcqRel, Relaxed).is_err() {
             return None;
         }
+        at.store(here, Relaxed);
         let set = set_in(found)?;
         epoll::empty(&set);
         Some(Borrowed { set, place: Some(place) })

@@ -296,7 +296,7 @@ impl SetRef {
         let word = word(self.index, index, events);
         let take_free = || members(sock).any(|cell| cell.compare_exchange(0, word, SeqCst, Relaxed).is_ok());
         let placed = take_free() || members(sock).any(|cell| self.take_stale(cell, word)) || {
-            poll_set::clear_out(self.att);
+            poll_set::clear_out(self.att, self.index);
             take_free()
         };
         if !placed {

@@ -121,6 +121,13 @@ pub fn thread_exists(tid: u32) -> bool {
     call!(libc::SYS_tkill, tid, 0) != Err(Errno(libc::ESRCH))
 }
 
+/// Whether the calling thread is in a handler that has a stack of its own (sigaltstack(2)).
+pub fn is_on_signal_stack() -> bool {
+    let mut stack = libc::stack_t { ss_sp: core::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
+    let asked = call!(libc::SYS_sigaltstack, core::ptr::null::<libc::stack_t>(), at_mut(&mut stack));
+    asked.is_err() || stack.ss_flags & libc::SS_ONSTACK != 0
+}
+
 /// Sends `signal` to the calling thread.
 pub fn raise(signal: c_int) {
     let _ = call!(libc::SYS_tgkill, getpid(), gettid(), signal);

@@ -179,6 +179,100 @@ fn sleepers_that_are_cancelled_leave_nothing() {
     same_as_on_the_kernel("sleepers", SLEEPERS);
 }
 
+/// Sleeps that a handler leaves by siglongjmp, and sleeps within a handler, on its own stack and on another.
+const LEFT: &str = r#"
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#define CHECK(what) ((what) ? (void)0 : (perror(#what), _exit(1)))
+static struct sockaddr_in at = {.sin_family = AF_INET};
+static int listener, ends[2], others[2];
+static sigjmp_buf out;
+static volatile int nested;
+
+static void leave(int signal) { (void)signal; siglongjmp(out, 1); }
+
+static void sleep_within(int signal) {
+    (void)signal;
+    for (int round = 0; round < 20; round++) {
+        struct pollfd two[2] = {{.fd = others[0], .events = POLLIN}, {.fd = others[1], .events = POLLIN}};
+        CHECK(poll(two, 2, 1) == 0);
+        nested++;
+    }
+    CHECK(send(ends[1], "x", 1, 0) == 1);
+}
+
+static void later(void) {
+    struct itimerval soon = {.it_value.tv_usec = 1500};
+    CHECK(setitimer(ITIMER_REAL, &soon, NULL) == 0);
+}
+
+static void asleep(int kind) {
+    struct pollfd two[2] = {{.fd = ends[0], .events = POLLIN}, {.fd = ends[1], .events = POLLIN}};
+    fd_set list;
+    FD_ZERO(&list); FD_SET(ends[0], &list); FD_SET(ends[1], &list);
+    if (sigsetjmp(out, 1)) return;
+    later();
+    switch (kind) {
+    case 0: poll(two, 2, -1); break;
+    case 1: select(ends[1] + 1, &list, NULL, NULL, NULL); break;
+    default: accept(listener, NULL, NULL);
+    }
+    CHECK(!"nothing comes");
+}
+
+static void connected(int pair[2]) {
+    socklen_t len = sizeof at;
+    CHECK((pair[0] = socket(AF_INET, SOCK_STREAM, 0)) >= 0 && connect(pair[0], (void *)&at, len) == 0);
+    CHECK((pair[1] = accept(listener, NULL, NULL)) >= 0);
+}
+
+int main(void) {
+    socklen_t len = sizeof at;
+    struct epoll_event event = {.events = EPOLLIN};
+    char byte;
+    int set;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    CHECK((listener = socket(AF_INET, SOCK_STREAM, 0)) >= 0 && bind(listener, (void *)&at, len) == 0 && listen(listener, 64) == 0);
+    CHECK(getsockname(listener, (void *)&at, &len) == 0);
+    connected(ends), connected(others);
+    signal(SIGALRM, leave);
+    for (int round = 0; round < 300; round++) asleep(round % 3);
+    for (int own = 0; own < 2; own++) {
+        struct pollfd two[2] = {{.fd = ends[0], .events = POLLIN}, {.fd = others[0], .events = POLLIN}};
+        stack_t stack = {.ss_sp = malloc(1 << 16), .ss_size = 1 << 16};
+        struct sigaction action = {.sa_handler = sleep_within, .sa_flags = own ? SA_ONSTACK : 0};
+        CHECK(sigaltstack(&stack, NULL) == 0 && sigaction(SIGALRM, &action, NULL) == 0);
+        later();
+        int got = poll(two, 2, 10000);
+        if (got < 0) got = poll(two, 2, 10000);
+        printf("%d: %s, %d sleeps within\n", own, got == 1 && two[0].revents == POLLIN ? "woken" : "not woken", nested);
+        CHECK(recv(ends[0], &byte, 1, 0) == 1);
+    }
+    /* The interests of sleeps that are over are in nobody's way. */
+    for (int count = 0; count < 8; count++)
+        CHECK((set = epoll_create1(0)) >= 0 && epoll_ctl(set, EPOLL_CTL_ADD, ends[1], &event) == 0);
+    CHECK(send(ends[0], "x", 1, 0) == 1 && epoll_wait(set, &event, 1, 5000) == 1 && recv(ends[1], &byte, 1, 0) == 1);
+    puts("done");
+    return 0;
+}
+"#;
+
+#[test]
+fn sleeps_that_are_left_leave_nothing() {
+    same_as_on_the_kernel("sleeps-left", LEFT);
+}
+
 fn same_as_on_the_kernel(name: &str, text: &str) {
     if !is_installed("cc") {
         return not_run("no C compiler");
