@@ -207,6 +207,11 @@ pub fn is_closed(sock: &Sock) -> bool {
     broken || now & (status::CONNECTED | status::CONNECTING) == 0
 }
 
+/// Bytes of a write that is one of many …
+const BULK: u64 = 65_536;
+/// … of which so many shall fit into the stream.
+const BULK_WRITES: u64 = 8;
+
 /// Moves the stream of `end` to a larger place, so that `wanted` bytes fit, if there is one. The right to write is held.
 /// Returns the class then in use, `None` if the word makes no sense.
 fn grow(end: &End, room: &Room, wanted: u64) -> Option<u32> {
@@ -214,10 +219,14 @@ fn grow(end: &End, room: &Room, wanted: u64) -> Option<u32> {
     let class = side.class.load(Relaxed);
     let stream = |class| end.view.stream(end.at.slot, end.at.side, class);
     let old = stream(class)?;
-    if room.queued.saturating_add(wanted) <= 1 << class {
+    // Who writes much at a time gets room for several writes: in a short stream writer and reader are at each other's heels, and every
+    // line comes out of the other core's cache instead of the one that they share (a third to a sixth of the speed).
+    let writes = if wanted >= BULK { BULK_WRITES } else { 1 };
+    let fit = room.queued.saturating_add(wanted * writes);
+    if fit <= 1 << class {
         return Some(class);
     }
-    let larger = class_for(room.queued.saturating_add(wanted));
+    let larger = class_for(fit);
     if larger <= class {
         return Some(class);
     }

@@ -36,9 +36,9 @@ pub const PAIRS_MAX: u32 = 1 << 12;
 /// Connections in one pair region; two programs may have several regions.
 pub const SLOTS_MAX: u32 = 1 << 12;
 /// log2 of the bytes that a stream may have, smallest first.
-pub const CLASSES: [u32; 5] = [11, 14, 16, 18, 20];
+pub const CLASSES: [u32; 5] = [11, 14, 16, 18, 21];
 /// Bytes that a stream can hold at most.
-pub const STREAM_MAX: u64 = 1 << 20;
+pub const STREAM_MAX: u64 = 1 << 21;
 
 const PAGE: usize = 4096;
 const LANE_WORDS: usize = SLOTS_MAX as usize / 64;
@@ -49,7 +49,7 @@ const SMALL: usize = page_up(SLOTS + SLOTS_MAX as usize * size_of::<Slot>());
 /// Bytes before the streams: as much as the engine maps.
 pub const HEAD_LEN: usize = SMALL;
 /// The larger places of one stream: 2^n bytes at offset 2^n.
-const AREA_LOG2: u32 = 21;
+const AREA_LOG2: u32 = 22;
 const LARGE: usize = SMALL + SLOTS_MAX as usize * PAGE;
 /// Bytes of a pair region. Sparse: only what is touched costs memory.
 pub const PAIR_LEN: usize = LARGE + ((SLOTS_MAX as usize * 2) << AREA_LOG2);
@@ -456,13 +456,13 @@ mod tests {
         ranges.sort_unstable();
         assert!(ranges.windows(2).all(|two| two[0].1 <= two[1].0));
         assert!(ranges.iter().all(|range| range.0 >= HEAD_LEN && range.1 <= PAIR_LEN));
-        for class in [0, 10, 12, 13, 15, 21, 32, u32::MAX] {
+        for class in [0, 10, 12, 13, 15, 20, 22, 32, u32::MAX] {
             assert_eq!(stream_offset(0, 0, class), None);
         }
         assert_eq!(stream_offset(SLOTS_MAX, 0, 11), None);
         let (large, len) = large_range(1);
         assert!(stream_offset(1, 0, 14).is_some_and(|at| at >= large) && large + len <= PAIR_LEN);
-        assert_eq!((class_for(0), class_for(2049), class_for(1 << 40)), (11, 14, 20));
+        assert_eq!((class_for(0), class_for(2049), class_for(1 << 40)), (11, 14, 21));
     }
 
     #[test]
