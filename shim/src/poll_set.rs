@@ -17,10 +17,19 @@ use crate::{epoll, tls};
 /// Threads that can sleep at once with a kept set; further ones make and destroy theirs.
 const LEN: usize = 64;
 
-/// Bit 63: there is a set. Bit 62: it is borrowed. Attachment in bits 32.., by which thread in bits 10.., set in the rest.
-static KEPT: [AtomicU64; LEN] = [const { AtomicU64::new(0) }; LEN];
-/// Where the borrower's stack was, for each of them.
-static DEPTHS: [AtomicUsize; LEN] = [const { AtomicUsize::new(0) }; LEN];
+/// Room for a set that is kept.
+#[derive(Debug)]
+struct Place {
+    /// Bit 63: there is a set. Bit 62: it is borrowed. Attachment in bits 32.., by which thread in bits 10.., set in the rest.
+    word: AtomicU64,
+    /// Where the borrower's stack was; [`UNKNOWN`] while nobody has it, or has it and a handler may come before that was said.
+    depth: AtomicUsize,
+}
+
+/// Higher than any stack: nobody has left it.
+const UNKNOWN: usize = usize::MAX;
+static KEPT: [Place; LEN] =
+    [const { Place { word: AtomicU64::new(0), depth: AtomicUsize::new(UNKNOWN) } }; LEN];
 /// The frames of two calls into this library differ by less, and what the kernel puts on the stack for a handler takes more
 /// (`struct rt_sigframe`), bytes.
 const FRAMES: usize = 1024;
@@ -36,7 +45,7 @@ const _: () = assert!(SETS_MAX.is_power_of_two() && SET_BITS + THREAD_BITS <= 32
 pub struct Borrowed {
     /// The set.
     pub set: SetRef,
-    place: Option<&'static AtomicU64>,
+    place: Option<&'static Place>,
 }
 
 fn word(set: &SetRef) -> u64 {
@@ -62,14 +71,14 @@ fn set_in(word: u64) -> Option<SetRef> {
 
 /// Borrows a set of `att`.
 pub fn borrow(att: &'static Attachment) -> Sys<Borrowed> {
-    for (place, at) in KEPT.iter().zip(&DEPTHS) {
-        let found = place.load(Relaxed);
+    for place in &KEPT {
+        let found = place.word.load(Relaxed);
         let fits = found & (PRESENT | BORROWED) == PRESENT && is_of(found, att);
         if fits
-            && place.compare_exchange(found, borrowed(found), AcqRel, Relaxed).is_ok()
+            && place.word.compare_exchange(found, borrowed(found), AcqRel, Relaxed).is_ok()
             && let Some(set) = set_in(found)
         {
-            at.store(depth(), Relaxed);
+            place.depth.store(depth(), Relaxed);
             return Ok(Borrowed { set, place: Some(place) });
         }
     }
@@ -79,12 +88,10 @@ pub fn borrow(att: &'static Attachment) -> Sys<Borrowed> {
     let set = SetRef::create(att)?;
     set.shared.polls.store(1, Relaxed);
     let mine = borrowed(word(&set));
-    let places = || KEPT.iter().zip(&DEPTHS);
-    let taken = places().find(|(place, _)| place.compare_exchange(0, mine, AcqRel, Relaxed).is_ok());
-    let place = taken.map(|(place, at)| {
-        at.store(depth(), Relaxed);
-        place
-    });
+    let place = KEPT.iter().find(|place| place.word.compare_exchange(0, mine, AcqRel, Relaxed).is_ok());
+    if let Some(place) = place {
+        place.depth.store(depth(), Relaxed);
+    }
     Ok(Borrowed { set, place })
 }
 
@@ -114,22 +121,27 @@ pub fn clear_out(att: &'static Attachment, but: u32) {
 fn left_behind(att: &'static Attachment, but: Option<u32>) -> Option<Borrowed> {
     let us = tls::thread().tid() & ((1 << THREAD_BITS) - 1);
     let here = depth();
-    KEPT.iter().zip(&DEPTHS).find_map(|(place, at)| {
-        let found = place.load(Acquire);
+    KEPT.iter().find_map(|place| {
+        let found = place.word.load(Acquire);
         let is_borrowed = found & (PRESENT | BORROWED) == PRESENT | BORROWED && is_of(found, att);
         if !is_borrowed || but.is_some_and(|but| found as u32 & ((1 << SET_BITS) - 1) == but) {
             return None;
         }
         let is_left = if owner(found) == us {
             // Frames of ours that still stand lie above the one that the kernel made for the handler that we are in, if we are in one.
-            at.load(Relaxed) < here.saturating_add(FRAMES) && !sys::is_on_signal_stack()
+            place.depth.load(Relaxed) < here.saturating_add(FRAMES) && !sys::is_on_signal_stack()
         } else {
             !sys::thread_exists(owner(found))
         };
-        if !is_left || place.compare_exchange(found, borrowed(found), AcqRel, Relaxed).is_err() {
+        if !is_left {
             return None;
         }
-        at.store(here, Relaxed);
+        // Should another be faster, nobody looks whether it has left: it is not taken from it, at worst.
+        place.depth.store(UNKNOWN, Release);
+        if place.word.compare_exchange(found, borrowed(found), AcqRel, Relaxed).is_err() {
+            return None;
+        }
+        place.depth.store(here, Relaxed);
         let set = set_in(found)?;
         epoll::empty(&set);
         Some(Borrowed { set, place: Some(place) })
@@ -139,7 +151,10 @@ fn left_behind(att: &'static Attachment, but: Option<u32>) -> Option<Borrowed> {
 impl Drop for Borrowed {
     fn drop(&mut self) {
         match self.place {
-            Some(place) => place.store(word(&self.set), Release),
+            Some(place) => {
+                place.depth.store(UNKNOWN, Release);
+                place.word.store(word(&self.set), Release);
+            }
             None => self.set.destroy(),
         }
     }
@@ -148,7 +163,8 @@ impl Drop for Borrowed {
 /// In the child of a fork: the parent's sets are not ours, nor are their bells.
 pub fn forked() {
     for place in &KEPT {
-        let found = place.swap(0, AcqRel);
+        place.depth.store(UNKNOWN, Relaxed);
+        let found = place.word.swap(0, AcqRel);
         if found & PRESENT == 0 {
             continue;
         }

@@ -6,6 +6,7 @@
 
 use crate::arbiter::Arbiter;
 use crate::bell::Bell;
+use crate::freeze::FROZEN;
 use crate::sync::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 /// Epoll interests that one connected socket can be in at once. (A listener has more: see
@@ -555,6 +556,10 @@ pub fn is_anothers(position: u64, generation: u32, now: &AtomicU32) -> bool {
 pub fn uses_overrun(first: u64, last: u64) -> u32 {
     /// Fewer than there are, by far: whoever lies about his positions gets no generation twice in turn.
     const MOST: u64 = 1 << 12;
+    // One that was taken away stood where it stands in another place now.
+    if last == FROZEN {
+        return 0;
+    }
     (last.wrapping_sub(first) >> GENERATION_SHIFT).min(MOST) as u32
 }
 
@@ -680,6 +685,7 @@ mod tests {
         now.store(8, Ordering::Relaxed);
         assert!(is_anothers(first_position(3, 8), 7, &now));
         assert!(uses_overrun(first, 0) < 1 << 20, "a lie");
+        assert_eq!(uses_overrun(first, FROZEN), 0);
     }
 
     #[test]
