@@ -452,18 +452,15 @@ impl Scoreboard {
     fn ack_clean(&mut self, ack: SeqNum, delivered: &mut Delivered) -> Record {
         let first = *self.get(0);
         let mut last = first;
-        let mut ambiguous = false;
-        while self.len > 0 {
-            last = *self.get(0);
-            ambiguous |= last.flags != 0;
-            if last.end.after(ack) {
-                break;
-            }
+        let mut ambiguous = first.flags != 0;
+        while !last.end.after(ack) {
             self.head = (self.head + 1) & MASK as u16;
             self.len -= 1;
-            if !last.end.before(ack) {
+            if self.len == 0 || !last.end.before(ack) {
                 break;
             }
+            last = *self.get(0);
+            ambiguous |= last.flags != 0;
         }
         delivered.bytes = self.start.distance_to(ack);
         delivered.oldest_once = (!ambiguous).then_some(first.sent_at);

@@ -198,7 +198,7 @@ impl Tcb {
     }
 
     /// RFC 7661 §4.1: the window grows only if it was what held the sender back.
-    #[inline]
+    #[inline(always)]
     fn grow_window(&mut self, now: Instant, advanced: u32, delivered: &Delivered) {
         let mss = u32::from(self.snd.mss);
         let used = if self.cc.in_slow_start() {
@@ -210,14 +210,19 @@ impl Tcb {
             self.snd.max_flight = self.snd.flight();
             self.snd.max_flight_end = self.snd.nxt;
         }
-        if !used {
-            return;
+        if used {
+            self.open_window(now, advanced, delivered);
         }
+    }
+
+    /// Of its own, so that an ACK which opens no window, as most are for who sends little, pays for no more than the look.
+    #[inline(never)]
+    fn open_window(&mut self, now: Instant, advanced: u32, delivered: &Delivered) {
         let rtt = delivered.newest_once.map(|t| Duration::from_nanos(ticks_to_nanos(Tick::at(now).since(t))));
         self.cc.on_ack(&AckSample {
             now,
             acked: advanced,
-            mss,
+            mss: u32::from(self.snd.mss),
             srtt: self.rtt.smoothed,
             rtt,
             una: self.snd.una,
