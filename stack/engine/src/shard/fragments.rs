@@ -14,7 +14,8 @@ const BYTES_MAX: usize = 1 << 20;
 const PIECES_MAX: usize = 128;
 /// How long a packet may stay incomplete: Linux's `ipfrag_time`.
 const LIFETIME: Duration = Duration::from_millis(30_000);
-/// RFC 3168 §5: congestion experienced.
+/// RFC 3168 §5: not capable of ECN, and congestion experienced.
+const NOT_ECT: u8 = 0;
 const CE: u8 = 3;
 
 /// What names a packet.
@@ -40,7 +41,11 @@ struct Partial {
     link: ethernet::Repr,
     /// That of the first fragment, once it came.
     header: Option<Header>,
+    /// Fragments of it met congestion; and some came from a sender without ECN.
     congested: bool,
+    not_capable: bool,
+    /// It is not to be put together any more: what is still to come of it goes, too.
+    spoilt: bool,
     /// Its pieces by offset, which don't overlap.
     pieces: Vec<(usize, Vec<u8>)>,
     /// Where it ends, once the last fragment came.
@@ -93,8 +98,11 @@ impl Fragments {
             return Ok(Put::Dropped);
         }
         let index = self.find(now, key, &link);
-        let Some(partial) = self.partials.get_mut(index) else { return Ok(Put::Dropped) };
+        let Some(partial) = self.partials.get_mut(index).filter(|partial| !partial.spoilt) else {
+            return Ok(Put::Dropped);
+        };
         partial.congested |= ecn == CE;
+        partial.not_capable |= ecn == NOT_ECT;
         if offset == 0 {
             partial.header = Some(header);
             partial.link = link;
@@ -110,12 +118,15 @@ impl Fragments {
         if same {
             return Ok(Put::Kept);
         }
-        // RFC 5722: a packet with overlapping fragments is dropped as a whole, whoever made them.
+        // RFC 5722 §4: a packet with overlapping fragments is dropped as a whole, whoever made them, with those that are still to
+        // come: or who sends one in between could have the rest put together with pieces of his own. RFC 3168 §5.3: where one says
+        // that it met congestion and another that it can't say so, the mark means nothing, and is not to be lost either.
         let before = place.checked_sub(1).and_then(|before| partial.pieces.get(before));
         let overlaps = before.is_some_and(|(at, bytes)| at + bytes.len() > offset)
             || partial.pieces.get(place).is_some_and(|(at, _)| *at < end);
-        if wrong_end || overlaps || partial.pieces.len() >= PIECES_MAX {
-            self.forget(|partial| partial.key == key);
+        let untold = partial.congested && partial.not_capable;
+        if wrong_end || overlaps || untold || partial.pieces.len() >= PIECES_MAX {
+            self.bytes -= partial.spoil();
             return Ok(Put::Dropped);
         }
         partial.pieces.insert(place, (offset, piece.to_vec()));
@@ -143,6 +154,8 @@ impl Fragments {
             link: *link,
             header: None,
             congested: false,
+            not_capable: false,
+            spoilt: false,
             pieces: Vec::new(),
             end: None,
         });
@@ -154,7 +167,7 @@ impl Fragments {
         self.partials.retain(|partial| {
             let goes = which(partial);
             if goes {
-                *bytes -= partial.pieces.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+                *bytes -= partial.bytes();
             }
             !goes
         });
@@ -162,6 +175,18 @@ impl Fragments {
 }
 
 impl Partial {
+    fn bytes(&self) -> usize {
+        self.pieces.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
+    /// Its name stays, so that the rest of it is known; returns the bytes that go.
+    fn spoil(&mut self) -> usize {
+        let gone = self.bytes();
+        self.pieces = Vec::new();
+        self.spoilt = true;
+        gone
+    }
+
     /// The packet, if nothing of it is missing, in a frame.
     fn whole(&self) -> Option<Vec<u8>> {
         let (header, end) = (self.header?, self.end?);
@@ -269,12 +294,59 @@ mod tests {
             assert_eq!(fragments.put(now, &v4(1, 0, 40, true)), Put::Kept);
             assert_eq!(fragments.put(now, &v4(1, 48, 50, false)), Put::Kept);
             assert_eq!(fragments.put(now, &wrong), Put::Dropped);
-            assert_eq!((fragments.partials.len(), fragments.bytes), (0, 0));
+            assert_eq!((fragments.partials.len(), fragments.bytes), (1, 0));
         }
         let mut fragments = Fragments::default();
         assert_eq!(fragments.put(Instant::ZERO, &v4(1, 0, 41, true)), Put::Dropped, "an odd length");
         assert_eq!(fragments.put(Instant::ZERO, &v4(1, 65_520, 65_536, true)), Put::Dropped, "too long");
         assert_eq!(fragments.put(Instant::ZERO, &[0; 20]), Put::Dropped, "no packet");
+    }
+
+    /// RFC 5722 §4: "including those not yet received".
+    #[test]
+    fn what_is_still_to_come_of_a_spoilt_packet_is_dropped() {
+        let mut fragments = Fragments::default();
+        let now = Instant::ZERO;
+        assert_eq!(fragments.put(now, &v4(1, 40, 80, true)), Put::Kept);
+        assert_eq!(fragments.put(now, &v4(1, 48, 88, true)), Put::Dropped);
+        for piece in [v4(1, 0, 40, true), v4(1, 40, 80, true), v4(1, 80, 99, false)] {
+            assert_eq!(fragments.put(now, &piece), Put::Dropped);
+        }
+        assert_eq!(fragments.put(now, &v4(2, 0, 40, true)), Put::Kept, "another packet");
+        check_whole(&fragments.put(now, &v4(2, 40, 50, false)), 50);
+        // Its name may be another packet's by then.
+        let later = now + LIFETIME + Duration::from_nanos(1);
+        assert_eq!(fragments.put(later, &v4(1, 0, 40, true)), Put::Kept);
+        check_whole(&fragments.put(later, &v4(1, 40, 50, false)), 50);
+        assert_eq!((fragments.partials.len(), fragments.bytes), (0, 0));
+    }
+
+    /// The same fragment with another ECN field.
+    fn marked(mut frame: Vec<u8>, ecn: u8) -> Vec<u8> {
+        frame[15] = ecn;
+        frame[24..26].fill(0);
+        let sum = utcp_proto::wire::checksum::of(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    }
+
+    /// RFC 3168 §5.3: a mark of one fragment is the packet's, but never that of a packet whose sender knows no ECN.
+    #[test]
+    fn a_mark_is_kept_or_takes_the_packet_with_it() {
+        let ecn = |put: &Put| {
+            let Put::Whole(frame) = put else { panic!("{put:?} is not whole") };
+            ipv4::parse(&frame[14..]).expect("a good header").0.ecn
+        };
+        for (first, second, whole) in [(0, 0, 0), (2, 2, 2), (2, CE, CE), (CE, 2, CE), (1, CE, CE)] {
+            let mut fragments = Fragments::default();
+            assert_eq!(fragments.put(Instant::ZERO, &marked(v4(1, 0, 40, true), first)), Put::Kept);
+            assert_eq!(ecn(&fragments.put(Instant::ZERO, &marked(v4(1, 40, 50, false), second))), whole);
+        }
+        for (first, second) in [(0, CE), (CE, 0)] {
+            let mut fragments = Fragments::default();
+            assert_eq!(fragments.put(Instant::ZERO, &marked(v4(1, 0, 40, true), first)), Put::Kept);
+            assert_eq!(fragments.put(Instant::ZERO, &marked(v4(1, 40, 50, false), second)), Put::Dropped);
+        }
     }
 
     #[test]
