@@ -120,6 +120,8 @@ pub struct Config {
     pub recv_capacity: u32,
     /// A size that is nearly certain to get through (RFC 4821 §7.2, `tcp_base_mss`).
     pub base_mss: u16,
+    /// For how many seconds a router's word that packets are too large for the path counts (`net.ipv4.route.mtu_expires`).
+    pub path_mtu_age_s: u16,
     /// Offer window scaling (RFC 7323).
     pub window_scaling: bool,
     /// Offer timestamps (RFC 7323).
@@ -180,6 +182,7 @@ impl Config {
         slow_start_after_idle: true,
         mtu_probing: MtuProbing::Off,
         base_mss: 1_024,
+        path_mtu_age_s: 600,
         pacing_rate_max: u64::MAX,
         ts_offset: 0,
     };

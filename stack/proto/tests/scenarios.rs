@@ -323,12 +323,10 @@ fn tiny_and_huge_segments() {
     }
 }
 
-/// The receive stream starts small and grows with what the program consumes.
-#[test]
-fn the_window_grows_with_the_flow() {
-    let server = Config { recv_capacity: 16_384, recv_capacity_max: 1 << 20, ..Config::DEFAULT };
-    let mut world = World::new(1, Link { rate: 10_000_000, ..link(20) }, cfg(), server);
+/// Bytes per second of a stream to a program whose receive stream starts small, and how large that becomes.
+fn grow_the_window(mut world: World, after_ms: u64) -> (u64, u32) {
     world.establish();
+    world.link.delay = Duration::from_millis(after_ms);
     let mut capacity = 16_384;
     for _ in 0..2_000 {
         if world.hosts[0].queued() < 500_000 {
@@ -345,9 +343,26 @@ fn the_window_grows_with_the_flow() {
             }
         }
     }
-    assert!(capacity >= 400_000, "{capacity}");
-    let rate = world.hosts[1].rx_total / 4;
-    assert!(rate > 5_000_000, "{rate} bytes/s of 10 MB/s");
+    (world.hosts[1].rx_total / 4, capacity)
+}
+
+/// The receive stream starts small and grows with what the program consumes; also where a round trip takes longer than the handshake
+/// did, with timestamps and without.
+#[test]
+fn the_window_grows_with_the_flow() {
+    // Nothing but the receiver holds the sender back.
+    let sender = Config { initial_cwnd: 250, ..cfg() };
+    for timestamps in [true, false] {
+        let server =
+            Config { recv_capacity: 16_384, recv_capacity_max: 4 << 20, timestamps, ..Config::DEFAULT };
+        for (handshake_ms, after_ms) in [(20, 20), (5, 50), (50, 5)] {
+            let path = Link { rate: 10_000_000, queue: u64::MAX, ..link(handshake_ms) };
+            let (rate, capacity) = grow_the_window(World::new(1, path, sender, server), after_ms);
+            let what = format!("timestamps {timestamps}, {handshake_ms} ms, then {after_ms}");
+            assert!(capacity >= 20_000 * after_ms as u32, "{what}: {capacity}");
+            assert!(rate > 3_500_000, "{what}: {rate} bytes/s of 10 MB/s");
+        }
+    }
 }
 
 /// RFC 5961: an attacker who knows the four-tuple and nothing else can neither break the connection nor put bytes into it.

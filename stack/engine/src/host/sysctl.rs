@@ -96,6 +96,9 @@ fn settings(read: Read<'_>) -> TcpSettings {
             _ => MtuProbing::Off,
         },
         base_mss: number("tcp_base_mss").map_or(default.base_mss, |bytes| bytes.clamp(88, 65_495) as u16),
+        path_mtu_age_s: number("route/mtu_expires")
+            .filter(|&seconds| seconds > 0)
+            .map_or(default.path_mtu_age_s, |seconds| seconds.min(u64::from(u16::MAX)) as u16),
         slow_start_after_idle: is_on("tcp_slow_start_after_idle"),
         challenge_gap: number("tcp_invalid_ratelimit")
             .map_or(default.challenge_gap, |ms| Duration::from_millis(ms.min(1 << 20))),
@@ -166,6 +169,7 @@ mod tests {
                     "tcp_congestion_control" => "reno\n",
                     "tcp_syn_retries" => "5\n",
                     "tcp_rto_min_us" => "5000\n",
+                    "route/mtu_expires" => "120\n",
                     _ => return None,
                 }
                 .to_owned(),
@@ -176,5 +180,6 @@ mod tests {
         assert_eq!((config.wscale(), config.timestamps, config.ecn), (8, false, EcnMode::Off));
         assert_eq!((config.congestion, config.syn_retries), (CongestionKind::NewReno, 5));
         assert_eq!((config.rto_min, config.orphan_retries), (Duration::from_millis(5), 8));
+        assert_eq!(config.path_mtu_age_s, 120);
     }
 }

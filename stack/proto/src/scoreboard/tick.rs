@@ -19,6 +19,12 @@ impl Tick {
         if d & 0x8000_0000 != 0 { 0 } else { d }
     }
 
+    /// Ticks from `earlier` to here, however long ago that was, less whole circles.
+    #[inline]
+    pub(crate) const fn ticks_from(self, earlier: Self) -> u32 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
     #[inline]
     pub(super) const fn before(self, other: Self) -> bool {
         self.0.wrapping_sub(other.0) & 0x8000_0000 != 0

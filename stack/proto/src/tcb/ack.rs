@@ -254,7 +254,7 @@ impl Tcb {
         }
     }
 
-    /// The delivery rate over about one round trip, for `TCP_INFO`.
+    /// The delivery rate over about one round trip, for `TCP_INFO`; and what else is looked at so often.
     #[inline]
     fn measure_rate(&mut self, now: Instant) {
         let elapsed = now - self.stats.rate_at;
@@ -263,6 +263,7 @@ impl Tcb {
             self.stats.rate = bytes.saturating_mul(1_000_000) / elapsed.as_micros().max(1);
             self.stats.rate_from = self.stats.delivered_bytes;
             self.stats.rate_at = now;
+            self.age_path(now);
         }
     }
 

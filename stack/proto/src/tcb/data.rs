@@ -32,13 +32,14 @@ impl Tcb {
         out.advanced = seg.len;
         out.events.insert(Events::READABLE);
         self.rcv.nxt += seg.len;
-        self.note_data(now, seg.len);
+        self.note_data(now, seg, seg.len);
         self.schedule_ack(now, seg);
     }
 
     /// Statistics and estimates that each data segment feeds.
     #[inline]
-    fn note_data(&mut self, now: Instant, len: u32) {
+    fn note_data(&mut self, now: Instant, seg: &Segment, len: u32) {
+        self.look_at_round(now, seg);
         self.stats.data_segs_in = self.stats.data_segs_in.wrapping_add(1);
         self.stats.bytes_received += u64::from(len);
         // Linux tcp_measure_rcv_mss: the largest segment seen, within what we offered.
@@ -200,7 +201,7 @@ impl Tcb {
         let place = Place { from: seg.seq.distance_to(start), at: nxt.distance_to(start), len };
         if start == nxt {
             out.place = Some(place);
-            self.note_data(now, len);
+            self.note_data(now, seg, len);
             self.rcv.nxt = kept_end;
             if self.reassembly.is_empty() {
                 self.schedule_ack(now, seg);
@@ -220,7 +221,7 @@ impl Tcb {
             match self.reassembly.insert(start, kept_end) {
                 Insert::Stored => {
                     out.place = Some(place);
-                    self.note_data(now, len);
+                    self.note_data(now, seg, len);
                 }
                 Insert::Duplicate => {
                     self.note_duplicate(start, kept_end);

@@ -33,7 +33,10 @@ impl Tcb {
             IcmpKind::TooBig { mtu } if mtu < MTU_MIN_V6 && !self.tuple.remote.addr.is_v4() => {
                 out.drop = Some(DropReason::IcmpMtuTooSmall);
             }
-            IcmpKind::TooBig { mtu } => self.on_too_big(now, mtu, &mut out),
+            IcmpKind::TooBig { mtu } => {
+                let told = self.on_too_big(now, mtu, &mut out);
+                self.date_path(now, told);
+            }
         }
         out.transmit = self.has_output();
         out
@@ -46,15 +49,18 @@ impl Tcb {
         let mut out = Actions::default();
         if !matches!(self.state, State::Closed | State::TimeWait) {
             let (payload, before) = (self.payload_of(mtu.max(1)), self.snd.path_mss);
-            if before == self.snd.link_mss && payload > before && !self.search.on {
+            let link_before = core::mem::replace(&mut self.snd.link_mss, payload);
+            let links_own = before == link_before && self.timers.path_until_s == 0 && !self.search.on;
+            if links_own && payload > before {
                 self.snd.path_mss = payload;
                 self.update_mss();
                 out.events.insert(Events::MSS_CHANGED);
             } else {
                 self.on_too_big(now, mtu.max(1), &mut out);
-            }
-            if self.snd.path_mss != before {
-                self.snd.link_mss = payload;
+                if self.snd.path_mss == payload {
+                    // It is the link's word now, which does not age.
+                    self.timers.path_until_s = 0;
+                }
             }
         }
         out.transmit = self.has_output();
@@ -72,17 +78,18 @@ impl Tcb {
         (mtu.max(floor) - headers).min(65_535) as u16
     }
 
-    fn on_too_big(&mut self, now: Instant, mtu: u32, out: &mut Actions) {
+    /// Returns what such packets carry, as far as it is believed.
+    fn on_too_big(&mut self, now: Instant, mtu: u32, out: &mut Actions) -> u16 {
         let (headers, floor) = self.headers_and_floor();
         let current = u32::from(self.path_payload()) + headers;
         let mtu = if mtu == 0 { PLATEAUS.into_iter().find(|&p| p < current).unwrap_or(floor) } else { mtu };
         let payload = self.payload_of(mtu);
         self.bound_search(payload);
-        if payload >= self.path_payload() {
-            return;
+        if payload < self.path_payload() {
+            self.snd.path_mss = payload;
+            self.shrink_segments(now, out);
         }
-        self.snd.path_mss = payload;
-        self.shrink_segments(now, out);
+        payload
     }
 
     /// RFC 1191 §6.5: what is in flight is sent again in smaller pieces; that is no sign of congestion.

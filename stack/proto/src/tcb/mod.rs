@@ -13,6 +13,7 @@
 //! | `transmit.rs` | what to send next |
 //! | `loan.rs` | memory that is borrowed while much is in flight or out of order |
 //! | `path.rs` | black holes and probing for the path's MTU (RFC 4821) |
+//! | `round.rs` | the round trip as who receives sees it |
 //! | `user.rs`, `icmp.rs`, `snapshot.rs` | calls of the program, errors from the network, `TCP_INFO` |
 
 mod ack;
@@ -22,6 +23,7 @@ mod icmp;
 mod loan;
 mod path;
 mod recovery;
+mod round;
 mod snapshot;
 mod state;
 mod syn_sent;
@@ -199,7 +201,7 @@ impl Tcb {
         // The SYN-ACK is in flight, too, but takes nothing of the window of data.
         tcb.cc.cwnd = u32::from(cfg.initial_cwnd.max(1)) * u32::from(tcb.snd.mss) + 1;
         tcb.rcv.adv = tcb.rcv.nxt + u32::from(half.rcv_wnd);
-        tcb.rcv.drs_at = now;
+        tcb.rcv.drs_at = Tick::at(now);
         let mut out = Actions::default();
         out.events.insert(Events::CONNECTED);
         let data = Segment { seq: seg.seq + 1, flags: Flags::NONE, ..*seg };

@@ -45,6 +45,11 @@ pub(super) struct Search {
     again_at: Instant,
 }
 
+/// Whole seconds on the caller's clock.
+fn seconds(at: Instant) -> u32 {
+    (at.as_millis() / 1_000) as u32
+}
+
 impl Tcb {
     /// What peer and link take, path aside.
     fn largest_mss(&self) -> u16 {
@@ -74,6 +79,37 @@ impl Tcb {
     pub(super) fn bound_search(&mut self, known: u16) {
         self.search.high = self.search.high.min(known);
         self.search.low = self.search.low.min(known);
+    }
+
+    /// A router said that the path carries no more than `told`.
+    pub(super) fn date_path(&mut self, now: Instant, told: u16) {
+        if told == self.snd.path_mss {
+            self.timers.path_until_s = seconds(now) + u32::from(self.cfg.path_mtu_age_s).max(1);
+        }
+    }
+
+    /// RFC 1191 §6.3, RFC 8201 §4: what a router said counts for some minutes; then segments are as long as the link takes them
+    /// again, and a path that still does not says so once more. A search has its own times. Called once in a round trip.
+    #[inline]
+    pub(super) fn age_path(&mut self, now: Instant) {
+        if self.timers.path_until_s != 0 && seconds(now) >= self.timers.path_until_s {
+            self.forget_path();
+        }
+    }
+
+    #[cold]
+    fn forget_path(&mut self) {
+        self.timers.path_until_s = 0;
+        if self.search.on {
+            return;
+        }
+        if self.snd.path_mss_before != 0 {
+            // The path is under suspicion, and by more than that word.
+            self.snd.path_mss_before = self.snd.link_mss;
+        } else {
+            self.snd.path_mss = self.snd.link_mss;
+            self.update_mss();
+        }
     }
 
     /// Repeated timeouts: perhaps only large segments get lost, and no router says so (RFC 4821 §7.7).

@@ -41,7 +41,7 @@ impl Tcb {
             rtt: self.rtt.smoothed,
             rttvar: self.rtt.var,
             min_rtt: if self.rtt.is_known() { self.rtt.min } else { Duration::ZERO },
-            rcv_rtt: rcv.rtt,
+            rcv_rtt: self.round_trip_received(),
             snd_ssthresh: if self.cc.ssthresh == SSTHRESH_NONE { u32::MAX } else { self.cc.ssthresh / mss },
             snd_cwnd: (self.cc.cwnd / mss).max(1),
             snd_wnd: snd.wnd,

@@ -8,6 +8,7 @@
 //! ```
 
 use crate::config::Config;
+use crate::scoreboard::Tick;
 use crate::segment::FastOpenCookie;
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
@@ -33,7 +34,7 @@ pub(super) struct Send {
     pub(super) peer_mss: u16,
     /// What the path carries, by ICMP or probing; `u16::MAX` if nothing is known.
     pub(super) path_mss: u16,
-    /// What our own link carries, while it is that which `path_mss` tells; `u16::MAX` if something else does.
+    /// What our own link carries, if that has changed; `u16::MAX` if not.
     pub(super) link_mss: u16,
     /// What `path_mss` was before it was lowered on suspicion (zero if it was not), and whether suspicion may strike again.
     pub(super) path_mss_before: u16,
@@ -160,11 +161,14 @@ pub(super) struct Receive {
     pub(super) urgent: Option<SeqNum>,
     /// Dynamic right-sizing: what was consumed up to this moment, and what to ask for.
     pub(super) drs_start: SeqNum,
-    pub(super) drs_at: Instant,
+    pub(super) drs_at: Tick,
     pub(super) drs_copied: u32,
     pub(super) wanted: u32,
-    /// The receiver's estimate of the round trip.
-    pub(super) rtt: Duration,
+    /// The round trip as who receives sees it, in ticks, and how it is measured: see `round.rs`.
+    pub(super) rtt: u32,
+    pub(super) round_mark: u32,
+    pub(super) round_at: Tick,
+    pub(super) round_runs: bool,
     pub(super) irs: SeqNum,
 }
 
@@ -184,10 +188,13 @@ impl Receive {
             mss: 536,
             urgent: None,
             drs_start: ZERO,
-            drs_at: Instant::ZERO,
+            drs_at: Tick::at(Instant::ZERO),
             drs_copied: 0,
             wanted: capacity,
-            rtt: Duration::ZERO,
+            rtt: 0,
+            round_mark: 0,
+            round_at: Tick::at(Instant::ZERO),
+            round_runs: false,
             irs: ZERO,
         }
     }
@@ -319,11 +326,13 @@ pub(super) enum Watch {
 pub(super) struct Timers {
     at: [Instant; TIMERS],
     pub(super) watch: Watch,
+    /// Until when a router's word about the path counts, in seconds; zero if none does. No timer is needed: ACKs look at it.
+    pub(super) path_until_s: u32,
 }
 
 impl Timers {
     pub(super) const fn new() -> Self {
-        Self { at: [Instant::NEVER; TIMERS], watch: Watch::Rto }
+        Self { at: [Instant::NEVER; TIMERS], watch: Watch::Rto, path_until_s: 0 }
     }
 
     #[inline]

@@ -7,7 +7,7 @@ use crate::actions::{Actions, DropReason, Events, SocketError};
 use crate::config::EcnMode;
 use crate::half_open::{Agreed, ts_before, ts_clock};
 use crate::info::State;
-use crate::scoreboard::Delivered;
+use crate::scoreboard::{Delivered, Tick};
 use crate::segment::{Flags, Segment};
 use crate::time::Instant;
 
@@ -122,7 +122,7 @@ impl Tcb {
         self.snd.max_flight_end = self.snd.nxt;
         self.recovery.high_seq = self.snd.nxt;
         self.rcv.mss = u32::from(self.snd.mss.min(self.cfg.mss)).max(88);
-        self.rcv.drs_at = now;
+        self.rcv.drs_at = Tick::at(now);
         self.arm_keepalive(now);
         if !core::mem::take(&mut self.opt.early) {
             out.events.insert(Events::CONNECTED);

@@ -97,6 +97,7 @@ impl Tcb {
             tx.seq = self.acceptable_seq();
             self.put_options(now, &mut tx.options);
             self.finish(tx);
+            self.begin_round(now);
             return true;
         }
         let due = core::mem::take(&mut self.snd.probe_due);

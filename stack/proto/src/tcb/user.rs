@@ -4,6 +4,7 @@ use super::Tcb;
 use super::state::Work;
 use crate::actions::{Actions, Events, UserCall, UserError};
 use crate::info::State;
+use crate::scoreboard::Tick;
 use crate::time::Instant;
 
 /// A stream may hold no more than a window can cover (RFC 7323 §2.3).
@@ -96,13 +97,13 @@ impl Tcb {
 
     /// Dynamic right-sizing: the stream should hold twice what the program consumes in a round trip.
     fn right_size(&mut self, now: Instant, out: &mut Actions) {
-        let rtt = if self.rcv.rtt.is_zero() { self.rtt.smoothed } else { self.rcv.rtt };
-        if now - self.rcv.drs_at < rtt {
+        // On the circle: after an idle time of any length it may look like a short one, and is waited for once.
+        if Tick::at(now).ticks_from(self.rcv.drs_at) < self.ticks_of_round() {
             return;
         }
         let copied = self.rcv.drs_start.span_to(self.rcv.consumed);
         self.rcv.drs_start = self.rcv.consumed;
-        self.rcv.drs_at = now;
+        self.rcv.drs_at = Tick::at(now);
         self.rcv.drs_copied = self.rcv.drs_copied.max(copied);
         let wanted = copied.saturating_mul(2).min(self.cfg.recv_capacity_max);
         if wanted > self.rcv.capacity {

@@ -140,6 +140,84 @@ pub fn section_7_4_no_probe_without_data_behind_it() {
     assert_eq!(lab.expect().len, 1_460);
 }
 
+/// Tells the one in the lab that the path carries packets of `mtu` bytes.
+fn too_big(lab: &mut Lab, mtu: u32) {
+    let (now, seq) = (lab.now, lab.tcb.snd_una());
+    let _ = lab.tcb.on_icmp(now, IcmpError { seq, kind: IcmpKind::TooBig { mtu } });
+}
+
+/// A segment leaves and is acknowledged after ten milliseconds.
+fn turn(lab: &mut Lab) {
+    lab.send(2_000);
+    lab.drain();
+    lab.wait_ms(10);
+    lab.get(seg(1, 0).ack(iss().distance_to(lab.tcb.snd_nxt())));
+}
+
+/// RFC 1191 §6.3, RFC 8201 §4: what a router said of the path counts for ten minutes from the last time that it said so.
+#[test]
+pub fn rfc1191_section_6_3_a_routers_word_ages() {
+    let mut lab = Lab::passive(&config(MtuProbing::Off));
+    let mss = |lab: &Lab| lab.tcb.info(lab.now).snd_mss;
+    turn(&mut lab);
+    lab.send(2_000);
+    lab.drain();
+    too_big(&mut lab, 1_300);
+    turn(&mut lab);
+    assert_eq!(mss(&lab), 1_260);
+    lab.wait_ms(300_000);
+    turn(&mut lab);
+    lab.send(2_000);
+    lab.drain();
+    too_big(&mut lab, 1_400);
+    turn(&mut lab);
+    assert_eq!(mss(&lab), 1_260, "it asks for nothing new");
+    lab.send(2_000);
+    lab.drain();
+    too_big(&mut lab, 1_300);
+    turn(&mut lab);
+    lab.wait_ms(597_000);
+    turn(&mut lab);
+    assert_eq!(mss(&lab), 1_260, "it was said again");
+    lab.wait_ms(3_000);
+    turn(&mut lab);
+    assert_eq!(mss(&lab), 1_460, "old");
+    // The link has become shorter meanwhile, and that does not age.
+    let now = lab.now;
+    let _ = lab.tcb.on_link_mtu(now, 1_400);
+    lab.send(2_000);
+    lab.drain();
+    too_big(&mut lab, 1_200);
+    turn(&mut lab);
+    assert_eq!(mss(&lab), 1_160);
+    lab.wait_ms(601_000);
+    turn(&mut lab);
+    assert_eq!(mss(&lab), 1_360);
+    lab.wait_ms(601_000);
+    turn(&mut lab);
+    assert_eq!(mss(&lab), 1_360);
+}
+
+/// While it counts, a link that grows changes nothing; nor does one that grew while the word was out outlive it.
+#[test]
+pub fn rfc1191_section_6_3_the_link_grows_meanwhile() {
+    let mut lab = Lab::passive(&config(MtuProbing::Off));
+    let mss = |lab: &Lab| lab.tcb.info(lab.now).snd_mss;
+    turn(&mut lab);
+    lab.send(2_000);
+    lab.drain();
+    too_big(&mut lab, 1_200);
+    for mtu in [1_400, 1_300] {
+        let now = lab.now;
+        let _ = lab.tcb.on_link_mtu(now, mtu);
+        assert_eq!(mss(&lab), 1_160);
+    }
+    turn(&mut lab);
+    lab.wait_ms(601_000);
+    turn(&mut lab);
+    assert_eq!(mss(&lab), 1_260, "the link's own, which was no news when it came");
+}
+
 /// RFC 1191 §6.1: our own link's MTU counts as it is now. What a router said of the path stays said when the link grows.
 #[test]
 pub fn rfc1191_section_6_1_the_link_shrinks_and_grows() {

@@ -155,3 +155,69 @@ pub fn section_3_2_echo_of_another_syn() {
     lab.get(seg(0, 0).ack(1).flags(Flags::SYN).ts(700, val));
     assert_eq!(lab.state(), State::Established);
 }
+
+/// Full segments, of which each answers the ACK of `rtt_ms` before; one comes in ten milliseconds.
+fn receive_for(lab: &mut Lab, from: &mut u32, rtt_ms: u32, segments: u32) {
+    for _ in 0..segments {
+        lab.wait_ms(10);
+        let clock = lab.now.as_nanos() / 1_000_000;
+        let answers = (clock as u32).wrapping_sub(rtt_ms);
+        lab.get(seg(*from, 988).ack(1).ts(clock as u32, answers));
+        lab.drain();
+        lab.received(988);
+        lab.drain();
+        *from += 988;
+    }
+}
+
+/// §4.1: an echo tells the round trip to who sends nothing, too (`tcpi_rcv_rtt`).
+#[test]
+pub fn section_4_1_round_trip_of_a_receiver() {
+    let rtt_ms = |lab: &Lab| lab.tcb.info(lab.now).rcv_rtt.as_millis();
+    let mut lab = Lab::passive(&ts());
+    let mut from = 1;
+    lab.get(seg(1, 988).ack(1).ts(1_011, 0));
+    lab.drain();
+    lab.received(988);
+    from += 988;
+    assert_eq!(rtt_ms(&lab), 0, "nothing has been measured");
+    lab.wait_ms(100);
+    receive_for(&mut lab, &mut from, 100, 30);
+    assert!((95..=115).contains(&rtt_ms(&lab)), "{}", rtt_ms(&lab));
+    // The path becomes a shorter one.
+    receive_for(&mut lab, &mut from, 40, 60);
+    assert!((35..=60).contains(&rtt_ms(&lab)), "{}", rtt_ms(&lab));
+    let before = rtt_ms(&lab);
+    // A program that writes little now and then says nothing of the path.
+    for n in 0..5u32 {
+        lab.wait_ms(5_000);
+        let clock = (lab.now.as_nanos() / 1_000_000) as u32;
+        lab.get(seg(from + 10 * n, 10).ack(1).ts(clock, clock - 5_000));
+        lab.received(10);
+        lab.drain();
+    }
+    assert_eq!(rtt_ms(&lab), before);
+    assert!(lab.tcb.info(lab.now).rtt.as_millis() <= 10, "our own is that of the handshake");
+}
+
+/// Without timestamps a window's worth takes a round trip at least.
+#[test]
+pub fn round_trip_of_a_receiver_without_timestamps() {
+    let rtt_ms = |lab: &Lab| lab.tcb.info(lab.now).rcv_rtt.as_millis();
+    let mut lab = Lab::passive(&plain());
+    let mut from = 1;
+    for rounds_ms in [300, 80, 500] {
+        for _ in 0..6 {
+            // As much as the window takes, at the end of a round.
+            lab.wait_ms(rounds_ms);
+            for _ in 0..10 {
+                lab.get(seg(from, 1_000).ack(1));
+                from += 1_000;
+                lab.drain();
+            }
+            lab.received(10_000);
+            lab.drain();
+        }
+    }
+    assert!((80..=81).contains(&rtt_ms(&lab)), "{}", rtt_ms(&lab));
+}

@@ -87,6 +87,8 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
         section_7_6_1_loss_of_a_probe,
         section_7_6_4_loss_of_more_than_the_probe,
         rfc1191_section_6_1_the_link_shrinks_and_grows,
+        rfc1191_section_6_3_a_routers_word_ages,
+        rfc1191_section_6_3_the_link_grows_meanwhile,
         off_by_default,
         section_7_4_no_probe_without_data_behind_it,
     }
@@ -139,6 +141,8 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
         section_5_3_paws,
         section_5_5_outdated_timestamps,
         section_3_2_echo_of_another_syn,
+        section_4_1_round_trip_of_a_receiver,
+        round_trip_of_a_receiver_without_timestamps,
     }
     rfc7413 {
         section_4_1_2_cookie,
