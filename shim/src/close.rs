@@ -17,7 +17,7 @@ use crate::signals::{Calm, Ending};
 use crate::sleep;
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{attach, bound, connect, epoll, errno, listen, numbers, pair, relayed, send, tls};
+use crate::{attach, bound, connect, epoll, errno, exec, listen, numbers, pair, relayed, send, tls};
 
 /// `close(2)`.
 ///
@@ -154,11 +154,12 @@ fn leave(sock: &Sock) -> Option<Stand> {
     (token != 0 && stays).then_some(Stand { fd: sock.fd, token, seen })
 }
 
-/// SO_LINGER with a time: a blocking close waits until the peer has everything, or the time is over.
+/// SO_LINGER with a time: the close waits until the peer has everything, or the time is over, whether calls on the socket block or not (Linux
+/// inet_release, tcp_close).
 fn linger(sock: &Sock) {
     let options = &sock.shared.options;
     let seconds = options.linger_s.load(Relaxed);
-    if !options.has(option::LINGER) || seconds == 0 || sock.is_nonblocking() || sock.is_shared() {
+    if !options.has(option::LINGER) || seconds == 0 || sock.is_shared() {
         return;
     }
     if sock.status() & (status::CONNECTED | status::DEAD) != status::CONNECTED {
@@ -200,6 +201,9 @@ pub unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
         if let (0, Some(sock)) = (result, handle::listener(fd)) {
             // The kernel's half listens no more; the engine's must not either.
             listen::ceased(&sock);
+        }
+        if result != 0 && errno::get() == Errno(libc::ENOTCONN) {
+            listen::was_shut(fd);
         }
         return result;
     };
@@ -308,6 +312,7 @@ pub unsafe fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
 
 fn onto(old: c_int, new: c_int, flags: c_int) -> c_int {
     if tls::thread().is_vfork_child() {
+        exec::tell_in_vfork_child(); // What is there now may have another FD_CLOEXEC than what will be.
         return errno::into_libc(sys::dup3(old, new, flags).map(|fd| fd as usize));
     }
     if flags & !libc::O_CLOEXEC != 0 {
@@ -432,6 +437,10 @@ pub unsafe fn close_range(first: u32, last: u32, flags: c_int) -> c_int {
         return errno::fail(Errno(libc::EINVAL));
     }
     let in_vfork = tls::thread().is_vfork_child();
+    if in_vfork && flags & cloexec != 0 {
+        exec::tell_in_vfork_child();
+        return errno::into_libc(kernel_range(first, last, flags).map(|()| 0));
+    }
     // Ours one by one, the gaps between them by the kernel.
     let mut from = first;
     for (fd, entry) in fd_table::used_from(first.min(c_int::MAX as u32) as c_int) {
@@ -446,7 +455,7 @@ pub unsafe fn close_range(first: u32, last: u32, flags: c_int) -> c_int {
         from = (fd as u32).wrapping_add(1);
         if in_vfork {
             // The number goes in the child alone; the parent's table stays.
-            if flags & cloexec == 0 && !matches!(entry.kind(), Kind::Internal) {
+            if !matches!(entry.kind(), Kind::Internal) {
                 let _ = sys::close(fd);
             }
         } else if flags & cloexec != 0 {

@@ -9,7 +9,7 @@ use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{close, errno, numbers, recv, send, sigio, tls, urgent, user};
+use crate::{close, errno, exec, numbers, recv, send, sigio, tls, urgent, user};
 
 /// SIOCINQ is FIONREAD; SIOCOUTQ is TIOCOUTQ.
 const SIOCGSTAMP: c_ulong = 0x8906;
@@ -36,7 +36,11 @@ pub unsafe fn fcntl(fd: c_int, command: c_int, arg: usize) -> c_int {
         // SAFETY: plain numbers.
         return numbers::with(|| unsafe { real::fcntl(fd, command, arg) });
     }
-    if entry == Entry::KERNEL || tls::thread().is_vfork_child() {
+    let borrowed = tls::thread().is_vfork_child();
+    if borrowed && matches!(command, libc::F_GETFD | libc::F_SETFD | libc::F_DUPFD_CLOEXEC) {
+        exec::tell_in_vfork_child();
+    }
+    if entry == Entry::KERNEL || borrowed {
         // SAFETY: the program's own arguments.
         return unsafe { real::fcntl(fd, command, arg) };
     }
@@ -190,6 +194,9 @@ pub unsafe fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int {
     let Some(sock) = handle::ours(fd) else {
         if matches!(fd_table::get(fd).kind(), Kind::Internal | Kind::Pool) {
             return errno::fail(Errno(libc::EBADF));
+        }
+        if matches!(request, libc::FIOCLEX | libc::FIONCLEX) && tls::thread().is_vfork_child() {
+            exec::tell_in_vfork_child();
         }
         // SAFETY: the program's own arguments.
         return unsafe { real::ioctl(fd, request, arg) };

@@ -127,6 +127,14 @@ fn tell_cloexec(truth: bool) {
     }
 }
 
+/// In the child of a `vfork` FD_CLOEXEC is the kernel's to keep, as the table is the parent's: it is told what the table says, once, before the
+/// child asks for it or changes it.
+pub fn tell_in_vfork_child() {
+    if tls::thread().tells_first() {
+        tell_cloexec(true);
+    }
+}
+
 /// Runs `exec`, which returns only if it failed, with a completed environment.
 ///
 /// # Safety
@@ -136,7 +144,12 @@ unsafe fn with(program: Program, environment: Strings, exec: impl FnOnce(Strings
     // SAFETY: the caller's promise.
     let environment = unsafe { complete.complete() };
     // First of all: a socket whose connection is over may leave the table while the others are seen to.
-    tell_cloexec(true);
+    let borrowed = tls::thread().is_vfork_child();
+    if borrowed {
+        tell_in_vfork_child();
+    } else {
+        tell_cloexec(true);
+    }
     relayed::before_exec();
     // SAFETY: the caller's promise.
     let foreign = || REFUSED.load(Relaxed) != 0 || unsafe { program.leaves_us_behind() };
@@ -145,7 +158,9 @@ unsafe fn with(program: Program, environment: Strings, exec: impl FnOnce(Strings
     }
     relayed::tell_all();
     let result = exec(environment);
-    tell_cloexec(false);
+    if !borrowed {
+        tell_cloexec(false);
+    }
     result
 }
 

@@ -33,7 +33,7 @@ pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
         if let Err(error) = swap::to_kernel(&sock) {
             return errno::fail(error);
         }
-        bound::remember(fd);
+        if sock.is_shut() { bound::keep(fd, SHUT) } else { bound::remember(fd) }
     } else if handle::is_hidden(fd) {
         return errno::fail(Errno(libc::EBADF));
     }
@@ -70,6 +70,9 @@ pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
         // Without a bind the kernel chooses the port.
         if let Err(error) = swap::to_kernel(&sock) {
             return errno::fail(error);
+        }
+        if sock.is_shut() {
+            bound::keep(fd, SHUT);
         }
     } else if handle::is_hidden(fd) {
         return errno::fail(Errno(libc::EBADF));
@@ -248,6 +251,16 @@ pub const SIGNALS: u32 = 0;
 pub const RINGS: u32 = 1;
 /// In place of an option, see [`leave`]: a program without this library inherits it.
 const INHERITED: u32 = 2;
+/// In place of an option, see [`bound::keep`]: it was shut before it listened, and whom it accepts begins as shut as it is, which the engine
+/// knows nothing of.
+const SHUT: u32 = 3;
+
+/// A `shutdown` of the kernel's socket `fd` failed with ENOTCONN: its sides are shut all the same (Linux inet_shutdown).
+pub fn was_shut(fd: c_int) {
+    let before = errno::get();
+    bound::keep(fd, SHUT);
+    errno::set(before);
+}
 
 /// A program that can't have this library inherits a listener: what comes from now on comes by the kernel, to whoever takes it first.
 /// What waits already is for those who have the library.

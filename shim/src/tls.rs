@@ -19,6 +19,8 @@ pub struct Thread {
     tid: AtomicU32,
     /// Process id of the caller of `vfork`, while its child may be running on this thread's memory.
     vfork_pid: AtomicU32,
+    /// Process id of its child that told the kernel the truth about FD_CLOEXEC ([`crate::exec::tell_in_vfork_child`]).
+    told_pid: AtomicU32,
     /// Learned by [`crate::sleep`]: how long this thread spins before it sleeps.
     pub spin_ns: AtomicU32,
     /// Until when (monotonic clock, nanoseconds) it does not spin at all: others want the processor.
@@ -110,6 +112,13 @@ impl Thread {
     /// `vfork` is about to be called.
     pub fn vforking(&self) {
         self.vfork_pid.store(sys::getpid(), Relaxed);
+        self.told_pid.store(0, Relaxed);
+    }
+
+    /// Whether this process, the child of a `vfork`, says so for the first time.
+    pub fn tells_first(&self) -> bool {
+        let child = sys::getpid();
+        self.told_pid.swap(child, Relaxed) != child
     }
 
     /// Whether we are the child of a `vfork`: we run on the parent's memory, and may change

@@ -163,3 +163,90 @@ fn a_child_by_clone_has_its_own_numbers() {
         engine.went_through(3);
     }
 }
+
+/// The child of `vfork` decides which of two connections and a listener its program inherits.
+const CHOOSES: &str = r#"
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define CHECK(what) ((what) ? (void)0 : (perror(#what), _exit(1)))
+
+static int fds[3]; /* a listener and both ends of a connection */
+
+static int look(char **numbers) { /* the program that the child becomes */
+    for (; *numbers; numbers++)
+        printf(" %s", fcntl(atoi(*numbers), F_GETFD) < 0 ? "-" : "open");
+    puts("");
+    return 0;
+}
+
+static int set(int fd, int on) { return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0); }
+
+static void choose(char how) {
+    switch (how) {
+    case 'n': break;
+    case 'a': CHECK(set(fds[0], 1) == 0 && set(fds[1], 1) == 0); break;
+    case 'b': CHECK(set(fds[1], 1) == 0 && set(fds[2], 1) == 0 && set(fds[2], 0) == 0); break;
+    case 'i': CHECK(ioctl(fds[2], FIOCLEX) == 0); break;
+    case 'r': CHECK(syscall(SYS_close_range, fds[0], ~0U, 4) == 0); break;
+    case 'd': CHECK(dup3(fds[0], fds[1], O_CLOEXEC) == fds[1]); break;
+    case 'g': CHECK(fcntl(fds[1], F_GETFD) == 0 && fcntl(fds[2], F_GETFD) == 0); break;
+    }
+}
+
+int main(int count, char **words) {
+    if (count > 1)
+        return look(words + 1);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    char numbers[3][16], *arguments[] = {"look", numbers[0], numbers[1], numbers[2], NULL};
+    CHECK((fds[0] = socket(AF_INET, SOCK_STREAM, 0)) >= 0);
+    CHECK(bind(fds[0], (void *)&at, len) == 0 && listen(fds[0], 8) == 0);
+    CHECK(getsockname(fds[0], (void *)&at, &len) == 0);
+    CHECK((fds[1] = socket(AF_INET, SOCK_STREAM, 0)) >= 0 && connect(fds[1], (void *)&at, len) == 0);
+    CHECK((fds[2] = accept(fds[0], NULL, NULL)) >= 0);
+    for (int i = 0; i < 3; i++)
+        sprintf(numbers[i], "%d", fds[i]);
+    for (const char *how = "nabirdg"; *how; how++) {
+        int status;
+        printf("%c", *how), fflush(stdout);
+        pid_t child = vfork();
+        if (child == 0) {
+            choose(*how);
+            execv("/no/such/program", arguments); /* A path is searched. */
+            execv("/proc/self/exe", arguments);
+            _exit(1);
+        }
+        CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+        CHECK(fcntl(fds[1], F_GETFD) == 0 && fcntl(fds[2], F_GETFD) == 0);
+    }
+    return 0;
+}
+"#;
+
+/// What a program inherits is what the child of `vfork` said last of FD_CLOEXEC, by whichever call; the parent's is as it was.
+#[test]
+fn a_child_by_vfork_says_what_is_inherited() {
+    if !is_installed("cc") {
+        return not_run("no C compiler");
+    }
+    let lab = Lab::new("forks-vfork");
+    let (source, program) = (lab.file("vfork.c", CHOOSES), lab.path("vfork"));
+    let _ = lab.run("cc").args(["-O1", "-Wall", "-o"]).arg(&program).arg(source).ok();
+    let wanted = "n open open open\na - - open\nb open - open\ni open open -\nr - - -\nd open - open\ng open open open\n";
+    assert_eq!(lab.run(&program).ok().text(), wanted, "the kernel");
+    for path in ["off", "on"] {
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        assert_eq!(lab.run(&program).under(&engine).ok().text(), wanted, "cut-through {path}");
+        engine.went_through(1);
+    }
+}

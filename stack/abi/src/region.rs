@@ -42,7 +42,7 @@ pub enum LogCode {
     /// A socket went to the kernel: utcp can't serve an option of it. Subject: level << 16 | name.
     KernelOption = 5,
     /// A listener is the kernel's alone for the same reason. Subject: port; detail 0: level << 16 | name, or 0 for O_ASYNC, 1 for
-    /// io_uring.
+    /// io_uring, 2 for a program without the library, 3 for a `shutdown` before.
     KeptListener = 6,
     /// The program uses io_uring: its sockets are the kernel's.
     Rings = 7,

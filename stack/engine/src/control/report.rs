@@ -341,6 +341,9 @@ impl Control {
                          rights) inherited it."
                     )
                 }
+                c if c == LogCode::KeptListener as u32 && detail == 3 => {
+                    format!("the listener on port {port} runs on the kernel alone: it was shut down before it listened.")
+                }
                 c if c == LogCode::KeptListener as u32 && detail == 0 => {
                     format!(
                         "the listener on port {port} runs on the kernel alone: its program wants signals of it (O_ASYNC)."
