@@ -150,6 +150,10 @@ pub trait Steering: Send + Sync {
         Ok(())
     }
 
+    /// The interface is not this network namespace's any more. One that was removed has taken everything with it; one that was moved to
+    /// another namespace has not, and there no frame is ours.
+    fn leave(&self) {}
+
     /// Rules of nftables have changed: those that stand at the interface may be for us.
     fn look_again(&self) {}
 

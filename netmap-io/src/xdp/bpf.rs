@@ -25,6 +25,7 @@ const LINK_CREATE: libc::c_int = 28;
 const LINK_UPDATE: libc::c_int = 29;
 const LINK_GET_FD_BY_ID: libc::c_int = 30;
 const LINK_GET_NEXT_ID: libc::c_int = 31;
+const LINK_DETACH: libc::c_int = 34;
 
 const PROG_TYPE_SCHED_CLS: u32 = 3;
 const PROG_TYPE_XDP: u32 = 6;
@@ -454,6 +455,13 @@ pub(super) fn link_of(ifindex: u32, program: u32) -> Option<OwnedFd> {
         }
     }
     None
+}
+
+/// Takes the program of `link` off its interface, whoever else holds the link (Linux 5.9).
+pub(super) fn detach(link: &OwnedFd) -> io::Result<()> {
+    let mut args = number(link);
+    // SAFETY: the command reads its structure only, which is this one number.
+    unsafe { bpf(LINK_DETACH, &mut args) }.map(drop)
 }
 
 /// Numbers of the programs behind GRO of an interface (tcx), in the order in which they are asked.

@@ -23,6 +23,7 @@ mod hook;
 mod joined;
 mod packets;
 mod program;
+mod registered;
 mod ring;
 mod rules;
 mod steer;

@@ -38,14 +38,15 @@ pub(super) enum Hook {
     Behind(Option<ShortMaps>),
 }
 
-/// Key of the tuple map: what [`Tuple`](crate::Tuple) says, in network byte order.
+/// Key of the tuple map: what [`Tuple`](crate::Tuple) says, in network byte order. Or the range of an address, with port 0.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct TupleKey {
     pub(super) addr: [u8; 16],
     pub(super) port: [u8; 2],
     pub(super) proto: u8,
-    pub(super) zero: u8,
+    /// 1: a range, whose first and last port are the entry's value.
+    pub(super) range: u8,
 }
 const _: () = assert!(size_of::<TupleKey>() == 20);
 
@@ -78,7 +79,11 @@ const _: () = assert!(size_of::<FragmentKey>() == 36);
 pub(super) struct State {
     /// Number of entries in the flow map: while it is 0, the program need not look there.
     pub(super) flows: u32,
+    /// The lowest port of any range: below, none is looked for.
+    pub(super) ranges_from: u32,
 }
+/// Where that is in it.
+const RANGES_FROM: i16 = 4;
 
 /// Value of a flow: take it.
 pub(super) const FLOW_TAKE: u32 = 1;
@@ -88,7 +93,7 @@ pub(super) const FLOW_LEAVE: u32 = 2;
 /// The maps that the program uses, by descriptor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Maps {
-    /// `TupleKey` → anything.
+    /// `TupleKey` → anything; of a range: [first port, last port].
     pub(super) tuples: i32,
     /// `FlowKey` → `FLOW_TAKE` or `FLOW_LEAVE`.
     pub(super) flows: i32,
@@ -126,6 +131,7 @@ const FLOW_PROTO: i16 = FLOW + 36;
 const TUPLE: i16 = FLOW - 24;
 const TUPLE_PORT: i16 = TUPLE + 16;
 const TUPLE_PROTO: i16 = TUPLE + 18;
+const TUPLE_RANGE: i16 = TUPLE + 19;
 /// Key of the fragment map. Then two words: whether the frame is a first fragment, and the map's value: whose the packet is.
 const FRAGMENT: i16 = TUPLE - 40;
 const FRAGMENT_PEER: i16 = FRAGMENT + 16;
@@ -506,7 +512,7 @@ fn write_keys(asm: &mut Asm, pass: Label) {
     asm.store(Width::Byte, R10, FLOW_PROTO, R4);
 }
 
-/// A registered flow decides; else a registered tuple does. What is ours by its tuple falls through.
+/// A registered flow decides; else a registered tuple does, or the range of its address. What is ours by those falls through.
 fn write_lookups(asm: &mut Asm, maps: Maps, [pass, tuple, take]: [Label; 3]) {
     asm.load_map_value(R1, maps.state);
     asm.load(Width::Word, R1, R1, 0);
@@ -519,8 +525,37 @@ fn write_lookups(asm: &mut Asm, maps: Maps, [pass, tuple, take]: [Label; 3]) {
     asm.jump(pass);
 
     asm.place(tuple);
+    let [single, ours] = std::array::from_fn(|_| asm.label());
+    asm.load_map_value(R1, maps.state);
+    asm.load(Width::Word, R1, R1, RANGES_FROM);
+    load_port(asm, R3);
+    asm.jump_if(R3, If::Less, R1, single);
+    asm.store_imm(Width::Half, R10, TUPLE_PORT, 0);
+    asm.store_imm(Width::Byte, R10, TUPLE_RANGE, 1);
+    lookup(asm, maps.tuples, TUPLE);
+    asm.load(Width::Half, R1, R10, FLOW_LOCAL_PORT);
+    asm.store(Width::Half, R10, TUPLE_PORT, R1);
+    asm.store_imm(Width::Byte, R10, TUPLE_RANGE, 0);
+    asm.jump_if_imm(R0, If::Equal, 0, single);
+    load_port(asm, R3);
+    asm.load(Width::Half, R1, R0, 0);
+    asm.jump_if(R3, If::Less, R1, single);
+    asm.load(Width::Half, R1, R0, 2);
+    asm.jump_if(R3, If::Greater, R1, single);
+    asm.jump(ours);
+
+    asm.place(single);
     lookup(asm, maps.tuples, TUPLE);
     asm.jump_if_imm(R0, If::Equal, 0, pass);
+    asm.place(ours);
+}
+
+/// The local port as a number, into `to`.
+fn load_port(asm: &mut Asm, to: Reg) {
+    asm.load(Width::Byte, to, R10, FLOW_LOCAL_PORT);
+    asm.shift_left(to, 8);
+    asm.load(Width::Byte, R2, R10, FLOW_LOCAL_PORT + 1);
+    asm.add(to, R2);
 }
 
 /// `r0 = map[key on the stack]`, or null.

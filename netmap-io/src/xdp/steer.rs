@@ -1,18 +1,17 @@
 //! [`Steering`] of an AF_XDP device: the maps behind the program, and its attachment.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::behind::ShortMaps;
-use super::bpf::{self, Kind, MAPPABLE, Map, MapType, NO_PREALLOC, Program, Update};
+use super::bpf::{self, Kind, MAPPABLE, Map, MapType, Program, Update};
 use super::hook::{Hooked, hooked};
 use super::packets::{FILTERS_AT, RING, Signs};
-use super::program::{
-    self, FLOW_LEAVE, FLOW_TAKE, FlowKey, FragmentKey, Hook, Maps, State, TupleKey, XDP_DROP, XDP_PASS,
-};
+use super::program::{self, FragmentKey, Hook, Maps, XDP_DROP, XDP_PASS};
+use super::registered::Registered;
 use super::rules;
 use crate::sys::{Interface, Mapping, interface_name, number, page_bytes};
 use crate::{Flow, PeerVerdict, PortError, Steering, Tuple, XdpMode};
@@ -45,15 +44,11 @@ pub(super) fn refused(what: &'static str, error: io::Error) -> PortError {
 /// The steering program of one interface with its maps. Detaches when the last holder is dropped.
 #[derive(Debug)]
 pub(super) struct XdpSteering {
-    tuples: Map<TupleKey, u32>,
-    flows: Map<FlowKey, u32>,
-    state: Map<u32, State>,
+    registered: Registered,
     sockets: Map<u32, u32>,
     /// The program's own; held for its descriptor.
     _fragments: Map<FragmentKey, u32>,
     program: Program,
-    /// Number of registered flows; the lock also orders updates of the state map.
-    flow_count: Mutex<u32>,
     attached: Option<Attached>,
     short: Option<Short>,
     /// Rules of nftables stand at the interface, see [`Steering::look_again`].
@@ -150,15 +145,13 @@ impl XdpSteering {
     /// [`Self::load`] for another hook, or another verdict for frames of ours that find no socket.
     fn load_with(queues: u32, tuples_max: u32, hook: Hook) -> Result<Self, PortError> {
         let map = |error| refused("making a BPF map", error);
-        let tuples = Map::new(MapType::Hash, "utcp_tuples", tuples_max, NO_PREALLOC).map_err(map)?;
-        let flows = Map::new(MapType::Hash, "utcp_flows", tuples_max, NO_PREALLOC).map_err(map)?;
-        let state = Map::new(MapType::Array, "utcp_state", 1, 0).map_err(map)?;
+        let registered = Registered::new(tuples_max).map_err(map)?;
         let sockets = Map::new(MapType::XskMap, "utcp_sockets", queues, 0).map_err(map)?;
         let fragments = Map::new(MapType::LruHash, "utcp_fragments", FRAGMENTS_MAX, 0).map_err(map)?;
         let maps = Maps {
-            tuples: tuples.raw_fd(),
-            flows: flows.raw_fd(),
-            state: state.raw_fd(),
+            tuples: registered.tuples.raw_fd(),
+            flows: registered.flows.raw_fd(),
+            state: registered.state.raw_fd(),
             sockets: sockets.raw_fd(),
             fragments: fragments.raw_fd(),
         };
@@ -171,15 +164,11 @@ impl XdpSteering {
                 PortError::Verifier { source, log }
             }
         })?;
-        let flow_count = Mutex::new(0);
         Ok(Self {
-            tuples,
-            flows,
-            state,
+            registered,
             sockets,
             _fragments: fragments,
             program,
-            flow_count,
             attached: None,
             short: None,
             filters: AtomicBool::new(false),
@@ -281,37 +270,6 @@ impl XdpSteering {
         }
         refused("attaching the steering program", error)
     }
-
-    fn flow_key(flow: Flow) -> FlowKey {
-        FlowKey {
-            local_addr: flow.local.addr.octets(),
-            peer_addr: flow.peer_addr.octets(),
-            local_port: flow.local.port.to_be_bytes(),
-            peer_port: flow.peer_port.to_be_bytes(),
-            proto: flow.local.proto.0,
-            zero: [0; 3],
-        }
-    }
-
-    fn publish_flow_count(&self, flows: u32) -> Result<(), PortError> {
-        self.state
-            .update(&0, &State { flows }, Update::Any)
-            .map_err(|e| refused("counting flows for steering", e))
-    }
-
-    fn register_error(what: &str, error: io::Error) -> PortError {
-        match error.raw_os_error() {
-            Some(libc::EEXIST) => PortError::InUse {
-                what: what.into(),
-                detail: "it is registered already; one stack at a time can have it".into(),
-            },
-            Some(libc::E2BIG | libc::ENOSPC) => PortError::Option {
-                option: "tuples_max".into(),
-                reason: format!("no room to register {what}; open the device with a larger one"),
-            },
-            _ => refused("registering a tuple", error),
-        }
-    }
 }
 
 fn way(native: bool) -> &'static str {
@@ -329,39 +287,29 @@ fn is_busy(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
 }
 
-fn tuple_key(tuple: Tuple) -> TupleKey {
-    TupleKey { addr: tuple.addr.octets(), port: tuple.port.to_be_bytes(), proto: tuple.proto.0, zero: 0 }
-}
-
 impl Steering for XdpSteering {
     fn register(&self, tuple: Tuple) -> Result<(), PortError> {
-        let result = self.tuples.update(&tuple_key(tuple), &1, Update::NoExist);
-        result.map_err(|error| Self::register_error(&tuple.to_string(), error))
+        self.registered.add(tuple)
     }
 
     fn unregister(&self, tuple: Tuple) -> Result<(), PortError> {
-        self.tuples.remove(&tuple_key(tuple)).map(drop).map_err(|e| refused("unregistering a tuple", e))
+        self.registered.remove(tuple)
+    }
+
+    fn register_range(&self, first: Tuple, ports: RangeInclusive<u16>) -> Result<(), PortError> {
+        self.registered.add_range(first, ports)
+    }
+
+    fn unregister_range(&self, first: Tuple, ports: RangeInclusive<u16>) -> Result<(), PortError> {
+        self.registered.remove_range(first, ports)
     }
 
     fn register_flow(&self, flow: Flow, verdict: PeerVerdict) -> Result<(), PortError> {
-        let value = match verdict {
-            PeerVerdict::Take => FLOW_TAKE,
-            PeerVerdict::LeaveToKernel => FLOW_LEAVE,
-        };
-        let mut count = self.flow_count.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = self.flows.update(&Self::flow_key(flow), &value, Update::NoExist);
-        result.map_err(|error| Self::register_error(&flow.to_string(), error))?;
-        *count += 1;
-        self.publish_flow_count(*count)
+        self.registered.add_flow(flow, verdict)
     }
 
     fn unregister_flow(&self, flow: Flow) -> Result<(), PortError> {
-        let mut count = self.flow_count.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.flows.remove(&Self::flow_key(flow)).map_err(|e| refused("unregistering a flow", e))? {
-            *count = count.saturating_sub(1);
-            self.publish_flow_count(*count)?;
-        }
-        Ok(())
+        self.registered.remove_flow(flow)
     }
 
     fn hold(&self) -> Option<OwnedFd> {
@@ -397,6 +345,12 @@ impl Steering for XdpSteering {
             words.push(format!("rules of nftables at the ingress hook: {}{all}", chains.join(", ")));
         }
         (!words.is_empty()).then(|| format!("{}; what they drop never comes here", words.join("; ")))
+    }
+
+    fn leave(&self) {
+        let Some(attached) = &self.attached else { return };
+        // Refused where the interface is gone: then there is nothing to take off.
+        let _ = bpf::detach(&attached.link);
     }
 
     fn look_again(&self) {

@@ -47,6 +47,10 @@ impl All {
         self.each(|s| s.register_range(first, ports.clone()))
     }
 
+    fn unregister_range(&self, first: Tuple, ports: std::ops::RangeInclusive<u16>) -> Result<(), PortError> {
+        self.each(|s| s.unregister_range(first, ports.clone()))
+    }
+
     fn register_flow(&self, flow: Flow, verdict: PeerVerdict) -> Result<(), PortError> {
         self.each(|s| s.register_flow(flow, verdict))
     }
@@ -158,7 +162,7 @@ fn a_flow_outranks_its_tuple() {
     s.unregister_flow(flow(81, 40_000)).unwrap();
     check(s, "by the tuple again", &tcp4(80).build(), TAKEN);
     check(s, "by the tuple again", &tcp4(81).build(), PASSED);
-    assert_eq!(s.each(|s| *s.flow_count.lock().unwrap()), 0);
+    assert_eq!(s.each(|s| s.registered.flow_count()), 0);
 }
 
 #[test]
@@ -174,9 +178,39 @@ fn ranges_are_taken_whole_or_not_at_all() {
     assert!(error.to_string().starts_with("tcp 10.0.0.1:40000 is in use"), "{error}");
     check(s, "nothing of the second range stays", &tcp4(39_990).build(), PASSED);
     check(s, "nor goes from the first", &tcp4(40_005).build(), TAKEN);
-    let full = s.register_range(first, 50_000..=52_000).unwrap_err();
+    s.register(Tuple::new(US4, 50_500, Proto::TCP)).unwrap();
+    check(s, "a port behind the range", &tcp4(50_500).build(), TAKEN);
+    let inside = s.register(Tuple::new(US4, 40_500, Proto::TCP)).unwrap_err();
+    assert!(inside.to_string().starts_with("tcp 10.0.0.1:40500 is in use"), "{inside}");
+    s.unregister(Tuple::new(US4, 40_500, Proto::TCP)).unwrap();
+    check(s, "a port of the range is none of its own", &tcp4(40_500).build(), TAKEN);
+    check(s, "no port at all", &tcp4(0).build(), PASSED);
+    check(s, "another address", &tcp6(40_500).build(), PASSED);
+    let udp = Frame::new(Proto::UDP, (PEER4.into(), 5), (US4.into(), 40_500)).build();
+    check(s, "another protocol", &udp, PASSED);
+    let full = s.register_range(first, 52_000..=54_000).unwrap_err();
     assert!(full.to_string().contains("tuples_max"), "{full}");
-    check(s, "nothing of a range that did not fit", &tcp4(50_000).build(), PASSED);
+    check(s, "nothing of a range that did not fit", &tcp4(52_000).build(), PASSED);
+    s.unregister_range(first, 40_000..=40_999).unwrap();
+    check(s, "given back", &tcp4(40_000).build(), PASSED);
+    check(s, "the port behind it stays", &tcp4(50_500).build(), TAKEN);
+    let error = s.register_range(first, 50_000..=51_000).unwrap_err();
+    assert!(error.to_string().starts_with("tcp 10.0.0.1:50500 is in use"), "{error}");
+}
+
+/// A host may have hundreds of addresses, and each has thousands of client ports.
+#[test]
+fn many_addresses_have_ranges() {
+    skip_without!(bpf);
+    let s = &steering();
+    let at = |n: u16| std::net::Ipv4Addr::from(0x0a01_0000 + u32::from(n));
+    for n in 0..500 {
+        s.register_range(Tuple::new(at(n), 0, Proto::TCP), 61_000..=65_535).unwrap();
+    }
+    for (port, want) in [(60_999, PASSED), (61_000, TAKEN), (65_535, TAKEN)] {
+        let frame = Frame::new(Proto::TCP, (PEER4.into(), 5), (at(499).into(), port)).build();
+        check(s, "the last address", &frame, want);
+    }
 }
 
 #[test]

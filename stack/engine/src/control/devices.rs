@@ -146,8 +146,9 @@ impl Device {
 
     /// Addresses of its interface.
     fn addresses(&self, host: &HostView) -> Vec<IpAddr> {
-        let ifindex = self.interface.as_ref().map_or(0, |(_, ifindex)| *ifindex);
-        host.local_addresses_of(ifindex).collect()
+        self.interface
+            .as_ref()
+            .map_or(Vec::new(), |(_, ifindex)| host.served_addresses_of(*ifindex).collect())
     }
 
     /// Registers the client ports of new addresses, and gives back those of addresses that are gone.
@@ -175,7 +176,9 @@ impl Device {
     /// The device is away: nothing is steered any more.
     fn leave(&mut self, why: String) {
         self.away = Some(why);
-        self.steering = None;
+        if let Some(steering) = self.steering.take() {
+            steering.leave();
+        }
         self.expected = std::mem::take(&mut self.clients_of);
     }
 
@@ -237,10 +240,12 @@ impl Device {
 }
 
 /// The addresses whose frames are ours on each device: those of the interfaces of all devices, because packets to any
-/// address of the host may come by any interface, and answers may return by another way. A link-local one belongs to its
-/// link alone, and so does one that is expected back.
+/// address of the host may come by any interface, and answers may return by another way; and those of `lo`, which come by no
+/// interface of their own (a router's or a load balancer's, say). A link-local one belongs to its link alone, and so does one that
+/// is expected back.
 pub(super) fn steered_addresses(devices: &[Device], host: &HostView) -> Vec<Vec<IpAddr>> {
     let mut everywhere: Vec<IpAddr> = devices.iter().flat_map(|device| device.addresses(host)).collect();
+    everywhere.extend(host.addresses_of_the_host());
     everywhere.retain(|addr| !is_link_local_v6(*addr));
     let of = |device: &Device| {
         let own = device.addresses(host).into_iter().chain(device.expected.iter().copied());
@@ -250,6 +255,18 @@ pub(super) fn steered_addresses(devices: &[Device], host: &HostView) -> Vec<Vec<
         all
     };
     devices.iter().map(of).collect()
+}
+
+/// Addresses whose client ports come to us by whichever device they come, in order. A link-local one comes by its link.
+fn sources(devices: &[Device]) -> Arc<[IpAddr]> {
+    let steering = || devices.iter().filter(|device| device.steering.is_some());
+    let everywhere =
+        |addr: &IpAddr| is_link_local_v6(*addr) || steering().all(|device| device.clients_of.contains(addr));
+    let mut all: Vec<IpAddr> = steering().flat_map(|device| &device.clients_of).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    all.retain(everywhere);
+    all.into()
 }
 
 impl Control {
@@ -283,6 +300,15 @@ impl Control {
         }
         self.join_bridges();
         self.steer_all();
+    }
+
+    /// Tells the shards from which addresses they may connect.
+    pub(super) fn tell_sources(&mut self) {
+        let sources = sources(&self.devices);
+        if sources != self.sources {
+            self.sources = sources.clone();
+            self.to_all(|| ToShard::Sources(sources.clone()));
+        }
     }
 
     /// Drives the bridges that devices are members of.

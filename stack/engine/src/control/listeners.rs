@@ -155,6 +155,7 @@ impl Control {
                 steer(index, &*steering, &addresses, &mut own, listener);
             }
         }
+        self.tell_sources();
     }
 
     /// A process closed its descriptor of a listener, or (without `sock`) ended. What the kernel has still, other programs

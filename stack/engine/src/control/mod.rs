@@ -35,6 +35,7 @@ use crate::relay::Relay;
 use crate::shard::client::ClientRegion;
 use crate::shard::{Cursor, Inbox, Outbox, Report, ReportRequest, SocketLine, ToControl, ToShard};
 use crate::sys;
+use utcp_proto::wire::IpAddr;
 
 pub use start::{OpenDevice, Surroundings, run, run_in};
 pub(crate) use trace::is_of;
@@ -177,6 +178,8 @@ struct Control {
     /// Tells that rules of nftables have changed.
     rules: Option<Netlink>,
     host: Arc<HostView>,
+    /// See [`ToShard::Sources`].
+    sources: Arc<[IpAddr]>,
     channels: HashMap<u32, Channel>,
     clients: HashMap<u32, ClientEntry>,
     tokens: HashMap<u32, Token>,
@@ -341,7 +344,10 @@ impl Control {
                     let efforts = self.inboxes.iter().map(|inbox| inbox.effort());
                     self.balance.on_busy(Instant::now(), efforts);
                 }
-                ToControl::LeftToKernel { pid, to, scope } => self.note_left_to_kernel(pid, to, scope),
+                ToControl::LeftToKernel { pid, to, scope, reason } => {
+                    let reason = reason.map_or_else(|| self.reason_for_kernel(to.addr, scope), str::to_owned);
+                    self.note_left_to_kernel(pid, to, &reason);
+                }
             }
         }
     }

@@ -238,14 +238,13 @@ impl Control {
     }
 
     /// A shard left a connection to the kernel: writes down why.
-    pub(super) fn note_left_to_kernel(&mut self, pid: u32, to: Endpoint, scope: u32) {
-        let reason = self.reason_for_kernel(to.addr, scope);
+    pub(super) fn note_left_to_kernel(&mut self, pid: u32, to: Endpoint, reason: &str) {
         let text = format!("a connection to {} runs on the kernel: {reason}.", endpoint(to.addr, to.port));
         self.note(LogLine { pid, port: u32::from(to.port), text });
     }
 
     /// Why a connection to `to` can't be ours.
-    fn reason_for_kernel(&self, to: IpAddr, scope: u32) -> String {
+    pub(super) fn reason_for_kernel(&self, to: IpAddr, scope: u32) -> String {
         if self.host.is_local(to) {
             return "no program under utcp listens there on this host".to_owned();
         }

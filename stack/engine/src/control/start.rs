@@ -123,6 +123,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         mirror,
         rules,
         host,
+        sources: Arc::default(),
         channels: HashMap::new(),
         clients: HashMap::new(),
         tokens: HashMap::new(),
@@ -139,6 +140,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
     if let Some(file) = control.config.trace.clone() {
         control.trace_to_file(&file)?;
     }
+    control.tell_sources();
     // A device may be a bridge's member already.
     control.join_bridges();
     if let Some(fd) = ready_fd {

@@ -121,6 +121,18 @@ impl HostView {
         self.addresses.of(ifindex)
     }
 
+    /// The same, but none of a VRF's member: what is sent there the kernel gives to sockets of the VRF alone
+    /// (`net.ipv4.tcp_l3mdev_accept` aside).
+    pub fn served_addresses_of(&self, ifindex: u32) -> impl Iterator<Item = IpAddr> {
+        let served = self.interface(ifindex).is_none_or(|interface| !self.in_vrf(interface));
+        self.addresses.of(ifindex).filter(move |_| served)
+    }
+
+    /// Usable addresses of no link in particular: those of `lo` that other hosts may know.
+    pub fn addresses_of_the_host(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.of(LOOPBACK).filter(|addr| !addr.is_loopback())
+    }
+
     /// The route to `to`, as the kernel's rules and tables have it for a socket that is bound to `from` or (`None`)
     /// to no address. `None`: there is none, it is a refusal (unreachable, blackhole, prohibit), or it depends on
     /// something that only the kernel can judge. Destinations on this host lead to `lo`.

@@ -2,9 +2,11 @@
 
 use std::net::Ipv6Addr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use utcp_abi::socket::{Addr, BufRef, OpCode, RESULT_DEFERRED, RESULT_KERNEL, Socket, status};
+use utcp_abi::socket::{
+    Addr, BufRef, OpCode, Options, RESULT_DEFERRED, RESULT_KERNEL, Socket, option, status,
+};
 use utcp_netmap_io::rss::Rss;
 use utcp_proto::wire::IpAddr;
 use utcp_proto::{Config, Endpoint, FourTuple, MtuProbing, Tcb};
@@ -162,12 +164,7 @@ impl Shard {
         }
         let wanted = Endpoint { addr: IpAddr(from.ip), port: from.port };
         let Some((path, source)) = self.path_to(remote, wanted.addr, to.scope) else { return RESULT_KERNEL };
-        // A port of the kernel's choice or the program's, of which no device was told: the kernel gets the replies. A marked
-        // socket: the host's rules (and its firewall) may have another way for it, which only the kernel judges.
-        if let Path::Device { port, .. } = path
-            && (socket.options.mark.load(Ordering::Relaxed) != 0
-                || wanted.port != 0 && !self.device_ports(port).contains(&u32::from(wanted.port)))
-        {
+        if self.is_left(path, Endpoint { addr: source, port: wanted.port }, &socket.options).is_some() {
             return RESULT_KERNEL;
         }
         let Some(tuple) = self.choose_port(source, wanted.port, remote, path) else {
@@ -194,6 +191,26 @@ impl Shard {
         if room.is_some() { RESULT_DEFERRED } else { 0 }
     }
 
+    /// Why a connection by `path` from `source` (whose port may be open) is the kernel's all the same, if it is.
+    fn is_left(&self, path: Path, source: Endpoint, options: &Options) -> Option<&'static str> {
+        let Path::Device { port, .. } = path else { return None };
+        let set = |option: &AtomicU32| option.load(Ordering::Relaxed) != 0;
+        if set(&options.mark) {
+            return Some("its socket has a mark (SO_MARK), for which the host may have another way");
+        }
+        if options.has(option::DONTROUTE) && !self.is_station(port) {
+            return Some("its socket takes no gateway (SO_DONTROUTE)");
+        }
+        if source.port != 0 && !self.device_ports(port).contains(&u32::from(source.port)) {
+            return Some("its socket is bound to a port, whose frames are the kernel's");
+        }
+        // What is sent there would not come to us.
+        if self.sources.binary_search(&source.addr).is_err() && !self.is_own(source.addr) {
+            return Some("it comes from an address of an interface that is no device of this engine");
+        }
+        None
+    }
+
     /// The way to `remote` and the address to come from; `None`: the kernel's business.
     fn path_to(&mut self, remote: Endpoint, wanted: IpAddr, scope: u32) -> Option<(Path, IpAddr)> {
         let any = wanted.is_unspecified();
@@ -216,6 +233,7 @@ impl Shard {
         let word = |i: usize| socket.op_args[i].load(Ordering::Relaxed);
         let to = Addr::from_words([word(0), word(1), word(2)]);
         let end = Endpoint { addr: IpAddr(to.ip), port: to.port };
+        let wanted = Addr::from_words([word(3), word(4), word(5)]);
         let epoch = self.host.epoch();
         if self.left_to_kernel.contains(&(end, epoch)) {
             return;
@@ -227,7 +245,11 @@ impl Shard {
         let owner = socket.owner_pid.load(Ordering::Relaxed);
         let pid = self.clients.get(client_index).map_or(owner, |c| c.shared.pid);
         let pid = if owner == 0 { pid } else { owner };
-        self.outbox.send(ToControl::LeftToKernel { pid, to: end, scope: to.scope });
+        let way = self.path_to(end, IpAddr(wanted.ip), to.scope);
+        let reason = way.and_then(|(path, addr)| {
+            self.is_left(path, Endpoint { addr, port: wanted.port }, &socket.options)
+        });
+        self.outbox.send(ToControl::LeftToKernel { pid, to: end, scope: to.scope, reason });
     }
 
     /// A local port that makes the four-tuple unique (RFC 6056 §3.3.3, algorithm 3). None that somebody listens on, as in

@@ -91,6 +91,8 @@ pub enum ToShard {
     },
     /// The host's addresses or routes changed.
     Host(Arc<HostView>),
+    /// Addresses from which connections may leave by devices, in order: what is sent to their client ports comes to us. Not those of stations.
+    Sources(Arc<[utcp_proto::wire::IpAddr]>),
     /// A frame that came to another shard's queue.
     Frame {
         /// Interface of that queue.
@@ -305,6 +307,8 @@ pub enum ToControl {
         to: utcp_proto::Endpoint,
         /// Scope of a link-local destination, else 0.
         scope: u32,
+        /// Why, if it is not for the way to there.
+        reason: Option<&'static str>,
     },
 }
 

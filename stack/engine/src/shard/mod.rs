@@ -177,6 +177,8 @@ pub struct Shard {
     headers: VecDeque<device::HeaderOnly>,
     outbox: Arc<Outbox>,
     host: Arc<HostView>,
+    /// See [`ToShard::Sources`].
+    sources: Arc<[utcp_proto::wire::IpAddr]>,
     to_transmit: VecDeque<u32>,
     with_news: Vec<u32>,
     listeners_with_news: Vec<u32>,
@@ -258,6 +260,7 @@ impl Shard {
             headers: VecDeque::with_capacity(1024),
             outbox,
             host,
+            sources: Arc::default(),
             loans: loans::Loans::new(),
             to_transmit: VecDeque::with_capacity(FLOWS_RESERVED),
             with_news: Vec::with_capacity(4096),
@@ -547,6 +550,7 @@ impl Shard {
                 }
             }
             ToShard::Host(host) => self.on_host(host),
+            ToShard::Sources(sources) => self.sources = sources,
             ToShard::Frame { interface, frame } => self.on_handed_frame(interface, &frame),
             ToShard::Connect(passed) => self.on_passed_connect(passed),
             ToShard::Misdirected { client, sock, token, left } => {
