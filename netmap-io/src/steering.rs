@@ -110,6 +110,8 @@ pub trait Steering: Send + Sync {
 
     /// Takes frames for every port in `ports`: the range that client ports come from, so that a
     /// connect costs no system call. Nothing stays registered when one of them is in use.
+    ///
+    /// Where the steering can ask (not netmap's), connections of the kernel's on these ports stay the kernel's, and so do SYNs for its listeners.
     fn register_range(&self, first: Tuple, ports: RangeInclusive<u16>) -> Result<(), PortError> {
         let start = *ports.start();
         for port in ports {

@@ -165,7 +165,12 @@ impl Guest {
             Entered::Taken => return Err(libc::EADDRINUSE),
             Entered::Inherited => {}
             Entered::New => {
-                if let Some(Err(error)) = steering.map(|steering| steering.register(tuple)) {
+                let client = CLIENT_PORTS.contains(&tuple.port);
+                let register = |steering: &dyn Steering| match client {
+                    true => steering.register_range(tuple, tuple.port..=tuple.port),
+                    false => steering.register(tuple),
+                };
+                if let Some(Err(error)) = steering.map(register) {
                     table.remove(tuple, self.owner);
                     return Err(errno(&error));
                 }

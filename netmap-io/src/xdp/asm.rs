@@ -69,6 +69,8 @@ pub(crate) enum Helper {
     PullData = 39,
     RedirectMap = 51,
     LoadBytesRelative = 68,
+    SocketRelease = 86,
+    SocketLookupTcp = 99,
     RingReserve = 131,
     RingSubmit = 132,
     RingDiscard = 133,

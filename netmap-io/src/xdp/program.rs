@@ -85,6 +85,10 @@ pub(super) struct State {
 /// Where that is in it.
 const RANGES_FROM: i16 = 4;
 
+/// Value of a tuple: ours, whoever else has sockets there.
+pub(super) const TUPLE_OURS: u32 = 1;
+/// Value of a tuple: one port of a range.
+pub(super) const TUPLE_OF_RANGE: u32 = 2;
 /// Value of a flow: take it.
 pub(super) const FLOW_TAKE: u32 = 1;
 /// Value of a flow: leave it to the kernel.
@@ -93,7 +97,7 @@ pub(super) const FLOW_LEAVE: u32 = 2;
 /// The maps that the program uses, by descriptor.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Maps {
-    /// `TupleKey` → anything; of a range: [first port, last port].
+    /// `TupleKey` → `TUPLE_OURS` or `TUPLE_OF_RANGE`; of a range: its first and last port, 16 bits each.
     pub(super) tuples: i32,
     /// `FlowKey` → `FLOW_TAKE` or `FLOW_LEAVE`.
     pub(super) flows: i32,
@@ -140,6 +144,19 @@ const IS_FIRST: i16 = FRAGMENT - 8;
 const WHOSE: i16 = FRAGMENT - 4;
 /// First bytes of the link's header: as it is, or as it is to be.
 pub(super) const LINK: i16 = FRAGMENT - 16;
+/// The kernel's name of a connection. It lies below all that the ends of the program use.
+const SOCKET: i16 = LINK - 64;
+/// State of what has that name, and flags of the segment.
+const STATE: i16 = SOCKET - 4;
+const FLAGS: i16 = SOCKET - 8;
+const TCP_FLAGS: i16 = 13;
+const SYN: i32 = 0x02;
+const ACK: i32 = 0x10;
+/// Offset in `struct bpf_sock`, and a value there.
+const SOCK_STATE: i16 = 72;
+const TCP_LISTEN: i32 = 10;
+/// The network namespace of the interface (`BPF_F_CURRENT_NETNS`).
+const THIS_NAMESPACE: i32 = -1;
 /// What the helper that loads bytes counts from (`BPF_HDR_START_MAC`).
 const FROM_LINK: i32 = 0;
 
@@ -237,11 +254,16 @@ pub(super) fn assemble(maps: Maps, hook: Hook) -> Vec<Insn> {
     need(&mut asm, R5, 4, pass);
     asm.load(Width::Half, R1, R5, 0);
     asm.load(Width::Half, R3, R5, 2);
+    asm.store_imm(Width::Byte, R10, FLAGS, 0);
     asm.jump(keys);
     asm.place(ports);
     need(&mut asm, R5, 4, pass);
     asm.load(Width::Half, R1, R5, 2);
     asm.load(Width::Half, R3, R5, 0);
+    asm.store_imm(Width::Byte, R10, FLAGS, 0);
+    need(&mut asm, R5, i32::from(TCP_FLAGS) + 1, keys);
+    asm.load(Width::Byte, R2, R5, TCP_FLAGS);
+    asm.store(Width::Byte, R10, FLAGS, R2);
     asm.place(keys);
     write_keys(&mut asm, pass);
     write_lookups(&mut asm, maps, [foreign, tuple, take]);
@@ -525,29 +547,85 @@ fn write_lookups(asm: &mut Asm, maps: Maps, [pass, tuple, take]: [Label; 3]) {
     asm.jump(pass);
 
     asm.place(tuple);
-    let [single, ours] = std::array::from_fn(|_| asm.label());
+    let [ranges, kernels, ours] = std::array::from_fn(|_| asm.label());
+    lookup(asm, maps.tuples, TUPLE);
+    asm.jump_if_imm(R0, If::Equal, 0, ranges);
+    asm.load(Width::Word, R1, R0, 0);
+    asm.jump_if_imm(R1, If::Equal, TUPLE_OURS.cast_signed(), ours);
+    asm.jump(kernels);
+
+    asm.place(ranges);
     asm.load_map_value(R1, maps.state);
     asm.load(Width::Word, R1, R1, RANGES_FROM);
     load_port(asm, R3);
-    asm.jump_if(R3, If::Less, R1, single);
+    asm.jump_if(R3, If::Less, R1, pass);
     asm.store_imm(Width::Half, R10, TUPLE_PORT, 0);
     asm.store_imm(Width::Byte, R10, TUPLE_RANGE, 1);
     lookup(asm, maps.tuples, TUPLE);
-    asm.load(Width::Half, R1, R10, FLOW_LOCAL_PORT);
-    asm.store(Width::Half, R10, TUPLE_PORT, R1);
-    asm.store_imm(Width::Byte, R10, TUPLE_RANGE, 0);
-    asm.jump_if_imm(R0, If::Equal, 0, single);
+    asm.jump_if_imm(R0, If::Equal, 0, pass);
     load_port(asm, R3);
     asm.load(Width::Half, R1, R0, 0);
-    asm.jump_if(R3, If::Less, R1, single);
+    asm.jump_if(R3, If::Less, R1, pass);
     asm.load(Width::Half, R1, R0, 2);
-    asm.jump_if(R3, If::Greater, R1, single);
-    asm.jump(ours);
-
-    asm.place(single);
-    lookup(asm, maps.tuples, TUPLE);
-    asm.jump_if_imm(R0, If::Equal, 0, pass);
+    asm.jump_if(R3, If::Greater, R1, pass);
+    asm.place(kernels);
+    write_kernels(asm, pass);
     asm.place(ours);
+}
+
+/// A port of a range may be one that sockets of the kernel's have: connections, and those that listen, to which SYNs go and
+/// nothing else (RFC 9293 §3.10.7.2), so that a connection of ours may have the same port. Where we listen, the port stands by itself.
+fn write_kernels(asm: &mut Asm, pass: Label) {
+    let [v6, look, ours] = std::array::from_fn(|_| asm.label());
+    asm.load(Width::Byte, R3, R10, FLOW_PROTO);
+    asm.jump_if_imm(R3, If::NotEqual, TCP, ours);
+    // `struct bpf_sock_tuple`: source, destination, and their ports.
+    asm.load(Width::Double, R1, R10, FLOW);
+    asm.jump_if_imm(R1, If::NotEqual, 0, v6);
+    asm.load(Width::Half, R1, R10, FLOW + 8);
+    asm.jump_if_imm(R1, If::NotEqual, 0, v6);
+    asm.load(Width::Half, R1, R10, FLOW + 10);
+    asm.jump_if_imm(R1, If::NotEqual, 0xffff, v6);
+    for (from, to) in [(FLOW_PEER + 12, 0), (FLOW + 12, 4)] {
+        asm.load(Width::Word, R1, R10, from);
+        asm.store(Width::Word, R10, SOCKET + to, R1);
+    }
+    write_ports(asm, SOCKET + 8);
+    asm.mov_imm(R3, 12);
+    asm.jump(look);
+    asm.place(v6);
+    for (from, to) in [(FLOW_PEER, 0), (FLOW_PEER + 8, 8), (FLOW, 16), (FLOW + 8, 24)] {
+        asm.load(Width::Double, R1, R10, from);
+        asm.store(Width::Double, R10, SOCKET + to, R1);
+    }
+    write_ports(asm, SOCKET + 32);
+    asm.mov_imm(R3, 36);
+    asm.place(look);
+    asm.mov(R1, R6);
+    asm.mov(R2, R10);
+    asm.add_imm(R2, i32::from(SOCKET));
+    asm.mov_imm(R4, THIS_NAMESPACE);
+    asm.mov_imm(R5, 0);
+    asm.call(Helper::SocketLookupTcp);
+    asm.jump_if_imm(R0, If::Equal, 0, ours);
+    asm.load(Width::Word, R1, R0, SOCK_STATE);
+    asm.store(Width::Word, R10, STATE, R1);
+    asm.mov(R1, R0);
+    asm.call(Helper::SocketRelease);
+    asm.load(Width::Word, R1, R10, STATE);
+    asm.jump_if_imm(R1, If::NotEqual, TCP_LISTEN, pass);
+    asm.load(Width::Byte, R1, R10, FLAGS);
+    asm.and_imm(R1, SYN | ACK);
+    asm.jump_if_imm(R1, If::Equal, SYN, pass);
+    asm.place(ours);
+}
+
+/// The peer's port and ours, to a place on the stack.
+fn write_ports(asm: &mut Asm, to: i16) {
+    for (from, to) in [(FLOW_PEER_PORT, to), (FLOW_LOCAL_PORT, to + 2)] {
+        asm.load(Width::Half, R1, R10, from);
+        asm.store(Width::Half, R10, to, R1);
+    }
 }
 
 /// The local port as a number, into `to`.

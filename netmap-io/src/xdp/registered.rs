@@ -1,7 +1,8 @@
 //! What is registered, in the maps that the steering program reads.
 //!
 //! A range of ports is one entry for its address, however many ports it has: client ports are thousands, and a host may have
-//! hundreds of addresses. An address has one range; more of them are entered port by port.
+//! hundreds of addresses. An address has one range; more of them are entered port by port. A port of it may be entered
+//! as well: then it is ours, whoever listens there; while of a range nothing is ours for which the kernel has a socket.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -9,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::bpf::{Map, MapType, NO_PREALLOC, Update};
-use super::program::{FLOW_LEAVE, FLOW_TAKE, FlowKey, State, TupleKey};
+use super::program::{FLOW_LEAVE, FLOW_TAKE, FlowKey, State, TUPLE_OF_RANGE, TUPLE_OURS, TupleKey};
 use super::steer::refused;
 use crate::{Flow, PeerVerdict, PortError, Tuple};
 
@@ -38,8 +39,11 @@ struct Ports {
 }
 
 impl Ports {
-    fn in_range(&self, port: u16) -> bool {
-        self.range.is_some_and(|(first, last)| (first..=last).contains(&port))
+    /// The first port of `range` that is in the range which is there.
+    fn common(&self, range: &RangeInclusive<u16>) -> Option<u16> {
+        let (first, last) = self.range?;
+        let from = first.max(*range.start());
+        (from <= last.min(*range.end())).then_some(from)
     }
 }
 
@@ -67,17 +71,12 @@ impl Registered {
     }
 
     pub(super) fn add(&self, tuple: Tuple) -> Result<(), PortError> {
-        self.add_single(&mut self.book(), tuple)
+        self.add_single(&mut self.book(), tuple, TUPLE_OURS)
     }
 
-    fn add_single(&self, book: &mut Book, tuple: Tuple) -> Result<(), PortError> {
+    fn add_single(&self, book: &mut Book, tuple: Tuple, value: u32) -> Result<(), PortError> {
         let ports = book.ports.entry(range_key(tuple)).or_default();
-        let taken = ports.in_range(tuple.port);
-        let result = match taken {
-            true => Err(io::Error::from_raw_os_error(libc::EEXIST)),
-            false => self.tuples.update(&tuple_key(tuple), &1, Update::NoExist),
-        };
-        match result {
+        match self.tuples.update(&tuple_key(tuple), &value, Update::NoExist) {
             Ok(()) => {
                 ports.single.insert(tuple.port);
                 Ok(())
@@ -108,12 +107,12 @@ impl Registered {
         let key = range_key(any);
         let (first, last) = (*range.start(), *range.end());
         let ports = book.ports.entry(key).or_default();
-        if ports.range.is_some() || first >= last {
-            return self.add_each(&mut book, any, range);
-        }
-        if let Some(&port) = ports.single.range(range).next() {
+        if let Some(port) = ports.common(&range) {
             let taken = Tuple { port, ..any };
             return Err(register_error(&taken.to_string(), io::Error::from_raw_os_error(libc::EEXIST)));
+        }
+        if ports.range.is_some() || first >= last {
+            return self.add_each(&mut book, any, range);
         }
         let [[a, b], [c, d]] = [first, last].map(u16::to_ne_bytes);
         let value = u32::from_ne_bytes([a, b, c, d]);
@@ -130,7 +129,7 @@ impl Registered {
     fn add_each(&self, book: &mut Book, any: Tuple, range: RangeInclusive<u16>) -> Result<(), PortError> {
         let first = *range.start();
         for port in range {
-            if let Err(error) = self.add_single(book, Tuple { port, ..any }) {
+            if let Err(error) = self.add_single(book, Tuple { port, ..any }, TUPLE_OF_RANGE) {
                 for done in first..port {
                     self.remove_single(book, Tuple { port: done, ..any })?;
                 }

@@ -200,7 +200,7 @@ fn listed(list: &str, port: u32) -> bool {
     })
 }
 
-/// The steering program takes every frame to these ports: connections of the kernel must not come from them.
+/// Connections of the kernel that come from these ports may have the same four-tuple as one of ours; with netmap, they hear nothing.
 fn client_ports(device: bool) -> Finding {
     const WHAT: &str = "client ports";
     let (first, last) = (DEVICE_PORTS.start, DEVICE_PORTS.end - 1);
@@ -212,8 +212,8 @@ fn client_ports(device: bool) -> Finding {
         return Finding::good(WHAT, format!("the kernel leaves {first}-{last} to utcp"));
     }
     let words = format!(
-        "the kernel takes some of {first}-{last}, whose frames utcp takes from an xdp: device: `sysctl \
-         net.ipv4.ip_local_reserved_ports={first}-{last}`"
+        "the kernel's programs may connect from some of {first}-{last}, from which utcp connects over a device, and meet its connections \
+         (with netmap:, they hear nothing there): `sysctl net.ipv4.ip_local_reserved_ports={first}-{last}`"
     );
     serious(device, WHAT, words).fixed_by(move || {
         let comma = if reserved.is_empty() { "" } else { "," };

@@ -17,7 +17,7 @@ use utcp_proto::wire::IpAddr;
 
 use super::devices::steered_addresses;
 use super::{Control, diag};
-use crate::shard::{ListenRequest, ToShard};
+use crate::shard::{DEVICE_PORTS, ListenRequest, ToShard};
 use crate::sys::{self, Bound};
 
 /// A listener of a client.
@@ -239,6 +239,8 @@ fn steer(
                 listener.steered.push((device, tuple));
             }
             Err(PortError::InUse { .. }) if own.contains(&tuple) => listener.steered.push((device, tuple)),
+            // Client ports: what comes there for a listener comes to us, or to the kernel's half of it.
+            Err(PortError::InUse { .. }) if DEVICE_PORTS.contains(&u32::from(tuple.port)) => {}
             Err(error @ PortError::InUse { .. }) => {
                 tracing::warn!(%tuple, %error, "frames can't be steered to us");
                 listener.refused = true;
