@@ -24,8 +24,8 @@ pub struct Messages {
     pub rate: Option<f64>,
 }
 
-/// Waits for the answers to a closed loop; an open one looks all the time, or it would be late.
-const WAIT_MS: i32 = 100;
+/// A look at the clock that ends it, at the least.
+const WAIT_MS: u16 = 100;
 
 struct Connection {
     stream: TcpStream,
@@ -52,6 +52,9 @@ enum After {
 /// # Errors
 /// When epoll or making a socket fails; what happens to a connection is counted instead.
 pub fn msg(to: SocketAddr, load: Messages, until: Until) -> io::Result<Summary> {
+    if load.rate.is_some() {
+        epoll::wake_in_time();
+    }
     let meter = Meter::new(until)?;
     let mut client = Client {
         to,
@@ -76,7 +79,7 @@ pub fn msg(to: SocketAddr, load: Messages, until: Until) -> io::Result<Summary> 
             }
         }
         ready.clear();
-        ready.extend(client.epoll.wait(if load.rate.is_some() { 0 } else { WAIT_MS })?);
+        client.wait(&mut ready)?;
         for (token, readiness) in &ready {
             client.on_ready(&mut connections, *token, *readiness)?;
         }
@@ -141,6 +144,18 @@ impl Client {
         *slot = None;
         if !self.meter.enough(Instant::now()) {
             *slot = self.open(at)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for answers; in an open loop no longer than until the next message is due. It sleeps there, too: a client that looks
+    /// all the time is in the way of the kernel's thread that brings it the answers over a device.
+    fn wait(&mut self, ready: &mut Vec<(u64, u32)>) -> io::Result<()> {
+        if self.load.rate.is_some() && !self.idle.is_empty() {
+            let left = self.due.saturating_duration_since(Instant::now());
+            ready.extend(self.epoll.wait_for(left.min(Duration::from_millis(WAIT_MS.into())))?);
+        } else {
+            ready.extend(self.epoll.wait(WAIT_MS.into())?);
         }
         Ok(())
     }
