@@ -35,7 +35,7 @@ pub unsafe fn accept(fd: c_int, to: *mut sockaddr, len: *mut socklen_t) -> c_int
 /// As `accept4`.
 pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
     death::revive();
-    let Some(listener) = handle::listener(fd).or_else(|| listen::meet(fd)) else {
+    let Some(mut listener) = handle::listener(fd).or_else(|| listen::meet(fd)) else {
         if handle::stream(fd).is_some() {
             return errno::fail(Errno(libc::EINVAL)); // Not listening.
         }
@@ -73,6 +73,9 @@ pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: 
             Ok(false) => return errno::fail(Errno(libc::EAGAIN)),
             Err(error) => return errno::fail(error),
         }
+        if has_moved(fd, &mut listener) {
+            continue;
+        }
         // Of many threads that were woken one gets the connection. The others must come back here: asleep in
         // the kernel's accept they would not hear of connections of ours.
         control::keep_from_blocking(&listener);
@@ -82,6 +85,17 @@ pub unsafe fn accept4(fd: c_int, to: *mut sockaddr, len: *mut socklen_t, flags: 
             return accepted;
         }
     }
+}
+
+/// Whether the engine of `listener` died while we slept, and it has found another; there it listens now.
+fn has_moved(fd: c_int, listener: &mut Sock) -> bool {
+    if listener.att.is_alive() {
+        return false;
+    }
+    death::revive();
+    let Some(moved) = handle::listener(fd).filter(|moved| moved.att.is_alive()) else { return false };
+    *listener = moved;
+    true
 }
 
 /// Takes one connection from the rings and stands it on a descriptor.

@@ -10,17 +10,17 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use utcp_abi::socket::{Socket, status};
 
-use crate::attach::Attachment;
+use crate::attach::{self, Attachment};
 use crate::fd_table::{self, Kind};
 use crate::{epoll, handle, listen, sys};
 
 /// 1: listeners of this process lost their engine and may get another.
 static ORPHANS: AtomicU32 = AtomicU32::new(0);
 
-/// Registers the listeners that lost their engine with the one that runs now, or with a new one.
+/// Registers the listeners that lost their engine with the one that runs now, or with a new one; while there is none they wait for one.
 #[inline]
 pub fn revive() {
-    if ORPHANS.load(Relaxed) != 0 && ORPHANS.swap(0, AcqRel) != 0 {
+    if ORPHANS.load(Relaxed) != 0 && attach::current().is_some() && ORPHANS.swap(0, AcqRel) != 0 {
         revive_listeners();
     }
 }

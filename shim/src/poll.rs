@@ -23,6 +23,8 @@ use crate::{death, errno, guard, lane, nested, pair, poll_set, pool, ready, user
 const SMALL: usize = 128;
 /// How often to look when a socket has no room for one more watcher.
 const SLICE_NS: u64 = 2_000_000;
+/// How long one with listeners that lost their engine sleeps before it asks again whether there is another.
+const ORPHANS_NS: u64 = 100_000_000;
 const NOT_WATCHED: u32 = u32::MAX;
 
 /// A timeout as nanoseconds.
@@ -285,7 +287,14 @@ fn wait_calmly(
     if has_ours && sleep::spin(&mut || look(list) > 0) && !has_kernel {
         return Ok(look(list));
     }
-    sleep_on(list, kernel, scratch.words(), deadline, mask, calm)
+    loop {
+        if let Some(count) = sleep_on(list, kernel, scratch.words(), deadline, mask, calm)? {
+            return Ok(count);
+        }
+        // The engine died and nothing is ready for it: what listens goes on, with another engine if there is one.
+        death::revive();
+        kernel_part(list, kernel);
+    }
 }
 
 /// One utcp socket without company.
@@ -317,7 +326,7 @@ fn alone(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Op
     })
 }
 
-/// Sleeps until something in `list` is ready.
+/// Sleeps until something in `list` is ready, and tells how much; nothing if the engine died meanwhile.
 fn sleep_on(
     list: &mut [pollfd],
     kernel: &mut [pollfd],
@@ -325,27 +334,35 @@ fn sleep_on(
     deadline: Option<u64>,
     mask: *const sigset_t,
     calm: &Calm<'_>,
-) -> Sys<usize> {
+) -> Sys<Option<usize>> {
     if kernel.len() as u64 > pool::limit() {
         // The kernel takes no more than the program's own: we look now and then.
         let kernel = kernel.get_mut(..list.len()).unwrap_or_default();
-        return sleep_loop(list, kernel, (deadline, calm), mask, None, false);
+        return sleep_loop(list, kernel, (deadline, calm), mask, None, Watch::Part);
     }
-    let att = list.iter().find_map(|entry| handle::ours(entry.fd)).map(|sock| sock.att);
+    // From a dead engine nothing comes any more; its channel would end every sleep.
+    let mut atts = list.iter().filter_map(|entry| handle::ours(entry.fd)).map(|sock| sock.att);
+    let has_orphans = atts.clone().next().is_some();
+    let att = atts.find(|att| att.is_alive());
     if att.is_none() {
         kernel_part(list, kernel); // What was ours when the kernel's part was made is not any more.
     }
     let borrowed = att.and_then(|att| poll_set::borrow(att).ok());
-    let complete = match &borrowed {
+    let watch = match &borrowed {
         Some(borrowed) => watch_all(list, interests, borrowed),
-        None => att.is_none(),
+        None if att.is_some() => Watch::Part,
+        None if has_orphans => Watch::Orphans,
+        None => Watch::All,
     };
-    if let (Some(att), Some(borrowed), Some([bell, channel])) = (att, &borrowed, kernel.last_chunk_mut::<2>())
-    {
-        *bell = pollfd { fd: borrowed.set.local.bell.load(Relaxed), events: libc::POLLIN, revents: 0 };
-        *channel = pollfd { fd: att.channel().fd(), events: libc::POLLRDHUP, revents: 0 };
+    if let Some([bell, channel]) = kernel.last_chunk_mut::<2>() {
+        let of = |fd, events| pollfd { fd, events, revents: 0 };
+        // Nothing, where those of an engine that died meanwhile stood.
+        *bell =
+            of(borrowed.as_ref().map_or(-1, |borrowed| borrowed.set.local.bell.load(Relaxed)), libc::POLLIN);
+        *channel =
+            of(borrowed.as_ref().map_or(-1, |borrowed| borrowed.set.att.channel().fd()), libc::POLLRDHUP);
     }
-    let result = sleep_loop(list, kernel, (deadline, calm), mask, borrowed.as_ref(), complete);
+    let result = sleep_loop(list, kernel, (deadline, calm), mask, borrowed.as_ref(), watch);
     if let Some(borrowed) = &borrowed {
         for (entry, interest) in list.iter().zip(interests.iter()) {
             unwatch(entry.fd, *interest, borrowed);
@@ -354,22 +371,44 @@ fn sleep_on(
     result
 }
 
-/// Puts an interest in each of our sockets into the borrowed set; false if one has no room.
-fn watch_all(list: &[pollfd], interests: &mut [u32], borrowed: &poll_set::Borrowed) -> bool {
-    let mut complete = true;
+/// Who wakes a sleeper.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// Whatever happens to a socket of the list.
+    All,
+    /// There was no room for some, which are looked at now and then.
+    Part,
+    /// Listeners whose engine died, and the kernel's part: another thread, or we, may find them another engine.
+    Orphans,
+}
+
+impl Watch {
+    /// The longest that a sleeper sleeps in one piece, ns.
+    const fn patience(self) -> u64 {
+        match self {
+            Self::All => u64::MAX,
+            Self::Part => SLICE_NS,
+            Self::Orphans => ORPHANS_NS,
+        }
+    }
+}
+
+/// Puts an interest in each of our sockets into the borrowed set.
+fn watch_all(list: &[pollfd], interests: &mut [u32], borrowed: &poll_set::Borrowed) -> Watch {
+    let mut watch = Watch::All;
     for (at, (entry, interest)) in list.iter().zip(interests.iter_mut()).enumerate() {
         let Some(sock) = handle::ours(entry.fd) else { continue };
         if sock.att.index() != borrowed.set.att.index() {
-            complete = false;
+            watch = Watch::Part;
             continue;
         }
         let events = u32::from(entry.events as u16);
         match borrowed.set.add(&sock, events, at as u64) {
             Ok(index) => *interest = index,
-            Err(_) => complete = false,
+            Err(_) => watch = Watch::Part,
         }
     }
-    complete
+    watch
 }
 
 fn unwatch(fd: c_int, interest: u32, borrowed: &poll_set::Borrowed) {
@@ -394,9 +433,10 @@ fn sleep_loop(
     (deadline, calm): (Option<u64>, &Calm<'_>),
     mask: *const sigset_t,
     borrowed: Option<&poll_set::Borrowed>,
-    complete: bool,
-) -> Sys<usize> {
+    watch: Watch,
+) -> Sys<Option<usize>> {
     loop {
+        let mut is_orphaned = watch == Watch::Orphans;
         if let Some(borrowed) = borrowed {
             borrowed.set.shared.bell.arm();
         }
@@ -404,8 +444,8 @@ fn sleep_loop(
         let over = left == Some(0);
         if look(list) > 0 {
             left = Some(0);
-        } else if !complete {
-            left = Some(left.unwrap_or(u64::MAX).min(SLICE_NS));
+        } else if watch != Watch::All {
+            left = Some(left.unwrap_or(u64::MAX).min(watch.patience()));
         }
         match borrowed {
             Some(borrowed) => {
@@ -416,6 +456,7 @@ fn sleep_loop(
                     }
                     if channel.revents != 0 {
                         death::notice(borrowed.set.att);
+                        is_orphaned = !borrowed.set.att.is_alive();
                     }
                 }
             }
@@ -426,7 +467,10 @@ fn sleep_loop(
         look(list);
         let count = merge(list, kernel);
         if count > 0 || over {
-            return Ok(count);
+            return Ok(Some(count));
+        }
+        if is_orphaned {
+            return Ok(None);
         }
     }
 }

@@ -303,6 +303,63 @@ s.sendall(b'x'); print(s.recv(1))";
     }
 }
 
+/// Who sleeps on a listener alone when its engine dies sleeps on: in `accept`, `poll`, `select` and epoll, without a client. Be there another
+/// engine to be had or none.
+#[test]
+fn sleepers_at_a_listener_sleep_on_without_their_engine() {
+    if on_kernel() {
+        return;
+    }
+    let lab = Lab::new("sleep-on");
+    let serve = "import os, select, socket, sys, threading, time
+ways = {}
+def way(f):
+    listener = socket.create_server(('127.0.0.1', 0))
+    def serve():
+        f(listener)
+        listener.accept()[0].sendall(f.__name__.encode())
+    thread = threading.Thread(target=serve)
+    thread.start()
+    ways[thread] = listener.getsockname()
+@way
+def accept(l): pass
+@way
+def poll(l):
+    p = select.poll(); p.register(l, select.POLLIN); assert p.poll(30000)
+@way
+def selects(l): assert select.select([l], [], [], 30)[0]
+@way
+def epoll(l):
+    e = select.epoll(); e.register(l, select.EPOLLIN); assert e.poll(30)
+print('sleeps')
+while not os.path.exists(sys.argv[1]): time.sleep(0.01)
+before = time.process_time()
+time.sleep(1)
+print('busy' if time.process_time() - before > 0.2 else 'idle')
+for thread, address in ways.items():
+    s = socket.create_connection(address, 10); s.settimeout(10)
+    print(s.recv(20)); thread.join(10)";
+    for successor in [true, false] {
+        let engine = Engine::start(&lab);
+        let dead = lab.path(&format!("dead-{successor}"));
+        let mut program = lab.python(serve).arg(&dead).under(&engine);
+        if !successor {
+            program = program.env("UTCP_BIN", lab.path("none"));
+        }
+        let mut program = program.spawn();
+        program.wait_for_output("sleeps");
+        engine.kill();
+        std::fs::write(&dead, "").unwrap();
+        let end = program.end_within(Duration::from_secs(60)).no_crash().ok();
+        let text = end.text();
+        assert_eq!(
+            text, "sleeps\nidle\nb'accept'\nb'poll'\nb'selects'\nb'epoll'\n",
+            "{successor}: {}",
+            end.err
+        );
+    }
+}
+
 /// nginx survives the death of its engine: the kernel's side of its listeners serves, then a new engine.
 #[test]
 fn nginx_survives_its_engine() {
