@@ -1,6 +1,7 @@
 //! What a program does with itself as a whole: locks its memory, limits it, gives up its user.
 
 use std::os::unix::process::ExitStatusExt as _;
+use std::time::Duration;
 
 use utcp_tests::{Engine, Lab, is_installed, is_root, not_run, on_kernel};
 
@@ -492,6 +493,70 @@ print('done')
     let text = lab.python(program).under(&engine).ok().text();
     assert!(text.contains("done"), "{text}");
     engine.went_through(2);
+}
+
+/// systemd-socket-activate, the restart of puma or uwsgi: a program becomes another, which accepts who waited.
+#[test]
+fn what_waits_at_a_program_is_its_successors() {
+    let lab = Lab::new("successor");
+    let program = "
+import os, socket, subprocess, sys
+server = '''
+import os, select, socket, sys
+listener = socket.create_server((\"127.0.0.1\", 0), backlog=8)
+listener.set_inheritable(True)
+print(listener.getsockname()[1], flush=True)
+sys.stdin.readline()
+assert select.select([listener], [], [], 10)[0]
+os.execv(sys.executable, [sys.executable, \"-c\", sys.argv[1], str(listener.fileno())])
+'''
+successor = '''
+import socket, sys, time
+print(\"here\", flush=True)
+time.sleep(0.3)
+listener = socket.socket(fileno=int(sys.argv[1]))
+for _ in range(4):
+    connection, peer = listener.accept()
+    connection.sendall(connection.recv(100) + b\" \" + peer[0].encode())
+'''
+def start(successor):
+    pipe = subprocess.PIPE
+    child = subprocess.Popen([sys.executable, '-c', server, successor], stdin=pipe, stdout=pipe, text=True)
+    port = int(child.stdout.readline())
+    return child, lambda: socket.create_connection(('127.0.0.1', port), timeout=10)
+def go_on(child):
+    child.stdin.write('now\\n')
+    child.stdin.flush()
+child, client = start(successor)
+some = [client() for _ in range(3)]
+some[0].sendall(b'before')
+go_on(child)
+assert child.stdout.readline() == 'here\\n'
+some.append(client())
+for one in some[1:]:
+    one.sendall(b'after')
+for one in some:
+    print(one.recv(100))
+assert child.wait() == 0
+# Nobody will accept this one: the socket is gone.
+child, client = start('')
+one = client()
+go_on(child)
+try:
+    print(one.recv(1))
+except ConnectionResetError:
+    print('reset')
+";
+    let wanted = "b'before 127.0.0.1'\n".to_owned() + &"b'after 127.0.0.1'\n".repeat(3) + "reset\n";
+    assert_eq!(lab.python(program).ok().text(), wanted, "the kernel");
+    for path in ["on", "off"] {
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        assert_eq!(lab.python(program).under(&engine).ok().text(), wanted, "cut-through {path}");
+        engine.went_through(4);
+        if !on_kernel() {
+            engine.wait_until_empty(Duration::from_secs(10));
+        }
+    }
 }
 
 /// A peer that never reads, on both ways within the host: TCP_USER_TIMEOUT ends the connection, whenever it was set.

@@ -116,6 +116,7 @@ impl Control {
             holders,
         };
         self.to_all(|| ToShard::Listen(request.clone()));
+        self.on_heir(inode);
         self.publish_port(addr.port);
         self.steer_all();
         let refused =

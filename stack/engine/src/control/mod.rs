@@ -8,6 +8,7 @@ mod channel;
 mod devices;
 pub mod diag;
 mod groups;
+mod heirs;
 mod lingering;
 mod listeners;
 mod pairs;
@@ -187,6 +188,7 @@ struct Control {
     /// By number.
     pairs: HashMap<u32, pairs::PairEntry>,
     lingering: lingering::Lingering,
+    heirs: heirs::Heirs,
     balance: balance::Balance,
     /// See [`groups`].
     groups: groups::Groups,
@@ -253,6 +255,9 @@ impl Control {
     }
 
     fn other_timeout_ms(&self) -> i32 {
+        if !self.heirs.is_empty() {
+            return heirs::CHECK.as_millis() as i32;
+        }
         if self.devices_wait() {
             return devices::RETRY.as_millis() as i32;
         }
@@ -274,6 +279,9 @@ impl Control {
     fn on_time(&mut self) {
         self.balance();
         self.check_lingering();
+        if !self.heirs.is_empty() {
+            self.check_heirs();
+        }
         if self.devices_wait() {
             self.check_devices();
         }
@@ -365,9 +373,7 @@ impl Control {
         if last {
             self.relay_rest(client);
             tracing::info!(client, pid = channel.pid, name = shared.name, "client left");
-            self.drop_all_listeners(client);
-            self.clients.remove(&client);
-            self.to_all(|| ToShard::Detach(client));
+            self.on_client_gone(client);
         } else {
             let slots: Vec<u32> = self
                 .clients

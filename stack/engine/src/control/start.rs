@@ -130,6 +130,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         relay: None,
         pairs: HashMap::new(),
         lingering: Default::default(),
+        heirs: Default::default(),
         balance,
         groups: super::groups::Groups::default(),
         kernel_log: Vec::new(),
