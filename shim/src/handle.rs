@@ -61,10 +61,7 @@ fn resolve(fd: c_int, entry: Entry) -> Option<Sock> {
     }
     match entry.kind() {
         Kind::Socket | Kind::Listener => {}
-        Kind::Stranger => {
-            relayed::meet(fd, entry);
-            return None;
-        }
+        Kind::Stranger => return relayed::meet(fd, entry),
         Kind::Changing => return settle(fd),
         _ => return None,
     }

@@ -199,7 +199,8 @@ pub mod slot_kind {
     pub const SETS: u32 = 3;
 }
 
-fn is_tcp_listener(fd: c_int) -> bool {
+/// Whether `fd` is a TCP socket of the kernel's that listens.
+pub fn is_tcp_listener(fd: c_int) -> bool {
     let is = |name, value| sys::getsockopt_int(fd, libc::SOL_SOCKET, name) == Ok(value);
     is(libc::SO_ACCEPTCONN, 1)
         && is(libc::SO_PROTOCOL, libc::IPPROTO_TCP)

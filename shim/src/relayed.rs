@@ -124,23 +124,31 @@ pub fn may_be_inherited() -> bool {
 /// stdio does not go through us; others when they are used: most programs inherit by accident, and their parent goes on using them.
 pub fn inherit() {
     for fd in 0..=INHERITED_MAX {
-        if !is_stand(fd) {
-            continue;
-        }
-        if fd < 3 {
-            request(fd);
-        } else if addresses(fd).is_none() {
+        let is_unused = match is_stand(fd) {
+            true if fd < 3 => {
+                request(fd);
+                false
+            }
+            true => addresses(fd).is_none(),
+            false => listen::is_tcp_listener(fd),
+        };
+        if is_unused {
             fd_table::set(fd, Entry::new(Kind::Stranger, 0, 0, fd as u32));
         }
     }
 }
 
-/// The program uses an inherited socket.
+/// The program uses an inherited socket. It is ours if it listens: whoever only waits for it (`poll`) may never call it by another name.
 #[cold]
-pub fn meet(fd: c_int, entry: Entry) {
-    if fd_table::replace(fd, entry, Entry::KERNEL) && is_stand(fd) {
-        request(fd);
+pub fn meet(fd: c_int, entry: Entry) -> Option<Sock> {
+    if !fd_table::replace(fd, entry, Entry::KERNEL) {
+        return None; // Another thread is at it.
     }
+    if !is_stand(fd) {
+        return listen::meet(fd);
+    }
+    request(fd);
+    None
 }
 
 /// `fd` travels to another process. One that is not connected yet is the kernel's from now on.
