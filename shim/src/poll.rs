@@ -284,8 +284,14 @@ fn wait_calmly(
     let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
     // A spin can see ours alone; the kernel's descriptors get their look below.
     let has_ours = list.iter().any(|entry| handle::ours(entry.fd).is_some());
-    if has_ours && sleep::spin(&mut || look(list) > 0) && !has_kernel {
-        return Ok(look(list));
+    let mut found = 0;
+    let mut any = || {
+        found = look(list);
+        found > 0
+    };
+    // What was seen is told: a second look might see less, and nothing is what a timeout tells.
+    if has_ours && sleep::spin(&mut any) && !has_kernel {
+        return Ok(found);
     }
     loop {
         if let Some(count) = sleep_on(list, kernel, scratch.words(), deadline, mask, calm)? {
@@ -302,8 +308,9 @@ fn alone(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Op
     let [only] = list else { return None };
     let sock = handle::stream(only.fd).filter(|_| mask.is_null())?;
     let calm = Calm::on(Ending::Every, &sock);
-    if look(list) > 0 || timeout == Some(0) {
-        return Some(Ok(look(list)));
+    let mut found = look(list);
+    if found > 0 || timeout == Some(0) {
+        return Some(Ok(found));
     }
     let [only] = list else { return None };
     let wants_in = u32::from(only.events as u16) & (ready::IN | ready::RDHUP) != 0;
@@ -319,9 +326,14 @@ fn alone(list: &mut [pollfd], timeout: Option<u64>, mask: *const sigset_t) -> Op
         if wants_out { tx_bell } else { rx_bell }
     };
     let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
-    let woken = sleep::until(sock.att, bell, deadline, &calm, || look(list) > 0 || !sock.is_current());
+    let woken = sleep::until(sock.att, bell, deadline, &calm, || {
+        found = look(list);
+        found > 0 || !sock.is_current()
+    });
     Some(match woken {
         Woken::Signal => Err(Errno(libc::EINTR)),
+        // As above: between two looks a connection may go from a pair region to segments, and have no room for a moment.
+        Woken::News | Woken::Timeout if found > 0 => Ok(found),
         Woken::News | Woken::Timeout => Ok(look(list)),
     })
 }

@@ -102,3 +102,81 @@ fn as_many_wait_as_on_the_kernel() {
         engine.went_through(30);
     }
 }
+
+/// Workers come and go at a listener that their parent has too (Server::Starter), while clients with a timeout come.
+const RELIEVED: &str = r#"
+import socket, subprocess, sys, threading
+worker = '''
+import signal, socket, sys
+stop = []
+signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+listener = socket.socket(fileno=int(sys.argv[1]))
+listener.settimeout(0.1)
+print("here", flush=True)
+while not stop:
+    try:
+        connection, _ = listener.accept()
+    except TimeoutError:
+        continue
+    with connection:
+        connection.settimeout(10)
+        connection.sendall(connection.recv(100))
+'''
+starter = '''
+import socket, subprocess, sys, time
+listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+fds = [listener.fileno()]
+def start():
+    command = [sys.executable, "-c", sys.argv[1], str(fds[0])]
+    new = subprocess.Popen(command, pass_fds=fds, stdout=subprocess.PIPE)
+    assert new.stdout.readline() == b"here\\n"
+    return new
+now = start()
+print(listener.getsockname()[1], flush=True)
+for _ in range(4):
+    time.sleep(0.1)
+    old, now = now, start()
+    time.sleep(0.4) # Both are there.
+    old.terminate()
+    assert old.wait() == 0
+print("over", flush=True)
+sys.stdin.readline()
+now.terminate()
+assert now.wait() == 0
+'''
+pipe = subprocess.PIPE
+started = subprocess.Popen([sys.executable, '-c', starter, worker], stdin=pipe, stdout=pipe)
+port = int(started.stdout.readline())
+wrong, served, over = [], [], threading.Event()
+def clients():
+    while not over.is_set():
+        try:
+            with socket.create_connection(('127.0.0.1', port), timeout=20) as client:
+                client.sendall(b'hello')
+                assert client.recv(100) == b'hello'
+                served.append(1)
+        except Exception as error:
+            wrong.append(repr(error))
+threads = [threading.Thread(target=clients) for _ in range(6)]
+for thread in threads:
+    thread.start()
+assert started.stdout.readline() == b'over\n'
+over.set()
+for thread in threads:
+    thread.join()
+started.communicate(b'end\n')
+print(len(served) > 100, wrong, started.returncode)
+"#;
+
+/// None of them is told of a timeout that was not: a connection that goes from one program to another, off shared memory, is ready one moment
+/// and not the next.
+#[test]
+fn workers_relieve_each_other() {
+    let lab = Lab::new("relieved");
+    assert_eq!(lab.python(RELIEVED).ok().text(), "True [] 0\n", "the kernel");
+    for path in ["on", "off"] {
+        let engine = Engine::new(&lab).set("UTCP_CUT_THROUGH", path).run();
+        assert_eq!(lab.python(RELIEVED).under(&engine).ok().text(), "True [] 0\n", "cut-through {path}");
+        engine.went_through(100);
+    }
+}
