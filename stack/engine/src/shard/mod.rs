@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  loop: clock ─ rx batch ─ client commands ─ expired timers ─ transmit ─ flush ports ─ tell programs
-//!          └── nothing to do? spin a little (yielding), then sleep with the doorbell armed ──────┘
+//!          └── nothing to do? spin while it pays (yielding), then sleep with the doorbell armed ──┘
 //! ```
 //!
 //! | module      | job |
@@ -18,6 +18,7 @@
 //! | `arrival` | when things come to sockets, so that programs hear of them in that order |
 //! | `directory` | flows of other shards whose frames come to our queue |
 //! | `effort`  | how busy it is, where the load decides how many shards get new connections |
+//! | `spin`    | how long to look for work before a sleep |
 //! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
 //! | `pairs`, `held`, `uncut` | cut-through: connections of this host whose bytes don't pass here |
@@ -49,6 +50,7 @@ mod notify;
 mod pairs;
 mod report;
 mod segments;
+mod spin;
 pub mod streams;
 pub mod table;
 mod transmit;
@@ -90,11 +92,6 @@ use wheel::{Handle, Wheel};
 const TIME_WAIT_MAX: usize = 1 << 16;
 /// Room that is reserved up front, so that connections allocate nothing. Untouched, it costs no memory.
 const FLOWS_RESERVED: usize = 1 << 17;
-/// A yield that comes back later has fed somebody with work of his own, who keeps the core for a slice each time, where a sleeper that
-/// is rung gets it at once: …
-const CROWDED_NS: u64 = 1_000_000;
-/// … so for this long the shard sleeps without a spin.
-const CALM_NS: u64 = 50_000_000;
 /// So many flows are kept in pages of the usual size: an engine with little to do stays small.
 const FLOWS_FEW: usize = 1024;
 /// Segments that one transmit phase sends at most before the loop looks around again.
@@ -323,9 +320,9 @@ impl Shard {
         {
             tracing::warn!(core, %error, "shard can't be pinned");
         }
-        let mut idle_since = sys::now_ns();
-        let mut crowded_until = 0;
-        let mut effort = effort::Effort::new(idle_since);
+        let mut idle_since = None;
+        let mut spin = spin::Spin::new(self.config.spin_ns);
+        let mut effort = effort::Effort::new(sys::now_ns());
         loop {
             let now = sys::now_ns();
             self.now = Instant::from_nanos(now);
@@ -335,19 +332,18 @@ impl Shard {
             }
             if worked {
                 self.counters.rounds += 1;
-                idle_since = now;
-            } else if self.now.as_nanos() - idle_since < self.config.spin_ns
-                && self.now.as_nanos() >= crowded_until
-            {
+                if let Some(since) = idle_since.take() {
+                    spin.note_gap(now - since, now);
+                }
+                continue;
+            }
+            let since = *idle_since.get_or_insert(now);
+            if spin.goes_on(now - since, now) {
                 // Whoever waits for this core (the program that we serve, perhaps) goes first.
                 sys::yield_now();
-                let back = sys::now_ns();
-                if back - self.now.as_nanos() > CROWDED_NS {
-                    crowded_until = back + CALM_NS;
-                }
+                spin.note_yield(now, sys::now_ns());
             } else {
                 self.sleep();
-                idle_since = sys::now_ns();
             }
         }
     }
