@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
-use utcp_tests::{Engine, Host, Lab, Net, WAIT, is_root, not_run, on_kernel, release_file, wait_until};
+use utcp_tests::{Engine, Host, Lab, Net, WAIT, ip, is_root, not_run, on_kernel, release_file, wait_until};
 
 macro_rules! needs_root {
     () => {
@@ -325,4 +325,45 @@ fn filters_stand_behind_or_are_named() {
         within("nft", "delete table netdev guard");
         let _ = curl().ok();
     }
+}
+
+/// Whoever writes frames in a neighbour's name is not believed: answers go to the link address that the host has for it.
+#[test]
+fn answers_go_where_the_host_knows_the_neighbour() {
+    needs_root!();
+    let (lab, net) = (Lab::new("false-neighbour"), Net::new());
+    let (server, client) = (&net.server, &net.client);
+    let show = format!("/sys/class/net/{}/address", client.interface);
+    let shown = lab.run("cat").arg(&show).inside(client).ok().text();
+    let link_address = shown.trim();
+    let known_at = |link_address: &str| {
+        let entry = format!("{} lladdr {link_address} dev {}", client.addr, server.interface);
+        ip(&lab, server, &format!("neigh replace {entry} nud permanent"));
+    };
+    known_at("02:00:00:00:00:77");
+    let engine = on_device(&lab, server).run();
+    let port = lab.port();
+    let serve = format!(
+        "import socket
+server = socket.create_server(('', {port}))
+print('listens', flush=True)
+while True:
+    c, _ = server.accept()
+    c.sendall(b'welcome')
+    c.close()"
+    );
+    let mut serving = lab.python(&serve).under(&engine).spawn();
+    serving.wait_for_output("listens");
+    engine.wait_for_listener(port);
+    let connect = format!(
+        "import socket
+try: print(socket.create_connection(('{}', {port}), 2).recv(100).decode())
+except TimeoutError: print('nobody')",
+        server.addr
+    );
+    let connects = || lab.python(&connect).inside(client).ok().text().trim().to_owned();
+    assert_eq!(connects(), "nobody", "the answers go to somebody else");
+    known_at(link_address);
+    wait_until("the neighbour is where it is", WAIT, || (connects() == "welcome").then_some(()));
+    engine.went_through(1);
 }

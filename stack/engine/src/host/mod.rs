@@ -35,4 +35,4 @@ pub use view::{HostView, Interface, Kind, Neighbour, Route};
 #[cfg(test)]
 mod live;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@ use std::net;
 use std::sync::Arc;
 
 use utcp_proto::wire::IpAddr;
+use utcp_proto::wire::ethernet::Mac;
 
 use super::netlink::{Messages, Request};
 use super::parse;
@@ -114,6 +115,14 @@ fn host(rules: Vec<Rule>, more: Routes) -> HostView {
             Neighbour { mac: [9; 6], usable: true, failed: false },
         )]),
     }
+}
+
+/// The same with a default route by a router on interface 2 or 3, the only neighbour whose link address may be known.
+pub(crate) fn behind_a_router(ifindex: u32, router: Option<Mac>) -> HostView {
+    let gateway = if ifindex == 2 { "10.0.0.1" } else { "192.168.5.1" };
+    let host = host(vec![], main_routes([("0.0.0.0/0", unicast(ifindex, Some(gateway)))]));
+    let known = router.map(|mac| ((ifindex, ip(gateway)), Neighbour { mac, usable: true, failed: false }));
+    HostView { neighbours: Arc::new(known.into_iter().collect()), ..host }
 }
 
 /// A route as text: `ifindex source next_hop`, or `-`.

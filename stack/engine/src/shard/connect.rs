@@ -13,6 +13,7 @@ use utcp_proto::{Config, Endpoint, FourTuple, MtuProbing, Tcb};
 
 use super::client::SlotUse;
 use super::commands::tcb_config;
+use super::device::Unknown;
 use super::flow::Path;
 use super::table::Entry;
 use super::{PassedConnect, Shard, ToControl, ToShard};
@@ -224,7 +225,7 @@ impl Shard {
                 return served.then_some((Path::Local(u32::MAX), source));
             }
         }
-        self.device_path(remote.addr, wanted, scope)
+        self.device_path(remote.addr, wanted, scope, Unknown::Ask)
     }
 
     /// `utcp why` says why a connection went to the kernel. Said once in a while for each destination: a program may

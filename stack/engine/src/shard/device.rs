@@ -54,6 +54,15 @@ pub struct DevicePort {
     pub(super) tracer: Option<Tracer>,
 }
 
+/// What to do about a next hop whose link address nobody knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// Ask for it.
+    Ask,
+    /// Nothing.
+    Leave,
+}
+
 /// What has to be known of a port, also while its rings are in use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
@@ -82,6 +91,22 @@ pub(crate) fn client_ports(caps: &Caps) -> (u16, u16) {
 }
 
 impl Link {
+    /// An interface of the host.
+    #[cfg(test)]
+    pub(super) fn of_interface(ifindex: u32, mtu: u32) -> Self {
+        Self {
+            mtu,
+            mac: [2, 0, 0, 0, 0, 1],
+            bridge_mac: None,
+            verify: Verify::Full,
+            ifindex: Some(ifindex),
+            interface: Some(ifindex),
+            vnet: false,
+            mtu_max: mtu,
+            client_ports: (DEVICE_PORTS.start as u16, (DEVICE_PORTS.end - 1) as u16),
+        }
+    }
+
     /// How much one [`Transmit`] may cover: with a virtio-net header the device cuts.
     pub(super) fn limits(&self) -> TxLimits {
         if self.vnet { TxLimits { payload_max: VNET_PAYLOAD_MAX } } else { TxLimits::WIRE }
@@ -200,7 +225,7 @@ impl std::fmt::Debug for DevicePort {
     }
 }
 
-/// A segment without payload that waits for the transmit phase.
+/// A segment without payload that waits for the transmit phase, and where what it answers came from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeaderOnly {
     port: u32,
@@ -364,7 +389,8 @@ impl Shard {
         device.tx_sync() > 0
     }
 
-    /// Queues a segment without payload; the transmit phase puts it on the ring.
+    /// Queues an answer to a segment that came by this port from this link address; the transmit phase finds the way and puts it on
+    /// the ring.
     pub(super) fn send_header(
         &mut self,
         port: u32,
@@ -375,15 +401,17 @@ impl Shard {
         self.headers.push_back(HeaderOnly { port, next_hop, tuple: *tuple, transmit: *transmit });
     }
 
-    /// Puts the queued header-only segments on their rings.
+    /// Puts the queued answers on their rings.
     pub(super) fn send_headers(&mut self) {
-        while let Some(header) = self.headers.pop_front() {
-            if !self.port_has_room(header.port) {
+        while let Some(HeaderOnly { port, next_hop, tuple, transmit }) = self.headers.pop_front() {
+            let came = Path::Device { port, next_hop };
+            let Path::Device { port, next_hop } = self.way_back(&tuple, came) else { continue };
+            if !self.port_has_room(port) {
                 // The peer asks again for whatever this said.
                 self.counters.dropped_tx_full += 1;
                 continue;
             }
-            self.write_frame(header.port, header.next_hop, &header.tuple, &header.transmit, |_| ());
+            self.write_frame(port, next_hop, &tuple, &transmit, |_| ());
         }
     }
 
@@ -446,16 +474,23 @@ impl Shard {
 
     /// The way to a destination that is not this host; `None`: no device of ours leads there.
     /// `scope` is the interface of a link-local destination, else 0.
-    pub(super) fn device_path(&mut self, to: IpAddr, wanted: IpAddr, scope: u32) -> Option<(Path, IpAddr)> {
-        let near = self.station_path(wanted, |station| station.on_link(to));
-        near.or_else(|| self.host_path(to, wanted, scope))
-            .or_else(|| self.station_path(wanted, |station| station.by_gateway(to)))
+    pub(super) fn device_path(
+        &mut self,
+        to: IpAddr,
+        wanted: IpAddr,
+        scope: u32,
+        unknown: Unknown,
+    ) -> Option<(Path, IpAddr)> {
+        let near = self.station_path(wanted, unknown, |station| station.on_link(to));
+        near.or_else(|| self.host_path(to, wanted, scope, unknown))
+            .or_else(|| self.station_path(wanted, unknown, |station| station.by_gateway(to)))
     }
 
     /// The way over a device where we are a host of our own.
     fn station_path(
         &mut self,
         wanted: IpAddr,
+        unknown: Unknown,
         way: impl Fn(&Station) -> Option<Hop>,
     ) -> Option<(Path, IpAddr)> {
         let now = self.now;
@@ -465,7 +500,11 @@ impl Shard {
             if !wanted.is_unspecified() && !station.owns(wanted) {
                 continue;
             }
-            let next_hop = station.resolve(now, hop.next).unwrap_or(UNRESOLVED);
+            let known = match unknown {
+                Unknown::Ask => station.resolve(now, hop.next),
+                Unknown::Leave => station.link_address(hop.next),
+            };
+            let next_hop = known.unwrap_or(UNRESOLVED);
             let source = if wanted.is_unspecified() { hop.source } else { wanted };
             return Some((Path::Device { port: index as u32, next_hop }, source));
         }
@@ -511,13 +550,16 @@ impl Shard {
 
     /// A segment of a flow had to be sent again: its next hop may have moved.
     pub(super) fn doubt_next_hop(&mut self, index: u32) {
-        let now = self.now;
         let Some(flow) = self.flows.get(index) else { return };
-        let Path::Device { port, .. } = flow.path else { return };
-        let to = flow.tuple.remote.addr;
-        if let Some(station) = self.ports.get_mut(port as usize).and_then(|device| device.station.as_mut()) {
-            station.doubt(now, to);
-        }
+        let (to, path) = (flow.tuple.remote.addr, flow.path);
+        self.doubt_at_station(to, path);
+    }
+
+    /// Where we are a host of our own: whoever takes what goes to `to` may have moved. False: we are none there.
+    pub(super) fn doubt_at_station(&mut self, to: IpAddr, path: Path) -> bool {
+        let (Path::Device { port, .. }, now) = (path, self.now) else { return false };
+        let station = self.ports.get_mut(port as usize).and_then(|device| device.station.as_mut());
+        station.map(|station| station.doubt(now, to)).is_some()
     }
 
     /// A connection whose next hop nobody knows waits so long for an answer; as long as the kernel does.
@@ -545,12 +587,18 @@ impl Shard {
     }
 
     /// The way by the host's routes and neighbours.
-    fn host_path(&mut self, to: IpAddr, wanted: IpAddr, scope: u32) -> Option<(Path, IpAddr)> {
+    fn host_path(
+        &mut self,
+        to: IpAddr,
+        wanted: IpAddr,
+        scope: u32,
+        unknown: Unknown,
+    ) -> Option<(Path, IpAddr)> {
         let from = (!wanted.is_unspecified()).then_some(wanted);
         let route = self.host.route_by(to, from, (scope != 0).then_some(scope))?;
         let port = self.links.iter().position(|link| link.ifindex == Some(route.ifindex))? as u32;
         let neighbour = self.host.neighbour(route.ifindex, route.next_hop).filter(|n| n.usable);
-        if neighbour.is_none() {
+        if neighbour.is_none() && unknown == Unknown::Ask {
             self.outbox.send(ToControl::Resolve { ifindex: route.ifindex, next_hop: route.next_hop });
         }
         let next_hop = neighbour.map_or(UNRESOLVED, |n| n.mac);

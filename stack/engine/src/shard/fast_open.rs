@@ -157,6 +157,9 @@ impl Shard {
             flow.waiting = Some(listener_index);
             flow.early = Some(listener_index);
         }
+        if matches!(path, Path::Device { .. }) {
+            self.came_in.push(flow);
+        }
         if let Some(listener) = self.listeners.get_mut(listener_index) {
             listener.early += 1;
         }

@@ -8,7 +8,7 @@ use utcp_netmap_io::Port;
 use utcp_proto::FourTuple;
 use utcp_proto::wire::IpAddr;
 
-use super::device::{BARRED, DevicePort, UNRESOLVED};
+use super::device::{BARRED, DevicePort, UNRESOLVED, Unknown};
 use super::flow::{Flow, Path};
 use super::segments::Payload;
 use super::{Shard, ToControl};
@@ -17,6 +17,8 @@ use crate::host::{HostView, Kind, is_link_local_v6};
 /// How often a part of the flows has its neighbours touched, and how many flows are looked at then.
 const TOUCH_NS: u64 = 5_000_000_000;
 const TOUCHED_FLOWS_MAX: u32 = 512;
+/// How often a neighbour is touched because his frames come from another link address.
+const DOUBT_NS: u64 = 1_000_000_000;
 
 impl Shard {
     /// What is wrong with the link below a port, in a word for `utcp ss`.
@@ -179,29 +181,83 @@ impl Shard {
             .map(|(index, _)| index)
             .collect();
         for index in over_devices {
-            let Some(flow) = self.flows.get(index) else { continue };
-            let (to, from, old) = (flow.tuple.remote.addr, flow.tuple.local.addr, flow.path);
-            let scope = self.scope_of(to, old);
-            let barred = self.is_barred(&flow.tuple, old);
-            if let (true, Path::Device { port, .. }) = (barred, old) {
-                if let Some(flow) = self.flows.get_mut(index) {
-                    flow.path = Path::Device { port, next_hop: BARRED };
-                }
-                continue;
-            }
-            let Some((new, _)) = self.device_path(to, from, scope) else { continue };
-            let new = self.stay_on_queue(new, old);
-            // A neighbour that is being looked up anew keeps its old address until then.
-            let known = !matches!(new, Path::Device { next_hop: UNRESOLVED, .. });
-            // An address of a station stays on its device, whatever the host's routes say.
-            let known = known && (same_port(new, old) || !self.is_own(from));
-            if known && new != old {
-                if let Some(flow) = self.flows.get_mut(index) {
-                    flow.path = new;
-                }
-                self.list_transmit(index);
-            }
+            self.find_next_hop(index);
         }
+    }
+
+    /// Connections that came by a listener go, from their first segment on, where the host's routes lead.
+    pub(super) fn find_ways_back(&mut self) {
+        while let Some(index) = self.came_in.pop() {
+            self.find_next_hop(index);
+        }
+    }
+
+    fn find_next_hop(&mut self, index: u32) {
+        let Some(flow) = self.flows.get(index) else { return };
+        let (tuple, old) = (flow.tuple, flow.path);
+        let Some(new) = self.way_of_now(&tuple, old, Unknown::Ask).filter(|new| *new != old) else { return };
+        let barred = matches!(new, Path::Device { next_hop: BARRED, .. });
+        let now = self.now;
+        let Some(flow) = self.flows.get_mut(index) else { return };
+        flow.path = new;
+        if barred {
+            return;
+        }
+        if let (false, Path::Device { port, .. }) = (same_port(new, old), new)
+            && let Some(link) = self.links.get(port as usize)
+        {
+            // Segments for the link that it leaves may be too long for the one that it comes to.
+            let actions = flow.tcb.on_link_mtu(now, link.mtu);
+            self.act(index, &actions, Payload::None);
+        }
+        self.list_transmit(index);
+    }
+
+    /// Where routes and neighbours lead now what went, or came, by `old`; `None`: they don't say, or nobody knows the link
+    /// address yet.
+    fn way_of_now(&mut self, tuple: &FourTuple, old: Path, unknown: Unknown) -> Option<Path> {
+        let Path::Device { port, .. } = old else { return None };
+        let (to, from) = (tuple.remote.addr, tuple.local.addr);
+        if self.is_barred(tuple, old) {
+            return Some(Path::Device { port, next_hop: BARRED });
+        }
+        let scope = self.scope_of(to, old);
+        let (new, _) = self.device_path(to, from, scope, unknown)?;
+        let new = self.stay_on_queue(new, old);
+        // A neighbour that is being looked up anew keeps its old address until then.
+        let known = !matches!(new, Path::Device { next_hop: UNRESOLVED, .. });
+        // An address of a station stays on its device, whatever the host's routes say.
+        (known && (same_port(new, old) || !self.is_own(from))).then_some(new)
+    }
+
+    /// Where an answer goes to what `came`: by routes and neighbours, as from the kernel, and not simply back. A router that shares
+    /// its neighbour's link address with a successor (VRRP, RFC 9568 §8.1.2) may forward from one of its own, which goes down with it; another
+    /// may be the way that the administrator wants; and who writes frames in a neighbour's name gets none of what that one is sent.
+    ///
+    /// A neighbour that nobody knows is answered where the frame came from, and not asked for: a flood of made-up sources would
+    /// be one of questions. Who completes a handshake is (`find_ways_back`).
+    pub(super) fn way_back(&mut self, tuple: &FourTuple, came: Path) -> Path {
+        let way = self.way_of_now(tuple, came, Unknown::Leave).unwrap_or(came);
+        if way != came {
+            self.doubt_neighbour(tuple, way);
+        }
+        way
+    }
+
+    /// Somebody's frames come from elsewhere than his are sent to. He may have moved; whoever knows neighbours looks, as
+    /// the kernel does when it has sent something.
+    fn doubt_neighbour(&mut self, tuple: &FourTuple, path: Path) {
+        let (to, now) = (tuple.remote.addr, self.now);
+        if self.doubt_at_station(to, path) || now.as_nanos() < self.doubt_due {
+            return;
+        }
+        let scope = self.scope_of(to, path);
+        let Some(route) = self.host.route_by(to, Some(tuple.local.addr), (scope != 0).then_some(scope))
+        else {
+            return;
+        };
+        self.doubt_due = now.as_nanos() + DOUBT_NS;
+        self.outbox.send(ToControl::Touch { ifindex: route.ifindex, next_hop: route.next_hop });
     }
 }
 

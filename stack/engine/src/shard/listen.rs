@@ -381,6 +381,9 @@ impl Shard {
         if let Some(flow) = self.flows.get_mut(flow) {
             flow.waiting = Some(listener_index);
         }
+        if matches!(path, Path::Device { .. }) {
+            self.came_in.push(flow);
+        }
         match path {
             Path::Local(connected) if !may_join => self.uncut_into(connected, flow),
             _ => self.join(flow, path),

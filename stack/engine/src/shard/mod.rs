@@ -67,6 +67,8 @@ mod stranger_tests;
 mod taking_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod way_back_tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -195,6 +197,10 @@ pub struct Shard {
     shards: Arc<[Arc<Inbox>]>,
     /// When neighbours are to be touched next, ns, and the flow to begin with.
     touch: (u64, u32),
+    /// When the next neighbour may be touched because his frames come from elsewhere, ns.
+    doubt_due: u64,
+    /// Connections that came by a listener since the last round, whose way back is to be found.
+    came_in: Vec<u32>,
     /// Our thread id, as arbiters know us.
     tid: u32,
     counters: Counters,
@@ -272,6 +278,8 @@ impl Shard {
             next_shard: None,
             shards: Arc::new([]),
             touch: (0, 0),
+            doubt_due: 0,
+            came_in: Vec::with_capacity(1024),
             tid: sys::gettid(),
             counters: Counters::default(),
             challenges: ChallengeLimit::default(),
@@ -397,6 +405,7 @@ impl Shard {
         if work {
             self.touch_neighbours();
         }
+        self.find_ways_back();
         self.send_headers();
         work |= self.transmit_all();
         self.send_headers();

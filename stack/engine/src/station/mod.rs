@@ -136,6 +136,12 @@ impl Station {
         }
     }
 
+    /// The link address of a next hop, if it is known.
+    #[must_use]
+    pub fn link_address(&self, next: IpAddr) -> Option<Mac> {
+        self.peer.or_else(|| self.neighbours.at(next))
+    }
+
     /// A segment to `to` was not answered: perhaps whoever takes it has moved.
     pub fn doubt(&mut self, now: Instant, to: IpAddr) {
         if let Some(hop) = self.on_link(to).or_else(|| self.by_gateway(to)) {

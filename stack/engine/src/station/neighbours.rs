@@ -103,6 +103,13 @@ impl Neighbours {
         Answer::At(entry.mac)
     }
 
+    /// Where `addr` is, as far as that is known; no use of it.
+    #[must_use]
+    pub fn at(&self, addr: IpAddr) -> Option<Mac> {
+        let known = |entry: &&Entry| !matches!(entry.state, State::Incomplete { .. });
+        self.entries.iter().find(|entry| entry.addr == addr).filter(known).map(|entry| entry.mac)
+    }
+
     /// Something that was sent to `addr` was not answered.
     pub fn doubt(&mut self, now: Instant, addr: IpAddr) {
         if let Some(entry) = self.find(addr) {
