@@ -158,11 +158,12 @@ impl SackBlocks {
 pub struct FastOpenCookie {
     bytes: [u8; 16],
     len: u8,
+    experimental: bool,
 }
 
 impl FastOpenCookie {
     /// The empty option with which a client asks for a cookie.
-    pub const REQUEST: Self = Self { bytes: [0; 16], len: 0 };
+    pub const REQUEST: Self = Self { bytes: [0; 16], len: 0, experimental: false };
 
     /// A cookie of these bytes: none, or an even number from 4 to 16.
     #[must_use]
@@ -175,6 +176,18 @@ impl FastOpenCookie {
         cookie.bytes.get_mut(..len)?.copy_from_slice(bytes);
         cookie.len = len as u8;
         Some(cookie)
+    }
+
+    /// The same in the option that Fast Open had before its own, or not: the experimental one with Fast Open's number in front (RFC 6994).
+    #[must_use]
+    pub const fn experimental(self, experimental: bool) -> Self {
+        Self { experimental, ..self }
+    }
+
+    /// Whether it is in that option: whoever speaks so is answered so.
+    #[must_use]
+    pub const fn is_experimental(&self) -> bool {
+        self.experimental
     }
 
     /// The cookie's bytes.

@@ -39,6 +39,8 @@ type Pair = (IpAddr, IpAddr);
 #[derive(Debug, Clone, Copy)]
 struct Known {
     cookie: Option<FastOpenCookie>,
+    /// It gave no cookie for a request in Fast Open's own option, and in the experimental one.
+    deaf: [bool; 2],
     mss: u16,
     losses: u8,
     lost_at: Instant,
@@ -56,6 +58,8 @@ impl Known {
 pub struct Lesson {
     pair: Pair,
     cookie: Option<FastOpenCookie>,
+    /// It gave no cookie for this request.
+    refused: Option<FastOpenCookie>,
     mss: Option<u16>,
     lost: bool,
 }
@@ -77,9 +81,12 @@ impl Cookies {
             }
             self.order.push_back(lesson.pair);
         }
-        let none = Known { cookie: None, mss: u16::MAX, losses: 0, lost_at: Instant::ZERO };
+        let none = Known { cookie: None, deaf: [false; 2], mss: u16::MAX, losses: 0, lost_at: Instant::ZERO };
         let known = self.known.entry(lesson.pair).or_insert(none);
         known.cookie = lesson.cookie.or(known.cookie);
+        if let Some(request) = lesson.refused {
+            known.deaf[usize::from(request.is_experimental())] = true;
+        }
         known.mss = lesson.mss.unwrap_or(known.mss);
         if lesson.lost {
             known.losses = known.losses.saturating_add(1);
@@ -95,8 +102,8 @@ impl Cookies {
 enum Opening {
     /// With a SYN as ever.
     Plain,
-    /// With one that asks for a cookie.
-    Asking,
+    /// With one that asks for a cookie, by this empty one.
+    Asking(FastOpenCookie),
     /// With one that may bring so many bytes.
     WithData(Option<FastOpenCookie>, u16),
 }
@@ -118,7 +125,11 @@ impl Shard {
         }
         match known.and_then(|known| known.cookie) {
             Some(cookie) => Opening::WithData(Some(cookie), room),
-            None => Opening::Asking,
+            // As by Linux: whoever gives none for the option of today is asked once by the experimental one.
+            None => {
+                let old = known.is_some_and(|known| known.deaf == [true, false]);
+                Opening::Asking(FastOpenCookie::REQUEST.experimental(old))
+            }
         }
     }
 
@@ -134,7 +145,7 @@ impl Shard {
         let now = self.now;
         match self.opening(&tuple, config, options) {
             Opening::Plain => (Tcb::connect(config, now, tuple, iss), None),
-            Opening::Asking => (Tcb::connect_asking(config, now, tuple, iss), None),
+            Opening::Asking(request) => (Tcb::connect_asking(config, now, tuple, iss, request), None),
             Opening::WithData(cookie, room) => {
                 (Tcb::connect_fast(config, now, tuple, iss, cookie, room), Some(room))
             }
@@ -177,7 +188,8 @@ impl Shard {
         // Only the SYN without the data got through, as it seems.
         let lost = flow.tcb.fast_open_was_lost() && cookie.is_none() && actions.released == 0;
         let pair = (flow.tuple.local.addr, flow.tuple.remote.addr);
-        self.teach(Lesson { pair, cookie, mss: seg.options.mss, lost });
+        let refused = flow.tcb.heard_request().filter(|_| cookie.is_none());
+        self.teach(Lesson { pair, cookie, refused, mss: seg.options.mss, lost });
     }
 
     /// A connection ended before it was one.
@@ -186,7 +198,7 @@ impl Shard {
         let Some(flow) = self.flows.get(index).filter(|flow| flow.tcb.fast_open_was_lost()) else { return };
         if timed_out {
             let pair = (flow.tuple.local.addr, flow.tuple.remote.addr);
-            self.teach(Lesson { pair, cookie: None, mss: None, lost: true });
+            self.teach(Lesson { pair, cookie: None, refused: None, mss: None, lost: true });
         }
     }
 
@@ -212,6 +224,7 @@ mod tests {
         Lesson {
             pair: (IpAddr::v4([192, 0, 2, 1]), IpAddr::v4([a, b, c, d])),
             cookie: cookie.and_then(FastOpenCookie::new),
+            refused: None,
             mss: None,
             lost,
         }

@@ -115,12 +115,15 @@ impl Shard {
         let keys = region.and_then(|region| FastOpenKeys::of(region, listener.sock)).unwrap_or(settings.keys);
         let under = |key: Option<siphash::Key>| key.and_then(|key| FastOpenKeys::cookie(key, tuple));
         let cookie = under(keys.current).unwrap_or_else(|| self.config.secret.fast_open_cookie(tuple));
-        if asked == cookie {
+        let is_asked = |cookie: FastOpenCookie| cookie.as_slice() == asked.as_slice();
+        if is_asked(cookie) {
             return FastOpen::Accept(None);
         }
+        // Who asks by the experimental option understands no other.
+        let answer = cookie.experimental(asked.is_experimental());
         match under(keys.before) {
-            Some(old) if asked == old => FastOpen::Accept(Some(cookie)),
-            _ => FastOpen::Offer(cookie),
+            Some(old) if is_asked(old) => FastOpen::Accept(Some(answer)),
+            _ => FastOpen::Offer(answer),
         }
     }
 

@@ -124,12 +124,18 @@ impl Tcb {
         tcb
     }
 
-    /// OPEN with a SYN that asks for a Fast Open cookie (RFC 7413 §4.1.1), which the engine finds in the options of the
-    /// SYN-ACK.
+    /// OPEN with a SYN that asks for a Fast Open cookie (RFC 7413 §4.1.1) by the empty one `request`; the engine finds it in the
+    /// options of the SYN-ACK.
     #[must_use]
-    pub fn connect_asking(cfg: &Config, now: Instant, tuple: FourTuple, iss: SeqNum) -> Self {
+    pub fn connect_asking(
+        cfg: &Config,
+        now: Instant,
+        tuple: FourTuple,
+        iss: SeqNum,
+        request: FastOpenCookie,
+    ) -> Self {
         let mut tcb = Self::connect(cfg, now, tuple, iss);
-        tcb.opt.fast_open = Some(FastOpenCookie::REQUEST);
+        tcb.opt.fast_open = Some(request);
         tcb
     }
 
@@ -162,6 +168,12 @@ impl Tcb {
     #[must_use]
     pub const fn has_asked_for_cookie(&self) -> bool {
         self.opt.fast_open.is_some()
+    }
+
+    /// The request that went with our only SYN, if it asked for a cookie and brought nothing: whoever answers without one heard it.
+    #[must_use]
+    pub fn heard_request(&self) -> Option<FastOpenCookie> {
+        self.opt.fast_open.filter(|asked| asked.as_slice().is_empty() && !self.recovery.syn_resent)
     }
 
     /// RFC 7413 §4.1.3.1: data went with our SYN, and a SYN without it had to be sent after all.

@@ -20,6 +20,9 @@ const OPT_SACK_PERMITTED: u8 = 4;
 const OPT_SACK: u8 = 5;
 const OPT_TIMESTAMPS: u8 = 8;
 const OPT_FAST_OPEN: u8 = 34;
+/// RFC 6994 §3: the option that experiments share, and Fast Open's number there.
+const OPT_EXPERIMENT: u8 = 254;
+const EXPERIMENT_FAST_OPEN: [u8; 2] = [0xf9, 0x89];
 
 /// A parsed header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +122,9 @@ fn parse_option(options: &mut Options, kind: u8, body: &[u8]) {
             }
         }
         (OPT_FAST_OPEN, cookie) => options.fast_open = FastOpenCookie::new(cookie),
+        (OPT_EXPERIMENT, [a, b, cookie @ ..]) if [*a, *b] == EXPERIMENT_FAST_OPEN => {
+            options.fast_open = FastOpenCookie::new(cookie).map(|cookie| cookie.experimental(true));
+        }
         _ => {}
     }
 }
@@ -170,7 +176,8 @@ pub fn options_len(options: &Options) -> usize {
         len += 4 + 8 * options.sack.len();
     }
     if let Some(cookie) = &options.fast_open {
-        len += (2 + cookie.as_slice().len()).next_multiple_of(4);
+        let in_front = if cookie.is_experimental() { 4 } else { 2 };
+        len += (in_front + cookie.as_slice().len()).next_multiple_of(4);
     }
     len
 }
@@ -264,8 +271,13 @@ fn emit_options(options: &Options, out: &mut [u8], sum: &mut Sum) {
         }
     }
     if let Some(cookie) = &options.fast_open {
-        let cookie = cookie.as_slice();
-        let mut bytes = [OPT_FAST_OPEN, 2 + cookie.len() as u8].into_iter().chain(cookie.iter().copied());
+        if cookie.is_experimental() {
+            let [a, b] = EXPERIMENT_FAST_OPEN;
+            out.put([OPT_EXPERIMENT, 4 + cookie.as_slice().len() as u8, a, b]);
+        }
+        let own = [OPT_FAST_OPEN, 2 + cookie.as_slice().len() as u8];
+        let own = own.into_iter().filter(|_| !cookie.is_experimental());
+        let mut bytes = own.chain(cookie.as_slice().iter().copied());
         while let Some(first) = bytes.next() {
             let mut next = || bytes.next().unwrap_or(OPT_NOP);
             out.put([first, next(), next(), next()]);

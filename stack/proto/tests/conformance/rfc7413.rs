@@ -17,7 +17,7 @@ fn cookie() -> FastOpenCookie {
 fn client(cookie: FastOpenCookie, queued: u32) -> Lab {
     let now = Instant::from_millis(1_000_000);
     let tcb = if cookie == FastOpenCookie::REQUEST {
-        Tcb::connect_asking(&plain(), now, tuple(), iss())
+        Tcb::connect_asking(&plain(), now, tuple(), iss(), cookie)
     } else {
         Tcb::connect_fast(&plain(), now, tuple(), iss(), Some(cookie), ROOM)
     };

@@ -54,7 +54,10 @@ fn every_combination_of_options_round_trips() {
         round_trip(Options { sack: sack(n), ..Options::default() });
     }
     for n in [4, 6, 8, 16] {
-        round_trip(Options { fast_open: FastOpenCookie::new(&[5; 16][..n]), ..Options::default() });
+        let cookie = FastOpenCookie::new(&[5; 16][..n]);
+        round_trip(Options { fast_open: cookie, ..Options::default() });
+        let cookie = cookie.map(|cookie| cookie.experimental(true));
+        round_trip(Options { fast_open: cookie, ..Options::default() });
     }
 }
 
