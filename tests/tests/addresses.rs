@@ -1,9 +1,7 @@
 //! Addresses that no device of the engine has: those of `lo`, which come by every interface, and those of interfaces that are not
 //! ours; and an interface that is not ours any more.
 
-use utcp_tests::{
-    Engine, Host, Lab, Net, Running, WAIT, ip, is_root, not_run, on_kernel, release_file, wait_until,
-};
+use utcp_tests::{Engine, Host, Lab, Net, Running, WAIT, ip, is_root, not_run, on_kernel, wait_until};
 
 macro_rules! needs_utcp_and_root {
     () => {
@@ -201,61 +199,4 @@ fn hundreds_of_addresses_are_served() {
         assert_eq!(engine.counters().since(&before, "connects"), 1, "from {addr}");
     }
     assert!(!engine.log().contains("can't be steered"), "{}", engine.log());
-}
-
-/// The ports that connections of ours come from are nobody's alone: servers listen there, under utcp and beside it, and the kernel's
-/// programs connect from there, too. By packet sockets, by AF_XDP, and by a switch.
-#[test]
-fn client_ports_are_shared_with_the_kernel() {
-    needs_utcp_and_root!();
-    for how in ["packets", "faults", "switch"] {
-        let (lab, net) = (Lab::new("client-ports"), Net::new());
-        let (host, client) = (&net.server, &net.client);
-        let engine = on_device(&lab, host);
-        let mut switch = None;
-        let engine = match how {
-            "faults" => engine.set("UTCP_FAULTS", "loss=0%"),
-            "switch" => {
-                let run = lab.run(release_file("utcp")).args(["switch", &format!("xdp:{}", host.interface)]);
-                switch = Some(run.inside(host).spawn());
-                wait_until("the switch is there", WAIT, || {
-                    let ask = lab.run(release_file("utcp")).args(["switch", &host.interface, "--report"]);
-                    ask.inside(host).finish().status.success().then_some(())
-                });
-                engine.set("UTCP_DEVICE", format!("switch:{}", host.interface))
-            }
-            _ => engine,
-        }
-        .run();
-        let port = lab.port();
-        let _theirs = serve(&lab, client, port, "theirs");
-        let mut ours = lab.python(&mirror(61_016, "ours")).under(&engine).spawn();
-        ours.wait_for_output("listens");
-        let mut also_ours = lab.python(&mirror(61_616, "ours")).under(&engine).spawn();
-        also_ours.wait_for_output("listens");
-        let _kernels = serve(&lab, host, 61_017, "kernels");
-        for (addr, from) in [(&host.addr, &client.addr), (&host.addr6, &client.addr6)] {
-            for (port, word) in [(61_016, "ours"), (61_616, "ours"), (61_017, "kernels")] {
-                let said = lab.python(&visit(addr, port, "")).inside(client).ok().text();
-                assert_eq!(said, format!("{from} {word}\n"), "{how}, port {port}");
-            }
-        }
-        let bound = format!(
-            "import socket
-for port in range(61018, 61023):
-    s = socket.create_connection(('{}', {port}), 5, source_address=('', port))
-    print(s.makefile().read())",
-            client.addr
-        );
-        let said = lab.python(&bound).inside(host).ok().text();
-        assert_eq!(said, format!("{} theirs\n", host.addr).repeat(5), "{how}");
-        let before = engine.counters();
-        let said = lab.python(&visit(&client.addr, port, "")).under(&engine).ok().text();
-        assert_eq!(said, format!("{} theirs\n", host.addr), "{how}");
-        assert_eq!(engine.counters().since(&before, "connects"), 1, "{how}");
-        if how != "switch" {
-            assert_eq!(engine.counters().get("accepts"), 4, "{how}");
-        }
-        drop(switch);
-    }
 }

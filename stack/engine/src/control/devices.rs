@@ -432,5 +432,6 @@ impl Control {
             listener.steered.retain(|(device, _)| *device != index);
         }
         self.lingering.forget(index);
+        self.left.forget(index);
     }
 }

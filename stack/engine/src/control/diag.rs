@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
@@ -11,6 +12,8 @@ use crate::host::netlink::{Channel, DUMP, Request, u32_at};
 const BY_FAMILY: u16 = 20;
 /// `TCP_LISTEN`.
 const LISTEN: u8 = 10;
+/// As bits: `TCP_ESTABLISHED`, `SYN_RECV`, `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`, `NEW_SYN_RECV`.
+const CONNECTED: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11 | 1 << 12;
 /// Bytes of `struct inet_diag_req_v2`.
 const REQUEST: usize = 56;
 /// Offset of `idiag_inode` in `struct inet_diag_msg`.
@@ -41,11 +44,7 @@ fn by_netlink(port: u16) -> io::Result<Vec<u64>> {
     let mut channel = Channel::open(NETLINK_SOCK_DIAG)?;
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut header = [0; REQUEST];
-        header[0] = u8::try_from(family).expect("small numbers");
-        header[1] = utcp_proto::wire::TCP;
-        header[4..8].copy_from_slice(&(1_u32 << LISTEN).to_ne_bytes());
-        header[8..10].copy_from_slice(&port.to_be_bytes());
+        let header = request(family, 1 << LISTEN, port);
         channel.dump(Request::new(BY_FAMILY, DUMP, &header), |message| {
             let state = message.body.get(1).copied();
             let source_port = message.body.get(4..6);
@@ -55,6 +54,45 @@ fn by_netlink(port: u16) -> io::Result<Vec<u64>> {
         })?;
     }
     Ok(found)
+}
+
+/// Connections whose port here is `port`: local address, peer's address (IPv4 mapped), peer's port. Not those that have ended and wait.
+///
+/// # Errors
+/// There is no netlink.
+pub fn connections(port: u16) -> io::Result<Vec<(Ipv6Addr, Ipv6Addr, u16)>> {
+    let mut channel = Channel::open(NETLINK_SOCK_DIAG)?;
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let header = request(family, CONNECTED, port);
+        channel.dump(Request::new(BY_FAMILY, DUMP, &header), |message| {
+            found.extend(connection_in(message.body, port));
+        })?;
+    }
+    Ok(found)
+}
+
+/// What a `struct inet_diag_msg` says: family, state, then ports and addresses as in a segment.
+fn connection_in(body: &[u8], port: u16) -> Option<(Ipv6Addr, Ipv6Addr, u16)> {
+    let half = |at: usize| Some(u16::from_be_bytes(body.get(at..at + 2)?.try_into().ok()?));
+    let address = |at: usize| {
+        let bytes: [u8; 16] = body.get(at..at + 16)?.try_into().ok()?;
+        let [a, b, c, d, ..] = bytes;
+        let v4 = Ipv4Addr::new(a, b, c, d).to_ipv6_mapped();
+        Some(if i32::from(*body.first()?) == libc::AF_INET { v4 } else { bytes.into() })
+    };
+    (half(4)? == port).then_some(())?;
+    Some((address(8)?, address(24)?, half(6)?))
+}
+
+/// A `struct inet_diag_req_v2`.
+fn request(family: i32, states: u32, port: u16) -> [u8; REQUEST] {
+    let mut header = [0; REQUEST];
+    header[0] = u8::try_from(family).expect("small numbers");
+    header[1] = utcp_proto::wire::TCP;
+    header[4..8].copy_from_slice(&states.to_ne_bytes());
+    header[8..10].copy_from_slice(&port.to_be_bytes());
+    header
 }
 
 fn by_proc(port: u16) -> io::Result<Vec<u64>> {
@@ -95,6 +133,23 @@ mod tests {
         assert_eq!(by_netlink(port).map_or(expected, |all| all.contains(&inode)), expected, "by netlink");
         assert_eq!(by_proc(port).map_or(expected, |all| all.contains(&inode)), expected, "by /proc");
         assert_eq!(listening(port, inode).expect("one of them works"), expected);
+    }
+
+    #[test]
+    fn tells_connections_of_both_families() {
+        for (bind, to) in [
+            ("127.0.0.1:0", [127, 0, 0, 1].into()),
+            ("[::]:0", [127, 0, 0, 1].into()),
+            ("[::]:0", std::net::IpAddr::V6(Ipv6Addr::LOCALHOST)),
+        ] {
+            let listener = TcpListener::bind(bind).expect("it is there");
+            let port = listener.local_addr().expect("it is bound").port();
+            assert_eq!(connections(port).expect("netlink"), []);
+            let client = TcpStream::connect((to, port)).expect("it listens");
+            let from = client.local_addr().expect("connected");
+            let addr = utcp_netmap_io::mapped(to);
+            assert!(connections(port).expect("netlink").contains(&(addr, addr, from.port())), "{bind}");
+        }
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Control {
         self.clients.values().flat_map(|c| &c.listeners).any(|l| l.steered.contains(&(device, tuple)))
     }
 
-    fn steering_of(&self, device: usize) -> Option<Arc<dyn Steering>> {
+    pub(super) fn steering_of(&self, device: usize) -> Option<Arc<dyn Steering>> {
         self.devices.get(device)?.steering.clone()
     }
 

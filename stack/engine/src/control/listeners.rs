@@ -2,7 +2,7 @@
 //!
 //! The kernel stays the judge of who may listen where, and of when a listener is gone: the engine keeps no
 //! reference to the kernel's socket, it asks for its inode (sock_diag) when a descriptor was closed or a
-//! process ended. What of a port stays steered then: [`super::lingering`].
+//! process ended. What of a port stays steered then: [`super::lingering`]. What the kernel has when a port becomes ours: [`super::left`].
 
 use std::collections::HashSet;
 use std::net::{IpAddr as StdAddr, Ipv6Addr};
@@ -16,7 +16,9 @@ use utcp_netmap_io::{PortError, Proto, Steering, Tuple};
 use utcp_proto::wire::IpAddr;
 
 use super::devices::steered_addresses;
+use super::left::Left;
 use super::{Control, diag};
+use crate::host::HostView;
 use crate::shard::{DEVICE_PORTS, ListenRequest, ToShard};
 use crate::sys::{self, Bound};
 
@@ -153,7 +155,8 @@ impl Control {
             let mut own: HashSet<Tuple> =
                 own.filter(|(of, _)| *of == index).map(|(_, tuple)| *tuple).collect();
             for listener in self.clients.values_mut().flat_map(|client| &mut client.listeners) {
-                steer(index, &*steering, &addresses, &mut own, listener);
+                let kernels = (&mut self.left, &*host);
+                steer(index, &*steering, &addresses, &mut own, listener, kernels);
             }
         }
         self.tell_sources();
@@ -210,13 +213,14 @@ impl Control {
 }
 
 /// Makes what is steered on one device for one listener what its `addresses` ask for. `own`: what listeners of this
-/// engine have there; they share it.
+/// engine have there; they share it. `kernels`: what the kernel has there stays its own.
 fn steer(
     device: usize,
     steering: &dyn Steering,
     addresses: &[IpAddr],
     own: &mut HashSet<Tuple>,
     listener: &mut ListenerEntry,
+    (left, host): (&mut Left, &HostView),
 ) {
     let wanted: Vec<Tuple> = addresses
         .iter()
@@ -230,6 +234,9 @@ fn steer(
         }
         stays
     });
+    let is_new = |tuple: &&Tuple| !own.contains(tuple) && !listener.steered.contains(&(device, **tuple));
+    let new: Vec<Tuple> = wanted.iter().filter(is_new).copied().collect();
+    left.leave(device, steering, &new, host);
     for tuple in wanted {
         if listener.steered.contains(&(device, tuple)) {
             continue;
@@ -249,6 +256,8 @@ fn steer(
             Err(error) => tracing::error!(%tuple, %error, "frames can't be steered to us"),
         }
     }
+    // Those that began meanwhile.
+    left.leave(device, steering, &new, host);
 }
 
 fn covers(listener: &ListenerEntry, addr: IpAddr) -> bool {

@@ -9,6 +9,7 @@ mod devices;
 pub mod diag;
 mod groups;
 mod heirs;
+mod left;
 mod lingering;
 mod listeners;
 mod pairs;
@@ -189,6 +190,7 @@ struct Control {
     pairs: HashMap<u32, pairs::PairEntry>,
     lingering: lingering::Lingering,
     heirs: heirs::Heirs,
+    left: left::Left,
     balance: balance::Balance,
     /// See [`groups`].
     groups: groups::Groups,
@@ -264,7 +266,10 @@ impl Control {
         if !self.lingering.is_empty() {
             return LINGERING_CHECK.as_millis() as i32;
         }
-        if self.config.embedded && self.clients.is_empty() { LINGER.as_millis() as i32 } else { -1 }
+        if self.config.embedded && self.clients.is_empty() {
+            return LINGER.as_millis() as i32;
+        }
+        self.left.due_in(Instant::now()).map_or(-1, |due| due.as_millis() as i32 + 1)
     }
 
     /// More shards for new connections, or fewer.
@@ -282,6 +287,7 @@ impl Control {
         if !self.heirs.is_empty() {
             self.check_heirs();
         }
+        self.check_left();
         if self.devices_wait() {
             self.check_devices();
         }

@@ -131,6 +131,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         pairs: HashMap::new(),
         lingering: Default::default(),
         heirs: Default::default(),
+        left: Default::default(),
         balance,
         groups: super::groups::Groups::default(),
         kernel_log: Vec::new(),
