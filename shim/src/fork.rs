@@ -5,6 +5,67 @@ use core::ffi::c_int;
 use crate::table::{find, real};
 use crate::{process, tls};
 
+/// Puts every register that holds an argument away: libc's function wants them as the program gave them.
+#[cfg(target_arch = "x86_64")]
+macro_rules! save_arguments {
+    () => {
+        concat!(
+            "push rdi\n",
+            "push rsi\n",
+            "push rdx\n",
+            "push rcx\n",
+            "push r8\n",
+            "push r9\n",
+            "sub rsp, 8\n",
+        )
+    };
+}
+/// Puts every register that holds an argument away: libc's function wants them as the program gave them.
+#[cfg(target_arch = "aarch64")]
+macro_rules! save_arguments {
+    () => {
+        concat!(
+            "stp x29, x30, [sp, -80]!\n",
+            "stp x0, x1, [sp, 16]\n",
+            "stp x2, x3, [sp, 32]\n",
+            "stp x4, x5, [sp, 48]\n",
+            "str x6, [sp, 64]\n",
+        )
+    };
+}
+/// Takes them back, and jumps to the function that the call between has found: no frame of ours is left.
+#[cfg(target_arch = "x86_64")]
+macro_rules! restore_and_jump {
+    () => {
+        concat!(
+            "add rsp, 8\n",
+            "pop r9\n",
+            "pop r8\n",
+            "pop rcx\n",
+            "pop rdx\n",
+            "pop rsi\n",
+            "pop rdi\n",
+            "jmp rax\n",
+        )
+    };
+}
+/// Takes them back, and jumps to the function that the call between has found: no frame of ours is left.
+#[cfg(target_arch = "aarch64")]
+macro_rules! restore_and_jump {
+    () => {
+        concat!(
+            "mov x16, x0\n",
+            "ldp x0, x1, [sp, 16]\n",
+            "ldp x2, x3, [sp, 32]\n",
+            "ldp x4, x5, [sp, 48]\n",
+            "ldr x6, [sp, 64]\n",
+            "ldp x29, x30, [sp], 80\n",
+            "br x16\n",
+        )
+    };
+}
+pub(crate) use {restore_and_jump, save_arguments};
+
 /// `_Fork`: as `fork`, but libc calls nobody. So we do what libc would have us called for.
 ///
 /// # Safety
@@ -84,23 +145,10 @@ extern "C" fn before_clone(flags: c_int) -> *mut () {
 #[unsafe(naked)]
 pub unsafe extern "C" fn clone() -> c_int {
     core::arch::naked_asm!(
-        "push rdi",
-        "push rsi",
-        "push rdx",
-        "push rcx",
-        "push r8",
-        "push r9",
-        "sub rsp, 8",
+        save_arguments!(),
         "mov edi, edx",
         "call {before}",
-        "add rsp, 8",
-        "pop r9",
-        "pop r8",
-        "pop rcx",
-        "pop rdx",
-        "pop rsi",
-        "pop rdi",
-        "jmp rax",
+        restore_and_jump!(),
         before = sym before_clone,
     )
 }
@@ -114,20 +162,10 @@ pub unsafe extern "C" fn clone() -> c_int {
 #[unsafe(naked)]
 pub unsafe extern "C" fn clone() -> c_int {
     core::arch::naked_asm!(
-        "stp x29, x30, [sp, -80]!",
-        "stp x0, x1, [sp, 16]",
-        "stp x2, x3, [sp, 32]",
-        "stp x4, x5, [sp, 48]",
-        "str x6, [sp, 64]",
+        save_arguments!(),
         "mov w0, w2",
         "bl {before}",
-        "mov x16, x0",
-        "ldp x0, x1, [sp, 16]",
-        "ldp x2, x3, [sp, 32]",
-        "ldp x4, x5, [sp, 48]",
-        "ldr x6, [sp, 64]",
-        "ldp x29, x30, [sp], 80",
-        "br x16",
+        restore_and_jump!(),
         before = sym before_clone,
     )
 }
