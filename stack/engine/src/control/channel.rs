@@ -221,7 +221,7 @@ impl Control {
             {
                 break;
             }
-            self.tokens.insert(token, Token { client, far_end: far, held: Vec::new(), signalled: false });
+            self.tokens.insert(token, Token { client, far_end: far, held: None, signalled: false });
             *slot = token;
             near_ends.push(near);
         }

@@ -159,7 +159,7 @@ struct Token {
     /// Kept open: its hang-up is the news.
     far_end: OwnedFd,
     /// What lives as long as it: the kernel's socket of a client that was bound.
-    held: Vec<OwnedFd>,
+    held: Option<OwnedFd>,
     /// Bytes were sent over it that mean nothing, see [`Control::signal`].
     signalled: bool,
 }

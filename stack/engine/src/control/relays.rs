@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 impl Control {
     /// Something came over the descriptor under a socket.
     pub(super) fn on_stand(&mut self, token: u32) {
-        let Some(entry) = self.tokens.get_mut(&token) else { return };
+        let Some(entry) = self.tokens.get(&token) else { return };
         let mut bytes = [0; MESSAGE_LEN];
         let mut fds = Vec::new();
         let came = match sys::receive(entry.far_end.as_fd(), &mut bytes, &mut fds, Wait::Never) {
@@ -33,10 +33,22 @@ impl Control {
         };
         let message = Message::from_bytes(came).filter(|_| !fds.is_empty());
         if message.and_then(|message| Kind::from_u32(message.kind)) == Some(Kind::Hold) {
-            return entry.held.append(&mut fds);
+            return self.hold(token, fds);
         }
         let own = without_request(entry.far_end.as_fd(), came, &fds);
         self.relay(token, came.get(..own).unwrap_or_default());
+    }
+
+    /// The kernel's socket of a client that was bound lives as long as the descriptor under the new one. A descriptor ever comes under one such
+    /// socket: whoever sends more would have us hold files without end, and loses the descriptor.
+    fn hold(&mut self, token: u32, fds: Vec<OwnedFd>) {
+        let Some(entry) = self.tokens.get_mut(&token) else { return };
+        if let (None, Ok([bound])) = (&entry.held, <[OwnedFd; 1]>::try_from(fds)) {
+            entry.held = Some(bound);
+            return;
+        }
+        tracing::warn!(client = entry.client, "a descriptor that was to hold more than one file is closed");
+        self.close_stand(token);
     }
 
     /// The last process of `client` is gone: what others still hold is theirs now.
@@ -177,7 +189,7 @@ impl Control {
     }
 
     /// Takes the far end away from the control thread.
-    fn take_stand(&mut self, token: u32) -> Option<(OwnedFd, Vec<OwnedFd>)> {
+    fn take_stand(&mut self, token: u32) -> Option<(OwnedFd, Option<OwnedFd>)> {
         let entry = self.tokens.remove(&token)?;
         self.epoll.remove(entry.far_end.as_fd());
         if let Some(client) = self.clients.get_mut(&entry.client) {

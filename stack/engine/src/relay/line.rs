@@ -57,7 +57,7 @@ pub struct Line {
     left: Left,
     far_end: OwnedFd,
     /// What the kernel must not forget as long as the connection lives: the bound socket of a client that chose its port.
-    _held: Vec<OwnedFd>,
+    _held: Option<OwnedFd>,
     /// Bytes that the program had written before the relay began.
     first: Vec<u8>,
     /// The program sends no more.
@@ -75,7 +75,7 @@ pub struct Line {
 impl Line {
     /// Carries between slot `sock` and `far_end`; `first` was read from there already. The socket `left` its program.
     #[must_use]
-    pub fn new(sock: u32, left: Left, far_end: OwnedFd, held: Vec<OwnedFd>, first: Vec<u8>) -> Self {
+    pub fn new(sock: u32, left: Left, far_end: OwnedFd, held: Option<OwnedFd>, first: Vec<u8>) -> Self {
         Self {
             sock,
             left,
