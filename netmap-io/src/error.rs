@@ -67,6 +67,14 @@ pub enum PortError {
         /// The verifier's log.
         log: String,
     },
+    /// The steering has as many tuples as it may have.
+    #[error("no room to register {what}: {limit}")]
+    NoRoom {
+        /// The tuple.
+        what: String,
+        /// Whose limit it is, and what would raise it.
+        limit: String,
+    },
     /// An option that this port can't honour.
     #[error("{option}: {reason}")]
     Option {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use utcp_tests::nginx::Nginx;
 use utcp_tests::{
-    Engine, Host, Lab, Net, Running, WAIT, is_root, measured, not_run, on_kernel, release_file, wait_until,
+    Engine, Host, Lab, Net, Running, WAIT, ip, is_root, measured, not_run, on_kernel, release_file,
+    wait_until,
 };
 
 macro_rules! needs_utcp_and_root {
@@ -229,5 +230,47 @@ for n in range(40):
     }
     for engine in [engine, other] {
         engine.went_through(1);
+    }
+}
+
+/// More addresses than one stack may have client ports of: both stacks start and serve all, and connections from the addresses that
+/// found no room are the kernel's.
+#[test]
+fn hundreds_of_addresses_are_shared() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("many-shared"), Net::new());
+    let (host, client) = (&net.server, &net.client);
+    let add =
+        |number| format!("addr add 10.99.{}.{}/16 dev {}\n", number / 100, 1 + number % 100, host.interface);
+    let batch = lab.file("batch", (0..300).map(add).collect::<String>());
+    ip(&lab, host, &format!("-batch {}", batch.display()));
+    ip(&lab, client, &format!("addr add 10.99.9.9/16 dev {}", client.interface));
+    let _switch = start_switch(&lab, host);
+    let engines = [stack(&lab, host), stack(&lab, host)];
+    let kernel = Nginx::start_on_kernel(&lab, Some(client));
+    for engine in &engines {
+        let nginx = Nginx::start(&lab, engine);
+        for addr in [&*host.addr, "10.99.0.1", "10.99.1.100", "10.99.2.100"] {
+            let page = format!("http://{addr}:{}/hello", nginx.port);
+            assert_eq!(get(&lab, client, &page), "hello\n", "to {addr}");
+            engine.went_through(1);
+        }
+        let from = |addr: &str| {
+            let before = engine.counters();
+            let run = lab.run("curl").args([
+                "-sS",
+                "-m",
+                "20",
+                "--interface",
+                addr,
+                &url(client, &kernel, "hello"),
+            ]);
+            assert_eq!(run.under(engine).ok().text(), "hello\n", "from {addr}");
+            engine.counters().since(&before, "connects")
+        };
+        // In the order of their numbers.
+        assert_eq!([from("10.99.0.1"), from("10.99.2.100")], [1, 0]);
+        let told = engine.log().matches("are the kernel's").count();
+        assert_eq!(told, 1, "{}", engine.log());
     }
 }

@@ -5,11 +5,9 @@ use std::os::unix::net::UnixStream;
 
 use super::message::{LEN, Question, Welcome, answer};
 use super::table::{Entered, Owner, Table};
-use super::{BLOCK, CLIENT_PORTS, STACKS_MAX};
+use super::{BLOCK, CLIENT_PORTS, CLIENT_TUPLES_MAX, STACK_TUPLES_MAX, STACKS_MAX};
 use crate::{Flow, Port, PortError, Proto, Steering, Tuple};
 
-/// Tuples of one stack at most.
-const TUPLES_MAX: u32 = 1 << 17;
 /// Tuples that one stack has entered or taken out in one round: a few microseconds each.
 const STEP: u32 = 32;
 
@@ -151,21 +149,20 @@ impl Guest {
 
     fn enter(&mut self, tuple: Tuple, table: &mut Table, steering: Option<&dyn Steering>) -> Result<(), i32> {
         let (first, last) = self.client_ports();
-        let foreign = CLIENT_PORTS.contains(&tuple.port) && !(first..=last).contains(&tuple.port);
-        if foreign {
+        let client = CLIENT_PORTS.contains(&tuple.port);
+        if client && !(first..=last).contains(&tuple.port) {
             return Err(libc::EADDRINUSE);
         }
         if !matches!(tuple.proto, Proto::TCP | Proto::UDP) {
             return Err(libc::EPROTONOSUPPORT);
         }
-        if self.tuples >= TUPLES_MAX {
+        if self.tuples >= if client { CLIENT_TUPLES_MAX } else { STACK_TUPLES_MAX } {
             return Err(libc::ENOSPC);
         }
         match table.enter(tuple, self.owner) {
             Entered::Taken => return Err(libc::EADDRINUSE),
             Entered::Inherited => {}
             Entered::New => {
-                let client = CLIENT_PORTS.contains(&tuple.port);
                 let register = |steering: &dyn Steering| match client {
                     true => steering.register_range(tuple, tuple.port..=tuple.port),
                     false => steering.register(tuple),
@@ -196,7 +193,7 @@ impl Guest {
         table: &mut Table,
         steering: Option<&dyn Steering>,
     ) -> i32 {
-        if self.tuples >= TUPLES_MAX {
+        if self.tuples >= STACK_TUPLES_MAX {
             return libc::ENOSPC;
         }
         if !table.enter_flow(flow, self.owner, verdict) {

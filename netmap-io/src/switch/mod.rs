@@ -58,6 +58,13 @@ const CLIENT_PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
 /// Client ports of one stack.
 const BLOCK: u16 = 512;
 
+/// Tuples of one stack at most.
+const STACK_TUPLES_MAX: u32 = 1 << 17;
+/// Those of them that may be client ports: hundreds of addresses have many, and listeners need room, too.
+const CLIENT_TUPLES_MAX: u32 = STACK_TUPLES_MAX / 8 * 7;
+/// Tuples that a switch registers with its device at most: what one stack has, no other one misses.
+pub const TUPLES_MAX: u32 = STACK_TUPLES_MAX * STACKS_MAX as u32;
+
 /// Where a switch listens: a name of the network namespace, like the device itself.
 fn address(name: &str) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("utcp/switch/{name}"))

@@ -100,9 +100,9 @@ impl SwitchSteering {
                 what: what.to_string(),
                 detail: "another stack of this switch has it".into(),
             },
-            Some(libc::ENOSPC) => PortError::Option {
-                option: self.device.clone(),
-                reason: format!("no room to register {what}: this stack has as many tuples as one may have"),
+            Some(libc::ENOSPC) => PortError::NoRoom {
+                what: what.to_string(),
+                limit: format!("this stack has as many tuples as one of {} may have", self.device),
             },
             Some(libc::EPIPE | libc::ECONNRESET) | None => {
                 PortError::Gone { device: self.device.clone(), reason: format!("the switch: {error}") }

@@ -200,9 +200,9 @@ fn register_error(what: &str, error: io::Error) -> PortError {
             what: what.into(),
             detail: "it is registered already; one stack at a time can have it".into(),
         },
-        Some(libc::E2BIG | libc::ENOSPC) => PortError::Option {
-            option: "tuples_max".into(),
-            reason: format!("no room to register {what}; open the device with a larger one"),
+        Some(libc::E2BIG | libc::ENOSPC) => PortError::NoRoom {
+            what: what.into(),
+            limit: "tuples_max of the device is reached; open it with a larger one".into(),
         },
         _ => refused("registering a tuple", error),
     }

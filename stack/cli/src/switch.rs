@@ -28,7 +28,8 @@ pub fn main(arguments: &Switch) -> Result<(), String> {
     }
     let signals = sys::termination().map_err(|error| format!("watching for signals: {error}"))?;
     // What no stack has registered is the kernel's, on netmap as well.
-    let options = OpenOptions { kept: true, beside_kernel: true, ..OpenOptions::default() };
+    let tuples_max = switch::TUPLES_MAX;
+    let options = OpenOptions { kept: true, beside_kernel: true, tuples_max, ..OpenOptions::default() };
     let device = open_device(&arguments.device, &options).map_err(|error| error.to_string())?;
     let mut switch = switch::Switch::new(device, &name).map_err(|error| error.to_string())?;
     eprintln!("utcp: {} is shared as switch:{name}", arguments.device);

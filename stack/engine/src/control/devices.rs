@@ -44,6 +44,8 @@ pub(super) struct Device {
     pub steering: Option<Arc<dyn Steering>>,
     /// Addresses whose client ports are registered.
     clients_of: Vec<IpAddr>,
+    /// How many addresses found no room for theirs.
+    without_clients: usize,
     /// First and last of them.
     client_ports: (u16, u16),
     /// Addresses that were there before, and until when they may come back; without an end while the link is down.
@@ -121,6 +123,7 @@ impl Device {
             interface,
             steering: open.steering,
             clients_of: Vec::new(),
+            without_clients: 0,
             client_ports,
             expected: Vec::new(),
             expected_until: None,
@@ -151,7 +154,8 @@ impl Device {
             .map_or(Vec::new(), |(_, ifindex)| host.served_addresses_of(*ifindex).collect())
     }
 
-    /// Registers the client ports of new addresses, and gives back those of addresses that are gone.
+    /// Registers the client ports of new addresses, and gives back those of addresses that are gone. Connections from addresses
+    /// that find no room there are the kernel's.
     ///
     /// # Errors
     /// Another stack has one of them, or the kernel refuses.
@@ -164,12 +168,23 @@ impl Device {
             steering.unregister_range(tuple(*addr, first), first..=last)?;
         }
         self.clients_of.retain(|addr| wanted.contains(addr));
-        for addr in wanted {
-            if !self.clients_of.contains(addr) {
-                steering.register_range(tuple(*addr, first), first..=last)?;
-                self.clients_of.push(*addr);
+        let new: Vec<IpAddr> =
+            wanted.iter().filter(|addr| !self.clients_of.contains(addr)).copied().collect();
+        let mut without = 0;
+        for (at, addr) in new.iter().enumerate() {
+            match steering.register_range(tuple(*addr, first), first..=last) {
+                Ok(()) => self.clients_of.push(*addr),
+                Err(error @ PortError::NoRoom { .. }) => {
+                    without = new.len() - at;
+                    if without != self.without_clients {
+                        tracing::warn!(device = self.text, %error, "connections from {without} addresses are the kernel's");
+                    }
+                    break;
+                }
+                Err(error) => return Err(error),
             }
         }
+        self.without_clients = without;
         Ok(())
     }
 
