@@ -464,6 +464,11 @@ pub(super) fn detach(link: &OwnedFd) -> io::Result<()> {
     unsafe { bpf(LINK_DETACH, &mut args) }.map(drop)
 }
 
+/// The interface at which a link is, 0 when it is at none any more, and its program.
+pub(super) fn place_of(link: &OwnedFd) -> io::Result<(u32, u32)> {
+    info::<LinkInfo>(link).map(|link| (link.ifindex, link.prog_id))
+}
+
 /// Numbers of the programs behind GRO of an interface (tcx), in the order in which they are asked.
 pub(super) fn programs_behind(ifindex: u32) -> Vec<u32> {
     let mut ids = [0_u32; 64];

@@ -242,6 +242,20 @@ impl XdpSteering {
         self.program.attach(ifindex, native)
     }
 
+    /// Our link is the hook's while we live, but who names it (`bpftool link`) may detach it, or give it another program.
+    fn displaced(&self, attached: &Attached) -> Option<String> {
+        let (ifindex, program) = bpf::place_of(&attached.link).ok()?;
+        let what = if ifindex == 0 {
+            "its steering program was taken off".to_owned()
+        } else if program != self.program.id() && !self.is_inherited() {
+            let words = crate::inspect::program_words(&[program]);
+            format!("its steering program gave way to {words}, which somebody put into our link")
+        } else {
+            return None;
+        };
+        Some(format!("{what}: nothing comes here until the engine is started again"))
+    }
+
     fn attach_error(interface: &str, ifindex: u32, mode: XdpMode, error: io::Error) -> PortError {
         if is_busy(&error) {
             let detail = match attached(ifindex).filter(|(_, name)| !name.is_empty()) {
@@ -327,7 +341,13 @@ impl Steering for XdpSteering {
     }
 
     fn trouble(&self) -> Option<String> {
-        let attached = self.attached.as_ref().filter(|attached| attached.way == BEHIND)?;
+        let attached = self.attached.as_ref()?;
+        if let Some(words) = self.displaced(attached) {
+            return Some(words);
+        }
+        if attached.way != BEHIND {
+            return None;
+        }
         let mut before = bpf::programs_behind(attached.ifindex);
         let own = self.program.id();
         before.truncate(before.iter().position(|id| *id == own)?);

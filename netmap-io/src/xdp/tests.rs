@@ -8,6 +8,8 @@ use crate::conformance::{self, Pair};
 use crate::testing::{Frame, IP_A, IP_B, MAC_A, MAC_B, Network, Tap, skip_without};
 use crate::{Device, OpenOptions, Port, Proto, Tuple, XdpMode, whose};
 
+mod displaced;
+
 const PORT: u16 = 4000;
 
 /// Both ends under AF_XDP, each with one tuple registered.

@@ -603,6 +603,8 @@ fn programs_of_others_stand_beside_ours() {
     drop(link);
     assert!(bench.ours_comes());
     assert_eq!(bench.trouble(), None);
+    bench.device.as_ref().unwrap().steering.as_ref().unwrap().leave();
+    assert!(bench.trouble().unwrap().contains("taken off"));
     bench.device = None;
     let ifindex = bench.ifindex;
     assert!(bench.net.a.run(move || super::super::steers_behind(ifindex).is_none()));
