@@ -222,3 +222,56 @@ fn segments_and_sums_are_left_to_the_other_side() {
         assert_eq!((came[0][0] & NEEDS_CHECKSUM, came[0][1]), (NEEDS_CHECKSUM, kind), "{bytes} bytes");
     }
 }
+
+/// Headers that make no sense, by kind and by the dice: the kernel refuses what it can't do, each frame is counted once, and the
+/// next good one goes through.
+#[test]
+fn headers_that_make_no_sense_cost_their_frame_alone() {
+    skip_without!(namespaces);
+    let host = quiet_host();
+    let options = OpenOptions { vnet_header: true, ..OpenOptions::default() };
+    let mut port = host.run(move || crate::open("tap:nio-t", &options)).unwrap().ports.remove(0);
+    let kernel = host.run(|| crate::sys::interface("nio-t").unwrap().unwrap().mac);
+    let mut heard = host.run(|| crate::testing::Tap::new("nio-t")).unwrap();
+    let (us, them) = (([10, 77, 1, 2].into(), 5000), ([10, 77, 1, 1].into(), 6000));
+    let frame = Frame::new(Proto::TCP, us, them).macs(kernel, port.caps().mac);
+    let frame = frame.payload(&[7; 3000]).build();
+    // Flags and kind; length of headers, size of a piece, where to sum from, and where the sum goes.
+    let header =
+        |first: [u8; 2], words: [u16; 4]| [&first[..], &words.map(u16::to_ne_bytes).concat()].concat();
+    let counted = |port: &dyn Port| (port.counters().tx_frames, port.counters().tx_dropped);
+    let refused = [
+        ("an unknown kind", header([1, 0x42], [54, 1000, 34, 16])),
+        ("pieces of no bytes", header([1, 1], [54, 0, 34, 16])),
+        ("headers longer than the frame", header([1, 1], [u16::MAX, 1000, 34, 16])),
+        ("a sum from behind the frame", header([1, 0], [0, 0, 60_000, 16])),
+        ("a sum to behind the frame", header([1, 0], [0, 0, 34, 60_000])),
+        ("half a header", vec![1, 1, 0]),
+    ];
+    for (what, header) in &refused {
+        let (sent, dropped) = counted(&*port);
+        let rest = if header.len() < usize::from(VNET_HEADER) { &[][..] } else { &frame };
+        assert!(port.tx().push(&[header, rest].concat()));
+        port.tx_sync().unwrap();
+        assert_eq!(counted(&*port), (sent, dropped + 1), "{what}");
+    }
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for round in 1..=2000 {
+        let (sent, dropped) = counted(&*port);
+        let mut bytes = Vec::new();
+        while bytes.len() < usize::from(VNET_HEADER) {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            bytes.extend(&state.to_ne_bytes()[4..]);
+        }
+        bytes.truncate(usize::from(VNET_HEADER));
+        bytes.extend(&frame[..frame.len() - state as usize % 3000]);
+        assert!(port.tx().push(&bytes));
+        port.tx_sync().unwrap();
+        let (sent_now, dropped_now) = counted(&*port);
+        assert_eq!(sent_now + dropped_now, sent + dropped + 1, "round {round}");
+    }
+    while heard.receive(Duration::from_millis(1)).is_some() {}
+    assert!(port.tx().push(&[header([1, 1], [54, 1000, 34, 16]), frame.clone()].concat()));
+    port.tx_sync().unwrap();
+    assert_eq!(heard.receive(Duration::from_secs(2)), Some(frame));
+}
