@@ -129,6 +129,12 @@ impl Sent {
     fn of(record: &Record, end: SeqNum) -> Self {
         Self { by: record.sent_by(), first: record.sent_at, end, ambiguous: record.is(AMBIGUOUS) }
     }
+
+    /// What [`Scoreboard::detect_lost`] compares. Of a run that was sent over some time, its front may be delivered alone: that it was
+    /// sent when the run began is sure, and no more.
+    pub(crate) const fn surely(&self) -> (Tick, SeqNum) {
+        (self.first, self.end)
+    }
 }
 
 /// What an acknowledgement, cumulative or selective, told about segments delivered just now.
@@ -170,7 +176,7 @@ impl Delivered {
             }
             self.original |= record.is(LOST);
         }
-        if self.newest.is_none_or(|newest| sent_after((sent.by, sent.end), (newest.by, newest.end))) {
+        if self.newest.is_none_or(|newest| sent_after(sent.surely(), newest.surely())) {
             self.newest = Some(sent);
         }
     }
@@ -552,7 +558,7 @@ impl Scoreboard {
         self.coalesce();
     }
 
-    /// RFC 8985 §6.2 step 5, RACK_detect_loss: holds for lost what was sent long enough before `newest` was. Returns
+    /// RFC 8985 §6.2 step 5, RACK_detect_loss: holds for lost what was sent long enough before `newest` (see [`Sent::surely`]) was. Returns
     /// the ticks until the next record would be lost, if one is on its way to that.
     pub(crate) fn detect_lost(
         &mut self,
@@ -565,7 +571,9 @@ impl Scoreboard {
         for i in 0..usize::from(self.len) {
             let record = *self.get(i);
             let waits = record.is(LOST) && !record.is(RESENT);
-            if record.is(SACKED) || waits || !sent_after(newest, (record.sent_by(), record.end)) {
+            // Of one run the bytes were sent in their order; of two, all of one before the other.
+            let same_run = { record.sent_at } == newest.0 && { record.end }.before(newest.1);
+            if record.is(SACKED) || waits || !(same_run || record.sent_by().before(newest.0)) {
                 continue;
             }
             let age = now.since(record.sent_by());

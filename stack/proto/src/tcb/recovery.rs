@@ -306,9 +306,9 @@ impl Tcb {
             self.recovery.rtt = Tick::at(now).since(last.by).max(least as u32);
         }
         if let Some(sent) = delivered.newest.filter(|sent| self.tells_rtt(now, seg, sent))
-            && self.recovery.newest.is_none_or(|newest| sent_after((sent.by, sent.end), newest))
+            && self.recovery.newest.is_none_or(|newest| sent_after(sent.surely(), newest))
         {
-            self.recovery.newest = Some((sent.by, sent.end));
+            self.recovery.newest = Some(sent.surely());
         }
         let r = &mut self.recovery;
         // Step 3: a segment that was sent once and is delivered below one that was delivered before: reordering.
