@@ -34,7 +34,7 @@ pub enum Kind {
     Internal,
     /// A descriptor that waits in the pool.
     Pool,
-    /// A descriptor under a utcp socket of another program, inherited and not used yet, see [`crate::relayed`].
+    /// A descriptor under a utcp socket of another program, or a listener, inherited or received and not used yet, see [`crate::relayed`].
     Stranger,
     /// A TCP socket of the kernel's that was ours until it was bound, see [`crate::bound`].
     Bound,

@@ -4,16 +4,15 @@
 //! list of buffers; the result becomes -1 and `errno` where it must.
 
 use core::ffi::{c_int, c_uint, c_void};
-use core::sync::atomic::Ordering::AcqRel;
 
-use libc::{cmsghdr, iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
-use utcp_abi::socket::{file, intent, option, status};
+use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
+use utcp_abi::socket::{intent, option, status};
 
 use crate::fast_open::{self, Sent};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Errno, Sys};
 use crate::table::real;
-use crate::{bound, control_data, errno, guard, listen, recv, relayed, send, signals, swap, user, zerocopy};
+use crate::{control_data, errno, recv, rights, send, signals, swap, user, zerocopy};
 
 /// Hands the call on `fd` to libc, untouched; a number that the program does not know of is no descriptor.
 macro_rules! foreign {
@@ -232,9 +231,9 @@ pub unsafe fn recvmsg(fd: c_int, header: *mut msghdr, flags: c_int) -> ssize_t {
         return errno::into_libc(forbid_compat(flags).and_then(|()| received()));
     }
     let result = foreign!(fd, recvmsg(fd, header, flags));
-    // SAFETY: the kernel has just used it.
-    if result >= 0 && unsafe { (*header).msg_controllen } != 0 {
-        listen::expect_strangers(); // Perhaps descriptors, perhaps listeners among them.
+    if result >= 0 {
+        // SAFETY: the kernel has just filled it.
+        unsafe { rights::come(header) };
     }
     result
 }
@@ -252,10 +251,9 @@ pub unsafe fn recvmmsg(
 ) -> c_int {
     let Some(sock) = stream(fd) else {
         let received = foreign!(fd, recvmmsg(fd, headers, count, flags, timeout));
-        // SAFETY: the kernel has just used so many of them.
-        let has_more = |at| unsafe { (*headers.wrapping_add(at)).msg_hdr.msg_controllen } != 0;
-        if (0..received.max(0) as usize).any(has_more) {
-            listen::expect_strangers(); // As in `recvmsg`.
+        for at in 0..received.max(0) as usize {
+            // SAFETY: the kernel has just filled so many of them.
+            unsafe { rights::come(&raw const (*headers.wrapping_add(at)).msg_hdr) };
         }
         return received;
     };
@@ -488,7 +486,7 @@ unsafe fn send_message(sock: &Sock, header: *const msghdr, flags: c_int) -> Sys<
 pub unsafe fn sendmsg(fd: c_int, header: *const msghdr, flags: c_int) -> ssize_t {
     let Some(sock) = stream(fd) else {
         // SAFETY: the program's own header.
-        unsafe { mark_passed_on(header) };
+        unsafe { rights::go(header) };
         return foreign!(fd, sendmsg(fd, header, flags));
     };
     // SAFETY: the program's own header.
@@ -503,7 +501,7 @@ pub unsafe fn sendmmsg(fd: c_int, headers: *mut mmsghdr, count: c_uint, flags: c
     let Some(sock) = stream(fd) else {
         for at in 0..count.min(MESSAGES_MAX) as usize {
             // SAFETY: the program's list has `count` elements.
-            unsafe { mark_passed_on(&raw const (*headers.wrapping_add(at)).msg_hdr) };
+            unsafe { rights::go(&raw const (*headers.wrapping_add(at)).msg_hdr) };
         }
         return foreign!(fd, sendmmsg(fd, headers, count, flags));
     };
@@ -525,52 +523,6 @@ pub unsafe fn sendmmsg(fd: c_int, headers: *mut mmsghdr, count: c_uint, flags: c
         }
     }
     done as c_int
-}
-
-/// Descriptors that travel to another process (SCM_RIGHTS) are no longer ours alone.
-///
-/// # Safety
-/// As `sendmsg`.
-unsafe fn mark_passed_on(header: *const msghdr) {
-    if !guard::stands() {
-        return; // Nothing is ours yet.
-    }
-    // What can't be read is the kernel's to refuse.
-    // SAFETY: the program's own header.
-    let Ok(header) = (unsafe { user::fetch(header) }) else { return };
-    let start: *const c_void = header.msg_control;
-    let (total, mut at) = (header.msg_controllen, 0usize);
-    if start.is_null() {
-        return;
-    }
-    while let Some(room) = total.checked_sub(at).filter(|room| *room >= size_of::<cmsghdr>()) {
-        // SAFETY: inside what the program says it has there.
-        let Ok(one) = (unsafe { user::fetch(start.wrapping_byte_add(at).cast::<cmsghdr>()) }) else { return };
-        let len = one.cmsg_len;
-        if !(size_of::<cmsghdr>()..=room).contains(&len) {
-            return;
-        }
-        if one.cmsg_level == libc::SOL_SOCKET && one.cmsg_type == libc::SCM_RIGHTS {
-            let (mut next, end) = (at + size_of::<cmsghdr>(), at + len);
-            while next + size_of::<c_int>() <= end {
-                // SAFETY: as above.
-                let Ok(fd) = (unsafe { user::fetch(start.wrapping_byte_add(next).cast::<c_int>()) }) else {
-                    return;
-                };
-                pass_on(fd);
-                next += size_of::<c_int>();
-            }
-        }
-        at = at.saturating_add(len.next_multiple_of(align_of::<usize>()));
-    }
-}
-
-fn pass_on(fd: c_int) {
-    bound::settle(fd);
-    relayed::pass(fd);
-    if let Some(sock) = handle::ours(fd) {
-        sock.shared.file.fetch_or(file::SHARED, AcqRel);
-    }
 }
 
 /// The flags of `recv` and `send` that those of `preadv2` and `pwritev2` mean.

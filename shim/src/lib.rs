@@ -80,6 +80,7 @@ mod raw_call;
 mod ready;
 mod recv;
 mod relayed;
+mod rights;
 mod sandbox;
 mod select;
 mod send;

@@ -19,7 +19,7 @@ use utcp_abi::socket::{Addr, file, status};
 use crate::fd_table::{self, Entry, Kind};
 use crate::handle::{self, Sock};
 use crate::sys::{self, Sys};
-use crate::{channel, control, epoll, listen, sigio, swap, tls, user};
+use crate::{channel, control, epoll, guard, listen, sigio, swap, tls, user};
 
 /// Highest inherited number that is looked at.
 const INHERITED_MAX: c_int = 255;
@@ -138,7 +138,20 @@ pub fn inherit() {
     }
 }
 
-/// The program uses an inherited socket. It is ours if it listens: whoever only waits for it (`poll`) may never call it by another name.
+/// `fd` came from another process. A connection has been relayed before it went ([`pass`]); a listener is ours when it is used.
+pub fn receive(fd: c_int) {
+    if !tls::thread().is_vfork_child() && listen::is_tcp_listener(fd) {
+        guard::stand(); // Without it, `poll` and `select` look at nothing.
+        fd_table::replace(fd, Entry::KERNEL, Entry::new(Kind::Stranger, 0, 0, fd as u32));
+    }
+}
+
+/// Whether `fd` is a listener of somebody else's that this program has not used yet.
+pub fn is_unused_listener(fd: c_int) -> bool {
+    fd_table::get(fd).kind() == Kind::Stranger && !is_stand(fd)
+}
+
+/// The program uses a socket that it inherited or received. It is ours if it listens: whoever only waits for it (`poll`) may never call it by another name.
 #[cold]
 pub fn meet(fd: c_int, entry: Entry) -> Option<Sock> {
     if !fd_table::replace(fd, entry, Entry::KERNEL) {

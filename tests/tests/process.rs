@@ -469,6 +469,25 @@ for how in ['accept', 'poll', 'epoll', 'bare select', 'bare poll']:
     engine.went_through(5);
 }
 
+/// A server that gets its listener over a socket and only waits for it, by `poll` or `select`, hears of clients over utcp. Who keeps a listener for
+/// others and passes it on does not become one of those who serve it.
+#[test]
+fn a_listener_that_was_sent_is_heard_of() {
+    let lab = Lab::new("sent-listener");
+    let engine = Engine::start(&lab);
+    let script = lab.file("sent_listener.py", include_str!("scripts/sent_listener.py"));
+    let text = lab.run("python3").arg(&script).under(&engine).ok().text();
+    let ways = ["select by recvmsg", "poll by recvmsg", "select by recvmmsg", "poll by recvmmsg"];
+    assert_eq!(text, ways.map(|way| format!("b'hello {way}'\n")).concat());
+    engine.went_through(4);
+    let mut kept = lab.run("python3").arg(&script).arg("keeper").under(&engine).spawn();
+    kept.wait_for_output("passed on");
+    let listeners = || engine.sockets().iter().filter(|socket| socket.state == "LISTEN").count();
+    assert_eq!(listeners(), usize::from(!on_kernel()), "the first program's alone");
+    kept.signal(libc::SIGTERM);
+    let _ = kept.end_within(Duration::from_secs(20));
+}
+
 /// A supervisor that listens, starts a server which inherits the socket, and never accepts itself: who came before the server is
 /// served by it, too.
 #[test]
