@@ -100,13 +100,10 @@ fn is_refused_where_nobody_listens() {
     let lab = Lab::new("curl-refused");
     let engine = Engine::start(&lab);
     let url = format!("http://127.0.0.1:{}/", lab.port());
-    let answer = lab.run("curl").args(["-sS", "-m", "10", &url]).under(&engine).finish().no_crash();
+    let answer = lab.run("curl").args(["-sS", "-m", "10", &url]);
+    let answer = answer.under(&engine).finish().no_crash();
+    // CURLE_COULDNT_CONNECT; a time-out is another. The words for it differ from version to version.
     assert_eq!(answer.status.code(), Some(7), "{}", answer.err);
-    assert!(
-        answer.err.contains("Connection refused") || answer.err.contains("Couldn't connect"),
-        "{}",
-        answer.err
-    );
 }
 
 /// A server on the kernel: the connection runs there, and no flow is made for it.
