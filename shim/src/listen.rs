@@ -117,6 +117,21 @@ pub fn meet(fd: c_int) -> Option<Sock> {
     handle::listener(fd)
 }
 
+/// `entry` says that `fd` came from elsewhere, and it is used: if it listens, it gets known. Other threads that use it at the same moment wait for
+/// that: who took it for the kernel's would sleep on without hearing of anybody who comes over utcp.
+pub fn meet_stranger(fd: c_int, entry: Entry) -> Option<Sock> {
+    let before = errno::get();
+    let att = attach::current(); // It may take its time, and other threads theirs.
+    if fd_table::replace(fd, entry, Entry::CHANGING) {
+        if let Some(att) = att.filter(|_| is_tcp_listener(fd)) {
+            let _ = enter(fd, att, libc::SOMAXCONN, 0);
+        }
+        fd_table::replace(fd, Entry::CHANGING, Entry::KERNEL); // Unless it is a listener now.
+    }
+    errno::set(before);
+    handle::listener(fd)
+}
+
 /// Tells the engine of a kernel socket that listens; if it can't serve it, the socket stays as it is, and the errno says
 /// why.
 pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
@@ -143,14 +158,19 @@ pub fn register(fd: c_int, backlog: c_int) -> Sys<()> {
         return Ok(());
     }
     let Some(att) = attach::current() else { return Ok(()) };
+    // A listener whose engine died: that its kernel's half does not block may be our doing.
+    let before = handle::listener(fd).map_or(0, |old| old.shared.file.load(Relaxed));
+    enter(fd, att, backlog, before)
+}
+
+/// Makes `fd`, which listens, a listener at `att`; `before` are the bits of [`file`] that it had as one of ours.
+fn enter(fd: c_int, att: &'static Attachment, backlog: c_int, before: u32) -> Sys<()> {
     let Some((slot, shared)) = connect::claim(att) else {
         log::record(att, LogCode::Exhausted, slot_kind::SOCKETS);
         return Ok(());
     };
     let inet6 = sys::getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) == Ok(libc::AF_INET6);
     let status_flags = sys::fcntl(fd, libc::F_GETFL, 0).unwrap_or(0);
-    // A listener whose engine died: that its kernel's half does not block may be our doing.
-    let before = handle::listener(fd).map_or(0, |old| old.shared.file.load(Relaxed));
     let nonblocking = match before & (file::NONBLOCK | file::KERNEL_NONBLOCK) {
         file::KERNEL_NONBLOCK => file::KERNEL_NONBLOCK,
         _ if status_flags & libc::O_NONBLOCK != 0 => file::NONBLOCK,

@@ -154,13 +154,12 @@ pub fn is_unused_listener(fd: c_int) -> bool {
 /// The program uses a socket that it inherited or received. It is ours if it listens: whoever only waits for it (`poll`) may never call it by another name.
 #[cold]
 pub fn meet(fd: c_int, entry: Entry) -> Option<Sock> {
-    if !fd_table::replace(fd, entry, Entry::KERNEL) {
-        return None; // Another thread is at it.
-    }
     if !is_stand(fd) {
-        return listen::meet(fd);
+        return listen::meet_stranger(fd, entry);
     }
-    request(fd);
+    if fd_table::replace(fd, entry, Entry::KERNEL) {
+        request(fd);
+    }
     None
 }
 

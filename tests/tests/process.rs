@@ -469,6 +469,38 @@ for how in ['accept', 'poll', 'epoll', 'bare select', 'bare poll']:
     engine.went_through(5);
 }
 
+/// Threads that all begin to wait for an inherited listener at the same moment, none having used it, all hear.
+#[test]
+fn threads_meet_an_inherited_listener_together() {
+    let lab = Lab::new("met-together");
+    let engine = Engine::start(&lab);
+    let program = "
+import select, socket, subprocess, sys
+child = '''
+import select, socket, sys, threading
+number, threads = int(sys.argv[1]), 4
+start, heard = threading.Barrier(threads), []
+def wait():
+    waits = select.poll()
+    waits.register(number, select.POLLIN)
+    start.wait()
+    heard.append(len(waits.poll(5000)))
+all = [threading.Thread(target=wait) for _ in range(threads)]
+for thread in all: thread.start()
+for thread in all: thread.join()
+socket.socket(fileno=number).accept()[0].sendall(str(heard).encode())
+'''
+listener = socket.create_server(('127.0.0.1', 0))
+for _ in range(5):
+    started = subprocess.Popen([sys.executable, '-c', child, str(listener.fileno())], pass_fds=[listener.fileno()])
+    client = socket.create_connection(listener.getsockname(), timeout=20)
+    print(client.recv(100))
+    assert started.wait() == 0
+";
+    assert_eq!(lab.python(program).under(&engine).ok().text(), "b'[1, 1, 1, 1]'\n".repeat(5));
+    engine.went_through(5);
+}
+
 /// A server that gets its listener over a socket and only waits for it, by `poll` or `select`, hears of clients over utcp. Who keeps a listener for
 /// others and passes it on does not become one of those who serve it.
 #[test]
