@@ -33,7 +33,9 @@ pub unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int {
         if let Err(error) = swap::to_kernel(&sock) {
             return errno::fail(error);
         }
-        if sock.is_shut() { bound::keep(fd, SHUT) } else { bound::remember(fd) }
+        if fd_table::get(fd).kind() != Kind::Kept {
+            bound::remember(fd);
+        }
     } else if handle::is_hidden(fd) {
         return errno::fail(Errno(libc::EBADF));
     }
@@ -70,9 +72,6 @@ pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
         // Without a bind the kernel chooses the port.
         if let Err(error) = swap::to_kernel(&sock) {
             return errno::fail(error);
-        }
-        if sock.is_shut() {
-            bound::keep(fd, SHUT);
         }
     } else if handle::is_hidden(fd) {
         return errno::fail(Errno(libc::EBADF));
@@ -274,7 +273,7 @@ pub const RINGS: u32 = 1;
 const INHERITED: u32 = 2;
 /// In place of an option, see [`bound::keep`]: it was shut before it listened, and whom it accepts begins as shut as it is, which the engine
 /// knows nothing of.
-const SHUT: u32 = 3;
+pub const SHUT: u32 = 3;
 
 /// A `shutdown` of the kernel's socket `fd` failed with ENOTCONN: its sides are shut all the same (Linux inet_shutdown).
 pub fn was_shut(fd: c_int) {

@@ -12,7 +12,7 @@ use crate::fd_table::{self, Entry};
 use crate::handle::Sock;
 use crate::sigio::Signals;
 use crate::sys::{self, Errno, Sys};
-use crate::{control, epoll, options, pool};
+use crate::{bound, control, epoll, listen, options, pool};
 
 /// Puts a kernel socket at `sock`'s number.
 pub fn to_kernel(sock: &Sock) -> Sys<()> {
@@ -23,12 +23,17 @@ pub fn to_kernel(sock: &Sock) -> Sys<()> {
         let _ = sys::fcntl(kernel, libc::F_SETFL, flags as usize);
     }
     options::replay(sock, kernel, domain == libc::AF_INET6);
+    // Before the number is the kernel's: from then on the slot is the engine's to give away.
     let shut = |bit| i32::from(sock.intends(bit));
-    if let how @ 0.. = shut(intent::SHUT_RD) + 2 * shut(intent::SHUT_WR) - 1 {
+    let how = shut(intent::SHUT_RD) + 2 * shut(intent::SHUT_WR) - 1;
+    if how >= 0 {
         // It says ENOTCONN, as it did here, and shuts it.
         let _ = sys::call!(libc::SYS_shutdown, kernel, how);
     }
     let result = put_at(sock, kernel);
+    if how >= 0 && result.is_ok() {
+        bound::keep(sock.fd, listen::SHUT);
+    }
     let _ = sys::close(kernel);
     result
 }
