@@ -44,11 +44,7 @@ const EXCLUSIVE_OK: u32 = 0x1 | 0x4 | 0x8 | 0x10 | (1 << 29) | ET | EXCLUSIVE;
 /// As `epoll_ctl`.
 pub unsafe fn epoll_ctl(epfd: c_int, operation: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
     let stranger = || if operation == libc::EPOLL_CTL_ADD { listen::meet(fd) } else { None };
-    let Some(sock) = handle::ours(fd).or_else(stranger) else {
-        // SAFETY: the program's own arguments.
-        return unsafe { kernel_member(epfd, operation, fd, event) };
-    };
-    let Some(sock) = attended(epfd, operation, sock) else {
+    let Some(mut sock) = handle::ours(fd).or_else(stranger) else {
         // SAFETY: the program's own arguments.
         return unsafe { kernel_member(epfd, operation, fd, event) };
     };
@@ -61,13 +57,23 @@ pub unsafe fn epoll_ctl(epfd: c_int, operation: c_int, fd: c_int, event: *mut ep
             Err(error) => return errno::fail(error),
         }
     };
-    let result = match operation {
-        libc::EPOLL_CTL_ADD => add(epfd, &sock, wanted),
-        libc::EPOLL_CTL_MOD => change(epfd, &sock, Some(wanted)),
-        libc::EPOLL_CTL_DEL => change(epfd, &sock, None),
-        _ => Err(Errno(libc::EINVAL)),
-    };
-    errno::into_libc(result.map(|()| 0))
+    loop {
+        let Some(now) = attended(epfd, operation, sock) else {
+            // SAFETY: the program's own arguments.
+            return unsafe { kernel_member(epfd, operation, fd, event) };
+        };
+        sock = now;
+        let result = match operation {
+            libc::EPOLL_CTL_ADD => add(epfd, &sock, wanted),
+            libc::EPOLL_CTL_MOD => change(epfd, &sock, Some(wanted)),
+            libc::EPOLL_CTL_DEL => change(epfd, &sock, None),
+            _ => Err(Errno(libc::EINVAL)),
+        };
+        // An engine that dies while it is asked for a bell is no error of the program's.
+        if result.is_ok() || operation != libc::EPOLL_CTL_ADD || sock.att.is_alive() {
+            return errno::into_libc(result.map(|()| 0));
+        }
+    }
 }
 
 /// `sock`, unless its engine is dead and the kernel's epoll will do: a listener's descriptor is the kernel's, and

@@ -250,9 +250,14 @@ fn redis_saves_in_the_background() {
     wait_until("the last is saved", WAIT, || {
         ask(&redis, &["info", "persistence"]).contains("rdb_bgsave_in_progress:0").then_some(())
     });
+    assert!(ask(&redis, &["info", "persistence"]).contains("rdb_last_bgsave_status:ok"));
     let digest = ask(&redis, &["debug", "digest"]);
     drop(redis);
     let again = start();
+    // It answers before it has read all.
+    wait_until("the file is read", WAIT, || {
+        ask(&again, &["info", "persistence"]).contains("\nloading:0").then_some(())
+    });
     assert_eq!(ask(&again, &["debug", "digest"]), digest);
     engine.went_through(20);
 }
