@@ -18,6 +18,7 @@
 mod download;
 mod engine;
 mod lab;
+pub mod mirror;
 mod net;
 pub mod nginx;
 mod path;

@@ -1,7 +1,8 @@
 //! Addresses that no device of the engine has: those of `lo`, which come by every interface, and those of interfaces that are not
 //! ours; and an interface that is not ours any more.
 
-use utcp_tests::{Engine, Host, Lab, Net, Running, WAIT, ip, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::mirror::{mirror, serve, visit};
+use utcp_tests::{Engine, Host, Lab, Net, WAIT, ip, is_root, not_run, on_kernel, wait_until};
 
 macro_rules! needs_utcp_and_root {
     () => {
@@ -16,42 +17,6 @@ macro_rules! needs_utcp_and_root {
 
 fn on_device<'l>(lab: &'l Lab, host: &Host) -> Engine<'l> {
     Engine::new(lab).inside(host).set("UTCP_DEVICE", format!("xdp:{}", host.interface))
-}
-
-/// Tells each connection which address it comes from, and `word`.
-fn mirror(port: u16, word: &str) -> String {
-    format!(
-        "import socket
-s = socket.create_server(('::', {port}), family=socket.AF_INET6, dualstack_ipv6=True)
-print('listens', flush=True)
-while True:
-    c, peer = s.accept()
-    c.sendall((peer[0].removeprefix('::ffff:') + ' {word}').encode())
-    c.close()"
-    )
-}
-
-fn serve(lab: &Lab, host: &Host, port: u16, word: &str) -> Running {
-    let mut server = lab.python(&mirror(port, word)).inside(host).spawn();
-    server.wait_for_output("listens");
-    server
-}
-
-/// Connects, from `from` if that is an address, and prints what the mirror says, or the error.
-fn visit(to: &str, port: u16, from: &str) -> String {
-    format!(
-        "import errno, socket
-s = socket.socket(socket.AF_INET6 if ':' in '{to}' else socket.AF_INET)
-s.settimeout(10)
-try:
-    if '{from}':
-        s.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
-        s.bind(('{from}', 0))
-    s.connect(('{to}', {port}))
-    print(s.makefile().read())
-except OSError as error:
-    print(errno.errorcode.get(error.errno, error))"
-    )
 }
 
 /// The host's own address, as routers and machines behind a load balancer have it: on `lo`. What is sent there is ours, for servers and for

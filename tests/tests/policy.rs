@@ -1,7 +1,8 @@
 //! Whose way a connection goes: by the kernel's rules, tables, metrics and source hints, which utcp follows where it can
 //! judge them, and leaves to the kernel where it can't.
 
-use utcp_tests::{Engine, Host, Lab, Net, Running, WAIT, ip, is_root, not_run, on_kernel, wait_until};
+use utcp_tests::mirror::{serve, visit, visit_marked};
+use utcp_tests::{Engine, Lab, Net, WAIT, ip, is_root, not_run, on_kernel, wait_until};
 
 macro_rules! needs_utcp_and_root {
     () => {
@@ -32,41 +33,6 @@ fn two_cables(lab: &Lab, net: &Net) {
         ip(lab, client, &format!("addr add {addr} dev lo"));
     }
     ip(lab, host, &format!("addr add 10.77.0.50/24 dev {}", host.interface));
-}
-
-/// Tells each connection which address it comes from.
-fn mirror(lab: &Lab, host: &Host, port: u16) -> Running {
-    let script = format!(
-        "import socket
-s = socket.create_server(('::', {port}), family=socket.AF_INET6, dualstack_ipv6=True)
-print('listens', flush=True)
-while True:
-    c, peer = s.accept()
-    c.sendall(peer[0].removeprefix('::ffff:').encode())
-    c.close()"
-    );
-    let mut server = lab.python(&script).inside(host).spawn();
-    server.wait_for_output("listens");
-    server
-}
-
-/// Connects and prints which address it came from, or the error.
-fn visit(to: &str, port: u16, from: &str, mark: u32) -> String {
-    format!(
-        "import errno, socket
-family = socket.AF_INET6 if ':' in '{to}' else socket.AF_INET
-s = socket.socket(family)
-s.settimeout(10)
-if {mark}: s.setsockopt(socket.SOL_SOCKET, 36, {mark})  # SO_MARK
-try:
-    if '{from}':
-        s.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
-        s.bind(('{from}', 0))
-    s.connect(('{to}', {port}))
-    print(s.makefile().read())
-except OSError as error:
-    print(errno.errorcode.get(error.errno, error))"
-    )
 }
 
 /// A change of the host's rules or routes, a connection, the address that it comes from (or the error), and whether utcp serves it.
@@ -131,7 +97,7 @@ fn connections_go_where_the_kernel_would_send_them() {
     two_cables(&lab, &net);
     let host = &net.server;
     let port = lab.port();
-    let _mirror = mirror(&lab, &net.client, port);
+    let _mirror = serve(&lab, &net.client, port, "");
     let devices = format!("xdp:{},xdp:second", host.interface);
     let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", devices).run();
     // Whatever way packets come back, they are taken (the kernel's own half of a check).
@@ -142,7 +108,7 @@ fn connections_go_where_the_kernel_would_send_them() {
     }
     for (n, Case { change, to, from, mark, want, ours }) in CASES.iter().enumerate() {
         ip(&lab, host, change);
-        let script = visit(to, port, from, *mark);
+        let script = visit_marked(to, port, from, *mark);
         let kernel = lab.python(&script).inside(host).ok().text();
         assert_eq!(kernel.trim(), *want, "the kernel, case {n}: {change}");
         // The engine hears of the change when the kernel tells it.
@@ -169,10 +135,10 @@ fn a_macvlan_is_left_to_the_kernel() {
     ip(&lab, host, "link set mac0 up");
     ip(&lab, &net.client, &format!("addr add 10.79.0.2/24 dev {}", net.client.interface));
     let port = lab.port();
-    let _mirror = mirror(&lab, &net.client, port);
+    let _mirror = serve(&lab, &net.client, port, "");
     let device = format!("xdp:{}", host.interface);
     let engine = Engine::new(&lab).inside(host).set("UTCP_DEVICE", device).run();
-    assert_eq!(lab.python(&visit("10.79.0.2", port, "", 0)).under(&engine).ok().text(), "10.79.0.1\n");
+    assert_eq!(lab.python(&visit("10.79.0.2", port, "")).under(&engine).ok().text(), "10.79.0.1\n");
     wait_until("`utcp why` says so", WAIT, || {
         let why = engine.ask(&format!("why {port}"))?;
         why.contains("its route leaves by mac0 (a virtual interface), which is no device of this engine")
@@ -180,6 +146,6 @@ fn a_macvlan_is_left_to_the_kernel() {
     });
     assert_eq!(engine.counters().get("connects"), 0);
     // The device below is served as ever.
-    assert_eq!(lab.python(&visit(&net.client.addr, port, "", 0)).under(&engine).ok().text(), "10.77.0.1\n");
+    assert_eq!(lab.python(&visit(&net.client.addr, port, "")).under(&engine).ok().text(), "10.77.0.1\n");
     engine.went_through(1);
 }

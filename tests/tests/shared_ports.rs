@@ -1,6 +1,7 @@
 //! Ports that the kernel's sockets have, too: connections of ours come from ports where the kernel's programs listen and connect from, and
 //! a server of ours listens where the kernel has connections still.
 
+use utcp_tests::mirror::{mirror, serve, visit};
 use utcp_tests::{
     Engine, Host, Lab, Net, Running, WAIT, is_root, not_run, on_kernel, release_file, wait_until,
 };
@@ -38,42 +39,6 @@ fn shared<'l>(lab: &'l Lab, host: &Host, how: &str) -> (Engine<'l>, Option<Runni
         switch
     });
     (engine.run(), switch)
-}
-
-/// Tells each connection which address it comes from, and `word`.
-fn mirror(port: u16, word: &str) -> String {
-    format!(
-        "import socket
-s = socket.create_server(('::', {port}), family=socket.AF_INET6, dualstack_ipv6=True)
-print('listens', flush=True)
-while True:
-    c, peer = s.accept()
-    c.sendall((peer[0].removeprefix('::ffff:') + ' {word}').encode())
-    c.close()"
-    )
-}
-
-fn serve(lab: &Lab, host: &Host, port: u16, word: &str) -> Running {
-    let mut server = lab.python(&mirror(port, word)).inside(host).spawn();
-    server.wait_for_output("listens");
-    server
-}
-
-/// Connects, from `from` if that is an address, and prints what the mirror says, or the error.
-fn visit(to: &str, port: u16, from: &str) -> String {
-    format!(
-        "import errno, socket
-s = socket.socket(socket.AF_INET6 if ':' in '{to}' else socket.AF_INET)
-s.settimeout(10)
-try:
-    if '{from}':
-        s.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
-        s.bind(('{from}', 0))
-    s.connect(('{to}', {port}))
-    print(s.makefile().read())
-except OSError as error:
-    print(errno.errorcode.get(error.errno, error))"
-    )
 }
 
 /// The ports that connections of ours come from are nobody's alone: servers listen there, under utcp and beside it, and the kernel's
