@@ -18,7 +18,7 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// Without cores: how many shards the load may bring at most; the first one is always there. None: half of the cores.
     pub shards: Option<usize>,
-    /// How long a shard looks for work after the last before it sleeps, µs.
+    /// How long a shard looks at most for work after the last before it sleeps, µs.
     pub spin_us: u64,
     /// Faults to inject on every device (see netmap-io), for tests.
     pub faults: Option<String>,
@@ -67,7 +67,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Microseconds that a shard spins by default before it sleeps: more than twice a wake-up across cores (18 to 30 µs
+/// Microseconds that a shard spins at most by default before it sleeps: more than twice a wake-up across cores (18 to 30 µs
 /// on virtual machines), or program and shard would take turns sleeping through each other's answers.
 pub const SPIN_US_DEFAULT: u64 = 50;
 
