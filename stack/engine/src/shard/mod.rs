@@ -129,7 +129,7 @@ pub struct ShardConfig {
     pub count: u32,
     /// Core to pin to.
     pub core: Option<usize>,
-    /// Longest spin before a sleep, ns: [`spin`].
+    /// Longest spin before a sleep, ns (module `spin`).
     pub spin_ns: u64,
     /// Same-host connections are served without a device.
     pub local: bool,
