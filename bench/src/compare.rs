@@ -185,11 +185,15 @@ pub fn measure(
     Ok(measured)
 }
 
-/// 70 % of what the kernel can do: both sides get the same load.
+/// 70 % of what the kernel can do: both sides get the same load. In one second of three others may have had the machine.
 fn tail_rate(plan: &Plan, case: Case, net: &Net) -> Result<f64, Error> {
     const SHARE: f64 = 0.7;
-    let closed = run::once(case, Side::Kernel, net, &plan.pinning, &plan.files, 1, None)?;
-    Ok(closed.load.per_second * SHARE)
+    let mut best: f64 = 0.0;
+    for _ in 0..3 {
+        let closed = run::once(case, Side::Kernel, net, &plan.pinning, &plan.files, 1, None)?;
+        best = best.max(closed.load.per_second);
+    }
+    Ok(best * SHARE)
 }
 
 /// What a case is about.

@@ -23,8 +23,34 @@ const LOOK_NS: u64 = 250_000;
 /// Descriptors of ours in the kernel's set that may stand before the program's, and one more look.
 const OURS_MAX: usize = 3 + LANES;
 
-/// One timeout in whatever form the call had it: `None` is for ever.
-pub type Timeout = Option<u64>;
+/// How long a call waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Timeout {
+    /// Nanoseconds; `None` is for ever.
+    ns: Option<u64>,
+    /// The program's own call counts nanoseconds, so its kernel and its sandbox know that one.
+    exact: bool,
+}
+
+impl Timeout {
+    const NONE: Self = Self { ns: Some(0), exact: false };
+
+    /// What `epoll_wait` is given: negative is for ever.
+    fn milliseconds(ms: c_int) -> Self {
+        Self { ns: u64::try_from(ms).ok().map(|ms| ms * 1_000_000), exact: false }
+    }
+
+    /// When it is over, by the monotonic clock.
+    fn deadline(self) -> Option<u64> {
+        self.ns.map(|ns| sys::now_ns().saturating_add(ns))
+    }
+
+    /// What is left of it until `deadline`.
+    fn until(self, deadline: Option<u64>) -> Self {
+        let ns = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
+        Self { ns, ..self }
+    }
+}
 
 /// `epoll_wait(2)`.
 ///
@@ -36,11 +62,11 @@ pub unsafe fn epoll_wait(epfd: c_int, events: *mut epoll_event, max: c_int, time
         let wait_there = || unsafe { real::epoll_wait(epfd, events, max, timeout_ms) };
         // SAFETY: as above.
         return unsafe {
-            kernels(epfd, events, max, milliseconds(timeout_ms), core::ptr::null(), wait_there)
+            kernels(epfd, events, max, Timeout::milliseconds(timeout_ms), core::ptr::null(), wait_there)
         };
     };
     // SAFETY: the program's own arguments.
-    unsafe { wait(epfd, &set, events, max, milliseconds(timeout_ms), core::ptr::null()) }
+    unsafe { wait(epfd, &set, events, max, Timeout::milliseconds(timeout_ms), core::ptr::null()) }
 }
 
 /// `epoll_pwait(2)`.
@@ -58,10 +84,10 @@ pub unsafe fn epoll_pwait(
         // SAFETY: the program's own arguments.
         let wait_there = || unsafe { real::epoll_pwait(epfd, events, max, timeout_ms, mask) };
         // SAFETY: as above.
-        return unsafe { kernels(epfd, events, max, milliseconds(timeout_ms), mask, wait_there) };
+        return unsafe { kernels(epfd, events, max, Timeout::milliseconds(timeout_ms), mask, wait_there) };
     };
     // SAFETY: the program's own arguments.
-    unsafe { wait(epfd, &set, events, max, milliseconds(timeout_ms), mask) }
+    unsafe { wait(epfd, &set, events, max, Timeout::milliseconds(timeout_ms), mask) }
 }
 
 /// `epoll_pwait2(2)`.
@@ -75,7 +101,7 @@ pub unsafe fn epoll_pwait2(
     timeout: *const libc::timespec,
     mask: *const sigset_t,
 ) -> c_int {
-    let limit = if timeout.is_null() {
+    let ns = if timeout.is_null() {
         None
     } else {
         // SAFETY: the program's own structure; not null.
@@ -84,6 +110,7 @@ pub unsafe fn epoll_pwait2(
             Err(error) => return errno::fail(error),
         }
     };
+    let limit = Timeout { ns, exact: true };
     let Some(set) = usable(epfd) else {
         // SAFETY: the program's own arguments.
         let wait_there = || unsafe { real::epoll_pwait2(epfd, events, max, timeout, mask) };
@@ -110,7 +137,7 @@ unsafe fn kernels(
     wait_there: impl FnOnce() -> c_int,
 ) -> c_int {
     nested::settle(false);
-    let deadline = timeout.filter(|ns| *ns > 0).map(|ns| sys::now_ns().saturating_add(ns));
+    let deadline = timeout.deadline();
     let count = wait_there();
     if count <= 0 {
         return count;
@@ -122,9 +149,8 @@ unsafe fn kernels(
     if kept > 0 {
         return kept as c_int;
     }
-    let left = || timeout.map(|_| deadline.map_or(0, |deadline| deadline.saturating_sub(sys::now_ns())));
     loop {
-        let left = left();
+        let left = timeout.until(deadline);
         if let Some(set) = usable(epfd) {
             // SAFETY: the caller's promise.
             return unsafe { wait(epfd, &set, events, max, left, mask) };
@@ -132,7 +158,7 @@ unsafe fn kernels(
         // SAFETY: the program promises room for `max` events, a number that the kernel took; they are plain data.
         let room = unsafe { core::slice::from_raw_parts_mut(events, max.max(0) as usize) };
         match kernel_wait(epfd, None, room, left, mask) {
-            Ok(0) if left != Some(0) => {}
+            Ok(0) if left.ns != Some(0) => {}
             result => return errno::into_libc(result),
         }
     }
@@ -141,10 +167,6 @@ unsafe fn kernels(
 fn usable(epfd: c_int) -> Option<SetRef> {
     let entry = fd_table::get(epfd);
     if entry == Entry::KERNEL || tls::thread().is_vfork_child() { None } else { epolls::set_of(entry) }
-}
-
-fn milliseconds(timeout_ms: c_int) -> Timeout {
-    u64::try_from(timeout_ms).ok().map(|ms| ms * 1_000_000)
 }
 
 /// # Safety
@@ -200,15 +222,15 @@ fn gather(
             return Ok(count);
         }
     }
-    if timeout == Some(0) {
-        return kernel_look(epfd, &set, room, 0);
+    if timeout.ns == Some(0) {
+        return kernel_look(epfd, &set, room);
     }
     // Who put something else at the number may have signalled before we counted.
     if usable(epfd).is_none_or(|now| now.index != set.index) {
         return Err(Errno(libc::EINTR));
     }
-    sleep::spin(&mut || !quiet(&set));
-    let deadline = timeout.map(|ns| sys::now_ns().saturating_add(ns));
+    let deadline = timeout.deadline();
+    sleep::spin(deadline, &mut || !quiet(&set));
     loop {
         if !quiet(&set) {
             let count = both(epfd, &set, room)?;
@@ -230,7 +252,7 @@ fn gather(
             }
         }
         set.say_asleep();
-        let left = deadline.map(|deadline| deadline.saturating_sub(sys::now_ns()));
+        let left = timeout.until(deadline);
         let slept = calm.asleep(&set, || kernel_wait(epfd, Some(&set), room, left, mask));
         let kernel = *slept.as_ref().unwrap_or(&0);
         lane::gather(&set);
@@ -241,7 +263,7 @@ fn gather(
         if count > 0 {
             return Ok(count);
         }
-        if left == Some(0) || deadline.is_some_and(|deadline| sys::now_ns() >= deadline) {
+        if left.ns == Some(0) || deadline.is_some_and(|deadline| sys::now_ns() >= deadline) {
             return Ok(0);
         }
     }
@@ -286,7 +308,7 @@ fn both(epfd: c_int, set: &SetRef, room: &mut [epoll_event]) -> Sys<usize> {
         // At most half, so that neither side starves the other.
         let half = room.len().div_ceil(2);
         if let Some(part) = room.get_mut(..half) {
-            kernel = kernel_look(epfd, set, part, 0)?;
+            kernel = kernel_look(epfd, set, part)?;
         }
     }
     Ok(scan(set, room, kernel))
@@ -303,8 +325,8 @@ fn is_due(set: &SetRef) -> bool {
     true
 }
 
-fn kernel_look(epfd: c_int, set: &SetRef, room: &mut [epoll_event], timeout_ns: u64) -> Sys<usize> {
-    kernel_wait(epfd, Some(set), room, Some(timeout_ns), core::ptr::null())
+fn kernel_look(epfd: c_int, set: &SetRef, room: &mut [epoll_event]) -> Sys<usize> {
+    kernel_wait(epfd, Some(set), room, Timeout::NONE, core::ptr::null())
 }
 
 /// The kernel's wait, through libc: it is a cancellation point, as the program's call was. What is left are the
@@ -316,21 +338,41 @@ fn kernel_wait(
     left: Timeout,
     mask: *const sigset_t,
 ) -> Sys<usize> {
-    let max = room.len().min(c_int::MAX as usize) as c_int;
-    // Rounded up: a wait must not end early. (Not epoll_pwait2: older kernels lack it.)
-    let mut timeout_ms = left.map_or(-1, |ns| ns.div_ceil(1_000_000).min(c_int::MAX as u64) as c_int);
+    let mut left = left;
     // Our own descriptors may have taken all the room: the kernel puts them behind the others then.
     for _ in 0..OURS_MAX {
-        // SAFETY: the room is valid for `max` events; the mask is the program's.
-        let count = unsafe { real::epoll_pwait(epfd, room.as_mut_ptr(), max, timeout_ms, mask) };
-        let count = usize::try_from(count).map_err(|_| errno::get())?;
+        let count = kernel_wait_once(epfd, room, left, mask)?;
         let kept = keep_foreign(set, room, count);
         if kept > 0 || count < room.len() {
             return Ok(kept);
         }
-        timeout_ms = 0;
+        left = Timeout::NONE;
     }
     Ok(0)
+}
+
+/// To the nanosecond if the program's own call is. Else rounded up, as a wait must not end early: a program that never says
+/// `epoll_pwait2` may run where a filter ends whoever does, or on a kernel before 5.11.
+fn kernel_wait_once(
+    epfd: c_int,
+    room: &mut [epoll_event],
+    left: Timeout,
+    mask: *const sigset_t,
+) -> Sys<usize> {
+    let max = room.len().min(c_int::MAX as usize) as c_int;
+    if let (true, Some(ns @ 1..)) = (left.exact, left.ns) {
+        let time = sys::timespec(ns);
+        // SAFETY: the room is valid for `max` events, the time lives through the call; the mask is the program's.
+        let count = unsafe { real::epoll_pwait2(epfd, room.as_mut_ptr(), max, &raw const time, mask) };
+        match usize::try_from(count).map_err(|_| errno::get()) {
+            Err(Errno(libc::ENOSYS)) => {} // By number, where libc is older than 2.35.
+            result => return result,
+        }
+    }
+    let timeout_ms = left.ns.map_or(-1, |ns| ns.div_ceil(1_000_000).min(c_int::MAX as u64) as c_int);
+    // SAFETY: the room is valid for `max` events; the mask is the program's.
+    let count = unsafe { real::epoll_pwait(epfd, room.as_mut_ptr(), max, timeout_ms, mask) };
+    usize::try_from(count).map_err(|_| errno::get())
 }
 
 /// Drops our own bell and channel from `count` events of the kernel; how many are left.

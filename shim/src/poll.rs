@@ -290,7 +290,7 @@ fn wait_calmly(
         found > 0
     };
     // What was seen is told: a second look might see less, and nothing is what a timeout tells.
-    if has_ours && sleep::spin(&mut any) && !has_kernel {
+    if has_ours && sleep::spin(deadline, &mut any) && !has_kernel {
         return Ok(found);
     }
     loop {

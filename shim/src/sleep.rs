@@ -56,7 +56,7 @@ pub fn until<'a>(
     calm: &Calm<'_>,
     mut ready: impl FnMut() -> bool,
 ) -> Woken {
-    if spin(&mut ready) {
+    if spin(deadline_ns, &mut ready) {
         return Woken::News;
     }
     loop {
@@ -126,8 +126,8 @@ fn sleep_once(
     }
 }
 
-/// Spins for what this thread's experience allows; true as soon as `ready` is.
-pub fn spin(ready: &mut impl FnMut() -> bool) -> bool {
+/// Spins for what this thread's experience allows, and not past the deadline; true as soon as `ready` is.
+pub fn spin(deadline_ns: Option<u64>, ready: &mut impl FnMut() -> bool) -> bool {
     if ready() {
         return true;
     }
@@ -165,7 +165,11 @@ pub fn spin(ready: &mut impl FnMut() -> bool) -> bool {
             memory.store((budget * 2).min(limit) as u32, Relaxed);
             return true;
         }
-        if sys::now_ns().wrapping_sub(start) >= budget {
+        let now = sys::now_ns();
+        if deadline_ns.is_some_and(|deadline| now >= deadline) {
+            return false; // Which says nothing about how long it would have paid.
+        }
+        if now.wrapping_sub(start) >= budget {
             memory.store((budget / 2).max(limit / SPIN_FLOOR).max(1) as u32, Relaxed);
             return false;
         }

@@ -133,3 +133,31 @@ print('ok')
     assert_eq!(lab.python(&program).under(&engine).ok().text().trim(), "ok");
     engine.went_through(1);
 }
+
+/// A wait of microseconds ends after them and not after the millisecond that they are rounded up to elsewhere.
+#[test]
+fn a_wait_of_microseconds_takes_no_millisecond() {
+    let lab = Lab::new("by-number-microseconds");
+    let engine = Engine::start(&lab);
+    let program = format!(
+        "{CALLS}
+import time
+listener = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(listener.getsockname())
+epoll = select.epoll()
+epoll.register(client, select.EPOLLIN)
+room = ctypes.create_string_buffer(12)
+wanted = ctypes.create_string_buffer(bytes(8) + (200_000).to_bytes(8, sys.byteorder))
+took = []
+for _ in range(100):
+    before = time.monotonic_ns()
+    assert call('epoll_pwait2', epoll.fileno(), room, 1, wanted, None, 8) == 0
+    took.append(time.monotonic_ns() - before)
+assert min(took) >= 200_000, took
+assert min(took) < 900_000, took
+print('ok')
+"
+    );
+    assert_eq!(lab.python(&program).under(&engine).ok().text().trim(), "ok");
+    engine.went_through(1);
+}
