@@ -1,5 +1,6 @@
 //! `utcp engine`.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
@@ -10,7 +11,7 @@ use utcp_engine::sys::UnixName;
 /// Arguments of `utcp engine`. Each has a `UTCP_*` variable with the same meaning.
 #[derive(clap::Args)]
 pub struct Engine {
-    /// Device to drive, such as xdp:eth0; may be given several times.
+    /// Devices to drive, such as xdp:eth0, separated by commas; may be given several times.
     #[arg(long, value_name = "DEVICE")]
     device: Vec<String>,
     /// Cores of the shards, such as 0,2-3: one shard for each, pinned.
@@ -47,7 +48,7 @@ pub fn main(arguments: Engine) -> Result<(), String> {
 }
 
 /// Variables that some part of utcp reads.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 16] = [
     "UTCP_ENGINE",
     "UTCP_STACK",
     "UTCP_DISABLE",
@@ -63,6 +64,7 @@ const KNOWN: [&str; 15] = [
     "UTCP_BIN",
     "UTCP_LIB",
     "UTCP_INHERIT",
+    "UTCP_IO_URING",
 ];
 
 fn name_unknown_variables() {
@@ -78,7 +80,7 @@ fn run(arguments: Engine) -> Result<(), String> {
     let mut config =
         Config::from_variables(|name| std::env::var(name).ok()).map_err(|error| error.to_string())?;
     if !arguments.device.is_empty() {
-        config.devices = arguments.device;
+        config.devices = devices(&arguments.device);
     }
     if let Some(list) = arguments.cores {
         config.cores = parse_cores(&list).map_err(|error| error.to_string())?;
@@ -105,7 +107,52 @@ fn run(arguments: Engine) -> Result<(), String> {
     }
 }
 
+/// The devices of every `--device`, each a list as in UTCP_DEVICE. One that names none is left to be refused in words.
+fn devices(lists: &[String]) -> Vec<String> {
+    let of = |list: &String| {
+        let devices = utcp_engine::station::split_devices(list);
+        if devices.is_empty() { vec![list.clone()] } else { devices }
+    };
+    lists.iter().flat_map(of).collect()
+}
+
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("UTCP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    // Colours are for eyes: in a file or a journal they are noise.
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_target(false)
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_devices_is_taken_as_from_the_environment() {
+        let of = |lists: &[&str]| devices(&lists.iter().map(|list| (*list).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&["xdp:a,xdp:b"]), ["xdp:a", "xdp:b"]);
+        assert_eq!(
+            of(&["tap:t,addr=10.0.0.1/8,xdp:b", "xdp:c"]),
+            ["tap:t,addr=10.0.0.1/8", "xdp:b", "xdp:c"]
+        );
+        assert_eq!(of(&[""]), [""], "nothing is no device, and not none");
+    }
+
+    /// What README tells a user to set is not called meaningless.
+    #[test]
+    fn every_variable_of_the_readme_is_known() {
+        let readme = include_str!("../../../README.md");
+        let rows = readme.lines().filter_map(|line| line.strip_prefix("| `UTCP_"));
+        let names: Vec<_> =
+            rows.filter_map(|row| row.split_once('`')).map(|(name, _)| format!("UTCP_{name}")).collect();
+        assert!(names.len() > 10, "README has a table of them: {names:?}");
+        for name in names {
+            assert!(KNOWN.contains(&name.as_str()), "{name}");
+        }
+    }
 }

@@ -49,6 +49,13 @@ pub enum ConfigError {
     StackName(String),
     /// Cores say how many shards there are.
     CoresAndShards,
+    /// Faults that don't exist: told also where no device is there that could have them.
+    Faults {
+        /// The whole list.
+        value: String,
+        /// What is wrong with it, in words.
+        error: String,
+    },
 }
 
 impl fmt::Display for ConfigError {
@@ -57,6 +64,7 @@ impl fmt::Display for ConfigError {
             Self::CoresAndShards => {
                 f.write_str("UTCP_CORES and UTCP_SHARDS: one shard stands on each core, set one of the two")
             }
+            Self::Faults { value, error } => write!(f, "UTCP_FAULTS={value}: {error}"),
             Self::Value { name, value, wanted } => write!(f, "{name}={value}: expected {wanted}"),
             Self::StackName(name) => {
                 write!(f, "stack name {name:?}: use 1 to 32 letters, digits, '-' or '_'")
@@ -70,6 +78,8 @@ impl std::error::Error for ConfigError {}
 /// Microseconds that a shard spins at most by default before it sleeps: more than twice a wake-up across cores (18 to 30 µs
 /// on virtual machines), or program and shard would take turns sleeping through each other's answers.
 pub const SPIN_US_DEFAULT: u64 = 50;
+/// More is as much as this: a second, as in programs.
+pub const SPIN_US_MAX: u64 = 1_000_000;
 
 impl Config {
     /// The defaults, changed by what `variable` (usually the environment) says.
@@ -104,7 +114,7 @@ impl Config {
                     wanted: "a number of microseconds, 0 to sleep at once",
                 })?,
             },
-            faults: variable("UTCP_FAULTS").filter(|f| !f.is_empty()),
+            faults: variable("UTCP_FAULTS").filter(|f| !f.is_empty()).map(known_faults).transpose()?,
             trace: variable("UTCP_TRACE").filter(|f| !f.is_empty()).map(PathBuf::from),
             local: switch("UTCP_LOCAL", variable("UTCP_LOCAL").as_deref(), true)?,
             cut_through: switch("UTCP_CUT_THROUGH", variable("UTCP_CUT_THROUGH").as_deref(), true)?,
@@ -152,6 +162,14 @@ pub fn parse_shards(value: &str) -> Result<usize, ConfigError> {
         value: value.to_owned(),
         wanted: "the most shards that there may be, 1 to 8",
     })
+}
+
+/// `value`, if it is a list of faults.
+fn known_faults(value: String) -> Result<String, ConfigError> {
+    match value.parse::<utcp_netmap_io::FaultSpec>() {
+        Ok(_) => Ok(value),
+        Err(error) => Err(ConfigError::Faults { error: error.to_string(), value }),
+    }
 }
 
 /// What a variable that says on or off means.
@@ -259,6 +277,9 @@ mod tests {
         assert!(both.contains("UTCP_CORES") && both.contains("UTCP_SHARDS"), "{both}");
         assert!(error("UTCP_STACK", "a/b").contains("letters"));
         assert!(error("UTCP_LOCAL", "maybe").contains("on or off"));
+        // Without a device, too: nobody else would say that it is nonsense.
+        assert!(error("UTCP_FAULTS", "lose=1%").contains("UTCP_FAULTS=lose=1%: "));
+        assert!(error("UTCP_FAULTS", "loss=200%").contains("200%"));
     }
 
     #[test]

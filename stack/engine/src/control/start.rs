@@ -85,7 +85,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         index: 0,
         count: shard_count,
         core: None,
-        spin_ns: config.spin_us * 1000,
+        spin_ns: config.spin_us.min(crate::config::SPIN_US_MAX) * 1000,
         local: config.local,
         cut_through: config.cut_through,
         secret,
