@@ -391,3 +391,26 @@ fn the_doctor_sets_right_what_it_can() {
         assert_eq!(end.status.success(), module || !bad, "{}", end.text());
     }
 }
+
+/// What an engine would refuse, `utcp doctor` does not call good: a queue that is not there, a second device, an address.
+#[test]
+fn the_doctor_reads_devices_as_the_engine_does() {
+    needs_utcp_and_root!();
+    let (lab, net) = (Lab::new("doctor-list"), Net::new());
+    let name = &net.server.interface;
+    for (devices, words) in [
+        (
+            format!("xdp:{name}-9"),
+            format!("BAD   queue: {name} has none of number 9; name one up to xdp:{name}-"),
+        ),
+        (format!("xdp:{name},xdp:nowhere"), "BAD   device: no interface \"nowhere\"".to_owned()),
+        ("tap:doc,addr=10.0.0.1".to_owned(), "expected an address of the engine's own".to_owned()),
+        (format!("xdp:{name},addr=10.0.0.1/8"), "leave addr= and gw= out".to_owned()),
+    ] {
+        let end = lab.run(release_file("utcp")).args(["doctor", &devices]).inside(&net.server).finish();
+        let told = format!("{}{}", end.text(), end.err);
+        assert!(!end.status.success() && told.contains(&words), "{devices}: {told}");
+    }
+    let end = lab.run(release_file("utcp")).args(["doctor", "tap:doc"]).inside(&net.server).finish();
+    assert!(end.status.success() && end.text().contains("note  address: tap:doc"), "{}", end.text());
+}

@@ -108,7 +108,7 @@ fn run(arguments: Engine) -> Result<(), String> {
 }
 
 /// The devices of every `--device`, each a list as in UTCP_DEVICE. One that names none is left to be refused in words.
-fn devices(lists: &[String]) -> Vec<String> {
+pub fn devices(lists: &[String]) -> Vec<String> {
     let of = |list: &String| {
         let devices = utcp_engine::station::split_devices(list);
         if devices.is_empty() { vec![list.clone()] } else { devices }

@@ -8,23 +8,37 @@ use utcp_engine::DeviceSpec;
 use utcp_engine::host::{HostMirror, HostView, Interface, Kind};
 use utcp_engine::inspect::{self, Offload, RingSizes};
 use utcp_engine::rss::Rss;
+use utcp_engine::station::{DeviceConfig, DeviceConfigError};
 
 use super::Finding;
 
 /// An AF_XDP buffer holds a packet of this length at most; longer ones come in pieces.
 const XDP_MTU_MAX: u32 = 4096 - 256 - 18;
 
-/// Looks at the interface that a device string names.
+/// Looks at the interface that a device string names, as `UTCP_DEVICE` has it.
 pub fn look(device: &str) -> Result<Vec<Finding>, String> {
-    // What follows the first comma is for the engine: addresses.
-    let name = device.split(',').next().unwrap_or(device);
+    let (name, bare) = match DeviceConfig::parse(device) {
+        Ok(config) => (config.device, None),
+        // The name alone is enough to look at it, if not to drive it.
+        Err(error @ DeviceConfigError::NoAddress(_)) => {
+            (device.to_owned(), Some(Finding::note("address", error.to_string())))
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     let spec: DeviceSpec = name.parse().map_err(|error: utcp_engine::SpecError| error.to_string())?;
-    let (name, port) = match &spec {
-        DeviceSpec::Xdp { interface, .. } => (interface, Port::Xdp),
+    let mut findings = look_at(&spec)?;
+    findings.extend(bare);
+    Ok(findings)
+}
+
+fn look_at(spec: &DeviceSpec) -> Result<Vec<Finding>, String> {
+    let (name, port, queue) = match spec {
+        DeviceSpec::Xdp { interface, queue } => (interface, Port::Xdp, *queue),
         DeviceSpec::Netmap { name, .. } if name.contains(':') => {
             return Ok(vec![Finding::good("device", "a port of a VALE switch has no interface to look at")]);
         }
-        DeviceSpec::Netmap { name, .. } => (name, Port::Netmap),
+        // Its rings need not be the driver's queues: `@conf:` sets them, and the module says so itself.
+        DeviceSpec::Netmap { name, .. } => (name, Port::Netmap, None),
         DeviceSpec::Tap { name } => return Ok(vec![tap(name, host()?.as_ref())]),
         DeviceSpec::Pipe { .. } => return Ok(vec![Finding::good("device", "a pipe needs nothing")]),
         DeviceSpec::Switch { name } => return Ok(vec![switch(name)]),
@@ -36,7 +50,7 @@ pub fn look(device: &str) -> Result<Vec<Finding>, String> {
     };
     let mut findings = vec![link(interface)];
     findings.extend(kind(interface, &host, port));
-    findings.extend(driver(interface));
+    findings.extend(driver(interface, queue));
     findings.push(interrupts(name));
     match port {
         Port::Xdp => findings.extend(xdp(interface)),
@@ -127,7 +141,7 @@ fn kind(interface: &Interface, host: &HostView, port: Port) -> Option<Finding> {
     }
 }
 
-fn driver(interface: &Interface) -> Vec<Finding> {
+fn driver(interface: &Interface, queue: Option<u32>) -> Vec<Finding> {
     let facts = match inspect::driver(&interface.name) {
         Ok(Some(facts)) => facts,
         Ok(None) => return Vec::new(),
@@ -137,6 +151,11 @@ fn driver(interface: &Interface) -> Vec<Finding> {
     let queues = facts.queues;
     let mut all =
         vec![Finding::good("driver", format!("{name}, {queues} queue(s): as many shards can serve it"))];
+    if let Some(queue) = queue.filter(|queue| *queue >= queues) {
+        let (name, last) = (&interface.name, queues.saturating_sub(1));
+        let words = format!("{name} has none of number {queue}; name one up to xdp:{name}-{last}");
+        all.push(Finding::bad("queue", words));
+    }
     if queues > 1 {
         all.push(spreading(&interface.name));
     }

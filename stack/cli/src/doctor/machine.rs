@@ -22,10 +22,10 @@ const CAPABILITIES: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
 
-/// Looks at everything; `device`: that one is going to be driven.
-pub fn look(device: Option<&str>) -> Vec<Finding> {
-    let is = |kind: &str| device.is_some_and(|device| device.starts_with(kind));
-    let (device, on_netmap) = (device.is_some(), is("netmap:") || is("vale"));
+/// Looks at everything; `devices`: those are going to be driven.
+pub fn look(devices: &[String]) -> Vec<Finding> {
+    let is = |kind: &str| devices.iter().any(|device| device.starts_with(kind));
+    let (device, on_netmap) = (!devices.is_empty(), is("netmap:") || is("vale"));
     vec![
         kernel(),
         futex_waitv(),

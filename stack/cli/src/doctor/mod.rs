@@ -13,7 +13,7 @@ use std::io;
 /// Arguments of `utcp doctor`.
 #[derive(clap::Args)]
 pub struct Doctor {
-    /// Look at this device, too: xdp:eth0, netmap:eth0, tap:utcp0.
+    /// Look at these devices, too, as in UTCP_DEVICE: xdp:eth0, netmap:eth0, tap:utcp0; separated by commas.
     #[arg(value_name = "DEVICE")]
     device: Option<String>,
     /// Set what can be set: offloads, interfaces that are down, reserved port numbers.
@@ -67,8 +67,12 @@ impl Finding {
 
 /// Prints a line for everything; an error when something is bad and stays so.
 pub fn main(doctor: &Doctor) -> Result<(), String> {
-    let mut findings = machine::look(doctor.device.as_deref());
-    if let Some(device) = &doctor.device {
+    let devices = match &doctor.device {
+        Some(list) => crate::engine::devices(std::slice::from_ref(list)),
+        None => Vec::new(),
+    };
+    let mut findings = machine::look(&devices);
+    for device in &devices {
         findings.extend(device::look(device)?);
     }
     let (mut bad, mut fixable) = (0, 0);

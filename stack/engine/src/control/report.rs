@@ -150,7 +150,8 @@ impl Control {
             }
             let count = lines.iter().filter(|l| l.remote.is_some() && l.has_port(port)).count();
             if count > 0 {
-                let _ = writeln!(text, "port {value}: {count} connections are served by this engine.");
+                let are = if count == 1 { "connection is" } else { "connections are" };
+                let _ = writeln!(text, "port {value}: {count} {are} served by this engine.");
             }
         }
         if kind != 1 {
