@@ -129,3 +129,18 @@ fn top_shows_who_is_busy() {
     assert_eq!(client[1], "4", "{page}");
     assert!(server[3] != "0" && server[4] != "0" && client[3] != "0" && client[4] != "0", "{page}");
 }
+
+/// An engine's socket takes the place of one that a dead engine left behind, and of nothing else.
+#[test]
+fn no_file_is_lost_to_a_socket() {
+    if on_kernel() {
+        return;
+    }
+    let lab = Lab::new("no-socket");
+    let engine = Engine::new(&lab);
+    let file = lab.file("precious", "precious");
+    let run = lab.run(engine.program("utcp")).args(["engine", "--socket"]).arg(&file);
+    let end = run.limit(std::time::Duration::from_secs(3)).finish();
+    assert!(end.err.contains("something else than a socket"), "{}", end.err);
+    assert_eq!(std::fs::read(&file).expect("it is still there"), b"precious");
+}

@@ -66,7 +66,7 @@ pub enum Kind {
     /// from now on; `b` = 2: new connections come by the kernel, those that wait here may still be accepted. Reply.
     ListenCheck = 6,
     /// Tools: a report. `a` = [`Report`], `b` = argument. Reply: `a` = bytes; the text follows in
-    /// messages of up to 32 KiB, the last one empty.
+    /// messages of up to 32 KiB, as they are read.
     Report = 7,
     /// Over the descriptor under a socket: keep this bound kernel socket as long as it (bind before connect). Descriptor: it.
     /// No reply.

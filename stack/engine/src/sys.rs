@@ -379,6 +379,12 @@ pub fn accept(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     owned(unsafe { libc::accept4(fd.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags) })
 }
 
+/// An open file that stands for another one to come.
+pub fn placeholder() -> io::Result<OwnedFd> {
+    // SAFETY: a literal that ends in a zero.
+    owned(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) })
+}
+
 /// Who is at the other end of a unix socket: (pid, uid).
 pub fn peer(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     // SAFETY: all zeroes are a valid ucred; the kernel fills at most `len` bytes.

@@ -7,45 +7,19 @@ use std::sync::Arc;
 use utcp_abi::layout::{LISTENERS_MAX, REGION_LEN, REGION_LEN_SMALL};
 use utcp_abi::message::{FDS_MAX, Kind, MESSAGE_LEN, Message, Reply};
 
-use super::{CHANNELS_MAX, CLIENTS_PER_USER_MAX, Channel, ClientEntry, Control, Source, TOKENS_MAX, Token};
+use super::door::MESSAGES_MAX;
+use super::{CHANNELS_MAX, CLIENTS_PER_USER_MAX, ClientEntry, Control, Source, TOKENS_MAX, Token};
 use crate::shard::ToShard;
 use crate::shard::client::ClientRegion;
-use crate::sys::{self, UnixName, Wait};
+use crate::sys::{self, Wait};
 
 impl Control {
-    /// Programs knock.
-    pub(super) fn on_door(&mut self) {
-        while let Ok(fd) = sys::accept(self.door.as_fd()) {
-            let Ok((pid, uid)) = sys::peer(fd.as_fd()) else { continue };
-            // An abstract name has no permissions: it serves its own user and root. A path's permissions
-            // were checked by the kernel.
-            let own = uid == sys::euid() || uid == 0;
-            if matches!(self.config.name, UnixName::Abstract(_)) && !own {
-                tracing::warn!(pid, uid, "refused: another user's program");
-                continue;
-            }
-            self.add_channel(fd, None, pid, uid);
-        }
-    }
-
-    fn add_channel(&mut self, fd: OwnedFd, client: Option<u32>, pid: u32, uid: u32) {
-        let number = self.number();
-        if self
-            .epoll
-            .add(fd.as_fd(), libc::EPOLLIN | libc::EPOLLRDHUP, Source::Channel(number).pack())
-            .is_ok()
-        {
-            // What the process calls itself, in its own pid namespace: told by Hello or Adopt.
-            self.channels.insert(number, Channel { fd: Arc::new(fd), client, pid, own_pid: pid, uid });
-            if let Some(entry) = client.and_then(|client| self.clients.get_mut(&client)) {
-                entry.channels += 1;
-            }
-        }
-    }
-
     /// A process says something, or is gone.
     pub(super) fn on_channel(&mut self, number: u32) {
-        loop {
+        for _ in 0..MESSAGES_MAX {
+            if self.has_more_to_hear(number) {
+                return;
+            }
             let Some(fd) = self.channels.get(&number).map(|c| c.fd.clone()) else { return };
             let mut bytes = [0; MESSAGE_LEN + 1];
             let mut fds = Vec::new();
@@ -69,7 +43,9 @@ impl Control {
     }
 
     fn on_message(&mut self, number: u32, kind: Kind, message: &Message, mut fds: Vec<OwnedFd>) {
-        let client = self.channels.get(&number).and_then(|c| c.client);
+        let Some(channel) = self.channels.get_mut(&number) else { return };
+        channel.spoke = true;
+        let client = channel.client;
         match (kind, client) {
             (Kind::Hello, None) => self.on_hello(number, message),
             (Kind::Report, _) => self.on_report(number, message),
@@ -78,7 +54,7 @@ impl Control {
                 let uid = self.channels.get(&number).map_or(0, |c| c.uid);
                 let entry = self.clients.get(&client).filter(|entry| entry.channels < CHANNELS_MAX);
                 if let (Some(fd), true) = (fds.pop(), entry.is_some()) {
-                    self.add_channel(fd, Some(client), message.b as u32, uid);
+                    let _ = self.add_channel(fd, Some(client), message.b as u32, uid);
                 }
             }
             (Kind::Pool, Some(client)) => self.on_pool(number, client, message.a),

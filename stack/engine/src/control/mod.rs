@@ -7,6 +7,7 @@ mod balance;
 mod channel;
 mod devices;
 pub mod diag;
+mod door;
 mod groups;
 mod heirs;
 mod left;
@@ -19,6 +20,7 @@ mod rules;
 mod sets;
 mod stands;
 mod start;
+mod telling;
 mod trace;
 
 use std::collections::HashMap;
@@ -49,6 +51,8 @@ const LINGER: Duration = Duration::from_millis(500);
 const CHANNELS_MAX: u32 = 4096;
 const TOKENS_MAX: u32 = utcp_abi::layout::SOCKETS_MAX + 4096;
 const CLIENTS_PER_USER_MAX: usize = 1024;
+/// What is heard of a process.
+const CHANNEL_EVENTS: i32 = libc::EPOLLIN | libc::EPOLLRDHUP;
 /// How often what stays steered without a listener is looked at again.
 const LINGERING_CHECK: Duration = Duration::from_secs(1);
 
@@ -137,6 +141,10 @@ struct Channel {
     pid: u32,
     own_pid: u32,
     uid: u32,
+    /// It has said something.
+    spoke: bool,
+    /// A report that it has not read whole yet.
+    telling: Option<telling::Telling>,
 }
 
 /// A client program: all processes that share a region.
@@ -169,6 +177,7 @@ struct Control {
     config: Config,
     epoll: sys::Epoll,
     door: OwnedFd,
+    spare: door::Spare,
     life: Arc<Life>,
     inboxes: Vec<Arc<Inbox>>,
     outbox: Arc<Outbox>,

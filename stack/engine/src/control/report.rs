@@ -1,11 +1,10 @@
 //! What tools read: `utcp ss`, `utcp why`, counters.
 
 use std::fmt::Write as _;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use utcp_abi::message::{Message, Reply};
+use utcp_abi::message::Message;
 use utcp_abi::region::{LOG_RECORDS, LogCode};
 
 use utcp_proto::Endpoint;
@@ -17,10 +16,7 @@ use crate::counters::Counters;
 use crate::host::{Interface, Kind};
 use crate::shard::client::ClientRegion;
 use crate::shard::{Report, ReportRequest, SocketLine, endpoint};
-use crate::sys;
 
-/// Longest piece of a report in one message.
-const PIECE: usize = 32 * 1024;
 /// Reasons that are kept for `utcp why`.
 const LOG_KEPT: usize = 1024;
 
@@ -45,18 +41,7 @@ impl Control {
             4 => self.clients_text(),
             _ => String::new(),
         };
-        let Some(channel) = self.channels.get(&number) else { return };
-        let fd = channel.fd.clone();
-        let reply = Reply { a: text.len() as u64, ..Reply::default() };
-        // A reader that dawdles must not hold the control thread.
-        std::thread::spawn(move || {
-            let _ = sys::send_waiting(fd.as_fd(), reply.as_bytes());
-            for piece in text.as_bytes().chunks(PIECE) {
-                if sys::send_waiting(fd.as_fd(), piece).is_err() {
-                    return;
-                }
-            }
-        });
+        self.tell(number, text);
     }
 
     fn lines(&self) -> Vec<SocketLine> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt};
 use std::sync::Arc;
 
 use utcp_netmap_io::{OpenOptions, PortError};
@@ -114,6 +114,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         config,
         epoll,
         door,
+        spare: super::door::Spare::new(),
         life,
         inboxes,
         outbox,
@@ -208,7 +209,17 @@ fn open_door(name: &UnixName) -> Result<OwnedFd, EngineError> {
         if sys::connect_seqpacket(name).is_ok() {
             return Err(running());
         }
-        let _ = fs::remove_file(path);
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.file_type().is_socket() => {
+                let _ = fs::remove_file(path);
+            }
+            // Somebody's file, which is not ours to replace.
+            Ok(_) => {
+                let words = format!("{}: there is something else than a socket", path.display());
+                return Err(EngineError::Setting(words));
+            }
+            Err(_) => {}
+        }
     }
     match sys::listen_seqpacket(name) {
         Ok(door) => {
