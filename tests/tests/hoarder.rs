@@ -158,3 +158,30 @@ fn who_only_knocks_keeps_nobody_out() {
     held.clear();
     is_well(&lab, &engine);
 }
+
+/// A forked child's channel may be a channel alone: a socket that was shut down woke the engine for ever, and one that never hangs up
+/// kept a dead program's memory.
+#[test]
+fn no_other_socket_passes_for_a_channel() {
+    if on_kernel() {
+        return not_run("nobody adopts anything");
+    }
+    let lab = Lab::new("adopter");
+    let engine = Engine::start(&lab);
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    udp.connect(udp.local_addr().expect("bound")).expect("to itself");
+    // SAFETY: acts on a descriptor of ours and touches no memory.
+    assert_eq!(unsafe { libc::shutdown(udp.as_raw_fd(), libc::SHUT_RDWR) }, 0);
+    let (stream, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let adopt = Message { b: 1, ..Message::new(Kind::Adopt) };
+    let (channel, stand) = client(&engine);
+    for fd in [udp.as_raw_fd(), stream.as_raw_fd()] {
+        sys::send(channel.as_fd(), adopt.as_bytes(), &[fd]).expect("the engine reads");
+    }
+    drop((channel, stand));
+    wait_until("the client is gone", LIMIT, || {
+        let clients = engine.ask("clients").expect("it answers");
+        (!clients.contains(&std::process::id().to_string())).then_some(())
+    });
+    is_well(&lab, &engine);
+}

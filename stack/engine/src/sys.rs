@@ -16,7 +16,7 @@ use utcp_abi::message::FDS_MAX;
 
 mod bound;
 
-pub use bound::{Bound, bound};
+pub use bound::{Bound, bound, is_channel};
 
 /// -1 becomes the errno.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

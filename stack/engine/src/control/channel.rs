@@ -53,7 +53,9 @@ impl Control {
             (Kind::Adopt, Some(client)) => {
                 let uid = self.channels.get(&number).map_or(0, |c| c.uid);
                 let entry = self.clients.get(&client).filter(|entry| entry.channels < CHANNELS_MAX);
-                if let (Some(fd), true) = (fds.pop(), entry.is_some()) {
+                // Anything else may never say that its other end is gone, or say so for ever: its client would stay, or keep us busy.
+                let fd = fds.pop().filter(|fd| sys::is_channel(fd.as_fd()));
+                if let (Some(fd), true) = (fd, entry.is_some()) {
                     let _ = self.add_channel(fd, Some(client), message.b as u32, uid);
                 }
             }

@@ -1,4 +1,4 @@
-//! Where a kernel socket that a program sent is bound: the kernel's word, not the program's.
+//! What a socket is that a program sent, and where it is bound: the kernel's word, not the program's.
 
 use std::io;
 use std::mem::{self, size_of};
@@ -20,13 +20,24 @@ pub struct Bound {
     pub reuseport: bool,
 }
 
+/// Whether it is a unix socket of messages (SOCK_SEQPACKET): of such a one the hang-up is told, and ends every receive.
+#[must_use]
+pub fn is_channel(fd: BorrowedFd<'_>) -> bool {
+    let is = |name, wanted| number(fd, libc::SOL_SOCKET, name).is_ok_and(|value| value == wanted);
+    is(libc::SO_DOMAIN, libc::AF_UNIX) && is(libc::SO_TYPE, libc::SOCK_SEQPACKET)
+}
+
 fn option(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<bool> {
+    Ok(number(fd, level, name)? != 0)
+}
+
+fn number(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
     let at = ptr::from_mut(&mut value).cast();
     // SAFETY: the kernel writes one integer at most.
     check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, at, &raw mut len) })?;
-    Ok(value != 0)
+    Ok(value)
 }
 
 /// What the kernel says of `fd`.
