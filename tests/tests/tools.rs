@@ -143,4 +143,13 @@ fn no_file_is_lost_to_a_socket() {
     let end = run.limit(std::time::Duration::from_secs(3)).finish();
     assert!(end.err.contains("something else than a socket"), "{}", end.err);
     assert_eq!(std::fs::read(&file).expect("it is still there"), b"precious");
+    // What can't be made is told with its place.
+    let below = file.join("socket");
+    let run = lab.run(engine.program("utcp")).args(["engine", "--socket"]).arg(&below);
+    let end = run.limit(std::time::Duration::from_secs(3)).finish();
+    let words = format!("the engine's socket {} can't be made", below.display());
+    assert!(end.err.contains(&words), "{}", end.err);
+    // So is a switch that is not there.
+    let end = lab.run(engine.program("utcp")).args(["switch", "nowhere", "--report"]).finish();
+    assert!(end.err.contains("start `utcp switch xdp:nowhere`"), "{}", end.err);
 }

@@ -22,7 +22,7 @@ pub struct Switch {
 pub fn main(arguments: &Switch) -> Result<(), String> {
     let name = name(arguments)?;
     if arguments.report {
-        let text = switch::report(&name).map_err(|error| format!("switch:{name}: {error}"))?;
+        let text = switch::report(&name).map_err(|error| unheard(&name, &error))?;
         print!("{text}");
         return Ok(());
     }
@@ -34,6 +34,16 @@ pub fn main(arguments: &Switch) -> Result<(), String> {
     let mut switch = switch::Switch::new(device, &name).map_err(|error| error.to_string())?;
     eprintln!("utcp: {} is shared as switch:{name}", arguments.device);
     switch.run(signals.as_fd()).map_err(|error| error.to_string())
+}
+
+/// Why a switch does not answer.
+fn unheard(name: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => {
+            format!("no switch {name} runs in this network namespace; start `utcp switch xdp:{name}`")
+        }
+        _ => format!("switch:{name} does not answer: {error}"),
+    }
 }
 
 fn name(arguments: &Switch) -> Result<String, String> {

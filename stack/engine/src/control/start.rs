@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt};
+use std::path::Path;
 use std::sync::Arc;
 
 use utcp_netmap_io::{OpenOptions, PortError};
@@ -204,7 +205,7 @@ fn open_door(name: &UnixName) -> Result<OwnedFd, EngineError> {
     };
     if let UnixName::Path(path) = name {
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(system("making the folder of the engine's socket"))?;
+            fs::create_dir_all(folder).map_err(|error| not_there(path, error))?;
         }
         if sys::connect_seqpacket(name).is_ok() {
             return Err(running());
@@ -231,7 +232,23 @@ fn open_door(name: &UnixName) -> Result<OwnedFd, EngineError> {
             Ok(door)
         }
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(running()),
-        Err(error) => Err(EngineError::System { doing: "listening for programs", error }),
+        Err(error) => Err(match name {
+            UnixName::Path(path) => not_there(path, error),
+            UnixName::Abstract(_) => system("listening for programs")(error),
+        }),
+    }
+}
+
+/// Why the engine's socket can't be made at `path`.
+fn not_there(path: &Path, error: io::Error) -> EngineError {
+    let place = path.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => EngineError::Setting(format!(
+            "this user may not make {place}; a system engine is root's, and --socket names another place"
+        )),
+        _ => EngineError::Setting(format!(
+            "the engine's socket {place} can't be made: {error}; --socket names another place"
+        )),
     }
 }
 
