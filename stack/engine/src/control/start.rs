@@ -205,7 +205,7 @@ fn open_door(name: &UnixName) -> Result<OwnedFd, EngineError> {
     };
     if let UnixName::Path(path) = name {
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(|error| not_there(path, error))?;
+            fs::create_dir_all(folder).map_err(|error| not_there(path, &error))?;
         }
         if sys::connect_seqpacket(name).is_ok() {
             return Err(running());
@@ -233,14 +233,14 @@ fn open_door(name: &UnixName) -> Result<OwnedFd, EngineError> {
         }
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(running()),
         Err(error) => Err(match name {
-            UnixName::Path(path) => not_there(path, error),
+            UnixName::Path(path) => not_there(path, &error),
             UnixName::Abstract(_) => system("listening for programs")(error),
         }),
     }
 }
 
 /// Why the engine's socket can't be made at `path`.
-fn not_there(path: &Path, error: io::Error) -> EngineError {
+fn not_there(path: &Path, error: &io::Error) -> EngineError {
     let place = path.display();
     match error.kind() {
         io::ErrorKind::PermissionDenied => EngineError::Setting(format!(
