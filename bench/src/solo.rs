@@ -153,6 +153,7 @@ impl Server {
             count: 1,
             core: None,
             spin_ns: 0,
+            coalesce_ns: 0,
             local: false,
             cut_through: false,
             secret: Secret::new(1, 2),

@@ -7,12 +7,13 @@ use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Every variable that utcp knows.
-const KNOWN: [&[u8]; 15] = [
+const KNOWN: [&[u8]; 16] = [
     b"UTCP_ENGINE",
     b"UTCP_STACK",
     b"UTCP_DISABLE",
     b"UTCP_DEVICE",
     b"UTCP_SPIN_US",
+    b"UTCP_COALESCE_US",
     b"UTCP_CORES",
     b"UTCP_SHARDS",
     b"UTCP_FAULTS",

@@ -23,6 +23,9 @@ pub struct Engine {
     /// Microseconds to look for more work before sleeping.
     #[arg(long, value_name = "US")]
     spin_us: Option<u64>,
+    /// Microseconds that frames may gather in where they come thick; 0: none.
+    #[arg(long, value_name = "US")]
+    coalesce_us: Option<u64>,
     /// Serve every user of this network namespace, at /run/utcp (needs root).
     #[arg(long)]
     system: bool,
@@ -48,12 +51,13 @@ pub fn main(arguments: Engine) -> Result<(), String> {
 }
 
 /// Variables that some part of utcp reads.
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 17] = [
     "UTCP_ENGINE",
     "UTCP_STACK",
     "UTCP_DISABLE",
     "UTCP_DEVICE",
     "UTCP_SPIN_US",
+    "UTCP_COALESCE_US",
     "UTCP_CORES",
     "UTCP_SHARDS",
     "UTCP_FAULTS",
@@ -90,6 +94,7 @@ fn run(arguments: Engine) -> Result<(), String> {
         config.cores.clear();
     }
     config.spin_us = arguments.spin_us.unwrap_or(config.spin_us);
+    config.coalesce_us = arguments.coalesce_us.unwrap_or(config.coalesce_us);
     config.embedded = arguments.embedded;
     config.ready_fd = arguments.ready_fd;
     if arguments.system {

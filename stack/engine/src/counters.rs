@@ -24,6 +24,8 @@ counters! {
     rounds,
     /// Times the shard went to sleep.
     sleeps,
+    /// Times the shard let frames gather, and nobody woke it.
+    naps,
     /// Sockets that programs asked the shard to look at.
     commands,
     /// Wake-ups sent to programs that slept in epoll, poll or select (eventfd writes).

@@ -241,6 +241,19 @@ pub fn yield_now() {
     unsafe { libc::sched_yield() };
 }
 
+/// Sleeps for `ns`, or until a signal.
+pub fn nap(ns: u64) {
+    let wait = libc::timespec { tv_sec: 0, tv_nsec: ns.min(999_999_999) as libc::c_long };
+    // SAFETY: the time lives through the call, and nobody asks what is left.
+    unsafe { libc::nanosleep(&raw const wait, std::ptr::null_mut()) };
+}
+
+/// Sleeps of this thread end when they should: the kernel adds 50 µs elsewhere, so as to end several at once (`PR_SET_TIMERSLACK`).
+pub fn sleep_exactly() {
+    // SAFETY: no memory involved.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong) };
+}
+
 /// Binds the calling thread to `core`.
 pub fn pin(core: usize) -> io::Result<()> {
     // SAFETY: an all-zero cpu_set_t is the empty set; CPU_SET checks its bound.

@@ -87,6 +87,7 @@ pub fn run_in(config: Config, mut surroundings: Surroundings) -> Result<(), Engi
         count: shard_count,
         core: None,
         spin_ns: config.spin_us.min(crate::config::SPIN_US_MAX) * 1000,
+        coalesce_ns: config.coalesce_us.min(crate::config::COALESCE_US_MAX) * 1000,
         local: config.local,
         cut_through: config.cut_through,
         secret,

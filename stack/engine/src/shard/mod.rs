@@ -19,6 +19,7 @@
 //! | `directory` | flows of other shards whose frames come to our queue |
 //! | `effort`  | how busy it is, where the load decides how many shards get new connections |
 //! | `spin`    | how long to look for work before a sleep |
+//! | `coalesce` | when to let frames gather instead |
 //! | `links`   | links that go down, away and come back, and their neighbours |
 //! | `streams`   | memory of byte streams, and its growth |
 //! | `pairs`, `held`, `uncut` | cut-through: connections of this host whose bytes don't pass here |
@@ -29,6 +30,7 @@
 mod ahead;
 mod arrival;
 pub mod client;
+mod coalesce;
 mod commands;
 mod connect;
 mod device;
@@ -131,6 +133,8 @@ pub struct ShardConfig {
     pub core: Option<usize>,
     /// Longest spin before a sleep, ns (module `spin`).
     pub spin_ns: u64,
+    /// Longest time that frames may gather in, ns (module `coalesce`).
+    pub coalesce_ns: u64,
     /// Same-host connections are served without a device.
     pub local: bool,
     /// Their bytes go from program to program.
@@ -331,10 +335,13 @@ impl Shard {
         let mut idle_since = None;
         let mut spin = spin::Spin::new(self.config.spin_ns);
         let mut effort = effort::Effort::new(sys::now_ns());
+        let mut coalesce = coalesce::Coalesce::new(self.config.coalesce_ns, sys::now_ns());
+        sys::sleep_exactly();
         loop {
             let now = sys::now_ns();
             self.now = Instant::from_nanos(now);
             let worked = self.round();
+            coalesce.note(self.counters.rx_frames, now);
             if self.config.count > 1 {
                 self.tell_effort(&mut effort, now, worked);
             }
@@ -343,6 +350,11 @@ impl Shard {
                 if let Some(since) = idle_since.take() {
                     spin.note_gap(now - since, now);
                 }
+                continue;
+            }
+            if let Some(ns) = coalesce.nap(self.counters.rx_frames, now) {
+                idle_since = None;
+                self.nap(now, ns);
                 continue;
             }
             let since = *idle_since.get_or_insert(now);
@@ -467,6 +479,13 @@ impl Shard {
                 flow.timer = Some((self.wheel.insert(due, Timer::Flow(index)), due));
             }
         }
+    }
+
+    /// Sleeps `ns` from `now` on, or until a timer is due: nobody is told to wake us.
+    fn nap(&mut self, now: u64, ns: u64) {
+        let timer = self.next_deadline().map_or(u64::MAX, |due| due.as_nanos().saturating_sub(now));
+        self.counters.naps += 1;
+        sys::nap(ns.min(timer));
     }
 
     /// Sleeps until somebody rings, a frame arrives or a timer is due.

@@ -70,6 +70,7 @@ fn shard(index: u32, rss: &Arc<Rss>) -> (Shard, Box<dyn Port>) {
         count: 4,
         core: None,
         spin_ns: 0,
+        coalesce_ns: 0,
         local: true,
         cut_through: false,
         secret: Secret::new(1, 2),

@@ -50,6 +50,7 @@ impl World {
             count: 1,
             core: None,
             spin_ns: 0,
+            coalesce_ns: 0,
             local: true,
             cut_through,
             secret: Secret::new(1, 2),
