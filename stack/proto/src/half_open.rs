@@ -57,6 +57,12 @@ pub(crate) fn ts_before(a: u32, b: u32) -> bool {
     SeqNum::new(a).before(SeqNum::new(b))
 }
 
+/// RFC 7323 §5.3 R1: a segment with timestamp `val` is too old where `recent` has been seen. Zero has not been, as in Linux
+/// (tcp_paws_check): some peers send it in their SYN, and what their clock says in all that follows, which may lie "before" it.
+pub(crate) fn paws_rejects(val: u32, recent: u32) -> bool {
+    recent != 0 && ts_before(val, recent)
+}
+
 /// The record of one half-open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HalfOpen {
@@ -237,7 +243,7 @@ impl HalfOpen {
         }
         // First: check the sequence number, and RFC 7323 §5.3 R1: PAWS.
         let old_ts = self.agreed.timestamps
-            && seg.options.timestamps.is_some_and(|ts| ts_before(ts.val, self.ts_recent));
+            && seg.options.timestamps.is_some_and(|ts| paws_rejects(ts.val, self.ts_recent));
         let in_window = seg.seq == rcv_nxt || seg.seq.within(rcv_nxt, u32::from(self.rcv_wnd));
         if !in_window || (old_ts && !seg.flags.any(Flags::RST)) {
             let reason = if in_window { DropReason::Paws } else { DropReason::OutOfWindow };

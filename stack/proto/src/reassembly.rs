@@ -181,10 +181,12 @@ impl Reassembly {
 
     /// Whether something lies on the list that `at` does not end.
     pub(crate) fn reaches_beyond(&self, at: SeqNum) -> bool {
-        self.runs().last().is_some_and(|run| {
-            let end = run.end;
-            end.after(at)
-        })
+        self.end().is_some_and(|end| end.after(at))
+    }
+
+    /// Where the last run ends.
+    pub(crate) fn end(&self) -> Option<SeqNum> {
+        self.runs().last().map(|run| run.end)
     }
 
     /// What lies before `end` of the first run.

@@ -2,7 +2,7 @@
 //! a new one may take its place.
 
 use crate::actions::DropReason;
-use crate::half_open::{ts_before, ts_clock};
+use crate::half_open::{paws_rejects, ts_before, ts_clock};
 use crate::segment::{Flags, FourTuple, Options, Segment, Timestamps, Transmit};
 use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
@@ -72,7 +72,7 @@ impl TimeWait {
     #[must_use]
     pub fn on_segment(&mut self, now: Instant, seg: &Segment) -> TimeWaitVerdict {
         let ts = self.ts.zip(seg.options.timestamps);
-        let old_ts = ts.is_some_and(|(mine, theirs)| ts_before(theirs.val, mine.recent));
+        let old_ts = ts.is_some_and(|(mine, theirs)| paws_rejects(theirs.val, mine.recent));
         if seg.flags.any(Flags::RST) {
             // RFC 1337 §3: a reset must not cut TIME-WAIT short. Where it may, it has to be exact (RFC 5961 §3.2).
             return match !self.rfc1337 && !old_ts && seg.seq == self.rcv_nxt {
@@ -92,7 +92,10 @@ impl TimeWait {
         if old_ts {
             return self.ack(now, DropReason::Paws);
         }
-        if seg.seq.before_or_eq(self.rcv_nxt)
+        // Not what lies before it, as RFC 7323 §4.3 has it: half of all numbers that a stranger may guess do, and a clock that he set
+        // ahead would keep the peer's next SYN out. Linux takes the time of nothing else, either.
+        if seg.seq == self.rcv_nxt
+            && seg.seq_len() == 0
             && let (Some(mine), Some(theirs)) = (&mut self.ts, seg.options.timestamps)
         {
             mine.recent = theirs.val;

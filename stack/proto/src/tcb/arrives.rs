@@ -4,9 +4,10 @@ use super::Tcb;
 #[cfg(debug_assertions)]
 use super::state::Timer;
 use crate::actions::{Actions, DropReason, Events, SocketError};
-use crate::half_open::ts_before;
+use crate::half_open::{paws_rejects, ts_before};
 use crate::info::State;
 use crate::segment::{Flags, Segment};
+use crate::seq::SeqNum;
 use crate::time::{Duration, Instant};
 
 /// RFC 7323 §5.5: a timestamp that is older than this says nothing any more.
@@ -154,7 +155,7 @@ impl Tcb {
         let rst = seg.flags.any(Flags::RST);
         if let (true, Some(ts), false) = (self.opt.timestamps, seg.options.timestamps, rst) {
             // RFC 7323 §5.3 R1, unless TS.Recent is outdated (§5.5).
-            if ts_before(ts.val, self.opt.ts_recent) && now - self.opt.ts_recent_at < PAWS_IDLE {
+            if paws_rejects(ts.val, self.opt.ts_recent) && now - self.opt.ts_recent_at < PAWS_IDLE {
                 return Verdict::AckThenDrop(DropReason::Paws);
             }
         }
@@ -165,6 +166,9 @@ impl Tcb {
             || (seg.len > 0 && seg.seq == self.rcv.adv && self.rcv.adv != self.rcv.nxt);
         if old || beyond {
             if rst {
+                if self.ends_connection(seg.seq) {
+                    return Verdict::Continue;
+                }
                 return Verdict::Drop(DropReason::RstOutOfWindow);
             }
             if old && seg.len > 0 && !seg.flags.any(Flags::SYN) {
@@ -185,9 +189,18 @@ impl Tcb {
         }
     }
 
-    /// Second: check the RST bit, with RFC 5961 §3.2: only an exact one counts.
+    /// RFC 5961 §3.2: a reset has to be at RCV.NXT. Linux takes two other numbers, neither of which is easier to guess.
+    fn ends_connection(&self, reset: SeqNum) -> bool {
+        // Linux tcp_reset_check: the FIN's own, with which some systems follow the FIN of a program that was killed.
+        let at_fin = self.rcv.fin_seen && reset + 1 == self.rcv.nxt;
+        // While segments are missing: the end of all that arrived, where the peer's SND.NXT is, as the SACK blocks told it.
+        let behind_hole = || self.rcv.fin.map(|at| at + 1).or_else(|| self.reassembly.end());
+        reset == self.rcv.nxt || at_fin || (self.opt.sack && behind_hole() == Some(reset))
+    }
+
+    /// Second: check the RST bit.
     fn on_reset(&mut self, now: Instant, seg: &Segment, out: &mut Actions) -> Verdict {
-        if seg.seq != self.rcv.nxt {
+        if !self.ends_connection(seg.seq) {
             self.challenge(now, seg, DropReason::RstNotExact, out);
             return Verdict::Drop(DropReason::RstNotExact);
         }

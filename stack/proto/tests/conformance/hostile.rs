@@ -180,7 +180,7 @@ pub fn a_reset_beside_data_out_of_order() {
     let mut lab = Lab::passive(&with_sack());
     lab.get(seg(101, 100).ack(1));
     lab.drain();
-    lab.get(seg(201, 0).ack(1).flags(Flags::RST));
+    lab.get(seg(202, 0).ack(1).flags(Flags::RST));
     assert_eq!(lab.state(), State::Established);
     lab.expect_ack(1);
     assert_eq!(lab.get(seg(1, 100).ack(1)).advanced, 200);

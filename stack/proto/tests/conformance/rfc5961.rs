@@ -1,6 +1,6 @@
 //! RFC 5961: Improving TCP's Robustness to Blind In-Window Attacks.
 
-use crate::lab::{Lab, plain, seg};
+use crate::lab::{Lab, plain, seg, with_sack};
 use utcp_proto::{DropReason, Events, Flags, SocketError, State};
 
 /// §3.2: a reset in the window but not at RCV.NXT is challenged; an exact one counts; one outside is dropped.
@@ -19,6 +19,50 @@ pub fn section_3_2_reset() {
     lab.expect_nothing();
     let out = lab.get(seg(1, 0).flags(Flags::RST));
     assert_eq!(out.error, Some(SocketError::Reset));
+}
+
+/// §3.2 as Linux extends it: while segments are missing, who aborts resets at the end of what it sent, which is where our last SACK block
+/// ends. Without SACK nobody can know.
+#[test]
+pub fn section_3_2_reset_behind_a_hole() {
+    for (cfg, counts) in [(with_sack(), true), (plain(), false)] {
+        let mut lab = Lab::passive(&cfg);
+        lab.get(seg(1_001, 500).ack(1));
+        lab.get(seg(2_001, 500).ack(1));
+        lab.drain();
+        for wrong in [1_501, 2_500, 2_502] {
+            lab.wait_ms(600);
+            assert_eq!(
+                lab.get(seg(wrong, 0).flags(Flags::RST)).drop,
+                Some(DropReason::RstNotExact),
+                "{wrong}"
+            );
+        }
+        assert_eq!(lab.get(seg(2_501, 0).flags(Flags::RST)).error.is_some(), counts);
+    }
+    // With a FIN behind the last block the reset comes after that.
+    let mut lab = Lab::passive(&with_sack());
+    lab.get(seg(1_001, 500).ack(1).flags(Flags::FIN));
+    assert_eq!(lab.get(seg(1_502, 0).flags(Flags::RST)).error, Some(SocketError::Reset));
+}
+
+/// Linux tcp_reset_check: some systems end a program with a FIN and a RST that has the FIN's own number.
+#[test]
+pub fn section_3_2_reset_with_the_number_of_the_fin() {
+    for acknowledged in [false, true] {
+        let mut lab = Lab::passive(&plain());
+        lab.get(seg(1, 100).ack(1));
+        lab.drain();
+        assert_eq!(lab.get(seg(100, 0).flags(Flags::RST)).error, None, "not before the FIN");
+        lab.get(seg(101, 0).ack(1).flags(Flags::FIN));
+        if acknowledged {
+            lab.fire();
+            lab.expect_ack(102);
+        }
+        assert_eq!(lab.get(seg(100, 0).flags(Flags::RST)).error, None);
+        assert_eq!(lab.get(seg(101, 0).flags(Flags::RST)).error, Some(SocketError::BrokenPipe));
+        assert_eq!(lab.state(), State::Closed);
+    }
 }
 
 /// §4.2: a SYN in a synchronized state is challenged, whatever its number.

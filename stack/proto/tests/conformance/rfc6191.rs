@@ -43,6 +43,29 @@ pub fn section_2_reuse_by_timestamp() {
     check(100, 1_999, false);
 }
 
+/// A stranger who knows the addresses and ports alone must not move the peer's clock ahead, or its next SYN would be refused for as
+/// long as TIME-WAIT lasts. As in Linux only an empty segment at RCV.NXT tells the time.
+#[test]
+pub fn section_2_a_guess_does_not_set_the_clock() {
+    let cfg = Config { timestamps: true, ..plain() };
+    let (guess, ahead) = (0u32.wrapping_sub(90_000), 2_000 + 0x7000_0000);
+    for forged in [
+        seg(guess, 0).ack(2),
+        seg(guess, 10).ack(2),
+        seg(guess, 0).ack(2).flags(Flags::FIN),
+        seg(1, 0).ack(2),
+    ] {
+        let (mut wait, lab) = time_wait(&cfg);
+        let _ = wait.on_segment(lab.now, &forged.ts(ahead, 0).0);
+        let verdict = wait.on_segment(lab.now, &seg(100, 0).flags(Flags::SYN).ts(2_001, 0).0);
+        assert!(matches!(verdict, TimeWaitVerdict::Reuse { .. }), "{verdict:?}");
+    }
+    let (mut wait, lab) = time_wait(&cfg);
+    let _ = wait.on_segment(lab.now, &seg(2, 0).ack(2).ts(3_000, 0).0);
+    let verdict = wait.on_segment(lab.now, &seg(100, 0).flags(Flags::SYN).ts(2_001, 0).0);
+    assert!(!matches!(verdict, TimeWaitVerdict::Reuse { .. }), "what the peer said counts: {verdict:?}");
+}
+
 /// RFC 6191 §2: without timestamps the sequence number decides.
 #[test]
 pub fn section_2_reuse_by_sequence_number() {

@@ -1,7 +1,9 @@
 //! RFC 7323: TCP Extensions for High Performance.
 
-use crate::lab::{Lab, irs, peer_options, plain, seg};
-use utcp_proto::{Config, DropReason, Duration, Flags, Options, State, Timestamps};
+use crate::lab::{Lab, irs, iss, peer_options, plain, seg, tuple};
+use utcp_proto::{
+    Config, DropReason, Duration, Flags, HalfOpen, HalfOpenVerdict, Instant, Options, State, Timestamps,
+};
 
 fn ts() -> Config {
     Config { timestamps: true, ..plain() }
@@ -127,6 +129,30 @@ pub fn section_5_3_paws() {
     for (n, val) in [0x7fff_0000, 0xf000_0000, 5].into_iter().enumerate() {
         lab.drain();
         assert_eq!(lab.get(seg(201 + n as u32, 1).ack(1).ts(val, 0)).advanced, 1, "{val:#x}");
+    }
+}
+
+/// Linux tcp_paws_check: a peer whose SYN said zero has said nothing yet, and its clock may stand in the other half of the circle.
+#[test]
+pub fn section_5_3_a_syn_with_timestamp_zero() {
+    for clock in [1, 0x7fff_ffff, 0x8000_0001, 0xffff_fff0] {
+        let options = Options { timestamps: Some(Timestamps { val: 0, ecr: 0 }), ..peer_options(&ts()) };
+        let mut syn = seg(0, 0).flags(Flags::SYN).0;
+        syn.options = options;
+        let mut half = HalfOpen::on_syn(&ts(), Instant::from_millis(1_000_000), tuple(), iss(), &syn);
+        let now = Instant::from_millis(1_000_010);
+        let echo = half.syn_ack(now).options.timestamps.expect("agreed").val;
+        let ack = seg(1, 0).ack(1).wnd(50_000).ts(clock, echo).0;
+        assert_eq!(half.on_segment(now, &ack), HalfOpenVerdict::Established, "{clock:#x}");
+
+        let (mut lab, syn) = Lab::connecting(&ts());
+        let echo = syn.options.timestamps.expect("offered").val;
+        lab.get(seg(0, 0).ack(1).flags(Flags::SYN).ts(0, echo));
+        lab.drain();
+        assert_eq!(lab.get(seg(1, 100).ack(1).ts(clock, echo)).advanced, 100, "{clock:#x}");
+        lab.drain();
+        let older = lab.get(seg(101, 100).ack(1).ts(clock - 1, echo));
+        assert_eq!(older.drop, Some(DropReason::Paws), "from then on the clock is known: {clock:#x}");
     }
 }
 

@@ -107,6 +107,8 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
     }
     rfc5961 {
         section_3_2_reset,
+        section_3_2_reset_behind_a_hole,
+        section_3_2_reset_with_the_number_of_the_fin,
         section_4_2_syn,
         section_5_2_ack,
         section_5_2_ack_of_what_was_never_sent,
@@ -116,6 +118,7 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
     rfc6191 {
         a_repeated_fin_is_acknowledged_and_restarts_the_wait,
         section_2_reuse_by_timestamp,
+        section_2_a_guess_does_not_set_the_clock,
         section_2_reuse_by_sequence_number,
         rfc_1337_assassination,
         answers_are_limited,
@@ -139,6 +142,7 @@ const SCENARIOS: &[(&str, fn())] = scenarios! {
         section_4_1_rtt_from_the_echo,
         section_4_3_which_timestamp_to_echo,
         section_5_3_paws,
+        section_5_3_a_syn_with_timestamp_zero,
         section_5_5_outdated_timestamps,
         section_3_2_echo_of_another_syn,
         section_4_1_round_trip_of_a_receiver,
