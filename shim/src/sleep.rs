@@ -180,3 +180,21 @@ pub fn spin(deadline_ns: Option<u64>, ready: &mut impl FnMut() -> bool) -> bool 
 pub fn deadline_us(timeout_us: u64) -> Option<u64> {
     (timeout_us != 0).then(|| sys::now_ns().saturating_add(timeout_us.saturating_mul(1000)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who waits for microseconds does not look for longer, and has learned nothing.
+    #[test]
+    fn a_spin_ends_at_the_deadline() {
+        let (mut looks, learned) = (0, tls::thread().spin_ns.load(Relaxed));
+        let mut look = || {
+            looks += 1;
+            false
+        };
+        assert!(!spin(Some(sys::now_ns()), &mut look));
+        assert!(looks <= 2, "{looks}");
+        assert_eq!(tls::thread().spin_ns.load(Relaxed), learned);
+    }
+}

@@ -16,6 +16,14 @@ def call(name, *words):
     return got if got >= 0 else errno.errorcode[ctypes.get_errno()]
 "#;
 
+/// Behind [`CALLS`]: a connection, which a set waits for.
+const WAITING: &str = "
+listener = socket.create_server(('127.0.0.1', 0))
+client = socket.create_connection(listener.getsockname())
+epoll = select.epoll()
+epoll.register(client, select.EPOLLIN)
+";
+
 /// The new program has an empty environment, and the library all the same.
 #[test]
 fn a_program_is_executed() {
@@ -114,11 +122,7 @@ fn a_mask_of_another_length_is_refused() {
     let lab = Lab::new("by-number-mask");
     let engine = Engine::start(&lab);
     let program = format!(
-        "{CALLS}
-listener = socket.create_server(('127.0.0.1', 0))
-client = socket.create_connection(listener.getsockname())
-epoll = select.epoll()
-epoll.register(client, select.EPOLLIN)
+        "{CALLS}{WAITING}
 room, mask = ctypes.create_string_buffer(12), ctypes.create_string_buffer(8)
 one = ctypes.create_string_buffer(client.fileno().to_bytes(4, sys.byteorder) + bytes(4))
 for length, right in (8, 0), (0, 'EINVAL'), (4, 'EINVAL'), (16, 'EINVAL'):
@@ -140,12 +144,8 @@ fn a_wait_of_microseconds_takes_no_millisecond() {
     let lab = Lab::new("by-number-microseconds");
     let engine = Engine::start(&lab);
     let program = format!(
-        "{CALLS}
+        "{CALLS}{WAITING}
 import time
-listener = socket.create_server(('127.0.0.1', 0))
-client = socket.create_connection(listener.getsockname())
-epoll = select.epoll()
-epoll.register(client, select.EPOLLIN)
 room = ctypes.create_string_buffer(12)
 wanted = ctypes.create_string_buffer(bytes(8) + (200_000).to_bytes(8, sys.byteorder))
 took = []

@@ -80,8 +80,8 @@ impl std::error::Error for ConfigError {}
 /// Microseconds that a shard spins at most by default before it sleeps: more than twice a wake-up across cores (18 to 30 µs
 /// on virtual machines), or program and shard would take turns sleeping through each other's answers.
 pub const SPIN_US_DEFAULT: u64 = 50;
-/// Microseconds that frames may gather in at most by default. With fifty connections (AMD EPYC, 2 vCPU, veth) a request took 0.6 of the CPU time that it
-/// took without, and answers came sooner; twice as long saved no more.
+/// Microseconds that frames may gather in at most by default. Half as long seldom brings a batch from fifty connections over veth, and twice as long
+/// saved no more CPU time and brought answers later (docs/device.md).
 pub const COALESCE_US_DEFAULT: u64 = 100;
 /// More is as much as this: what a connection waits for its answer at most.
 pub const COALESCE_US_MAX: u64 = 1000;
@@ -113,22 +113,18 @@ impl Config {
                 None => None,
                 Some(value) => Some(parse_shards(&value)?),
             },
-            spin_us: match variable("UTCP_SPIN_US") {
-                None => SPIN_US_DEFAULT,
-                Some(value) => value.parse().map_err(|_| ConfigError::Value {
-                    name: "UTCP_SPIN_US",
-                    value,
-                    wanted: "a number of microseconds, 0 to sleep at once",
-                })?,
-            },
-            coalesce_us: match variable("UTCP_COALESCE_US") {
-                None => COALESCE_US_DEFAULT,
-                Some(value) => value.parse().map_err(|_| ConfigError::Value {
-                    name: "UTCP_COALESCE_US",
-                    value,
-                    wanted: "a number of microseconds, 0 to look at every frame at once",
-                })?,
-            },
+            spin_us: microseconds(
+                "UTCP_SPIN_US",
+                variable("UTCP_SPIN_US"),
+                SPIN_US_DEFAULT,
+                "a number of microseconds, 0 to sleep at once",
+            )?,
+            coalesce_us: microseconds(
+                "UTCP_COALESCE_US",
+                variable("UTCP_COALESCE_US"),
+                COALESCE_US_DEFAULT,
+                "a number of microseconds, 0 to look at every frame at once",
+            )?,
             faults: variable("UTCP_FAULTS").filter(|f| !f.is_empty()).map(known_faults).transpose()?,
             trace: variable("UTCP_TRACE").filter(|f| !f.is_empty()).map(PathBuf::from),
             local: switch("UTCP_LOCAL", variable("UTCP_LOCAL").as_deref(), true)?,
@@ -177,6 +173,16 @@ pub fn parse_shards(value: &str) -> Result<usize, ConfigError> {
         value: value.to_owned(),
         wanted: "the most shards that there may be, 1 to 8",
     })
+}
+
+fn microseconds(
+    name: &'static str,
+    value: Option<String>,
+    default: u64,
+    wanted: &'static str,
+) -> Result<u64, ConfigError> {
+    let Some(value) = value else { return Ok(default) };
+    value.parse().map_err(|_| ConfigError::Value { name, value, wanted })
 }
 
 /// `value`, if it is a list of faults.

@@ -32,7 +32,7 @@ const TOLERANCE: u64 = 16;
 enum Trial {
     /// To do without naps.
     Without,
-    /// Naps, after so many frames without.
+    /// Naps, after frames came so fast without, as [`pace`] has it.
     With(u64),
     /// Nothing: this was better.
     Over {
@@ -57,8 +57,13 @@ pub struct Coalesce {
     /// So long after the next one in vain.
     back_off: u64,
     trial: Trial,
-    /// When it is over, and the number of frames when it began.
-    trial_until: (u64, u64),
+    /// When the trial began, and the number of frames then.
+    trial_since: (u64, u64),
+}
+
+/// How many frames come in [`TRIAL_NS`] if `frames` came in `took` ns.
+const fn pace(frames: u64, took: u64) -> u64 {
+    frames.saturating_mul(TRIAL_NS) / took
 }
 
 impl Coalesce {
@@ -72,7 +77,7 @@ impl Coalesce {
             not_before: 0,
             back_off: BACK_OFF_NS,
             trial: Trial::Without,
-            trial_until: (now, 0),
+            trial_since: (now, 0),
         }
     }
 
@@ -100,19 +105,22 @@ impl Coalesce {
         self.try_on(frames, now);
     }
 
-    /// Begins the next trial when this one is over.
+    /// Begins the next trial when this one is over. One that lasted twice its time, because the shard slept, tells of nothing and begins anew.
     fn try_on(&mut self, frames: u64, now: u64) {
-        let (until, before) = self.trial_until;
-        if now < until {
+        let (since, before) = self.trial_since;
+        let took = now.saturating_sub(since);
+        let lasts = if matches!(self.trial, Trial::Over { .. }) { VERDICT_NS } else { TRIAL_NS };
+        if took < lasts {
             return;
         }
-        let came = frames - before;
-        let (next, lasts) = match self.trial {
-            Trial::Over { .. } => (Trial::Without, TRIAL_NS),
-            Trial::Without => (Trial::With(came), TRIAL_NS),
-            Trial::With(without) => (Trial::Over { naps: came + without / TOLERANCE >= without }, VERDICT_NS),
+        let came = pace(frames - before, took);
+        let was_awake = took < lasts * 2;
+        self.trial = match self.trial {
+            Trial::Without if was_awake => Trial::With(came),
+            Trial::With(without) if was_awake => Trial::Over { naps: came + without / TOLERANCE >= without },
+            _ => Trial::Without,
         };
-        (self.trial, self.trial_until) = (next, (now + lasts, frames));
+        self.trial_since = (now, frames);
     }
 
     /// How long a shard without work naps at `now`, ns, if at all; it has had `frames` ever.
@@ -206,6 +214,39 @@ mod tests {
         // Who has answers to wait for would have asked at once; or after as long as a nap takes.
         let (harmed, unharmed) = (share_of_naps(8, 10_000), share_of_naps(8, 120_000));
         assert!(harmed < 0.1 && unharmed > 0.5, "{harmed} {unharmed}");
+    }
+
+    /// Frames of before the shard slept say nothing about now.
+    #[test]
+    fn a_trial_that_was_slept_through_begins_anew() {
+        for phase in [0, TRIAL_NS, TRIAL_NS * 2] {
+            let mut coalesce = Coalesce::new(LIMIT, 0);
+            (0..=phase).step_by(10_000).for_each(|now| coalesce.note(now / 10_000, now));
+            let (frames, mut now) = (phase / 10_000, phase + VERDICT_NS * 2);
+            // Many come again: without naps first, whatever was tried before.
+            coalesce.note(frames, now);
+            for more in 0..TRIAL_NS / 10_000 - 1 {
+                now += 10_000;
+                coalesce.note(frames + more, now);
+                assert_eq!(coalesce.nap(frames + more, now), None, "after {phase} ns");
+            }
+            now += 10_000;
+            coalesce.note(frames + TRIAL_NS / 10_000, now);
+            assert!(coalesce.nap(frames, now).is_some(), "after {phase} ns");
+        }
+    }
+
+    /// Trials last as long as the rounds in them have it: what counts is how fast frames came.
+    #[test]
+    fn a_longer_trial_is_no_better_one() {
+        for (share, pays) in [(60, false), (100, true)] {
+            let mut coalesce = Coalesce::new(LIMIT, 0);
+            (0..=TRIAL_NS).step_by(10_000).for_each(|now| coalesce.note(now / 10_000, now));
+            let took = TRIAL_NS * 18 / 10;
+            let (frames, now) = ((TRIAL_NS + took * share / 100) / 10_000, TRIAL_NS + took);
+            coalesce.note(frames, now);
+            assert_eq!(coalesce.nap(frames, now).is_some(), pays, "{share} % of what came without naps");
+        }
     }
 
     /// Who brings a batch each time goes on, and one nap in vain among them costs a millisecond.
